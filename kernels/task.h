@@ -1,0 +1,283 @@
+/* The ABI between scheduler and kernels.
+ *
+ * A kernel is `void kernel(const ellm_task *)`. Its operator's arguments are the struct `ellm_<kernel>` below, the only
+ * place where their layout is written: contract.py reads this file to pack them. Every argument field is 8 bytes, and
+ * its type says what it is:
+ *   ellm_int     a count or a flag
+ *   ellm_real    a scalar
+ *   ellm_buffer  byte offset of an activation in the row block's section of the arena; -1 = absent
+ *   ellm_weight  address of packed weights or a constant; NULL = absent
+ *   ellm_range   byte offset in a sequence's KV range
+ *
+ * Layouts.
+ *   Activation row: f32, or bf16 whose row stride is a multiple of 32 elements and whose pad the producer zeroes.
+ *   Weight tile (1 KiB): B[32 k][16 n] in bf16 as 16 rows of k pairs, `tile[k / 2][n][k % 2]`. A packed weight is
+ *   [n_tiles][k_tiles] tiles, zero padded, so column tile n is one contiguous run over k.
+ *   Keys of one KV head:   [S/16][ceil(d/32)] tiles: B[d][s], so a key block is a weight with n = s, k = d.
+ *   Values of one KV head: [S/32][ceil(d/16)] tiles: B[s][d], k = s, n = d.
+ */
+#ifndef ELLM_TASK_H
+#define ELLM_TASK_H
+#include <stdint.h>
+
+#define ELLM_TILE 512        /* bf16 elements in a tile */
+#define ELLM_SPLIT 512       /* keys in one split of the context: absolute boundaries, fixed for ever */
+#define ELLM_ARGS 256        /* bytes reserved for an operator's arguments */
+#define ELLM_FOLD 64         /* most query rows (positions x heads of a KV group) folded into one attend task */
+
+typedef uint16_t ellm_bf16;
+typedef int64_t ellm_int;
+typedef double ellm_real;
+typedef int64_t ellm_buffer;
+typedef const void *ellm_weight;
+typedef int64_t ellm_range;
+
+/* A run of consecutive positions of one sequence whose attention over splits [split_begin, split_end) is one task per KV head. */
+typedef struct ellm_attend_item {
+    int32_t row;          /* first step row */
+    int32_t rows;
+    int32_t slot;
+    int32_t position;     /* position of the first row */
+    int32_t split_begin;
+    int32_t split_end;
+    int32_t partial;      /* -1: merge here and write the output; else index of partial (row 0, split `split_first`) */
+    int32_t split_first;  /* partials of a row are [split - split_first], rows `split_last - split_first` apart */
+    int32_t split_last;
+    int32_t reserved;
+} ellm_attend_item;
+
+/* Rows whose partials are to be merged in order of split, one task per KV head. */
+typedef struct ellm_merge_item {
+    int32_t row;
+    int32_t rows;
+    int32_t partial;
+    int32_t splits;
+} ellm_merge_item;
+
+/* How to choose the next token of one logit row. */
+typedef struct ellm_sampling {
+    double temperature;      /* 0: argmax */
+    double top_p;            /* 1: off */
+    double min_p;            /* 0: off */
+    double repeat_penalty;   /* 1: off */
+    int64_t top_k;           /* 0: off */
+    uint64_t seed;
+    int64_t counter;         /* position of the sampled token: seed and counter decide the draw */
+    const int32_t *history;  /* tokens that the penalty applies to */
+    int64_t history_len;
+} ellm_sampling;
+
+#define ELLM_WINDOWS 4  /* most distinct attention windows in a model */
+
+/* One step's rows, written before it starts and read-only within it. */
+typedef struct ellm_step {
+    int64_t number;               /* 1, 2, ...; never repeats within one executable */
+    int64_t rows;
+    int64_t logit_rows;
+    int64_t sample_rows;          /* 0, or logit_rows */
+    const int32_t *tokens;        /* [rows] */
+    const int32_t *positions;     /* [rows] */
+    const int32_t *slots;         /* [rows] */
+    char *const *ranges;          /* [slots] base of each sequence's KV range */
+    const int32_t *logit_row;     /* [logit_rows] step rows that want logits, ascending */
+    float *logits;                /* [logit_rows, vocab] */
+    const ellm_sampling *sampling;/* [logit_rows] */
+    int32_t *sampled;             /* [logit_rows] */
+    float *logprob;               /* [logit_rows] log softmax(logits)[sampled] */
+    float *partials;              /* [partial][heads][head_dim + 2]: numerator, max, sum */
+    const ellm_attend_item *items[ELLM_WINDOWS];
+    const int32_t *item_begin[ELLM_WINDOWS];   /* [blocks + 1] first item of each row block */
+    const ellm_merge_item *merges[ELLM_WINDOWS];
+    const int32_t *merge_begin[ELLM_WINDOWS];  /* [blocks + 1] */
+} ellm_step;
+
+typedef struct ellm_task {
+    const void *args;         /* the operator's ellm_<kernel> */
+    const ellm_step *step;
+    char *arena;
+    char *section;            /* arena + block * section_bytes */
+    int64_t section_bytes;
+    char *scratch;            /* this worker's, 64-byte aligned; see panel.h */
+    int32_t *error;           /* a kernel that fails stores a nonzero code here */
+    int32_t row_block;        /* rows in a full row block */
+    int32_t block;            /* number of this row block */
+    int32_t row;              /* its first row: block * row_block */
+    int32_t rows;             /* rows present in this block: step rows, or logit rows for logits and sampling */
+    int32_t index;            /* number of this task in its group */
+    int32_t worker;
+} ellm_task;
+
+typedef void (*ellm_kernel)(const ellm_task *);
+
+/* out[r] = table[:, tokens[r]] * scale; the table is a packed weight, so tied embeddings share the head's bytes. 1 task. */
+typedef struct ellm_embed {
+    ellm_weight table;
+    ellm_buffer out;          /* f32 [rows, width] */
+    ellm_int width;
+    ellm_int k_tiles;
+    ellm_int vocab;
+    ellm_real scale;
+} ellm_embed;
+
+/* out[r, i] = (cos, sin)(positions[r] * inv_freq[i]) * factor. 1 task. */
+typedef struct ellm_angles {
+    ellm_weight inv_freq;     /* f32 [half] */
+    ellm_buffer out;          /* f32 [rows, half, 2] */
+    ellm_int half;
+    ellm_real factor;
+} ellm_angles;
+
+/* Copies the rows that want logits out of their sections: out[r] = x[logit_row[row + r]]. 1 task. */
+typedef struct ellm_gather {
+    ellm_buffer x;            /* f32 [rows, width], in the section of the row's own block */
+    ellm_buffer out;          /* f32 [rows, width] */
+    ellm_int width;
+} ellm_gather;
+
+/* out = x * rsqrt(mean(x^2) + eps) * weight over each of `groups` runs of `width`. 1 task. */
+typedef struct ellm_rms_norm {
+    ellm_buffer x;            /* f32 [rows, groups, width] */
+    ellm_weight weight;       /* f32 [width] */
+    ellm_buffer out;          /* f32, or bf16 with row stride out_stride */
+    ellm_int out_bf16;
+    ellm_int out_stride;      /* elements */
+    ellm_int groups;
+    ellm_int width;
+    ellm_real eps;
+} ellm_rms_norm;
+
+/* The A operand of a matmul and its packed weight; the first fields of every kernel that multiplies. */
+#define ELLM_MATMUL                                                                                        \
+    ellm_buffer x;            /* [rows, k]: f32 (stride k unless given), or bf16 */                        \
+    ellm_int x_bf16;                                                                                       \
+    ellm_int x_stride;        /* elements */                                                               \
+    ellm_weight norm;         /* f32 [k]: rms_norm of x first (x must be f32); NULL: none */               \
+    ellm_real eps;                                                                                         \
+    ellm_int k;                                                                                            \
+    ellm_int k_tiles;                                                                                      \
+    ellm_weight weight;       /* tiles [n_tiles][k_tiles] */                                               \
+    ellm_int n_tiles;                                                                                      \
+    ellm_weight bias;         /* f32 [16 * n_tiles] in packed column order; NULL: none */                  \
+    ellm_int task_tiles;      /* column tiles of one task (the last may have fewer) */
+
+/* out = bf16(norm(x)) . W^T (+ bias) (+ residual), accumulated in f32. ceil(n_tiles / task_tiles) tasks. */
+typedef struct ellm_linear {
+    ELLM_MATMUL
+    ellm_int n;
+    ellm_buffer out;          /* f32 or bf16 [rows, n]; may be the residual's own buffer */
+    ellm_int out_bf16;
+    ellm_int out_stride;      /* elements */
+    ellm_buffer residual;     /* f32, stride out_stride; -1: none */
+} ellm_linear;
+
+/* linear whose rows are the logit rows and whose output is step->logits [logit_rows, n]. */
+typedef struct ellm_logits {
+    ELLM_MATMUL
+    ellm_int n;
+} ellm_logits;
+
+/* out = silu(gate) * up with gate and up column tiles interleaved (tile 2i = gate i, 2i+1 = up i); task_tiles is even. */
+typedef struct ellm_gate_up {
+    ELLM_MATMUL
+    ellm_int n;               /* width of out */
+    ellm_buffer out;          /* bf16 [rows, n] */
+    ellm_int out_stride;
+} ellm_gate_up;
+
+/* Joined q|k|v heads, each padded to head_tiles column tiles; bias, head norm, rope, then q to `q`, k and v to the KV range.
+ * Tasks: ceil((heads + 2 * kv_heads) / task_heads), with task_tiles = task_heads * head_tiles. */
+typedef struct ellm_qkv {
+    ELLM_MATMUL
+    ellm_int task_heads;
+    ellm_int heads;
+    ellm_int kv_heads;
+    ellm_int head_dim;
+    ellm_int head_tiles;      /* ceil(head_dim / 16) */
+    ellm_weight q_norm;       /* f32 [head_dim] or NULL */
+    ellm_weight k_norm;
+    ellm_real head_eps;
+    ellm_buffer angles;       /* f32 [rows, rotary / 2, 2]; -1: no rope */
+    ellm_int rotary;          /* rotated leading dims of a head, pairs (i, i + rotary / 2) */
+    ellm_buffer q;            /* bf16 [rows, heads, q_width] */
+    ellm_int q_width;         /* head_dim rounded up to 32 */
+    ellm_range keys;          /* this layer's keys; head j at keys + j * key_stride */
+    ellm_range key_stride;    /* bytes */
+    ellm_range values;
+    ellm_range value_stride;
+} ellm_qkv;
+
+/* Rotates pairs (i, i + rotary / 2) of each head: out = x * cos + rotate_half(x) * sin. 1 task. */
+typedef struct ellm_rope {
+    ellm_buffer x;            /* f32 [rows, heads, head_dim] */
+    ellm_buffer angles;       /* f32 [rows, rotary / 2, 2] */
+    ellm_buffer out;          /* f32 [rows, heads, head_dim] */
+    ellm_int heads;
+    ellm_int head_dim;
+    ellm_int rotary;
+} ellm_rope;
+
+/* Writes k and v rows at their positions into the KV ranges of their sequences. 1 task per KV head. */
+typedef struct ellm_append {
+    ellm_buffer k;            /* f32 [rows, kv_heads, head_dim] */
+    ellm_buffer v;
+    ellm_int kv_heads;
+    ellm_int head_dim;
+    ellm_range keys;
+    ellm_range key_stride;
+    ellm_range values;
+    ellm_range value_stride;
+} ellm_append;
+
+/* Causal grouped-query attention with online softmax over splits of ELLM_SPLIT keys. Task = item * kv_heads + KV head. */
+typedef struct ellm_attend {
+    ellm_buffer q;            /* [rows, heads, head_dim], f32 or bf16 */
+    ellm_int q_bf16;
+    ellm_int q_stride;        /* elements between rows */
+    ellm_int q_head_stride;   /* elements between heads */
+    ellm_int heads;
+    ellm_int kv_heads;
+    ellm_int head_dim;
+    ellm_range keys;
+    ellm_range key_stride;
+    ellm_range values;
+    ellm_range value_stride;
+    ellm_real scale;
+    ellm_int window;          /* keys position - window + 1 .. position are seen; 0: all */
+    ellm_int window_class;    /* index of step->items */
+    ellm_buffer out;          /* bf16 [rows, heads * head_dim] */
+    ellm_int out_stride;
+} ellm_attend;
+
+/* Merges the partials of attend in order of split and writes its output. Task = merge item * kv_heads + KV head. */
+typedef struct ellm_merge {
+    ellm_int heads;
+    ellm_int kv_heads;
+    ellm_int head_dim;
+    ellm_int window_class;
+    ellm_buffer out;          /* bf16 [rows, heads * head_dim] */
+    ellm_int out_stride;
+} ellm_merge;
+
+/* out = silu(gate) * up. 1 task. */
+typedef struct ellm_swiglu {
+    ellm_buffer gate;         /* f32 [rows, width] */
+    ellm_buffer up;           /* f32 [rows, width] */
+    ellm_buffer out;          /* f32 [rows, width] */
+    ellm_int width;
+} ellm_swiglu;
+
+/* out = a + b. 1 task. */
+typedef struct ellm_add {
+    ellm_buffer a;            /* f32 [rows, width] */
+    ellm_buffer b;
+    ellm_buffer out;
+    ellm_int width;
+} ellm_add;
+
+/* Chooses the next token of one logit row. Task = logit row of the block. Sampled tokens and their log probabilities go to
+ * step->sampled and step->logprob. */
+typedef struct ellm_sample {
+    ellm_int vocab;
+} ellm_sample;
+
+#endif

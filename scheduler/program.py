@@ -1,0 +1,148 @@
+"""A compiled model as plain data: what the compiler hands to the scheduler.
+
+A *group* is a range of tasks of one operator on one row block; an *event* fires when its count is reached and publishes
+groups. How many tasks a group has is decided by the step: `counts[kind, block] * tiles`, where `counts` is a small table
+that the step builder fills (see `Kind`). Nothing here knows about models or threads.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, fields
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ellm.kernels.contract import ARGS_BYTES
+
+
+class Kind(IntEnum):
+    """What a group's extent follows; `counts[kind, block]` is the number that its tiles are multiplied by."""
+
+    ROWS = 0  # 1 if the row block holds a row of this step
+    LOGITS = 1  # 1 if the logit row block holds a logit row
+    SAMPLE = 2  # sampled logit rows of the logit row block
+    ITEMS = 3  # attend items of the row block, for window class 0; class c is ITEMS + 2 * c
+    MERGES = 4  # merge items likewise
+
+
+GROUP = np.dtype(
+    [
+        ("op", "i4"),
+        ("block", "i4"),
+        ("kind", "i4"),
+        ("tiles", "i4"),
+        ("logit_rows", "i4"),  # 1: the block counts logit rows (task.rows), 0: step rows
+        ("completes_empty", "i4"),  # with no task: 1 = complete at once and signal, 0 = its whole chain is idle
+    ]
+)
+EVENT = np.dtype(
+    [
+        ("needed", "i4"),  # signals in every step in which the event is used
+        ("dynamic", "i4"),  # a Kind: one more signal for each block whose count of that kind is not 0; -1: none
+    ]
+)
+
+
+@dataclass
+class Ranges:
+    """Lists of numbers, one per owner, end to end: owner i has `items[begin[i]:begin[i + 1]]`."""
+
+    begin: np.ndarray  # int32 [owners + 1]
+    items: np.ndarray  # int32 [total]
+
+    @staticmethod
+    def of(lists: list[list[int]]) -> Ranges:
+        begin = np.zeros(len(lists) + 1, np.int32)
+        begin[1:] = np.cumsum([len(part) for part in lists])
+        return Ranges(begin, np.array([n for part in lists for n in part], np.int32))
+
+    def __getitem__(self, owner: int) -> np.ndarray:
+        return self.items[self.begin[owner] : self.begin[owner + 1]]
+
+    def __len__(self) -> int:
+        return len(self.begin) - 1
+
+
+@dataclass
+class Program:
+    """A static task DAG with every address decided, except the base of the weights.
+
+    `args[op]` holds the `ellm_<kernel>` struct of kernels/task.h. Each entry (op, byte) of `relocations` is a weight
+    address in it, stored as an offset to which the base of the weights region is added on loading.
+    """
+
+    kernels: list[str]  # names; op_kernel indexes them
+    op_kernel: np.ndarray  # int32 [ops]
+    op_names: list[str]  # unique, e.g. "layers.3.qkv"
+    args: np.ndarray  # uint8 [ops, ARGS_BYTES]
+    relocations: np.ndarray  # int32 [n, 2]
+    groups: np.ndarray  # GROUP [groups]
+    events: np.ndarray  # EVENT [events]
+    signals: Ranges  # group -> events that it signals once when its last task is done
+    publishes: Ranges  # event -> groups
+    triggers: Ranges  # event -> events that it signals once
+    roots: np.ndarray  # int32: groups published at the start of a step if their count is not 0
+    end: int  # the event that ends the step
+    row_block: int  # rows in a full block
+    blocks: int  # row blocks: chunk = blocks * row_block at most
+    windows: list[int]  # attention window of each window class; 0 = full
+    kv_heads: int  # most KV heads of an attend, for deciding how finely to split
+    fold_heads: int  # query heads folded per KV head: an item has at most ELLM_FOLD // fold_heads rows (1 at least)
+    section_bytes: int  # arena of one row block
+    scratch_bytes: int  # per worker
+    partial_floats: int  # f32 in one partial: heads * (head_dim + 2); 0 if nothing attends
+    partials: int  # most partials of a step
+    weights_bytes: int
+    range_bytes: int  # virtual size of one sequence's KV range
+    context: int  # most positions of a sequence
+    vocab: int
+    meta: dict[str, Any] = field(default_factory=dict)  # JSON: packed weights, operator labels, plan
+
+    @property
+    def arena_bytes(self) -> int:
+        return self.section_bytes * self.blocks
+
+    @property
+    def chunk(self) -> int:
+        return self.row_block * self.blocks
+
+    @property
+    def kinds(self) -> int:
+        return int(Kind.ITEMS) + 2 * len(self.windows)
+
+    def save(self, path: str | Path) -> None:
+        """Write the program to one .npz file."""
+        arrays: dict[str, np.ndarray] = {}
+        scalars: dict[str, Any] = {}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, Ranges):
+                arrays[item.name + ".begin"], arrays[item.name + ".items"] = value.begin, value.items
+            elif isinstance(value, np.ndarray):
+                arrays[item.name] = value
+            else:
+                scalars[item.name] = value
+        arrays["json"] = np.frombuffer(json.dumps(scalars).encode(), np.uint8)
+        with open(path, "wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+
+    @staticmethod
+    def load(path: str | Path) -> Program:
+        """Read a program written by `save`. Raises ValueError if the file is not one."""
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                values: dict[str, Any] = json.loads(file["json"].tobytes())
+                for item in fields(Program):
+                    if item.name + ".begin" in file:
+                        values[item.name] = Ranges(file[item.name + ".begin"], file[item.name + ".items"])
+                    elif item.name in file:
+                        values[item.name] = file[item.name]
+            program = Program(**values)
+        except (KeyError, TypeError, ValueError, OSError) as error:
+            raise ValueError(f"{path}: not a saved program: {error}") from error
+        if program.args.shape != (len(program.op_names), ARGS_BYTES):
+            raise ValueError(f"{path}: args are {program.args.shape}, this build needs ({len(program.op_names)}, {ARGS_BYTES})")
+        return program

@@ -1,0 +1,62 @@
+"""Builds the extensions: one per ISA for the kernels, each with its own flags, and the scheduler.
+
+Everything else is in pyproject.toml. Sources are spelled through ellm/, whose sub-packages are links to the root folders.
+"""
+
+import subprocess
+import sys
+import tempfile
+from glob import glob
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+COMMON = ["-O3", "-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-Wno-unused-function"]
+AVX2 = ["-mavx2", "-mfma", "-mf16c", "-mbmi2"]
+AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512bf16", "-mprefer-vector-width=512"]
+ISA_FLAGS = {
+    "_portable": [],
+    "_avx2": AVX2,
+    "_avx512": AVX512,
+    "_amx": [*AVX512, "-mamx-tile", "-mamx-bf16"],
+}
+
+
+def compiles(flags: list[str]) -> bool:
+    """Whether the C compiler knows these flags."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "probe.c")
+        source.write_text("int main(void) { return 0; }\n")
+        command = ["cc", *flags, "-c", str(source), "-o", str(Path(folder, "probe.o"))]
+        return subprocess.run(command, capture_output=True).returncode == 0
+
+
+def extensions() -> list[Extension]:
+    """Every .pyx of the kernels and the scheduler; an ISA that the compiler lacks is left out, and says so."""
+    headers = glob("ellm/kernels/*.h") + glob("ellm/scheduler/*.h")
+    sources = sorted(glob("ellm/kernels/*.pyx") + glob("ellm/scheduler/*.pyx"))
+    if not {"ellm/kernels/_portable.pyx", "ellm/kernels/task.h"} <= {*sources, *headers}:
+        sys.exit("setup.py: the Cython sources or the headers of ellm/kernels are missing from this tree")
+    found = []
+    for source in sources:
+        flags = ISA_FLAGS.get(Path(source).stem, [])
+        if not compiles(flags):
+            print(f"setup.py: {source} is left out: the compiler lacks one of {' '.join(flags)}", file=sys.stderr)
+            continue
+        found.append(
+            Extension(
+                source.removesuffix(".pyx").replace("/", "."),
+                [source],
+                include_dirs=["ellm/kernels", "ellm/scheduler"],
+                depends=headers + glob("ellm/kernels/*.pxi") + glob("ellm/kernels/*.pxd"),
+                extra_compile_args=COMMON + flags,
+                extra_link_args=["-pthread"],
+            )
+        )
+    return found
+
+
+if __name__ == "__main__":
+    directives = {"language_level": 3, "boundscheck": False, "wraparound": False, "cdivision": True, "initializedcheck": False}
+    setup(ext_modules=cythonize(extensions(), compiler_directives=directives, include_path=["."]))
