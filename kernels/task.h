@@ -280,4 +280,23 @@ typedef struct ellm_sample {
     ellm_int vocab;
 } ellm_sample;
 
+/* Reads its share of a region as fast as it can, to measure what reading weights can reach: task i reads
+ * [i * bytes, (i + 1) * bytes). `tasks` tasks. */
+typedef struct ellm_probe_read {
+    ellm_weight memory;       /* 64-byte aligned, tasks * bytes long */
+    ellm_int bytes;           /* a multiple of streams KiB */
+    ellm_int streams;         /* parts of the share that are read side by side: 1, 4 or 8 */
+    ellm_int ahead;           /* bytes that software prefetch runs ahead in each stream; 0: none */
+    ellm_int tiles;           /* 1: by AMX tile loads, where there are any */
+    ellm_int tasks;
+} ellm_probe_read;
+
+/* Multiplies bf16 in registers (AMX: tiles from L1), to measure what matmul can reach: `repeats` times
+ * ELLM_PROBE_FLOPS floating-point operations a task. `tasks` tasks. */
+#define ELLM_PROBE_FLOPS 196608
+typedef struct ellm_probe_matmul {
+    ellm_int repeats;
+    ellm_int tasks;
+} ellm_probe_matmul;
+
 #endif

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, fields
 from enum import IntEnum
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,43 @@ class Program:
     @property
     def kinds(self) -> int:
         return int(Kind.ITEMS) + 2 * len(self.windows)
+
+    @cached_property
+    def most_tiles(self) -> dict[int, int]:
+        """Kind -> most tiles of its groups."""
+        kinds = np.unique(self.groups["kind"]).tolist()
+        return {kind: int(self.groups["tiles"][self.groups["kind"] == kind].max()) for kind in kinds}
+
+    def check(self) -> None:
+        """Raise ValueError unless every number that stands for something is in range."""
+        groups, events, ops = len(self.groups), len(self.events), len(self.op_names)
+        limits = {
+            "op_kernel": (self.op_kernel, len(self.kernels)),
+            "groups.op": (self.groups["op"], ops),
+            "groups.block": (self.groups["block"], self.blocks),
+            "groups.kind": (self.groups["kind"], self.kinds),
+            "groups.tiles": (self.groups["tiles"], 1 << 20),
+            "events.dynamic": (self.events["dynamic"] + 1, self.kinds + 1),
+            "signals": (self.signals.items, events),
+            "publishes": (self.publishes.items, groups),
+            "triggers": (self.triggers.items, events),
+            "roots": (self.roots, groups),
+            "end": (np.array([self.end]), events),
+            "relocations.op": (self.relocations[:, 0], ops),
+            "relocations.byte": (self.relocations[:, 1], ARGS_BYTES - 7),
+        }
+        for name, (values, limit) in limits.items():
+            if len(values) and not (0 <= values.min() and values.max() < limit):
+                raise ValueError(f"program: {name} holds {values.min()} to {values.max()}, allowed are 0 to {limit - 1}")
+        for name, ranges, owners in (
+            ("signals", self.signals, groups),
+            ("publishes", self.publishes, events),
+            ("triggers", self.triggers, events),
+        ):
+            if len(ranges) != owners or ranges.begin[0] != 0 or np.any(np.diff(ranges.begin) < 0):
+                raise ValueError(f"program: {name} has {len(ranges)} owners, expected {owners}, in ascending ranges")
+            if ranges.begin[-1] != len(ranges.items):
+                raise ValueError(f"program: {name} has {len(ranges.items)} items, expected {ranges.begin[-1]}")
 
     def save(self, path: str | Path) -> None:
         """Write the program to one .npz file."""

@@ -1,0 +1,125 @@
+"""Prints how fast `linear` runs on each ISA and row count, beside the limits that the probe kernels measure.
+
+    python bench/kernels.py [--isa avx512] [--columns 65536] [--k 1024] [--seconds 1]
+
+Limits and measured work alternate in short windows, since a machine's speed moves within seconds; each ratio is the
+median over pairs of neighbouring windows. Every thread is pinned to a core of its own and has its share of the tasks.
+"""
+
+import argparse
+import importlib
+import os
+import statistics
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from ellm.kernels import contract, isa
+
+ROW_BLOCK = 64
+TASK_TILES = 8
+READ_TASK = 256 * 1024
+
+
+def aligned(size: int, alignment: int = 4096) -> np.ndarray:
+    raw = np.zeros(size + alignment, np.uint8)
+    start = -raw.ctypes.data % alignment
+    return raw[start : start + size]
+
+
+class Bench:
+    """Threads, memory and timed runs of one ISA's kernels."""
+
+    def __init__(self, name: str, k: int, columns: int):
+        self.name = name
+        self.module = importlib.import_module(f"ellm.kernels._{name}")
+        self.cores = sorted(os.sched_getaffinity(0))
+        self.threads = [ThreadPoolExecutor(1) for _ in self.cores]
+        for thread, core in zip(self.threads, self.cores, strict=True):
+            thread.submit(os.sched_setaffinity, 0, {core}).result()
+        self.k, self.columns = k, columns
+        self.k_tiles, self.n_tiles = -(-k // 32), -(-columns // 16)
+        self.weights = aligned(self.n_tiles * self.k_tiles * 2 * contract.TILE)
+        noise = np.random.default_rng(0).integers(0, 2**16, 1 << 20, np.uint16) & 0x83FF | 0x3C00
+        self.weights.view(np.uint16)[:] = np.resize(noise, self.weights.size // 2)
+        self.step = np.zeros(1, contract.STEP)
+        self.arena = aligned(ROW_BLOCK * 4 * (k + columns))
+        self.arena[: ROW_BLOCK * k * 4].view(np.float32)[:] = np.random.default_rng(1).standard_normal(ROW_BLOCK * k)
+
+    def seconds(self, kernel: str, rows: int, **fields: float) -> float:
+        """Wall time of all tasks of one operator, shared between the threads."""
+        args = contract.pack(kernel, **fields)
+        tasks = contract.tasks(kernel, fields)
+        self.step["number"] += 1
+        scratch = [aligned(contract.scratch_bytes(kernel, fields, ROW_BLOCK)) for _ in self.threads]
+
+        def share(worker: int) -> None:
+            first, last = (tasks * n // len(self.threads) for n in (worker, worker + 1))
+            self.module.run(
+                kernel, args.ctypes.data, self.step.ctypes.data, self.arena.ctypes.data, scratch[worker].ctypes.data,
+                section_bytes=self.arena.size, row_block=ROW_BLOCK, block=0, rows=rows, index=first, count=last - first,
+            )  # fmt: skip
+
+        begin = time.perf_counter()
+        for future in [thread.submit(share, worker) for worker, thread in enumerate(self.threads)]:
+            future.result()
+        return time.perf_counter() - begin
+
+    def linear(self, rows: int) -> float:
+        return self.seconds(
+            "linear", rows, x=0, x_bf16=0, x_stride=self.k, norm=0, eps=0, k=self.k, k_tiles=self.k_tiles,
+            weight=self.weights.ctypes.data, n_tiles=self.n_tiles, bias=0, task_tiles=TASK_TILES, n=self.columns,
+            out=ROW_BLOCK * self.k * 4, out_bf16=0, out_stride=self.columns, residual=-1,
+        )  # fmt: skip
+
+    def read(self, loop: dict[str, int]) -> float:
+        """Bytes a second of one read loop."""
+        count = self.weights.size // READ_TASK
+        taken = self.seconds("probe_read", 1, memory=self.weights.ctypes.data, bytes=READ_TASK, tasks=count, **loop)
+        return count * READ_TASK / taken
+
+    def peak(self) -> float:
+        """Floating-point operations a second of all cores."""
+        fields = {"tasks": len(self.threads), "repeats": 20000}
+        return contract.cost("probe_matmul", fields, 1, 0)[0] / self.seconds("probe_matmul", 1, **fields)
+
+    def best_loop(self) -> dict[str, int]:
+        """The fastest of the read loops that this ISA has."""
+        loops = [loop for loop in contract.READ_LOOPS if self.name == "amx" or not loop["tiles"]]
+        return max(loops, key=lambda loop: max(self.read(loop) for _ in range(5)))
+
+
+def measure(bench: Bench, rows: int, loop: dict[str, int], seconds: float) -> tuple[float, float, float, float]:
+    """Medians of GB/s and TFLOP/s of linear and of their ratios to the probes."""
+    pairs = []
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(pairs) < 5:
+        read, peak, taken = bench.read(loop), bench.peak(), bench.linear(rows)
+        speed, rate = bench.weights.size / taken, 2 * rows * bench.k * bench.columns / taken
+        pairs.append((speed / 1e9, rate / 1e12, speed / read, rate / peak))
+    return tuple(statistics.median(column) for column in zip(*pairs, strict=True))  # type: ignore[return-value]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--isa", action="append", choices=isa.ISAS)
+    parser.add_argument("--columns", type=int, default=65536)
+    parser.add_argument("--k", type=int, default=1024)
+    parser.add_argument("--rows", type=int, nargs="+", default=[1, 4, 16, 64])
+    parser.add_argument("--seconds", type=float, default=1, help="for each row of the table")
+    options = parser.parse_args()
+    print("isa       rows    GB/s  of reading  TFLOP/s  of the peak")
+    for name in options.isa or [name for name, obstacle in isa.available().items() if obstacle is None]:
+        bench = Bench(name, options.k, options.columns)
+        loop = bench.best_loop()
+        for rows in options.rows:
+            speed, rate, of_read, of_peak = measure(bench, rows, loop, options.seconds)
+            print(f"{name:8} {rows:5} {speed:7.1f} {of_read:10.0%} {rate:9.3f} {of_peak:11.0%}")
+        print(
+            f"  best read loop: {loop}; limits now {bench.read(loop) / 1e9:.1f} GB/s, {bench.peak() / 1e12:.3f} TFLOP/s"
+        )
+
+
+if __name__ == "__main__":
+    main()

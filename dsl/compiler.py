@@ -1,0 +1,141 @@
+"""From a graph to a Program: rewrite, lower, plan, number."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ellm.dsl import cost, show, tasks
+from ellm.dsl.errors import GraphError
+from ellm.dsl.graph import Graph
+from ellm.dsl.lower import lower
+from ellm.dsl.lowering import Lowering
+from ellm.dsl.operator import Operator
+from ellm.dsl.packing import PAGE
+from ellm.dsl.plan import Plan, plan
+from ellm.dsl.rewrite import rewrite
+from ellm.kernels import contract
+from ellm.scheduler.program import EVENT, GROUP, Program, Ranges
+
+_PARTIAL_LIMIT = 512 << 20
+_PARTIAL_ROWS = 8
+_LEAST_PARTIALS = 64
+
+
+def compile(graph: Graph, *, context: int, chunk: int = 512, row_block: int = 64, fuse: bool = True) -> Program:
+    """Compile a traced model.
+
+    A sequence has at most `context` positions, rounded up to whole splits of the context, and a step at most `chunk`
+    rows, rounded up to whole row blocks of `row_block` rows. Without `fuse`, one kernel runs per operator of the graph.
+    Raises GraphError (an InputError) for bad sizes, a malformed graph, or an operator that no kernel can run.
+    """
+    _check_sizes(graph, context, chunk, row_block)
+    graph = rewrite(graph, fuse)
+    lowering = lower(graph, _round_up(context, contract.SPLIT), row_block)
+    weights_bytes = lowering.region.place()
+    planned = _plan(lowering)
+    task_graph = tasks.build(lowering.operators, -(-chunk // row_block))
+    return _program(graph, lowering, task_graph, planned, weights_bytes, row_block, context)
+
+
+def _check_sizes(graph: Graph, context: int, chunk: int, row_block: int) -> None:
+    if not 0 < context <= graph.context:
+        raise GraphError(f"context: {context} must be from 1 to the model's {graph.context} positions")
+    if chunk < 1:
+        raise GraphError(f"chunk: {chunk} must be at least 1 row")
+    if row_block < 16 or row_block % 16:
+        raise GraphError(f"row_block: {row_block} must be a multiple of 16")
+
+
+def _plan(lowering: Lowering) -> Plan:
+    """Plan the arena. Gathers read other blocks' sections, so what they read is held until the step's end."""
+    operators = lowering.operators
+    end = len(operators)
+    for operator in operators:
+        if operator.kernel == "gather":
+            operator.args["x"].readers.append(end)  # type: ignore[union-attr]
+    return plan(lowering.buffers, [operator.after for operator in operators] + [list(range(end))])
+
+
+def _program(
+    graph: Graph,
+    lowering: Lowering,
+    task_graph: tasks.TaskGraph,
+    planned: Plan,
+    weights_bytes: int,
+    row_block: int,
+    context: int,
+) -> Program:
+    operators = lowering.operators
+    numbers = [operator.numbers() for operator in operators]
+    kernels = sorted({operator.kernel for operator in operators})
+    attends = [args for operator, args in zip(operators, numbers, strict=True) if operator.kernel == "attend"]
+    partial_floats = int(max((args["heads"] * (args["head_dim"] + 2) for args in attends), default=0))
+    scratch = [contract.scratch_bytes(op.kernel, args, row_block) for op, args in zip(operators, numbers, strict=True)]
+    return Program(
+        kernels=kernels,
+        op_kernel=np.array([kernels.index(operator.kernel) for operator in operators], np.int32),
+        op_names=[operator.name for operator in operators],
+        args=np.stack([contract.pack(op.kernel, **args) for op, args in zip(operators, numbers, strict=True)]),
+        relocations=_relocations(operators),
+        groups=np.array(task_graph.groups, GROUP),
+        events=np.array(task_graph.events, EVENT),
+        signals=Ranges.of(task_graph.signals),
+        publishes=Ranges.of(task_graph.publishes),
+        triggers=Ranges.of(task_graph.triggers),
+        roots=np.array(task_graph.roots, np.int32),
+        end=task_graph.end,
+        row_block=row_block,
+        blocks=task_graph.blocks,
+        windows=lowering.windows,
+        kv_heads=int(max((args["kv_heads"] for args in attends), default=0)),
+        fold_heads=int(max((args["heads"] // args["kv_heads"] for args in attends), default=1)),
+        section_bytes=_round_up(planned.bytes, PAGE),
+        scratch_bytes=_round_up(max(scratch), 64),
+        partial_floats=partial_floats,
+        partials=_partials(context, partial_floats),
+        weights_bytes=weights_bytes,
+        range_bytes=_round_up(lowering.ranges.bytes, PAGE),
+        context=lowering.ranges.context,
+        vocab=graph.node(graph.output).weights["weight"].shape[0],
+        meta=_meta(graph, lowering, planned),
+    )
+
+
+def _relocations(operators: list[Operator]) -> np.ndarray:
+    """(operator, byte) of every weight address that is present."""
+    found = [
+        (number, byte)
+        for number, operator in enumerate(operators)
+        for name, byte in contract.weight_fields(operator.kernel).items()
+        if operator.args.get(name) is not None
+    ]
+    return np.array(found, np.int32).reshape(-1, 2)
+
+
+def _partials(context: int, partial_floats: int) -> int:
+    """Room for a few rows of full context in splits, within bounds."""
+    if not partial_floats:
+        return 0
+    wanted = max(_LEAST_PARTIALS, _PARTIAL_ROWS * -(-context // contract.SPLIT))
+    return min(wanted, _PARTIAL_LIMIT // (4 * partial_floats))
+
+
+def _meta(graph: Graph, lowering: Lowering, planned: Plan) -> dict[str, Any]:
+    buffers = sorted(lowering.buffers, key=lambda buffer: (buffer.offset, buffer.name))
+    return {
+        "weights": lowering.region.entries(),
+        "graph": show.text(graph, lines=True),
+        "operators": [cost.describe(operator) for operator in lowering.operators],
+        "cache_bytes": cost.cache_bytes(lowering.operators),
+        "plan": {
+            "section_bytes": planned.bytes,
+            "lower_bound": planned.lower_bound,
+            "buffers": [{"name": b.name, "offset": b.offset, "bytes": b.bytes} for b in buffers],
+        },
+    }
+
+
+def _round_up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple

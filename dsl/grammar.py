@@ -1,0 +1,240 @@
+"""The operators of a graph: what each takes, and the rule that gives its shape.
+
+A rule gets a node and its input nodes and returns the shape of the result; it raises ShapeError when they do not fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ellm.dsl.errors import ShapeError
+from ellm.dsl.tensor import Dim, L, Rope, Shape, T, Weight, features, text
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operator of a graph.
+
+    `inputs` are the ids of the nodes it reads, in the order of its form. `scope` is the block it belongs to, such as
+    "layers.3", and `line` the model line that wrote it.
+    """
+
+    op: str
+    inputs: tuple[int, ...]
+    weights: dict[str, Weight] = field(default_factory=dict)
+    attributes: dict[str, Any] = field(default_factory=dict)
+    shape: Shape = ()
+    scope: str = ""
+    line: str = ""
+
+
+Rule = Callable[[Node, Sequence[Node]], Shape]
+
+
+@dataclass(frozen=True)
+class Form:
+    """What an operator is made of; names that end in `?` are optional."""
+
+    rule: Rule
+    inputs: tuple[str, ...] = ()
+    weights: tuple[str, ...] = ()
+    attributes: tuple[str, ...] = ()
+
+
+def cache_shape(node: Node) -> Shape:
+    """Shape [S, kv heads, head dim] of the cached rows that an `append` or `qkv` node leaves; raises ShapeError."""
+    if node.op == "qkv":
+        key = node.weights["k"].shape
+        return (node.attributes["rows"], key[0], key[1])
+    if node.op != "append":
+        raise ShapeError(f"keys and values must come from cache.append, not from {node.op}")
+    return node.shape
+
+
+def _expect(condition: bool, message: str) -> None:
+    if not condition:
+        raise ShapeError(message)
+
+
+def _rows(shape: Shape) -> Dim:
+    _expect(len(shape) > 0 and isinstance(shape[0], Dim), f"{text(shape)} has no rows: its first dim must be T")
+    assert isinstance(shape[0], Dim)
+    return shape[0]
+
+
+def _tokens(node: Node, inputs: Sequence[Node]) -> Shape:
+    return (T,)
+
+
+def _embed(node: Node, inputs: Sequence[Node]) -> Shape:
+    tokens, table = inputs[0].shape, node.weights["weight"]
+    _expect(tokens == (T,), f"tokens are {text(tokens)}, must be [T]")
+    _expect(len(table.shape) == 2, f"weight {table} must be [vocab, width]")
+    return (T, table.shape[1])
+
+
+def _angles(node: Node, inputs: Sequence[Node]) -> Shape:
+    rope: Rope = node.attributes["rope"]
+    return (T, len(rope.inv_freq), 2)
+
+
+def _rms_norm(node: Node, inputs: Sequence[Node]) -> Shape:
+    x, weight = inputs[0].shape, node.weights["weight"]
+    _rows(x)
+    _expect(len(x) >= 2 and weight.shape == x[-1:], f"x is {text(x)}, weight {weight}: it must be {text(x[-1:])}")
+    return x
+
+
+def _contract(x: Shape, weight: Weight) -> tuple[int, ...]:
+    """Output dims of `weight` when all dims of x after its rows are contracted."""
+    _rows(x)
+    contracted = x[1:]
+    fits = 0 < len(contracted) < len(weight.shape) and weight.shape[len(weight.shape) - len(contracted) :] == contracted
+    _expect(fits, f"x is {text(x)}, weight {weight}: it must be [output dims..., {text(contracted)[1:-1]}]")
+    return weight.shape[: len(weight.shape) - len(contracted)]
+
+
+def _check_vector(node: Node, role: str, shape: Shape) -> None:
+    if role in node.weights:
+        weight = node.weights[role]
+        _expect(weight.shape == shape, f"{role} {weight} must be {text(shape)}")
+
+
+def _check_norm(node: Node, x: Shape) -> None:
+    _check_vector(node, "norm", x[1:])
+    if "norm" in node.weights:
+        _expect("eps" in node.attributes, "a norm needs eps")
+
+
+def _linear(node: Node, inputs: Sequence[Node]) -> Shape:
+    x = inputs[0].shape
+    output = _contract(x, node.weights["weight"])
+    _check_vector(node, "bias", output)
+    _check_norm(node, x)
+    shape = (x[0], *output)
+    if len(inputs) == 2:
+        residual = inputs[1].shape
+        weight = node.weights["weight"]
+        _expect(residual == shape, f"residual is {text(residual)}, the product with {weight} {text(shape)}")
+    return shape
+
+
+def _logits(node: Node, inputs: Sequence[Node]) -> Shape:
+    x, head = inputs[0].shape, node.weights["weight"]
+    _expect(len(x) == 2 and x[0] == L, f"x is {text(x)}, weight {head}: x must be gathered rows [L, width]")
+    _check_norm(node, x)
+    return (L, *_contract(x, head))
+
+
+def _gather(node: Node, inputs: Sequence[Node]) -> Shape:
+    x = inputs[0].shape
+    _expect(_rows(x) == T, f"x is {text(x)}: only step rows [T, ...] can be gathered")
+    return (L, *x[1:])
+
+
+def _rope(node: Node, inputs: Sequence[Node]) -> Shape:
+    x, angles = inputs[0].shape, inputs[1].shape
+    _expect(len(x) == 3 and x[0] == T, f"x is {text(x)}, must be [T, heads, head_dim]")
+    _expect(inputs[1].op == "angles", f"angles come from {inputs[1].op}")
+    rotary = 2 * features(angles)[0]
+    _expect(rotary <= features(x)[-1], f"x is {text(x)}: its heads are smaller than the {rotary} rotated dims")
+    return x
+
+
+def _append(node: Node, inputs: Sequence[Node]) -> Shape:
+    k, v = inputs[0].shape, inputs[1].shape
+    fits = len(k) == 3 and k[0] == T and k == v
+    _expect(fits, f"k is {text(k)}, v is {text(v)}: both must be [T, kv heads, head_dim]")
+    return (node.attributes["rows"], *k[1:])
+
+
+def _attend(node: Node, inputs: Sequence[Node]) -> Shape:
+    q, kv = inputs[0].shape, cache_shape(inputs[1])
+    _expect(len(q) == 3 and q[0] == T, f"q is {text(q)}, must be [T, heads, head_dim]")
+    both = f"q is {text(q)}, keys and values are {text(kv)}"
+    heads, kv_heads = features(q)[0], features(kv)[0]
+    _expect(q[2] == kv[2], f"{both}: their head dims differ")
+    _expect(heads % kv_heads == 0, f"{both}: {heads} heads are no multiple of {kv_heads} KV heads")
+    cache = inputs[1].attributes["cache"]
+    _expect(cache == node.attributes["cache"], f"keys and values of cache {cache}, must be {node.attributes['cache']}")
+    return q
+
+
+def _swiglu(node: Node, inputs: Sequence[Node]) -> Shape:
+    gate, up = inputs[0].shape, inputs[1].shape
+    _rows(gate)
+    _expect(len(gate) == 2 and gate == up, f"gate is {text(gate)}, up is {text(up)}: both must be [T, width]")
+    return gate
+
+
+def _add(node: Node, inputs: Sequence[Node]) -> Shape:
+    a, b = inputs[0].shape, inputs[1].shape
+    _rows(a)
+    _expect(a == b, f"left is {text(a)}, right is {text(b)}")
+    return a
+
+
+def _gate_up(node: Node, inputs: Sequence[Node]) -> Shape:
+    x, gate, up = inputs[0].shape, node.weights["gate"], node.weights["up"]
+    output = _contract(x, gate)
+    fits = gate.shape == up.shape and len(output) == 1
+    _expect(fits, f"x is {text(x)}: gate {gate} and up {up} must be [width, {text(x[1:])[1:-1]}]")
+    _check_vector(node, "gate_bias", output)
+    _check_vector(node, "up_bias", output)
+    _check_norm(node, x)
+    return (x[0], *output)
+
+
+def _qkv(node: Node, inputs: Sequence[Node]) -> Shape:
+    x = inputs[0].shape
+    shapes = {role: _contract(x, node.weights[role]) for role in ("q", "k", "v")}
+    q, k, v = shapes["q"], shapes["k"], shapes["v"]
+    _expect(k == v and len(q) == len(k) == 2 and q[1] == k[1], f"q is {text(q)}, k is {text(k)}, v is {text(v)}")
+    for role, shape in shapes.items():
+        _check_vector(node, role + "_bias", shape)
+    for role in ("q_norm", "k_norm"):
+        _check_vector(node, role, q[1:])
+        _expect(role not in node.weights or "head_eps" in node.attributes, "a head norm needs head_eps")
+    _check_norm(node, x)
+    if len(inputs) == 2:
+        _rope(node, [Node("heads", (), shape=(T, *q)), inputs[1]])
+    return (T, *q)
+
+
+GRAMMAR: dict[str, Form] = {
+    "tokens": Form(_tokens),
+    "embed": Form(_embed, ("tokens",), ("weight",)),
+    "angles": Form(_angles, (), (), ("rope",)),
+    "rms_norm": Form(_rms_norm, ("x",), ("weight",), ("eps",)),
+    "linear": Form(_linear, ("x", "residual?"), ("weight", "bias?", "norm?"), ("eps?",)),
+    "rope": Form(_rope, ("x", "angles")),
+    "append": Form(_append, ("k", "v"), (), ("cache", "rows")),
+    "attend": Form(_attend, ("q", "cache"), (), ("cache", "scale", "window")),
+    "swiglu": Form(_swiglu, ("gate", "up")),
+    "add": Form(_add, ("a", "b")),
+    "gather": Form(_gather, ("x",)),
+    "logits": Form(_logits, ("x",), ("weight", "norm?"), ("eps?",)),
+    # Made by rewriting only.
+    "gate_up": Form(_gate_up, ("x",), ("gate", "up", "gate_bias?", "up_bias?", "norm?"), ("eps?",)),
+    "qkv": Form(
+        _qkv,
+        ("x", "angles?"),
+        ("q", "k", "v", "q_bias?", "k_bias?", "v_bias?", "q_norm?", "k_norm?", "norm?"),
+        ("cache", "rows", "head_eps?", "eps?"),
+    ),
+}
+MATMULS = ("linear", "logits", "gate_up", "qkv")
+"""Operators whose first input is the A operand of a matrix product; all can take a norm in front of it."""
+
+
+def missing(form: tuple[str, ...], present: Sequence[str]) -> str | None:
+    """Name what `present` lacks of a form, or has beyond it; None if it matches."""
+    required = [name for name in form if not name.endswith("?")]
+    allowed = {name.rstrip("?") for name in form}
+    for name in required:
+        if name not in present:
+            return f"lacks {name}"
+    extra = [name for name in present if name not in allowed]
+    return f"has unknown {extra[0]}" if extra else None

@@ -1,0 +1,175 @@
+"""The state of a lowering: operators and buffers so far, packed weights, and the layout of the KV range."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ellm.dsl import packing
+from ellm.dsl.errors import LoweringError
+from ellm.dsl.grammar import MATMULS, Node
+from ellm.dsl.graph import Graph
+from ellm.dsl.operator import Argument, Operator, Stored
+from ellm.dsl.packing import Packed, Region, Run
+from ellm.dsl.plan import Buffer, union
+from ellm.dsl.tensor import L, Weight, features, text
+from ellm.dsl.tiling import depth_tiles, padded, tiles
+from ellm.scheduler.program import Kind
+
+_ALWAYS_BF16 = ("attend", "gate_up", "qkv")
+_EITHER = ("rms_norm", "linear")
+
+
+@dataclass
+class RangeLayout:
+    """One sequence's KV range: for each cache its keys, head by head, then its values."""
+
+    context: int
+    bytes: int = 0
+    caches: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def add(self, cache: str, kv_heads: int, head_dim: int) -> dict[str, int]:
+        """Lay out a cache and return its offsets and strides: fields of the kernels that use it."""
+        key_stride = self.context // 16 * depth_tiles(head_dim) * 1024
+        value_stride = self.context // 32 * tiles(head_dim) * 1024
+        keys = self.bytes
+        values = keys + kv_heads * key_stride
+        self.bytes = values + kv_heads * value_stride
+        self.caches[cache] = dict(keys=keys, key_stride=key_stride, values=values, value_stride=value_stride)
+        return self.caches[cache]
+
+
+class Lowering:
+    """Operators in an order in which producers come first, and what they share."""
+
+    def __init__(self, graph: Graph, context: int, row_block: int):
+        self.graph, self.row_block = graph, row_block
+        self.operators: list[Operator] = []
+        self.buffers: list[Buffer] = []
+        self.region = Region()
+        self.ranges = RangeLayout(context)
+        self.windows: list[int] = []
+        self.stored: dict[int, Stored] = {}
+        self.producer: dict[int, int] = {}  # node -> number of the operator that makes its value
+        self.before: list[int] = []  # for each operator a bit mask of those it waits for, directly or not
+        self.names: set[str] = set()
+
+    def emit(
+        self,
+        name: str,
+        kernel: str,
+        key: int,
+        args: dict[str, Argument],
+        kind: int | None = None,
+        reads: Sequence[int] | None = None,
+        cache: int | None = None,
+    ) -> None:
+        """Append the operator that makes the value of node `key`.
+
+        It waits for the producers of `reads`, by default the node's inputs, and of `cache`.
+        """
+        node = self.graph.node(key)
+        reads = node.inputs if reads is None else reads
+        waits = [*reads, cache] if cache is not None else reads
+        after = sorted({self.producer[source] for source in waits if source in self.producer})
+        if kind is None:
+            kind = Kind.LOGITS if node.shape[0] == L else Kind.ROWS
+        number = len(self.operators)
+        cache_after = None if cache is None else self.producer[cache]
+        self.operators.append(
+            Operator(self._unique(node.scope, name), kernel, node, args, int(kind), after, cache_after)
+        )
+        for source in reads:
+            if source in self.stored:
+                self.stored[source].buffer.readers.append(number)
+        if key in self.stored:
+            self.stored[key].buffer.writers.append(number)
+        self.producer[key] = number
+        self.before.append(union(self.before, after))
+
+    def store(self, key: int, name: str) -> Stored:
+        """Make the buffer of a node's value, in bf16 if all of its consumers take that. Raises LoweringError."""
+        node = self.graph.node(key)
+        other = self._other_reader(key)
+        if node.op in _ALWAYS_BF16 and other is not None:
+            raise LoweringError(
+                f"{node.line}: {node.op}: its value {text(node.shape)} is stored in bf16, for matrix products and "
+                f"attend only, but {other.op} at {other.line} reads it"
+            )
+        either = node.op in _EITHER and len(node.inputs) == 1
+        bf16 = node.op in _ALWAYS_BF16 or (either and other is None)
+        width = math.prod(features(node.shape))
+        if node.op == "qkv":
+            heads, head_dim = features(node.shape)
+            width = heads * padded(head_dim)
+        stride = padded(width) if bf16 else width
+        buffer = Buffer(f"{node.scope}.{name}".lstrip("."), self.row_block * stride * (2 if bf16 else 4))
+        self.buffers.append(buffer)
+        self.stored[key] = Stored(buffer, bf16, stride)
+        return self.stored[key]
+
+    def store_sum(self, key: int, name: str) -> Stored:
+        """Make the buffer of a linear with a residual: the residual's own, if that is safe.
+
+        It is if every other reader of the residual is done before the linear starts, and if the residual is not the A
+        operand as well, which other tasks of the linear still read.
+        """
+        node = self.graph.node(key)
+        operand, residual = node.inputs
+        waits = union(self.before, [self.producer[source] for source in node.inputs])
+        others = [reader for reader in self.graph.consumers(residual) if reader != key]
+        done = all(reader in self.producer and waits >> self.producer[reader] & 1 for reader in others)
+        if not done or residual == operand:
+            return self.store(key, name)
+        self.stored[key] = self.stored[residual]
+        return self.stored[key]
+
+    def vector(self, weight: Weight | None) -> Packed | None:
+        """Pack the weight of a norm."""
+        return self.region.vector([weight], packing.whole(weight.size), weight.size) if weight else None
+
+    def operand(self, node: Node) -> dict[str, Argument]:
+        """Return the arguments for the A operand of a matrix product."""
+        x = self.stored[node.inputs[0]]
+        k = self.depth(node)
+        args: dict[str, Argument] = {"x": x.buffer, "x_bf16": int(x.bf16), "x_stride": x.stride}
+        args |= {"norm": self.vector(node.weights.get("norm")), "eps": node.attributes.get("eps")}
+        return args | {"k": k, "k_tiles": depth_tiles(k)}
+
+    def depth(self, node: Node) -> int:
+        """Return the contracted length of a matrix product."""
+        return math.prod(features(self.graph.node(node.inputs[0]).shape))
+
+    def matrix(
+        self,
+        node: Node,
+        roles: Sequence[str],
+        runs: tuple[Run, ...],
+        n_tiles: int,
+        task_tiles: int,
+    ) -> dict[str, Argument]:
+        """Return the arguments for the packed weight of a matrix product, joined from `roles`, and its bias."""
+        biases = [node.weights.get("bias" if role == "weight" else role + "_bias") for role in roles]
+        bias = self.region.vector(biases, runs, 16 * n_tiles) if any(biases) else None
+        sources = [node.weights[role] for role in roles]
+        weight = self.region.tiles(sources, runs, self.depth(node), n_tiles, task_tiles)
+        return {"weight": weight, "n_tiles": n_tiles, "bias": bias, "task_tiles": task_tiles}
+
+    def _other_reader(self, key: int) -> Node | None:
+        """Return a consumer that needs the value in f32, if there is one."""
+        for consumer in self.graph.consumers(key):
+            node = self.graph.node(consumer)
+            if node.op == "attend":
+                continue
+            if node.op not in MATMULS or "norm" in node.weights or key in node.inputs[1:]:
+                return node
+        return None
+
+    def _unique(self, scope: str, name: str) -> str:
+        full = first = f"{scope}.{name}".lstrip(".")
+        number = 2
+        while full in self.names:
+            full, number = f"{first}_{number}", number + 1
+        self.names.add(full)
+        return full

@@ -1,0 +1,66 @@
+"""Operators of the task graph: kernels with their arguments, before anything has an address."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ellm.dsl.grammar import Node
+from ellm.dsl.packing import Packed
+from ellm.dsl.plan import Buffer
+from ellm.kernels import contract
+from ellm.scheduler.program import Kind
+
+Argument = int | float | Buffer | Packed | None
+ABSENT: dict[str, int | float] = {"buffer": -1, "weight": 0, "int": 0, "real": 0.0, "range": 0}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where the value of a node lies: its buffer, type, and row stride in elements."""
+
+    buffer: Buffer
+    bf16: bool
+    stride: int
+
+
+@dataclass(eq=False)
+class Operator:
+    """One kernel call per task; `after` are the operators (by number) that its row block waits for.
+
+    `cache_after` is the operator that writes the KV cache it reads, for which it waits in all row blocks up to its own.
+    """
+
+    name: str
+    kernel: str
+    node: Node
+    args: dict[str, Argument]
+    kind: int = int(Kind.ROWS)
+    after: list[int] = field(default_factory=list)
+    cache_after: int | None = None
+
+    @property
+    def logit_rows(self) -> bool:
+        """Whether its row blocks hold logit rows."""
+        return self.kind in (Kind.LOGITS, Kind.SAMPLE)
+
+    def numbers(self) -> dict[str, int | float]:
+        """Arguments as task.h has them; those of an absent field included. Buffers and weights must be placed."""
+        return {name: self._number(self.args.get(name), kind) for name, kind in contract.FIELDS[self.kernel].items()}
+
+    @property
+    def tiles(self) -> int:
+        """Tasks per row block, item or sampled row."""
+        return contract.tasks(self.kernel, self.args)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of packed weights that its tasks read, all together."""
+        if self.kernel == "embed":
+            return 0
+        return sum(value.bytes for value in self.args.values() if isinstance(value, Packed))
+
+    @staticmethod
+    def _number(value: Argument, kind: str) -> int | float:
+        if value is None:
+            return ABSENT[kind]
+        return value.offset if isinstance(value, (Buffer, Packed)) else value

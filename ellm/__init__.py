@@ -1,0 +1,35 @@
+"""ellm runs big language models on one CPU server.
+
+    from ellm import LLM, SamplingParams
+
+    with LLM("smollm2") as llm:
+        print(llm.chat([{"role": "user", "content": "Hello!"}], SamplingParams(max_tokens=64))[0].text)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ellm.kernels.errors import InputError
+    from ellm.llm import LLM
+    from ellm.output import Output
+    from ellm.sampling import SamplingParams
+
+__version__ = "0.1.0"
+__all__ = ["LLM", "InputError", "Output", "SamplingParams", "__version__"]
+
+_HOMES = {
+    "LLM": "ellm.llm",
+    "InputError": "ellm.kernels.errors",
+    "Output": "ellm.output",
+    "SamplingParams": "ellm.sampling",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that `import ellm` and `ellm --help` are instant."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ellm' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

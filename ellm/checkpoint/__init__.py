@@ -1,0 +1,36 @@
+"""Checkpoints: models at rest in a folder, in a GGUF file or on the Hugging Face hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ellm import aliases
+from ellm.checkpoint.checkpoint import Checkpoint
+from ellm.checkpoint.folder import open_folder
+from ellm.checkpoint.gguf import open_gguf
+from ellm.checkpoint.hub import download, is_hub_name
+from ellm.checkpoint.tensors import TensorInfo
+from ellm.kernels.errors import InputError
+
+__all__ = ["Checkpoint", "TensorInfo", "open_checkpoint"]
+
+
+def open_checkpoint(name_or_path: str | Path, *, progress: object = None) -> Checkpoint:
+    """Open a model: an alias (`smollm2`), a folder, a .gguf file, or a hub name (`org/name`).
+
+    With any `progress`, a download shows bars on stderr.
+
+    Raises InputError if there is no such model or its files are broken.
+    """
+    name = str(name_or_path)
+    path = aliases.resolve(name) or Path(name).expanduser()
+    if path.is_dir():
+        return open_folder(path)
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise InputError(f"{path}: is not a .gguf file; give a folder for safetensors")
+        return open_gguf(path)
+    if path.suffix == ".gguf" or name.startswith(("/", ".", "~")) or not is_hub_name(name):
+        known = ", ".join(aliases.ALIASES)
+        raise InputError(f"{name}: no such folder or file, nor an alias ({known}) or a hub name (org/name)")
+    return open_folder(download(name, progress=bool(progress)))

@@ -1,0 +1,120 @@
+"""A checkpoint in a folder: config.json, safetensors, tokenizer.json and the small files beside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from ellm.checkpoint import safetensors_file
+from ellm.checkpoint.checkpoint import Checkpoint
+from ellm.checkpoint.json_file import read_json, read_json_if_any
+from ellm.checkpoint.tensors import TensorInfo
+from ellm.kernels.errors import InputError
+from ellm.messages import one_line
+from ellm.tokenizer import Tokenizer
+
+FILES = (  # what `open_folder` reads
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "model-*-of-*.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+
+_SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
+
+
+def open_folder(folder: Path) -> Checkpoint:
+    """Open a folder in the layout of Hugging Face. Raises InputError if a file is missing or broken."""
+    if not (folder / "config.json").exists():
+        raise InputError(f"{folder}: has no config.json, so it is not a checkpoint")
+    config = read_json(folder / "config.json")
+    generation = read_json_if_any(folder / "generation_config.json")
+    return Checkpoint(
+        str(folder), config, generation, _read_tensors(folder), lambda: _build_tokenizer(folder, config, generation)
+    )
+
+
+def _read_tensors(folder: Path) -> dict[str, TensorInfo]:
+    index = folder / "model.safetensors.index.json"
+    if not index.exists():
+        single = folder / "model.safetensors"
+        if not single.exists():
+            raise InputError(f"{folder}: has neither model.safetensors nor {index.name}")
+        return safetensors_file.read_tensors(single)
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise InputError(f"{index}: weight_map is {type(weight_map).__name__}, must be an object")
+    shards: dict[str, dict[str, TensorInfo]] = {}
+    for name, shard in weight_map.items():
+        if not isinstance(shard, str) or Path(shard).name != shard or not shard.endswith(".safetensors"):
+            raise InputError(f"{index}: weight_map of {name} is {shard!r}, must be a safetensors file beside it")
+        if shard not in shards:
+            if not (folder / shard).exists():
+                raise InputError(f"{index}: {shard} is named there (for {name}) but missing from the folder")
+            shards[shard] = safetensors_file.read_tensors(folder / shard)
+        if name not in shards[shard]:
+            raise InputError(f"{index}: {name} should be in {shard}, which does not have it")
+    return {name: shards[shard][name] for name, shard in weight_map.items()}
+
+
+def _build_tokenizer(folder: Path, config: dict[str, Any], generation: dict[str, Any]) -> Tokenizer:
+    path = folder / "tokenizer.json"
+    if not path.exists():
+        raise InputError(f"{folder}: has no tokenizer.json")
+    try:
+        backend = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the package raises nothing more specific
+        raise InputError(f"{path}: broken tokenizer: {one_line(error)}") from error
+    backend.no_truncation()
+    backend.no_padding()
+    settings = read_json_if_any(folder / "tokenizer_config.json")
+    special = {role: text for role in _SPECIAL_TOKENS if (text := _token_text(settings.get(role))) is not None}
+    add_bos = settings.get("add_bos_token")
+    return Tokenizer(
+        backend,
+        source=str(folder),
+        special_tokens=special,
+        eos_ids=_eos_ids(folder, config, generation),
+        add_bos=add_bos if isinstance(add_bos, bool) else None,
+        chat_templates=_chat_templates(folder, settings),
+    )
+
+
+def _token_text(token: Any) -> str | None:
+    """A special token is written as text or as an object with `content`."""
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else None
+
+
+def _eos_ids(folder: Path, config: dict[str, Any], generation: dict[str, Any]) -> list[int]:
+    value = generation.get("eos_token_id", config.get("eos_token_id"))
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(isinstance(number, int) for number in ids):
+        raise InputError(f"{folder}: eos_token_id is {value!r}, must be a token id or a list of them")
+    return ids
+
+
+def _chat_templates(folder: Path, settings: dict[str, Any]) -> dict[str, str]:
+    """From chat_template.jinja, else chat_template.json, else tokenizer_config.json: a text or a list of named ones."""
+    path = folder / "chat_template.jinja"
+    if path.exists():
+        try:
+            return {"default": path.read_text(encoding="utf-8")}
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: cannot be read: {one_line(error)}") from error
+    value = read_json_if_any(folder / "chat_template.json").get("chat_template", settings.get("chat_template"))
+    if value is None:
+        return {}
+    if isinstance(value, str):
+        return {"default": value}
+    try:
+        return {str(entry["name"]): str(entry["template"]) for entry in value}
+    except (TypeError, KeyError) as error:
+        raise InputError(f"{folder}: chat_template is neither a text nor a list of named templates") from error

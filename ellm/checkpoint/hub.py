@@ -1,0 +1,45 @@
+"""Checkpoints by name, `org/name`, from the Hugging Face hub or its local cache."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from ellm.checkpoint.folder import FILES
+from ellm.kernels.errors import InputError
+from ellm.messages import one_line
+
+_NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether this has the form `org/name`."""
+    return _NAME.fullmatch(name) is not None
+
+
+def download(name: str, progress: bool = True) -> Path:
+    """The folder of a model's snapshot, downloaded unless it is cached; `progress` shows bars on stderr.
+
+    HF_ENDPOINT, HF_TOKEN, HF_HOME and HF_HUB_OFFLINE are respected; without a network a cached snapshot serves.
+    Raises InputError if the model cannot be had.
+    """
+    import huggingface_hub  # slow to import, and only a hub name needs it
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.utils import tqdm
+
+    class Bar(tqdm):  # type: ignore[type-arg,misc]
+        def __init__(self, *args: Any, **kwargs: Any):
+            super().__init__(*args, **{**kwargs, "disable": kwargs.get("disable") or not progress})
+
+    try:
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(FILES), tqdm_class=Bar))
+    except GatedRepoError as error:
+        raise InputError(f"{name}: access is restricted: accept its terms on the hub and set HF_TOKEN") from error
+    except RepositoryNotFoundError as error:
+        raise InputError(f"{name}: no such folder, file or alias here, and no such model on the hub") from error
+    except LocalEntryNotFoundError as error:
+        cause = one_line(error.__cause__ or error)
+        raise InputError(f"{name}: not in the local cache, and cannot be had from the hub: {cause}") from error
+    except Exception as error:  # network, proxy, disk: each of its HTTP libraries has its own
+        raise InputError(f"{name}: download failed: {type(error).__name__}: {one_line(error)}") from error

@@ -1,0 +1,1 @@
+"""The command line: `ellm run`, `ellm inspect`, `ellm bench`, `ellm doctor`."""

@@ -1,0 +1,178 @@
+"""`ellm bench`: prefill and decode in turn with the limits probe, in one run on the same cores.
+
+A machine's speed moves within seconds, so every window of measured work (at most a tenth of a second, or one step) has
+a probe of its limit right before it. A share is the median over those pairs.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from ellm.cli.terminal import loading, note
+from ellm.cost import Cost
+from ellm.kernels.contract import SAMPLING
+from ellm.kernels.errors import InputError
+from ellm.limits import WINDOW, Limits
+from ellm.memory import Mapping
+from ellm.runtime import Runtime
+from ellm.scheduler import StepInput
+
+
+@dataclass
+class Result:
+    """Medians of one measurement; `rate` is in FLOP/s for prefill and in bytes/s for decode, as is its limit."""
+
+    name: str
+    tokens_per_second: float
+    rate: float
+    limit: float
+    share: float
+    bytes_per_token: float | None
+    pairs: int
+
+
+def bench(
+    model: str,
+    prompts: list[int],
+    generate: int,
+    depth: int,
+    repeat: int,
+    *,
+    as_json: bool,
+    options: dict[str, Any],
+) -> None:
+    """Measure and print. Raises InputError if a number is out of range."""
+    for name, value in (("--generate", generate), ("--depth", depth), ("--repeat", repeat)):
+        if value < 1:
+            raise InputError(f"{name} must be at least 1, not {value}")
+    with loading(model) as progress:
+        runtime = Runtime(model, progress=progress, **options)
+    try:
+        longest = max([*prompts, depth + generate])
+        if longest > runtime.context:
+            raise InputError(f"{longest} tokens are asked for, the context of {model} has {runtime.context}")
+        limits = Limits(runtime.pool, runtime.table)
+        bencher = Bencher(runtime, limits)
+        results = [bencher.prefill(tokens, repeat) for tokens in prompts] + [bencher.decode(depth, generate, repeat)]
+    finally:
+        runtime.close()
+    print(as_text(runtime, model, results) if not as_json else as_object(runtime, model, results))
+
+
+class Bencher:
+    """Runs one sequence of random tokens step by step."""
+
+    def __init__(self, runtime: Runtime, limits: Limits):
+        self.runtime, self.limits = runtime, limits
+        self.cost = Cost.of(runtime.program)
+        self.range = Mapping(runtime.program.range_bytes, "the KV range of a sequence")
+        self.tokens = np.random.default_rng(0).integers(0, runtime.program.vocab, runtime.context, dtype=np.int32)
+        self.positions = np.arange(runtime.context, dtype=np.int32)
+        self.logits = np.empty((1, runtime.program.vocab), np.float32)
+        self.sampled, self.logprob = np.empty(1, np.int32), np.empty(1, np.float32)
+
+    def step(self, begin: int, end: int) -> float:
+        """Run positions [begin, end), choose the token after them, and return the seconds that took."""
+        step = StepInput(
+            tokens=self.tokens[begin:end],
+            positions=self.positions[begin:end],
+            slots=np.zeros(end - begin, np.int32),
+            ranges=np.array([self.range.address], np.uint64),
+            logit_row=np.array([end - begin - 1], np.int32),
+            logits=self.logits,
+            sampling=np.zeros(1, SAMPLING),
+            sampled=self.sampled,
+            logprob=self.logprob,
+        )
+        start = time.perf_counter()
+        self.runtime.executable.run(step)
+        return time.perf_counter() - start
+
+    def fill(self, tokens: int) -> None:
+        """Bring a context of so many tokens into the KV range."""
+        for begin in range(0, tokens, self.runtime.chunk):
+            self.step(begin, min(begin + self.runtime.chunk, tokens))
+
+    def prefill(self, tokens: int, repeat: int) -> Result:
+        """A prompt of so many tokens, in steps of the chunk, against the multiplication limit."""
+        note(f"prefill of {tokens} tokens, {repeat} times")
+        self.step(0, min(tokens, self.runtime.chunk))
+        speeds, pairs = [], []
+        for _ in range(repeat):
+            total = 0.0
+            for begin in range(0, tokens, self.runtime.chunk):
+                end = min(begin + self.runtime.chunk, tokens)
+                limit = self.limits.matmul()
+                seconds = self.step(begin, end)
+                total += seconds
+                pairs.append((self.cost.prefill_flops(begin, end) / seconds, limit))
+            speeds.append(tokens / total)
+        return summary(f"prefill {tokens}", speeds, pairs, None)
+
+    def decode(self, depth: int, tokens: int, repeat: int) -> Result:
+        """So many tokens one by one after a context of `depth`, against the memory read limit."""
+        note(f"decode of {tokens} tokens after {depth}, {repeat} times")
+        self.fill(depth)
+        window = max(1, int(WINDOW / 2 / self.step(depth, depth + 1)))
+        speeds, pairs = [], []
+        for _ in range(repeat):
+            total = 0.0
+            for begin in range(depth, depth + tokens, window):
+                positions = range(begin, min(begin + window, depth + tokens))
+                limit = self.limits.read()
+                seconds = sum(self.step(position, position + 1) for position in positions)
+                total += seconds
+                pairs.append((sum(map(self.cost.decode_bytes, positions)) / seconds, limit))
+            speeds.append(tokens / total)
+        size = statistics.fmean(map(self.cost.decode_bytes, range(depth, depth + tokens)))
+        return summary(f"decode {tokens} at {depth}", speeds, pairs, size)
+
+
+def summary(name: str, speeds: list[float], pairs: list[tuple[float, float]], size: float | None) -> Result:
+    """Medians of the repetitions' tokens a second and of the (rate, limit) pairs."""
+    rates, limits = zip(*pairs, strict=True)
+    return Result(
+        name=name,
+        tokens_per_second=statistics.median(speeds),
+        rate=statistics.median(rates),
+        limit=statistics.median(limits),
+        share=statistics.median(rate / limit for rate, limit in pairs),
+        bytes_per_token=size,
+        pairs=len(pairs),
+    )
+
+
+def as_text(runtime: Runtime, model: str, results: list[Result]) -> str:
+    """A table for people."""
+    lines = [
+        f"{model}: {runtime.choice.isa} ({runtime.choice.reason}), {runtime.pool.threads} threads, "
+        f"steps of up to {runtime.chunk} rows"
+    ]
+    for result in results:
+        speed = f"{result.name:<20} {result.tokens_per_second:>9.1f} tok/s"
+        share = f"median of {result.pairs} pairs: {result.share:.1%} of the limit"
+        if result.bytes_per_token is None:
+            figures = f"{result.rate / 1e12:.3f} TFLOP/s   {share} ({result.limit / 1e12:.3f} TFLOP/s)"
+        else:
+            figures = f"{result.bytes_per_token / 1e9:.3f} GB/token   {result.rate / 1e9:.1f} GB/s   "
+            figures += f"{share} ({result.limit / 1e9:.1f} GB/s)"
+        lines.append(f"{speed}   {figures}")
+    return "\n".join(lines)
+
+
+def as_object(runtime: Runtime, model: str, results: list[Result]) -> str:
+    """One JSON object."""
+    report = {
+        "model": model,
+        "isa": runtime.choice.isa,
+        "threads": runtime.pool.threads,
+        "chunk": runtime.chunk,
+        "results": [asdict(result) for result in results],
+    }
+    return json.dumps(report, indent=2)

@@ -1,0 +1,98 @@
+"""`ellm doctor`: what this machine can do, and what ellm uses of it."""
+
+from __future__ import annotations
+
+import statistics
+
+from ellm import memory
+from ellm.cli.terminal import note
+from ellm.kernels import isa as isas
+from ellm.limits import Limits
+from ellm.scheduler import Pool, topology
+
+GIGABYTES_PER_TOKEN = {  # bf16 weights that one token reads: all of them but the embedding rows of other tokens
+    "SmolLM2-135M": 0.27,
+    "Qwen3-0.6B": 1.19,
+    "Llama-3.2-1B": 2.47,
+    "Llama-3.2-3B": 6.43,
+    "Llama-3.1-8B": 15.01,
+    "Qwen3-8B": 15.14,
+    "Qwen3-32B": 63.97,
+    "Llama-3.1-70B": 139.01,
+}
+SAMPLES = 15
+
+
+def doctor(threads: int | None, isa: str | None) -> None:
+    """Print the report; measuring takes a few seconds."""
+    choice = isas.choose(isa)
+    with Pool(threads) as pool:
+        lines = [*isa_lines(choice), *core_lines(pool), *memory_lines()]
+        print("\n".join(lines), flush=True)
+        note("measuring ...")
+        limits = Limits(pool, isas.table(choice.isa))
+        read = statistics.median(limits.read() for _ in range(SAMPLES))
+        matmul = statistics.median(limits.matmul() for _ in range(SAMPLES))
+    limits.close()
+    print("\n".join(speed_lines(read, matmul)))
+
+
+def isa_lines(choice: isas.Choice) -> list[str]:
+    """The ISA in use, and why each other one is not."""
+    lines = [f"ISA          {choice.isa} ({choice.reason})"]
+    for isa, obstacle in isas.available().items():
+        if isa != choice.isa:
+            lines.append(f"  {isa:<10} {obstacle or 'can be used'}")
+    return lines
+
+
+def core_lines(pool: Pool) -> list[str]:
+    """Cores, quota, NUMA nodes and last level cache."""
+    allowed = topology.allowed_cores()
+    quota = topology.cgroup_quota()
+    nodes = topology.numa_nodes()
+    caches = topology.caches(pool.cores[0])
+    lines = [
+        f"threads      {pool.threads}, on cores {runs(pool.cores)}",
+        f"  affinity   {len(allowed)} logical cores: {runs(allowed)}; {len(topology.physical_cores(allowed))} physical",
+        f"  quota      {'none' if quota is None else f'{quota:g} CPUs (cgroup)'}",
+        f"  NUMA       {len(nodes)} node{'s' * (len(nodes) > 1)}: "
+        + "; ".join(f"{node}: cores {runs(cores)}" for node, cores in nodes.items()),
+    ]
+    if caches:
+        sizes = ", ".join(f"L{cache.level} {cache.size >> 10} KiB" for cache in caches if cache.kind != "Instruction")
+        lines.append(f"  caches     {sizes} (of core {pool.cores[0]})")
+    return lines
+
+
+def memory_lines() -> list[str]:
+    """Memory that is there, and huge pages."""
+    pages = topology.huge_pages()
+    reserved = [f"{count} of {memory.readable(int(size))}" for size, count in pages.items() if size != "transparent"]
+    return [
+        f"memory       {memory.readable(memory.available())} available of "
+        f"{memory.readable(memory.meminfo()['MemTotal'])}",
+        f"  huge pages transparent: {pages['transparent']}; reserved: {', '.join(reserved) or 'none'}",
+    ]
+
+
+def speed_lines(read: float, matmul: float) -> list[str]:
+    """The measured limits, and the tokens a second that they allow."""
+    lines = [
+        f"measured     {read / 1e9:.1f} GB/s memory read, {matmul / 1e12:.3f} TFLOP/s bf16 multiplication",
+        "at most      decode of one sequence in bf16 (memory read) and prefill (multiplication), short contexts:",
+    ]
+    for name, size in GIGABYTES_PER_TOKEN.items():
+        lines.append(f"  {name:<14} {read / 1e9 / size:>8.1f} tok/s {matmul / (size * 1e9):>9.0f} tok/s")
+    return lines
+
+
+def runs(cores: list[int]) -> str:
+    """[0, 1, 2, 5] as "0-2,5"."""
+    parts: list[list[int]] = []
+    for core in cores:
+        if parts and core == parts[-1][-1] + 1:
+            parts[-1].append(core)
+        else:
+            parts.append([core])
+    return ",".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)

@@ -1,0 +1,181 @@
+"""The commands and their options; what they do is in the module of the same name.
+
+Text goes to stdout, everything else to stderr. Exit codes: 0, 2 for bad input, 1 for an internal error, 130 for Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from ellm import __version__
+from ellm.kernels.errors import InputError
+
+app = typer.Typer(
+    name="ellm", add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
+)
+UsageError: type = typer.BadParameter.__base__  # type: ignore[assignment]  # typer exports only its subclass
+
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A folder, a .gguf file, a hub name (org/name) or an alias (smollm2).")
+]
+ThreadsOption = Annotated[
+    int | None, typer.Option(help="Workers, one a core.", show_default="every core this process may use")
+]
+IsaOption = Annotated[
+    str | None, typer.Option(help="amx, avx512, avx2 or portable.", show_default="$ELLM_ISA, else the best here")
+]
+ContextOption = Annotated[
+    int | None, typer.Option(help="Most tokens of a conversation.", show_default="what the model was made for")
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"ellm {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _ellm(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    """Runs big language models on one CPU server."""
+
+
+@app.command()
+def run(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MODEL", help="A folder, a .gguf file, a hub name (org/name) or an alias.", show_default="smollm2"
+        ),
+    ] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="PROMPT", help="The question; - reads it from stdin.", show_default="chat in a terminal, else stdin"
+        ),
+    ] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Continue the prompt itself, without a chat template.")] = False,
+    system: Annotated[str | None, typer.Option(help="The system message.")] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Most tokens of an answer.", show_default="until it ends or the context is full")
+    ] = None,
+    temperature: Annotated[float, typer.Option(help="0 takes the most likely token each time.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Sample from the most likely tokens that reach this sum.")] = 1.0,
+    top_k: Annotated[int, typer.Option(help="Sample from the k most likely tokens; 0: all.")] = 0,
+    min_p: Annotated[float, typer.Option(help="Drop tokens less likely than this, relative to the best.")] = 0.0,
+    repeat_penalty: Annotated[float, typer.Option(help="Above 1: make tokens that were seen less likely.")] = 1.0,
+    seed: Annotated[int | None, typer.Option(help="Of the sampling.", show_default="another one each time")] = None,
+    stop: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="Ends the answer; may be repeated.")] = None,
+    context: ContextOption = None,
+    threads: ThreadsOption = None,
+    isa: IsaOption = None,
+    stats: Annotated[bool, typer.Option("--stats", help="Say how fast it was, beside this machine's limits.")] = False,
+) -> None:
+    """Answer PROMPT, or chat in the terminal. A lone argument is the MODEL."""
+    from ellm.cli import run as command
+    from ellm.sampling import SamplingParams
+
+    params = SamplingParams(
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        min_p=min_p,
+        repeat_penalty=repeat_penalty,
+        max_tokens=max_tokens,
+        stop=stop,
+        seed=seed,
+    )
+    options = {"context": context, "threads": threads, "isa": isa}
+    command.run(model, prompt, params, raw=raw, system=system, stats=stats, options=options)
+
+
+@app.command()
+def inspect(model: ModelArgument, context: ContextOption = None) -> None:
+    """Show the graph, the tasks and the memory plan of MODEL.
+
+    A folder's config.json is enough: its weights need not be there.
+    """
+    from ellm.cli import inspect as command
+
+    command.inspect(model, context)
+
+
+@app.command()
+def bench(
+    model: ModelArgument,
+    prompt: Annotated[str, typer.Option("-p", "--prompt", help="Prompt lengths, comma separated.")] = "512,4096",
+    generate: Annotated[int, typer.Option("-n", "--generate", help="Tokens to generate.")] = 128,
+    depth: Annotated[int, typer.Option("-d", "--depth", help="Tokens in the context before those.")] = 128,
+    repeat: Annotated[int, typer.Option("-r", "--repeat", help="Times to repeat each.")] = 3,
+    chunk: Annotated[int, typer.Option(help="Rows in a step of a prompt; the limits are probed between steps.")] = 128,
+    threads: ThreadsOption = None,
+    isa: IsaOption = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Time MODEL beside the limits of this machine.
+
+    The limits are measured in turn with the model, and shares of them are medians over the pairs.
+    """
+    from ellm.cli import bench as command
+
+    lengths = [parse_length(text) for text in prompt.split(",") if text.strip()]
+    options = {"threads": threads, "isa": isa, "chunk": chunk}
+    command.bench(model, lengths, generate, depth, repeat, as_json=json, options=options)
+
+
+@app.command()
+def doctor(threads: ThreadsOption = None, isa: IsaOption = None) -> None:
+    """Show what this machine can do, what ellm uses of it, and why."""
+    from ellm.cli import doctor as command
+
+    command.doctor(threads, isa)
+
+
+def parse_length(text: str) -> int:
+    """A number of tokens. Raises InputError."""
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise InputError(f"a prompt length must be a whole number of at least 1, not {text.strip()!r}")
+    return int(text)
+
+
+def main() -> None:
+    """The `ellm` command."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show a character still gets the others
+    sys.exit(_call())
+
+
+def _call() -> int:
+    """Run the command and return its exit code; every error is one line."""
+    try:
+        return app(standalone_mode=False) or 0
+    except InputError as error:
+        return _complain(str(error), 2)
+    except UsageError as error:
+        return _complain(error.format_message(), 2)
+    except MemoryError:
+        return _complain("out of memory", 2)
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
+    except Exception as error:
+        if os.environ.get("ELLM_TRACEBACK"):
+            traceback.print_exc()
+        name = type(error).__name__
+        return _complain(f"internal error: {name}: {error} (ELLM_TRACEBACK=1 shows where)", 1)
+
+
+def _complain(message: str, code: int) -> int:
+    print("ellm:", " ".join(message.split()), file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    main()

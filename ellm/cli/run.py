@@ -1,0 +1,82 @@
+"""`ellm run`: one answer, or a chat."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from ellm.aliases import DEFAULT
+from ellm.cli.chat import Chat
+from ellm.cli.stats import report
+from ellm.cli.terminal import interruptible, loading, note, write
+from ellm.kernels.errors import InputError
+from ellm.llm import LLM
+from ellm.sampling import SamplingParams
+
+
+def run(
+    model: str | None,
+    prompt: str | None,
+    params: SamplingParams,
+    *,
+    raw: bool,
+    system: str | None,
+    stats: bool,
+    options: dict[str, Any],
+) -> None:
+    """Answer `prompt`, or stdin if there is none and stdin is no terminal; else chat."""
+    if raw and system is not None:
+        raise InputError("--system needs the chat template, which --raw leaves out")
+    if model is None:
+        note(f"no model named: using {DEFAULT}")
+    chatting = prompt is None and sys.stdin.isatty()
+    if chatting and raw:
+        raise InputError("--raw needs a PROMPT: a chat is made by the chat template")
+    if prompt is not None and not prompt.strip():
+        raise InputError("PROMPT is empty")
+    with open_llm(model or DEFAULT, options) as llm:
+        if chatting:
+            Chat(llm, params, system, report if stats else None).loop()
+        else:
+            text = read_stdin() if prompt is None or prompt == "-" else prompt
+            answer(llm, text, params, raw=raw, system=system, stats=stats)
+
+
+def open_llm(model: str, options: dict[str, Any]) -> LLM:
+    """The model, loaded under a progress bar."""
+    try:
+        with loading(model) as progress:
+            return LLM(model, progress=progress, **options)
+    except InputError as error:
+        if " " in model.strip():
+            raise InputError(f'{error}; a lone argument is the MODEL: ellm run {DEFAULT} "{model}"') from error
+        raise
+
+
+def read_stdin() -> str:
+    """The prompt on stdin. Raises InputError if there is none, or it is not text."""
+    try:
+        text = sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise InputError(f"stdin is not {error.encoding} text: {error.reason} at byte {error.start}") from error
+    if not text.strip():
+        raise InputError("there is no PROMPT, and stdin is empty")
+    return text
+
+
+def answer(llm: LLM, text: str, params: SamplingParams, *, raw: bool, system: str | None, stats: bool) -> None:
+    """Stream the answer to one prompt to stdout. Raises KeyboardInterrupt when Ctrl-C has stopped it."""
+    if not raw and not llm.tokenizer.has_chat_template:
+        note("this model has no chat template: continuing the prompt itself, as with --raw")
+        raw = True
+    messages = [{"role": "system", "content": system}] if system is not None else []
+    messages.append({"role": "user", "content": text})
+    stream = llm.stream(text if raw else llm.tokenizer.chat(messages), params)
+    with interruptible(stream.close) as pressed:
+        for piece in stream:
+            write(piece)
+    write("\n")
+    if pressed:
+        raise KeyboardInterrupt
+    if stats:
+        report(llm, stream.output)

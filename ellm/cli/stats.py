@@ -1,0 +1,58 @@
+"""`--stats`: how fast an answer was, beside what this machine can reach."""
+
+from __future__ import annotations
+
+import statistics
+
+from ellm.cli.terminal import note
+from ellm.cost import Cost
+from ellm.limits import Limits
+from ellm.llm import LLM
+from ellm.output import Output
+
+
+def report(llm: LLM, output: Output) -> None:
+    """Print the figures of one answer to stderr; measures the limits first, which takes a moment."""
+    runtime = llm.runtime
+    limits = Limits(runtime.pool, runtime.table)
+    try:
+        read = statistics.median(limits.read() for _ in range(5))
+        matmul = statistics.median(limits.matmul() for _ in range(5))
+    finally:
+        limits.close()
+    note("\n".join([*speed(Cost.of(runtime.program), output, read, matmul), *setup(llm)]))
+
+
+def speed(cost: Cost, output: Output, read: float, matmul: float) -> list[str]:
+    """Lines on prefill and decode, given the limits in bytes and operations a second."""
+    metrics = output.metrics
+    prompt, cached = len(output.prompt_token_ids), metrics.cached_tokens
+    lines = []
+    if output.token_ids:
+        flops = cost.prefill_flops(cached, prompt) / metrics.prefill_seconds
+        reuse = f" ({cached} more were in the cache)" if cached else ""
+        lines.append(
+            f"prefill  {prompt - cached} tokens{reuse}, {(prompt - cached) / metrics.prefill_seconds:.1f} tok/s, "
+            f"{flops / 1e12:.3f} TFLOP/s = {flops / matmul:.0%} of the {matmul / 1e12:.3f} measured here"
+        )
+    steps = len(output.token_ids) - 1
+    if steps > 0:
+        size = statistics.fmean(map(cost.decode_bytes, range(prompt, prompt + steps)))
+        rate = steps / metrics.decode_seconds
+        lines.append(
+            f"decode   {steps} tokens, {rate:.1f} tok/s, {size / 1e9:.3f} GB/token, "
+            f"{size * rate / 1e9:.1f} GB/s = {size * rate / read:.0%} of the {read / 1e9:.1f} measured here"
+        )
+    return lines
+
+
+def setup(llm: LLM) -> list[str]:
+    """Lines on what ran: ISA and why, kernels, number format, threads."""
+    runtime = llm.runtime
+    cores = ", ".join(map(str, runtime.pool.cores))
+    return [
+        f"isa      {runtime.choice.isa} ({runtime.choice.reason})",
+        f"kernels  {', '.join(sorted(runtime.program.kernels))}",
+        "dtype    bf16 weights and KV cache, f32 accumulation and residual stream",
+        f"threads  {runtime.pool.threads} (cores {cores})",
+    ]

@@ -1,0 +1,90 @@
+"""Anonymous memory with an address, and how much of it there is."""
+
+from __future__ import annotations
+
+import mmap
+from pathlib import Path
+
+import numpy as np
+
+from ellm.kernels.errors import InputError
+
+MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # named by the standard library since Python 3.13
+
+
+class Mapping:
+    """A private anonymous mapping: virtual address space that gets a zeroed physical page where it is first touched.
+
+    Raises InputError if the address space cannot be reserved.
+    """
+
+    def __init__(self, size: int, purpose: str, *, huge: bool = False):
+        self.size = max(size, mmap.PAGESIZE)
+        try:
+            self._map = mmap.mmap(-1, self.size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE)
+        except (OSError, OverflowError, ValueError) as error:
+            raise InputError(f"cannot reserve {readable(size)} of address space for {purpose}: {error}") from error
+        if huge and hasattr(mmap, "MADV_HUGEPAGE"):
+            self._map.madvise(mmap.MADV_HUGEPAGE)
+        self.array: np.ndarray = np.frombuffer(self._map, np.uint8)
+        self.address: int = self.array.ctypes.data
+
+    def clear(self) -> None:
+        """Give the physical pages back; every byte reads as zero again."""
+        self._map.madvise(mmap.MADV_DONTNEED)
+
+    def close(self) -> None:
+        """Unmap. The address must no longer be in use."""
+        self.array = np.empty(0, np.uint8)
+        self.address = 0
+        self._map.close()
+
+
+def available() -> int:
+    """Bytes that this process can still use: free and reclaimable memory, within the limit of its cgroup."""
+    free = min(meminfo()["MemAvailable"], *(limit - used for limit, used in cgroup_limits()), 1 << 62)
+    return max(free, 0)
+
+
+def meminfo() -> dict[str, int]:
+    """/proc/meminfo in bytes (the counts of huge pages as they are)."""
+    values = {}
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        name, value, *unit = line.replace(":", " ").split()
+        values[name] = int(value) * (1024 if unit else 1)
+    return values
+
+
+def cgroup_limits() -> list[tuple[int, int]]:
+    """(limit, use) in bytes of this process's cgroup and of each above it, version 1 and 2."""
+    found = []
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers not in ("", "memory"):
+            continue
+        root, limit_name, used_name = Path("/sys/fs/cgroup"), "memory.max", "memory.current"
+        if controllers == "memory":
+            root, limit_name, used_name = root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+        folder = root / path.strip("/")
+        for level in (folder, *folder.parents):
+            if not level.is_relative_to(root):
+                break
+            limit, used = _number(level / limit_name), _number(level / used_name)
+            if limit is not None and used is not None:
+                found.append((limit, used))
+    return found
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):  # absent, or the word "max"
+        return None
+
+
+def readable(size: float) -> str:
+    """A size for people."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6)):
+        if size >= scale:
+            return f"{size / scale:.1f} {unit}"
+    return f"{size / 1e3:.1f} kB"

@@ -1,0 +1,81 @@
+"""A model that is ready to run: its checkpoint, its program, its packed weights and the workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import ellm.dsl
+import ellm.models
+from ellm import memory
+from ellm.checkpoint import open_checkpoint
+from ellm.checkpoint.loader import load_weights
+from ellm.kernels import isa as isas
+from ellm.kernels.errors import InputError
+from ellm.scheduler import Pool
+
+
+class Runtime:
+    """Opens, compiles and loads `model` (a folder, a .gguf file, a hub name or an alias).
+
+    `progress` is called with the bytes loaded so far and in all. Raises InputError if the model, an option or this
+    machine will not do.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        threads: int | None = None,
+        context: int | None = None,
+        chunk: int = 512,
+        isa: str | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ):
+        self._closers: list[Callable[[], None]] = []
+        if chunk < 1:
+            raise InputError(f"chunk must be at least 1, not {chunk}")
+        self.choice = isas.choose(isa)
+        try:
+            self.checkpoint = open_checkpoint(model, progress=progress)
+            self._closers.append(self.checkpoint.close)
+            self.model = ellm.models.from_config(self.checkpoint.config)
+            self.context = check_context(context, self.model.context)
+            self.chunk = min(chunk, self.context)
+            self.program = ellm.dsl.compile(self.model.graph(), context=self.context, chunk=self.chunk)
+            check_room(self.program.weights_bytes + self.program.arena_bytes, str(model))
+            self.pool = Pool(threads)
+            self._closers.append(self.pool.close)
+            self.weights = memory.Mapping(self.program.weights_bytes, "the weights", huge=True)
+            load_weights(self.program, self.checkpoint, self.weights.address, self.pool.cores, progress)
+            self.table = isas.table(self.choice.isa)
+            self.executable = self.pool.load(self.program, self.table, self.weights.address)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Stop the workers and free the weights. No step may be running."""
+        while self._closers:
+            self._closers.pop()()
+        if hasattr(self, "weights"):
+            self.weights.close()
+            del self.weights
+
+
+def check_context(context: int | None, longest: int) -> int:
+    """The context to serve: the model's own if None is given. Raises InputError if it is more than the model has."""
+    if context is None:
+        return longest
+    if not 1 <= context <= longest:
+        raise InputError(f"context {context}: this model has 1 to {longest} positions")
+    return context
+
+
+def check_room(needed: int, model: str) -> None:
+    """Raise InputError if `needed` bytes are not there."""
+    there = memory.available()
+    if needed > there:
+        raise InputError(
+            f"{model}: needs {memory.readable(needed)} of memory in bf16, {memory.readable(there)} are available"
+        )

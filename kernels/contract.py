@@ -1,0 +1,180 @@
+"""What the compiler needs to know about a kernel: its arguments, tasks, scratch memory and cost.
+
+The layout of the arguments is read from task.h, the only place where it is written. Needs NumPy only.
+
+The limits probe: memory and multiplication limits are measured by tasks of the kernels `probe_read` and `probe_matmul`.
+A program for them has one operator with one group on row block 0 (kind ROWS, `tiles` = the operator's `tasks`), run
+with one row. `probe_read` needs tasks * bytes of packed weights: a task reads `bytes` bytes by the loop that
+`streams`, `ahead` and `tiles` choose; READ_LOOPS lists the loops worth trying and the limit is the best of them.
+`probe_matmul` does repeats * PROBE_FLOPS operations a task and reads no memory. `cost` gives both numbers for all tasks.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_SOURCE = re.sub(r"/\*.*?\*/", "", Path(__file__).with_name("task.h").read_text(), flags=re.DOTALL).replace("\\\n", " ")
+_SIZES = {"int32_t": "i4", "int64_t": "i8", "uint64_t": "u8", "double": "f8"}
+
+
+def _define(name: str) -> int:
+    found = re.search(rf"#define {name} +(\d+)", _SOURCE)
+    assert found, f"task.h lacks {name}"
+    return int(found.group(1))
+
+
+def _structs() -> dict[str, list[tuple[str, str]]]:
+    """Fields (type, declarator) of every struct in task.h."""
+    macros = dict(re.findall(r"#define (\w+) +(.*;)", _SOURCE))
+    found = {}
+    for name, body in re.findall(r"typedef struct ellm_(\w+) \{(.*?)\} ellm_\1;", _SOURCE, re.DOTALL):
+        for macro, text in macros.items():
+            body = re.sub(rf"\b{macro}\b", text, body)
+        found[name] = [tuple(line.strip().rsplit(None, 1)) for line in body.split(";") if line.strip()]
+    return found
+
+
+def _dtype(declared: list[tuple[str, str]]) -> np.dtype:
+    names = [name.lstrip("*").split("[")[0] for _, name in declared]
+    formats: list[Any] = ["u8" if "*" in kind + name else _SIZES[kind] for kind, name in declared]
+    for i, (_, name) in enumerate(declared):
+        if "[" in name:
+            formats[i] = (formats[i], (_define(name.split("[")[1].rstrip("]")),))
+    return np.dtype({"names": names, "formats": formats}, align=True)
+
+
+TILE = _define("ELLM_TILE")
+SPLIT = _define("ELLM_SPLIT")
+FOLD = _define("ELLM_FOLD")
+ARGS_BYTES = _define("ELLM_ARGS")
+WINDOWS = _define("ELLM_WINDOWS")
+PROBE_FLOPS = _define("ELLM_PROBE_FLOPS")
+
+_STRUCTS = _structs()
+ATTEND_ITEM = _dtype(_STRUCTS.pop("attend_item"))
+MERGE_ITEM = _dtype(_STRUCTS.pop("merge_item"))
+SAMPLING = _dtype(_STRUCTS.pop("sampling"))
+STEP = _dtype(_STRUCTS.pop("step"))
+TASK = _dtype(_STRUCTS.pop("task"))
+
+FIELDS: dict[str, dict[str, str]] = {
+    kernel: {name: kind.removeprefix("ellm_") for kind, name in declared} for kernel, declared in _STRUCTS.items()
+}
+DTYPES: dict[str, np.dtype] = {
+    kernel: np.dtype([(name, "f8" if kind == "real" else "i8") for name, kind in fields.items()])
+    for kernel, fields in FIELDS.items()
+}
+
+READ_LOOPS: tuple[dict[str, int], ...] = (
+    {"streams": 1, "ahead": 0, "tiles": 0},
+    {"streams": 1, "ahead": 4096, "tiles": 0},
+    {"streams": 4, "ahead": 0, "tiles": 0},
+    {"streams": 4, "ahead": 2048, "tiles": 0},
+    {"streams": 8, "ahead": 0, "tiles": 0},
+    {"streams": 8, "ahead": 2048, "tiles": 0},
+    {"streams": 4, "ahead": 2048, "tiles": 1},
+    {"streams": 8, "ahead": 2048, "tiles": 1},
+)
+"""Arguments of `probe_read`; `tiles` = 1 reads by AMX tile loads and is the same as 0 on the other ISAs."""
+
+_MATMULS = ("linear", "logits", "gate_up", "qkv")
+_HEADER = 64
+
+
+def pack(kernel: str, **values: Any) -> np.ndarray:
+    """The arguments of an operator as uint8 [ARGS_BYTES]. Raises TypeError unless exactly its fields are given."""
+    dtype = _known(kernel)
+    if set(values) != set(dtype.fields or ()):
+        missing, extra = set(FIELDS[kernel]) - set(values), set(values) - set(FIELDS[kernel])
+        raise TypeError(f"{kernel}: missing fields {sorted(missing)}, unknown fields {sorted(extra)}")
+    out = np.zeros(ARGS_BYTES, np.uint8)
+    out[: dtype.itemsize] = np.array(tuple(values[name] for name in FIELDS[kernel]), dtype).reshape(1).view(np.uint8)
+    return out
+
+
+def unpack(kernel: str, data: Any) -> dict[str, Any]:
+    """The fields of arguments that `pack` wrote, as int and float."""
+    dtype = _known(kernel)
+    record = np.frombuffer(bytes(data)[: dtype.itemsize], dtype)[0]
+    return {name: record[name].item() for name in FIELDS[kernel]}
+
+
+def weight_fields(kernel: str) -> dict[str, int]:
+    """Byte offset of each weight address in the arguments: what is relocated when weights get their base."""
+    dtype = _known(kernel)
+    return {name: dtype.fields[name][1] for name, kind in FIELDS[kernel].items() if kind == "weight"}  # type: ignore[index]
+
+
+def tasks(kernel: str, args: Mapping[str, Any]) -> int:
+    """Tasks of one operator on one row block; for attend and merge per item, for sample per logit row."""
+    _known(kernel)
+    if kernel in _MATMULS:
+        return -(-args["n_tiles"] // args["task_tiles"])
+    if kernel in ("attend", "merge", "append"):
+        return int(args["kv_heads"])
+    if kernel in ("probe_read", "probe_matmul"):
+        return int(args["tasks"])
+    return 1
+
+
+def scratch_bytes(kernel: str, args: Mapping[str, Any], row_block: int) -> int:
+    """Bytes of a worker's scratch that a task of this operator uses, header included."""
+    _known(kernel)
+    needed = _SCRATCH.get(kernel)
+    return _HEADER + (needed(args, row_block) if needed else 0)
+
+
+def cost(kernel: str, args: Mapping[str, Any], rows: int, keys: int) -> tuple[int, int]:
+    """Floating-point operations and bytes of weights (or keys and values) of one operator over all of its tasks.
+
+    `rows` is the number of rows, `keys` the number of keys that each of them attends to.
+    """
+    _known(kernel)
+    if kernel in _MATMULS:
+        weight_bytes = 2 * TILE * args["n_tiles"] * args["k_tiles"]
+        return rows * TILE * args["n_tiles"] * args["k_tiles"] * 2, weight_bytes
+    if kernel == "attend":
+        return 4 * rows * keys * args["heads"] * args["head_dim"], 4 * keys * args["kv_heads"] * args["head_dim"]
+    if kernel == "probe_read":
+        return 0, args["tasks"] * args["bytes"]
+    if kernel == "probe_matmul":
+        return args["tasks"] * args["repeats"] * PROBE_FLOPS, 0
+    return 0, 0
+
+
+def _known(kernel: str) -> np.dtype:
+    if kernel not in DTYPES:
+        raise TypeError(f"no kernel is called {kernel!r}; there are {', '.join(sorted(DTYPES))}")
+    return DTYPES[kernel]
+
+
+def _matmul_scratch(args: Mapping[str, Any], row_block: int) -> int:
+    """The panel bf16(norm(x)), its rows an odd number of cache lines apart, and the task's f32 product."""
+    panel = 0 if args["x_bf16"] else row_block * (args["k_tiles"] | 1) * 64
+    return panel + row_block * 16 * args["task_tiles"] * 4
+
+
+def _attend_scratch(args: Mapping[str, Any], row_block: int) -> int:
+    """The struct Fold of attend.pxi: per folded row scores and p, two numerators, the query and four scalars."""
+    rows = _up(max(FOLD, args["heads"] // args["kv_heads"]), 16)
+    q_stride, s_stride = (32 * (-(-n // 32) | 1) for n in (args["head_dim"], SPLIT))
+    return rows * (6 * s_stride + 8 * _up(args["head_dim"], 16) + 2 * q_stride + 16)
+
+
+def _up(n: int, multiple: int) -> int:
+    return -(-n // multiple) * multiple
+
+
+_SCRATCH: dict[str, Callable[[Mapping[str, Any], int], int]] = {
+    **dict.fromkeys(_MATMULS, _matmul_scratch),
+    "attend": _attend_scratch,
+    "merge": lambda args, row_block: 4 * args["head_dim"],
+    "sample": lambda args, row_block: 12 * args["vocab"],  # penalised logits, weights and a heap of tokens
+    "probe_matmul": lambda args, row_block: 4096,
+    "probe_read": lambda args, row_block: 8,
+}

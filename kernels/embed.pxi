@@ -1,0 +1,27 @@
+# embed: the rows of the embedding table for the tokens of a block.
+#
+#   out[r, :] = table[:, tokens[row + r]] * scale          f32 [rows, width]
+#
+# `table` is a packed weight [n_tiles][k_tiles] with n = token and k = element, the layout in which a tied head reads it.
+# A token outside [0, vocab) is an error; its row is left as it was. 1 task.
+
+cdef enum:
+    ERROR_TOKEN = 1  # a token that is not in the vocabulary
+
+
+cdef void embed(const ellm_task *task) noexcept nogil:
+    cdef const ellm_embed *op = <const ellm_embed *> task.args
+    cdef const ellm_bf16 *column
+    cdef float *out
+    cdef float scale = <float> op.scale
+    cdef int64_t token, i
+    cdef int32_t row
+    for row in range(task.rows):
+        token = task.step.tokens[task.row + row]
+        if token < 0 or token >= op.vocab:
+            task.error[0] = ERROR_TOKEN
+            continue
+        column = <const ellm_bf16 *> op.table + token // 16 * op.k_tiles * ELLM_TILE + token % 16 * 2
+        out = <float *> (task.section + op.out) + row * op.width
+        for i in range(op.width):
+            out[i] = f32_from_bf16(column[i // 2 * 32 + i % 2]) * scale

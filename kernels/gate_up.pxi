@@ -1,0 +1,23 @@
+# gate_up: out = silu(gate) * up, where tile 2i of the product is columns [16 i, 16 i + 16) of gate and tile 2i + 1 of up
+#
+#   x       f32 or bf16 [rows, k]             weight  tiles [n_tiles][k_tiles], n_tiles = 2 * ceil(n / 16)
+#   out     bf16 [rows, n]; the task that owns the last column zeroes the pad [n, out_stride)
+#
+# SwiGLU: Shazeer, 2020 (https://arxiv.org/abs/2002.05202). silu and the product are f32, rounded once.
+
+cdef void gate_up(const ellm_task *task) noexcept nogil:
+    cdef const ellm_gate_up *op = <const ellm_gate_up *> task.args
+    cdef product p = multiply(task, op)
+    cdef int64_t begin = 8 * p.tile
+    cdef int64_t end = min(op.n, begin + 8 * p.tiles)
+    cdef int64_t row, column
+    cdef const float *c
+    cdef ellm_bf16 *out
+    for row in range(task.rows):
+        out = <ellm_bf16 *> (task.section + op.out) + row * op.out_stride
+        c = p.c + row * p.stride
+        for column in range(begin, end, 16):
+            vector_silu_mul(c, c + 16, out + column, min(<int64_t> 16, end - column))
+            c += 32
+        if end == op.n:
+            memset(out + end, 0, (op.out_stride - op.n) * sizeof(ellm_bf16))

@@ -1,0 +1,66 @@
+"""The memory layouts of task.h as NumPy views: bf16, packed weights, keys and values.
+
+bf16 is held as the upper half of a float32, in uint16.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import numpy as np
+
+
+def to_bf16(x: np.ndarray) -> np.ndarray:
+    """float32 to bf16, rounded to nearest, ties to even; NaN stays NaN."""
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    return np.where(np.isnan(x), (bits >> 16) | 0x40, rounded).astype(np.uint16)
+
+
+def from_bf16(x: np.ndarray) -> np.ndarray:
+    """bf16 to float32, exactly."""
+    return (x.astype(np.uint32) << 16).view(np.float32)
+
+
+def memory(address: int, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """A writable view of the memory at an address."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    return np.frombuffer((ctypes.c_char * size).from_address(int(address)), dtype).reshape(shape)
+
+
+def activation(
+    section: np.ndarray, offset: int, shape: tuple[int, ...], dtype: np.dtype, stride: int | None = None
+) -> np.ndarray:
+    """The activation at byte `offset` of a section; `stride` is its elements from row to row if they are more."""
+    inner = np.empty(shape, dtype).strides[1:]
+    row = dtype.itemsize * (stride or int(np.prod(shape[1:])))
+    return np.ndarray(shape, dtype, section.data, offset, (row, *inner))
+
+
+def weight(address: int, n_tiles: int, k_tiles: int) -> np.ndarray:
+    """A packed weight as float32 [16 * n_tiles, 32 * k_tiles]."""
+    tiles = memory(address, (n_tiles, k_tiles, 16, 16, 2), np.uint16)  # n tile, k tile, k pair, n, k of the pair
+    return from_bf16(tiles.transpose(0, 3, 1, 2, 4).reshape(16 * n_tiles, 32 * k_tiles))
+
+
+def keys_view(address: int, positions: int, head_dim: int) -> np.ndarray:
+    """A head's keys as bf16 [position tile, d tile, d pair, position, d of the pair], at least `positions` of them."""
+    return memory(address, (-(-positions // 16), -(-head_dim // 32), 16, 16, 2), np.uint16)
+
+
+def values_view(address: int, positions: int, head_dim: int) -> np.ndarray:
+    """A head's values as bf16 [position tile, d tile, position pair, d, position of the pair]."""
+    return memory(address, (-(-positions // 32), -(-head_dim // 16), 16, 16, 2), np.uint16)
+
+
+def read_keys(address: int, positions: int, head_dim: int) -> np.ndarray:
+    """A head's first keys as float32 [positions, head_dim]."""
+    tiles = keys_view(address, positions, head_dim).transpose(0, 3, 1, 2, 4)
+    return from_bf16(tiles.reshape(16 * tiles.shape[0], -1)[:positions, :head_dim])
+
+
+def read_values(address: int, positions: int, head_dim: int) -> np.ndarray:
+    """A head's first values as float32 [positions, head_dim]."""
+    tiles = values_view(address, positions, head_dim).transpose(0, 2, 4, 1, 3)
+    return from_bf16(tiles.reshape(32 * tiles.shape[0], -1)[:positions, :head_dim])

@@ -1,0 +1,29 @@
+# linear: out = bf16(norm(x)) . W^T (+ bias) (+ residual)
+#
+#   x         f32 or bf16 [rows, k]         weight  tiles [n_tiles][k_tiles]      bias  f32 [16 * n_tiles]
+#   out       f32 or bf16 [rows, n], columns [16 * tile, 16 * (tile + tiles)) of it per task; the task that owns the last
+#             column also zeroes a bf16 row's pad [n, out_stride)
+#   residual  f32 [rows, n], out_stride apart; may be `out` itself
+#
+# The sum is added to the residual in f32 before any rounding.
+
+cdef void linear(const ellm_task *task) noexcept nogil:
+    cdef const ellm_linear *op = <const ellm_linear *> task.args
+    cdef product p = multiply(task, op)
+    cdef int64_t begin = 16 * p.tile
+    cdef int64_t end = min(op.n, begin + 16 * p.tiles)
+    cdef int64_t row, start
+    cdef float *c
+    cdef ellm_bf16 *narrow
+    for row in range(task.rows):
+        c = p.c + row * p.stride
+        start = row * op.out_stride + begin
+        if op.residual >= 0:
+            vector_add(c, <float *> (task.section + op.residual) + start, c, end - begin)
+        if op.out_bf16:
+            narrow = <ellm_bf16 *> (task.section + op.out) + start
+            vector_to_bf16(c, narrow, end - begin)
+            if end == op.n:
+                memset(narrow + end - begin, 0, (op.out_stride - op.n) * sizeof(ellm_bf16))
+        else:
+            memcpy(<float *> (task.section + op.out) + start, c, (end - begin) * sizeof(float))

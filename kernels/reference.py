@@ -1,0 +1,399 @@
+"""The NumPy twin of every kernel: the equations, as plainly as they can be written.
+
+Each function does what the kernel of the same name does for one task of one operator, on the same memory. Sums are
+exact (float64) where the kernels add in float32; what the kernels round to bf16 is rounded here too. Argument names and
+layouts are those of task.h.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ellm.kernels import layout
+from ellm.kernels.contract import SPLIT
+from ellm.kernels.layout import activation, from_bf16, memory, to_bf16
+
+
+@dataclass
+class StepView:
+    """`ellm_step` as arrays; a list has one array per window class."""
+
+    rows: int
+    logit_rows: int
+    sample_rows: int
+    tokens: np.ndarray  # int32 [rows]
+    positions: np.ndarray  # int32 [rows]
+    slots: np.ndarray  # int32 [rows]
+    ranges: np.ndarray  # uint64 [slots]: addresses
+    logit_row: np.ndarray  # int32 [logit_rows]
+    logits: np.ndarray  # float32 [logit_rows, vocab]
+    sampling: np.ndarray | None  # SAMPLING [logit_rows]
+    sampled: np.ndarray | None  # int32 [logit_rows]
+    logprob: np.ndarray | None  # float32 [logit_rows]
+    partials: np.ndarray  # float32, flat
+    items: list[np.ndarray]  # ATTEND_ITEM
+    item_begin: list[np.ndarray]  # int32 [blocks + 1]
+    merges: list[np.ndarray]  # MERGE_ITEM
+    merge_begin: list[np.ndarray]  # int32 [blocks + 1]
+
+
+@dataclass
+class Task:
+    """`ellm_task`. Addresses in args and step are real: packed weights and KV ranges are read where they are."""
+
+    args: dict[str, Any]
+    step: StepView
+    arena: np.ndarray  # uint8 [blocks * section_bytes]
+    section: np.ndarray  # uint8 [section_bytes], a view of the arena
+    section_bytes: int
+    row_block: int
+    block: int
+    row: int
+    rows: int
+    index: int
+
+    def __getattr__(self, name: str) -> Any:
+        """An argument of the operator."""
+        try:
+            return self.__dict__["args"][name]
+        except KeyError:
+            raise AttributeError(f"no argument is called {name}") from None
+
+    def buffer(self, offset: int, *shape: int, dtype: Any = np.float32, stride: int | None = None) -> np.ndarray:
+        """The activation at `offset`, [rows, *shape]; `stride` is its elements from row to row if they are more."""
+        return activation(self.section, offset, (self.rows, *shape), np.dtype(dtype), stride)
+
+
+def embed(task: Task) -> None:
+    """out[r] = table[:, tokens[r]] * scale, f32 [rows, width]. IndexError: a token is outside [0, vocab)."""
+    tokens = task.step.tokens[task.row : task.row + task.rows]
+    if tokens.min() < 0 or tokens.max() >= task.vocab:
+        raise IndexError(f"a token is outside [0, {task.vocab}): {tokens.tolist()}")
+    table = layout.weight(task.table, -(-task.vocab // 16), task.k_tiles)
+    task.buffer(task.out, task.width)[:] = table[tokens, : task.width] * np.float32(task.scale)
+
+
+def angles(task: Task) -> None:
+    """out[r, i] = (cos a, sin a) * factor with a = f32(position) * inv_freq[i], f32 [rows, half, 2].
+
+    The f32 angle is that of Hugging Face's rotary embedding; factor is YaRN's (Peng et al., 2023, section 3.4).
+    """
+    positions = task.step.positions[task.row : task.row + task.rows].astype(np.float32)
+    angle = (positions[:, None] * memory(task.inv_freq, (task.half,), np.float32)).astype(np.float64)
+    out = task.buffer(task.out, task.half, 2)
+    out[:, :, 0] = np.cos(angle).astype(np.float32) * np.float32(task.factor)
+    out[:, :, 1] = np.sin(angle).astype(np.float32) * np.float32(task.factor)
+
+
+def gather(task: Task) -> None:
+    """out[r] = x[logit_row[row + r]], f32 [rows, width]; x is in the section of that row's own block."""
+    out = task.buffer(task.out, task.width)
+    for r in range(task.rows):
+        block, row = divmod(int(task.step.logit_row[task.row + r]), task.row_block)
+        section = task.arena[block * task.section_bytes :]
+        out[r] = activation(section, task.x, (row + 1, task.width), np.dtype(np.float32))[row]
+
+
+def rms_norm(task: Task) -> None:
+    """out = x / sqrt(mean(x^2) + eps) * weight over each of [rows, groups] runs of width (Zhang and Sennrich, 2019)."""
+    x = task.buffer(task.x, task.groups, task.width)
+    y = _norm(x, memory(task.weight, (task.width,), np.float32), task.eps)
+    _write(task, y.reshape(task.rows, -1), task.groups * task.width)
+
+
+def linear(task: Task) -> None:
+    """out = bf16(norm(x)) . W^T (+ bias) (+ residual), f32 or bf16 [rows, n]."""
+    y, begin, end = _product(task, task.n)
+    if task.residual >= 0:
+        y = y + task.buffer(task.residual, task.n, stride=task.out_stride)[:, begin:end]
+    _write(task, y, task.n, begin)
+
+
+def logits(task: Task) -> None:
+    """step.logits[row + r] = bf16(norm(x[r])) . W^T (+ bias), f32 [logit_rows, n]."""
+    y, begin, end = _product(task, task.n)
+    task.step.logits[task.row : task.row + task.rows, begin:end] = y
+
+
+def gate_up(task: Task) -> None:
+    """out = silu(gate) * up, bf16 [rows, n]; W's column tile 2i is gate's tile i, 2i + 1 is up's (Shazeer, 2020)."""
+    y, begin, end = _product(task, 2 * 16 * -(-task.n // 16))
+    pairs = y.reshape(task.rows, -1, 2, 16)
+    gate, up = (pairs[:, :, i].reshape(task.rows, -1) for i in (0, 1))
+    begin, end = begin // 2, min(task.n, end // 2)
+    out = task.buffer(task.out, task.out_stride, dtype=np.uint16)
+    out[:, begin:end] = to_bf16(_silu(gate) * up)[:, : end - begin]
+    if end == task.n:
+        out[:, end:] = 0
+
+
+def qkv(task: Task) -> None:
+    """Heads of bf16(norm(x)) . W^T (+ bias); q and k heads then normed and rotated; q to `q`, k and v to the KV ranges.
+
+    Head h is columns [16 * head_tiles * h, + head_dim) of W, the heads being those of q, then of k, then of v.
+    q: bf16 [rows, heads, q_width], zero from head_dim on.
+    """
+    y, begin, _ = _product(task, 16 * task.n_tiles)
+    y = y.reshape(task.rows, -1, 16 * task.head_tiles)[:, :, : task.head_dim]
+    q = task.buffer(task.q, task.heads, task.q_width, dtype=np.uint16)
+    for i in range(y.shape[1]):
+        head = begin // (16 * task.head_tiles) + i
+        x = y[:, i]
+        if head < task.heads + task.kv_heads:
+            norm = task.q_norm if head < task.heads else task.k_norm
+            if norm:
+                x = _norm(x, memory(norm, (task.head_dim,), np.float32), task.head_eps)
+            if task.angles >= 0:
+                x = _rotate(x[:, None], task.buffer(task.angles, task.rotary // 2, 2))[:, 0]
+        if head < task.heads:
+            q[:, head, : task.head_dim] = to_bf16(x)
+            q[:, head, task.head_dim :] = 0
+        elif head < task.heads + task.kv_heads:
+            _append_keys(task, head - task.heads, x)
+        else:
+            _append_values(task, head - task.heads - task.kv_heads, x)
+
+
+def rope(task: Task) -> None:
+    """out = x * cos + rotate_half(x) * sin, f32 [rows, heads, head_dim] (Su et al., 2021)."""
+    x = task.buffer(task.x, task.heads, task.head_dim)
+    cos_sin = task.buffer(task.angles, task.rotary // 2, 2)
+    task.buffer(task.out, task.heads, task.head_dim)[:] = _rotate(x, cos_sin)
+
+
+def append(task: Task) -> None:
+    """K[position] = bf16(k), V[position] = bf16(v) of KV head `index`; k, v: f32 [rows, kv_heads, head_dim]."""
+    _append_keys(task, task.index, task.buffer(task.k, task.kv_heads, task.head_dim)[:, task.index])
+    _append_values(task, task.index, task.buffer(task.v, task.kv_heads, task.head_dim)[:, task.index])
+
+
+def attend(task: Task) -> None:
+    """out = softmax(scale * q . K^T) V per (row, head), bf16 [rows, heads * head_dim], or its partials split by split.
+
+    A row sees keys position - window + 1 .. position, or 0 .. position if window is 0; head h those of KV head
+    h // (heads / kv_heads). Online softmax: Milakov and Gimelshein, 2018.
+    """
+    n, group = task.head_dim, task.heads // task.kv_heads
+    item = task.step.items[task.window_class][_item(task, task.step.item_begin)]
+    kv_head = task.index % task.kv_heads
+    base = int(task.step.ranges[item["slot"]])
+    seen = int(item["position"] + item["rows"])
+    keys = layout.read_keys(base + task.keys + kv_head * task.key_stride, seen, n)
+    values = layout.read_values(base + task.values + kv_head * task.value_stride, seen, n)
+    for r in range(item["rows"]):
+        position = int(item["position"]) + r
+        for head in range(kv_head * group, (kv_head + 1) * group):
+            q = _query(task, int(item["row"]) - task.row + r, head)
+            parts = {}
+            for split in range(item["split_begin"], item["split_end"]):
+                begin = max(split * SPLIT, position - task.window + 1 if task.window else 0)
+                end = max(begin, min((split + 1) * SPLIT, position + 1))
+                parts[split] = _attend_split(q, keys[begin:end], values[begin:end], task.scale)
+            if item["partial"] < 0:
+                _write_head(task, int(item["row"]) + r, head, list(parts.values()))
+                continue
+            for split, part in parts.items():
+                splits = int(item["split_last"] - item["split_first"])
+                partial = int(item["partial"]) + r * splits + split - int(item["split_first"])
+                task.step.partials.reshape(-1, task.heads, n + 2)[partial, head] = part
+
+
+def merge(task: Task) -> None:
+    """The output of attend from the partials of a merge item's rows, bf16 [rows, heads * head_dim]."""
+    n, group = task.head_dim, task.heads // task.kv_heads
+    item = task.step.merges[task.window_class][_item(task, task.step.merge_begin)]
+    kv_head = task.index % task.kv_heads
+    for r in range(item["rows"]):
+        first = int(item["partial"]) + r * int(item["splits"])
+        for head in range(kv_head * group, (kv_head + 1) * group):
+            parts = task.step.partials.reshape(-1, task.heads, n + 2)[first : first + int(item["splits"]), head]
+            _write_head(task, int(item["row"]) + r, head, list(parts))
+
+
+def swiglu(task: Task) -> None:
+    """out = silu(gate) * up, f32 [rows, width] (Shazeer, 2020, equation 5)."""
+    gate, up = task.buffer(task.gate, task.width), task.buffer(task.up, task.width)
+    task.buffer(task.out, task.width)[:] = _silu(gate) * up
+
+
+def add(task: Task) -> None:
+    """out = a + b, f32 [rows, width]."""
+    task.buffer(task.out, task.width)[:] = task.buffer(task.a, task.width) + task.buffer(task.b, task.width)
+
+
+def sample(task: Task) -> None:
+    """The next token of logit row `row + index` to step.sampled, log softmax(logits) of it to step.logprob."""
+    row = task.row + task.index
+    how, step = task.step.sampling[row], task.step  # type: ignore[index]
+    assert step.sampled is not None
+    x = np.where(np.isnan(step.logits[row]), -np.inf, step.logits[row]).astype(np.float64)  # a NaN is never chosen
+    token = sample_token(x, how)
+    step.sampled[row] = token
+    if step.logprob is not None:
+        step.logprob[row] = x[token] - x.max() - np.log(np.exp(x - x.max()).sum())
+
+
+def sample_token(x: np.ndarray, how: np.void) -> int:
+    """Choose a token by its logit x, [vocab], as a SAMPLING record says.
+
+    repeat_penalty (Keskar et al., 2019), temperature, min_p, top_k, top_p (Holtzman et al., 2019), in vLLM's order.
+    """
+    w = penalised(x, how)
+    if how["temperature"] < 1e-5 or not np.isfinite(w.max()):
+        return int(np.argmax(w))
+    order, p = candidates(w, how)
+    passed = np.cumsum(p) > uniform(int(how["seed"]), int(how["counter"])) * p.sum()
+    return int(order[np.argmax(passed) if passed.any() else len(p) - 1])
+
+
+def penalised(x: np.ndarray, how: np.void) -> np.ndarray:
+    """Logits with those of the history's tokens divided (if > 0) or multiplied by repeat_penalty."""
+    w = x.copy()
+    if how["history_len"] and how["repeat_penalty"] != 1:
+        history = np.unique(memory(int(how["history"]), (int(how["history_len"]),), np.int32))
+        history = history[(history >= 0) & (history < len(x))]
+        w[history] = np.where(x[history] > 0, x[history] / how["repeat_penalty"], x[history] * how["repeat_penalty"])
+    return w
+
+
+def candidates(w: np.ndarray, how: np.void) -> tuple[np.ndarray, np.ndarray]:
+    """The tokens that the filters keep and their weights, in the order in which the draw counts them."""
+    p = np.exp((w - w.max()) / how["temperature"])
+    p[p < how["min_p"]] = 0
+    filtered = 0 < how["top_k"] < len(w) or how["top_p"] < 1
+    order = np.lexsort((np.arange(len(w)), -w)) if filtered else np.arange(len(w))
+    order = order[p[order] > 0]
+    if how["top_k"] > 0 and filtered:
+        order = order[: how["top_k"]]
+    if how["top_p"] < 1:
+        mass_before = np.cumsum(p[order]) - p[order]
+        keep = mass_before < how["top_p"] * p[order].sum()
+        keep[0] = True
+        order = order[keep]
+    return order, p[order]
+
+
+def uniform(seed: int, counter: int) -> float:
+    """A number in [0, 1) for each (seed, counter), by SplitMix64 (Steele, Lea and Flood, 2014)."""
+    return (_splitmix64((_splitmix64(seed) + counter) % 2**64) >> 11) * 2.0**-53
+
+
+def probe(task: Task) -> None:
+    """Measures the machine; leaves no result."""
+
+
+_TWINS: tuple[Callable[[Task], None], ...] = (
+    embed, angles, gather, rms_norm, linear, logits, gate_up, qkv, rope, append, attend, merge, swiglu, add, sample
+)  # fmt: skip
+KERNELS = {twin.__name__: twin for twin in _TWINS} | {"probe_read": probe, "probe_matmul": probe}
+
+
+def _norm(x: np.ndarray, weight: np.ndarray, eps: float) -> np.ndarray:
+    wide = x.astype(np.float64)
+    return (wide / np.sqrt((wide**2).mean(-1, keepdims=True) + eps) * weight).astype(np.float32)
+
+
+def _silu(x: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        return (x / (1 + np.exp(-x.astype(np.float64)))).astype(np.float32)
+
+
+def _rotate(x: np.ndarray, cos_sin: np.ndarray) -> np.ndarray:
+    """x: [rows, heads, head_dim], cos_sin: [rows, rotary / 2, 2]."""
+    half = cos_sin.shape[1]
+    cos, sin = cos_sin[:, None, :, 0], cos_sin[:, None, :, 1]
+    first, second = x[:, :, :half], x[:, :, half : 2 * half]
+    return np.concatenate((first * cos - second * sin, second * cos + first * sin, x[:, :, 2 * half :]), -1)
+
+
+def _product(task: Task, columns: int) -> tuple[np.ndarray, int, int]:
+    """f32 bf16(norm(x)) . W^T + bias for the task's columns [begin, end) of `columns`."""
+    x = task.buffer(task.x, task.k, dtype=np.uint16 if task.x_bf16 else np.float32, stride=task.x_stride)
+    if task.norm:
+        x = _norm(x, memory(task.norm, (task.k,), np.float32), task.eps)
+    a = from_bf16(x if task.x_bf16 else to_bf16(x)).astype(np.float64)
+    begin = 16 * task.index * task.task_tiles
+    end = min(columns, begin + 16 * task.task_tiles)
+    y = a @ layout.weight(task.weight, task.n_tiles, task.k_tiles)[begin:end, : task.k].T.astype(np.float64)
+    if task.bias:
+        y = y + memory(task.bias, (16 * task.n_tiles,), np.float32)[begin:end]
+    return y.astype(np.float32), begin, end
+
+
+def _write(task: Task, y: np.ndarray, columns: int, begin: int = 0) -> None:
+    """Columns from `begin` on of `out`, f32 or bf16; the last ones take the pad of a bf16 row with them."""
+    end = begin + y.shape[1]
+    out = task.buffer(task.out, task.out_stride, dtype=np.uint16 if task.out_bf16 else np.float32)
+    out[:, begin:end] = to_bf16(y) if task.out_bf16 else y
+    if task.out_bf16 and end == columns:
+        out[:, end:] = 0
+
+
+def _append_keys(task: Task, head: int, x: np.ndarray) -> None:
+    d = np.arange(task.head_dim)
+    for base, s, row in _places(task, x):
+        tiles = layout.keys_view(base + task.keys + head * task.key_stride, s + 1, task.head_dim)
+        tiles[s // 16, d // 32, d % 32 // 2, s % 16, d % 2] = to_bf16(row)
+
+
+def _append_values(task: Task, head: int, x: np.ndarray) -> None:
+    d = np.arange(task.head_dim)
+    for base, s, row in _places(task, x):
+        tiles = layout.values_view(base + task.values + head * task.value_stride, s + 1, task.head_dim)
+        tiles[s // 32, d // 16, s % 32 // 2, d % 16, s % 2] = to_bf16(row)
+
+
+def _places(task: Task, x: np.ndarray) -> list[tuple[int, int, np.ndarray]]:
+    """KV range, position and x of each row of the block."""
+    rows = slice(task.row, task.row + task.rows)
+    bases = task.step.ranges[task.step.slots[rows]]
+    return list(zip(bases.tolist(), task.step.positions[rows].tolist(), x, strict=True))
+
+
+def _item(task: Task, begin: list[np.ndarray]) -> int:
+    return int(begin[task.window_class][task.block]) + task.index // task.kv_heads
+
+
+def _query(task: Task, row: int, head: int) -> np.ndarray:
+    """bf16-valued float64 [head_dim]."""
+    dtype = np.dtype(np.uint16 if task.q_bf16 else np.float32)
+    begin = task.q + (row * task.q_stride + head * task.q_head_stride) * dtype.itemsize
+    q = np.ndarray((task.head_dim,), dtype, task.section.data, begin)
+    return from_bf16(q if task.q_bf16 else to_bf16(q)).astype(np.float64)
+
+
+def _attend_split(q: np.ndarray, keys: np.ndarray, values: np.ndarray, scale: float) -> np.ndarray:
+    """Numerator, max and sum, f32 [head_dim + 2], of one row and head over its keys of a split; of none, sum 0."""
+    if len(keys) == 0:
+        return np.array([0] * len(q) + [-1e30, 0], np.float32)
+    s = (keys @ q).astype(np.float32) * np.float32(scale)
+    p = np.exp(s - s.max())
+    numerator = from_bf16(to_bf16(p)).astype(np.float64) @ values
+    return np.concatenate((numerator, [s.max()], [p.sum(dtype=np.float64)])).astype(np.float32)
+
+
+def _write_head(task: Task, row: int, head: int, parts: list[np.ndarray]) -> None:
+    """o / l of the partials (o, m, l) merged in order, to columns [head * head_dim, + head_dim) of a step row."""
+    n = task.head_dim
+    o, m, total = np.zeros(n, np.float32), np.float32(-1e30), np.float32(0)
+    for part in parts:
+        if part[n + 1] == 0:
+            continue
+        top = max(m, part[n])
+        old, new = np.exp(m - top), np.exp(part[n] - top)
+        o, m, total = o * old + part[:n] * new, top, total * old + part[n + 1] * new
+    out = task.buffer(task.out, task.out_stride, dtype=np.uint16)[row - task.row]
+    out[head * n : (head + 1) * n] = to_bf16(o / total)
+    if head + 1 == task.heads:
+        out[task.heads * n :] = 0
+
+
+def _splitmix64(x: int) -> int:
+    x = (x + 0x9E3779B97F4A7C15) % 2**64
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EB % 2**64
+    return x ^ (x >> 31)

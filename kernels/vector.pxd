@@ -1,0 +1,28 @@
+"""vector.h and cache.h for Cython."""
+
+from libc.stdint cimport int64_t, uint16_t
+
+cdef extern from "vector.h" nogil:
+    uint16_t bf16_from_f32(float x)
+    float f32_from_bf16(uint16_t x)
+    float exp_f32(float x)
+    void vector_to_bf16(const float *x, uint16_t *out, int64_t n)
+    void vector_from_bf16(const uint16_t *x, float *out, int64_t n)
+    float vector_sum(const float *x, int64_t n)
+    float vector_sum_squares(const float *x, int64_t n)
+    float vector_max(const float *x, int64_t n)
+    float vector_rms_scale(const float *x, double eps, int64_t n)
+    void vector_norm(const float *x, const float *weight, float scale, float *out, int64_t n)
+    void vector_norm_to_bf16(const float *x, const float *weight, float scale, uint16_t *out, int64_t n)
+    void vector_scale(const float *x, float scale, float *out, int64_t n)
+    void vector_add(const float *a, const float *b, float *out, int64_t n)
+    void vector_silu_mul(const float *gate, const float *up, uint16_t *out, int64_t n)
+    void vector_silu_mul_f32(const float *gate, const float *up, float *out, int64_t n)
+    void vector_exp(float *x, float scale, float max, int64_t n)
+    void vector_rotate(float *x, const float *angles, int64_t rotary)
+
+cdef extern from "cache.h" nogil:
+    int64_t tiles_of_32(int64_t n)
+    int64_t tiles_of_16(int64_t n)
+    void cache_store_key(uint16_t *keys, int64_t position, const float *x, int64_t head_dim)
+    void cache_store_value(uint16_t *values, int64_t position, const float *x, int64_t head_dim)

@@ -1,0 +1,64 @@
+"""Models by the `architectures` of their config.json."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from ellm.dsl import Graph, InputError, trace
+from ellm.models.config import DecoderConfig
+from ellm.models.layers import Block, decoder
+from ellm.models.llama import llama_block, read_llama, read_mistral
+from ellm.models.qwen2 import qwen2_block, read_qwen2
+from ellm.models.qwen3 import qwen3_block, read_qwen3
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How a family reads its config and computes a layer."""
+
+    family: str
+    read: Callable[[Mapping[str, Any]], DecoderConfig]
+    block: Block
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "LlamaForCausalLM": Architecture("llama", read_llama, llama_block),
+    "MistralForCausalLM": Architecture("mistral", read_mistral, llama_block),
+    "Qwen2ForCausalLM": Architecture("qwen2", read_qwen2, qwen2_block),
+    "Qwen3ForCausalLM": Architecture("qwen3", read_qwen3, qwen3_block),
+}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that a config describes."""
+
+    family: str
+    config: DecoderConfig
+    block: Block
+
+    @property
+    def context(self) -> int:
+        """Most positions the model was made for."""
+        return self.config.max_position_embeddings
+
+    def graph(self) -> Graph:
+        """Trace the model. Raises ShapeError."""
+        return trace(partial(decoder, c=self.config, block=self.block), self.context)
+
+
+def from_config(config: Mapping[str, Any]) -> Model:
+    """Return the model that a config.json describes. Raises InputError naming the field and its value."""
+    names = config.get("architectures")
+    if not isinstance(names, list) or not names:
+        raise InputError(f"config.json: architectures: {names!r} names no architecture")
+    if names[0] not in ARCHITECTURES:
+        raise InputError(f"config.json: architectures: {names[0]!r} is unknown; known are {', '.join(ARCHITECTURES)}")
+    architecture = ARCHITECTURES[names[0]]
+    return Model(architecture.family, architecture.read(config), architecture.block)
+
+
+__all__ = ["ARCHITECTURES", "Architecture", "Model", "from_config"]

@@ -1,0 +1,141 @@
+"""Reads config.json strictly: what is missing, of the wrong type or out of range is one line naming field and value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ellm.dsl import InputError, Rope
+from ellm.models.rope import rope_from
+
+
+class Fields:
+    """The fields of a config.json."""
+
+    def __init__(self, config: Mapping[str, Any]):
+        self.config = config
+
+    def error(self, name: str, problem: str) -> InputError:
+        """Make the error for a field; the caller raises it."""
+        return InputError(f"config.json: {name}: {self.config.get(name)!r} {problem}")
+
+    def size(self, name: str, default: int | None = None) -> int:
+        """Return a positive int; null or absent is the default. Raises InputError."""
+        value = self.config.get(name)
+        if value is None and default is not None:
+            return default
+        if name not in self.config:
+            raise InputError(f"config.json: {name}: missing")
+        if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+            raise self.error(name, "is not a positive int")
+        return value
+
+    def number(self, name: str, default: float) -> float:
+        """Return a positive number. Raises InputError."""
+        value = self.config.get(name, default)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+            raise self.error(name, "is not a positive number")
+        return float(value)
+
+    def flag(self, name: str, default: bool = False) -> bool:
+        """Return a bool. Raises InputError."""
+        value = self.config.get(name, default)
+        if not isinstance(value, bool):
+            raise self.error(name, "is not true or false")
+        return value
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """What every decoder here has, with config.json's names. `rope` stands for all of its rope fields.
+
+    `windows` has one number a layer: how many keys a row sees, itself included; 0 = all.
+    """
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    max_position_embeddings: int
+    rms_norm_eps: float
+    tie_word_embeddings: bool
+    attention_bias: bool
+    mlp_bias: bool
+    rope: Rope
+    windows: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a family assumes where config.json is silent; the values of transformers' config classes."""
+
+    head_dim: int | None = None  # None: hidden_size / num_attention_heads
+    num_key_value_heads: int | None = None  # None: num_attention_heads
+    max_position_embeddings: int = 32768
+
+
+def read_decoder(
+    config: Mapping[str, Any],
+    defaults: Defaults,
+    *,
+    attention_bias: bool,
+    mlp_bias: bool = False,
+    windows: tuple[int, ...],
+) -> DecoderConfig:
+    """Read and check the fields that all families share. Raises InputError."""
+    fields = Fields(config)
+    heads = fields.size("num_attention_heads")
+    kv_heads = fields.size("num_key_value_heads", defaults.num_key_value_heads or heads)
+    hidden = fields.size("hidden_size")
+    if heads % kv_heads:
+        raise InputError(f"config.json: num_attention_heads: {heads} is no multiple of num_key_value_heads {kv_heads}")
+    if config.get("head_dim") is None and defaults.head_dim is None and hidden % heads:
+        raise InputError(f"config.json: hidden_size: {hidden} is no multiple of num_attention_heads {heads}")
+    head_dim = fields.size("head_dim", defaults.head_dim or hidden // heads)
+    if head_dim % 2:
+        raise InputError(f"config.json: head_dim: {head_dim} is odd, rope needs pairs")
+    if config.get("hidden_act", "silu") != "silu":
+        raise fields.error("hidden_act", "is not supported, only silu is")
+    context = fields.size("max_position_embeddings", defaults.max_position_embeddings)
+    return DecoderConfig(
+        vocab_size=fields.size("vocab_size"),
+        hidden_size=hidden,
+        intermediate_size=fields.size("intermediate_size"),
+        num_hidden_layers=fields.size("num_hidden_layers"),
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        head_dim=head_dim,
+        max_position_embeddings=context,
+        rms_norm_eps=fields.number("rms_norm_eps", 1e-6),
+        tie_word_embeddings=fields.flag("tie_word_embeddings"),
+        attention_bias=attention_bias,
+        mlp_bias=mlp_bias,
+        rope=rope_from(config, head_dim, context),
+        windows=windows,
+    )
+
+
+def layer_windows(config: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the window of each layer of a Qwen: by layer_types, or by max_window_layers. Raises InputError."""
+    fields = Fields(config)
+    layers = fields.size("num_hidden_layers")
+    used = fields.flag("use_sliding_window") and config.get("sliding_window", 4096) is not None
+    window = fields.size("sliding_window", 4096) if used else 0
+    first = config.get("max_window_layers", 28)
+    if isinstance(first, bool) or not isinstance(first, int) or first < 0:
+        raise fields.error("max_window_layers", "is not a number of layers")
+    types = config.get("layer_types")
+    if types is None:
+        return tuple(window if layer >= first else 0 for layer in range(layers))
+    if not isinstance(types, list) or len(types) != layers:
+        raise fields.error("layer_types", f"is not a list of {layers} layers")
+    for name in types:
+        if name not in ("full_attention", "sliding_attention"):
+            raise InputError(f"config.json: layer_types: {name!r} is not full_attention or sliding_attention")
+        if name == "sliding_attention" and not window:
+            raise InputError("config.json: layer_types: 'sliding_attention' without a sliding_window in use")
+    return tuple(window if name == "sliding_attention" else 0 for name in types)

@@ -1,0 +1,342 @@
+"""Pinned workers, and programs made ready to run on them."""
+
+import threading
+
+import cython
+import numpy as np
+
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+from ellm.kernels.task cimport ellm_kernel, ellm_step
+from ellm.scheduler.memory cimport Pages
+from ellm.scheduler.threads cimport load_relaxed, pthread_join, pthread_t, start_pinned
+from ellm.scheduler.worker cimport (
+    Event,
+    Group,
+    PoolState,
+    ProgramState,
+    Stream,
+    Thread,
+    WorkerState,
+    await_step,
+    open_step,
+    stop_workers,
+    worker_main,
+)
+
+from ellm.kernels.contract import ARGS_BYTES, FIELDS, STEP, TILE, unpack
+from ellm.kernels.errors import InputError
+from ellm.scheduler import topology
+from ellm.scheduler.step import StepTables
+
+PAGE = 4096
+assert sizeof(ellm_step) == STEP.itemsize
+
+
+class StepError(RuntimeError):
+    """A kernel failed in a step: its error `code` and the name of its operator."""
+
+    def __init__(self, code: int, op: str):
+        super().__init__(f"{op}: the kernel failed with code {code}")
+        self.code, self.op = code, op
+
+
+@cython.no_gc_clear
+cdef class Pool:
+    """Worker threads, each pinned to one core, that run the steps of programs one at a time and sleep in between.
+
+    threads: how many; None: one per physical core that the affinity mask and the cgroup quota allow.
+    cores: the workers' cores instead; a core named twice gets two workers.
+    Raises InputError for more threads than are allowed or for a core outside of the affinity mask.
+    """
+
+    cdef readonly list cores
+    cdef readonly list victims
+    cdef object lock
+    cdef PoolState *state
+    cdef Thread *threads_
+    cdef pthread_t *handles
+    cdef int started
+    cdef Pages pages
+
+    def __init__(self, threads=None, *, cores=None):
+        self.cores = topology.choose_cores(threads) if cores is None else [int(core) for core in cores]
+        outside = set(self.cores) - set(topology.allowed_cores())
+        if outside or not self.cores:
+            raise InputError(f"cores: {self.cores} asked for, the affinity mask allows {topology.allowed_cores()}")
+        self.victims = topology.nearest_first(self.cores)
+        self.lock = threading.Lock()
+        cdef int count = len(self.cores)
+        self.pages = Pages(sizeof(PoolState) + count * (sizeof(Thread) + sizeof(pthread_t)), "pool")
+        self.state = <PoolState *>self.pages.base
+        self.threads_ = <Thread *>(self.state + 1)
+        self.handles = <pthread_t *>(self.threads_ + count)
+        self.state.workers = count
+        self.state.state = 1ULL << 31
+        cdef int error
+        for i in range(count):
+            self.threads_[i].pool = self.state
+            self.threads_[i].index = i
+            name = f"ellm-{i}".encode()
+            error = start_pinned(&self.handles[i], worker_main, &self.threads_[i], self.cores[i], name)
+            if error:
+                self.close()
+                raise OSError(error, f"cannot start a worker on core {self.cores[i]}")
+            self.started += 1
+
+    @property
+    def threads(self):
+        """Number of workers."""
+        return len(self.cores)
+
+    def load(self, program, table, weights_address=0):
+        """Make a program ready to run with the kernels of `table`, its weights at `weights_address`."""
+        return Executable(self, program, table, weights_address)
+
+    def close(self):
+        """Stop the workers once the step that they are in has ended. Nothing can be run afterwards."""
+        if self.state == NULL or not self.started:
+            return
+        with self.lock:
+            stop_workers(self.state)
+            with nogil:
+                while self.started:
+                    self.started -= 1
+                    pthread_join(self.handles[self.started], NULL)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.close()
+
+    def __dealloc__(self):
+        if self.started:
+            stop_workers(self.state)
+            while self.started:
+                self.started -= 1
+                pthread_join(self.handles[self.started], NULL)
+
+
+cdef class Executable:
+    """A program with its memory: arena, scratch, partials, and the scheduler's own tables. Made by `Pool.load`.
+
+    number: of the last step; may be raised, never lowered.
+    """
+
+    cdef readonly Pool pool
+    cdef readonly object program
+    cdef public int64_t number
+    cdef ProgramState *state
+    cdef list memory  # Pages
+    cdef dict arrays  # NumPy arrays that the state points to
+    cdef char *partials
+    cdef const int32_t *roots
+    cdef object before  # counters before the last step
+
+    def __init__(self, Pool pool, program, table, uint64_t weights_address):
+        program.check()
+        missing = [name for name in program.kernels if name not in table.addresses]
+        if missing:
+            raise InputError(f"the {table.isa} kernels lack {', '.join(missing)}, which this program needs")
+        self.pool, self.program, self.number = pool, program, 0
+        self.memory, self.arrays = [], {}
+        self.state = <ProgramState *>self.take(sizeof(ProgramState), "scheduler state")
+        self.state.pool = pool.state
+        self.fill_args(weights_address)
+        self.fill_groups(table.addresses)
+        self.fill_events()
+        self.fill_streams()
+        self.fill_workers()
+        self.partials = self.take(4 * program.partials * program.partial_floats, "partials")
+        self.roots = self.keep("roots", program.roots)
+        self.state.enter = <void (*)() noexcept nogil><size_t>table.enter
+        self.state.leave = <void (*)() noexcept nogil><size_t>table.leave
+        self.before = self.counters()
+
+    cdef char *take(self, size, purpose) except NULL:
+        """Zeroed pages that live as long as this object."""
+        pages = Pages(size, purpose)
+        self.memory.append(pages)
+        return (<Pages>pages).base
+
+    cdef const int32_t *keep(self, name, values) except NULL:
+        """The address of int32 values, held by this object."""
+        array = np.ascontiguousarray(values, np.int32) if len(values) else np.zeros(1, np.int32)
+        self.arrays[name] = array
+        return <const int32_t *><size_t>array.ctypes.data
+
+    cdef fill_args(self, uint64_t weights_address):
+        program = self.program
+        args = np.array(program.args, np.uint8, order="C").reshape(-1)
+        for op, byte in program.relocations.tolist():
+            at = op * ARGS_BYTES + byte
+            args[at : at + 8].view(np.uint64)[0] += np.uint64(weights_address)
+        self.arrays["args"] = args
+        self.state.args = <const char *><size_t>args.ctypes.data
+        self.state.args_bytes = ARGS_BYTES
+        self.state.row_block = program.row_block
+        self.state.section_bytes = program.section_bytes
+        self.state.arena = self.take(program.arena_bytes, "arena")
+
+    cdef fill_groups(self, addresses):
+        program = self.program
+        cdef int32_t count = len(program.groups), i
+        cdef const int32_t *signals_begin = self.keep("signals.begin", program.signals.begin)
+        cdef const int32_t *following = self.keep("next", _following(program))
+        cdef const int32_t[::1] op = np.ascontiguousarray(program.groups["op"])
+        cdef const int32_t[::1] block = np.ascontiguousarray(program.groups["block"])
+        cdef const int32_t[::1] kind = np.ascontiguousarray(program.groups["kind"])
+        cdef const int32_t[::1] tiles = np.ascontiguousarray(program.groups["tiles"])
+        cdef const int32_t[::1] logit_rows = np.ascontiguousarray(program.groups["logit_rows"])
+        cdef const int32_t[::1] completes_empty = np.ascontiguousarray(program.groups["completes_empty"])
+        cdef const uint64_t[::1] kernel = np.array([addresses[program.kernels[k]] for k in program.op_kernel], np.uint64)
+        cdef int32_t blocks = program.blocks
+        cdef Group *group
+        self.state.groups = <Group *>self.take(count * sizeof(Group), "groups")
+        self.state.log = <uint64_t *>self.take((count + 1) * sizeof(uint64_t), "log")
+        self.state.group_count = count
+        self.state.signals = self.keep("signals", program.signals.items)
+        for i in range(count):
+            group = &self.state.groups[i]
+            group.kernel = <ellm_kernel><size_t>kernel[op[i]]
+            group.op, group.block, group.tiles = op[i], block[i], tiles[i]
+            group.count = kind[i] * blocks + block[i]
+            group.logit_rows, group.completes_empty = logit_rows[i], completes_empty[i]
+            group.signals_begin, group.signals_end = signals_begin[i], signals_begin[i + 1]
+            group.next = following[i]
+
+    cdef fill_events(self):
+        program = self.program
+        cdef int32_t count = len(program.events), i
+        cdef const int32_t *publishes_begin = self.keep("publishes.begin", program.publishes.begin)
+        cdef const int32_t *triggers_begin = self.keep("triggers.begin", program.triggers.begin)
+        cdef const int32_t[::1] needed = np.ascontiguousarray(program.events["needed"])
+        self.state.events = <Event *>self.take(count * sizeof(Event), "events")
+        self.state.event_count = count
+        self.state.end = program.end
+        self.state.publishes = self.keep("publishes", program.publishes.items)
+        self.state.triggers = self.keep("triggers", program.triggers.items)
+        for i in range(count):
+            self.state.events[i].needed = needed[i]
+            self.state.events[i].publishes_begin = publishes_begin[i]
+            self.state.events[i].publishes_end = publishes_begin[i + 1]
+            self.state.events[i].triggers_begin = triggers_begin[i]
+            self.state.events[i].triggers_end = triggers_begin[i + 1]
+
+    cdef fill_streams(self):
+        """What an idle worker prefetches: only matmuls read weights as one run of tiles after the other."""
+        program = self.program
+        self.state.streams = <Stream *>self.take(len(program.op_names) * sizeof(Stream), "streams")
+        cdef Stream *streams = <Stream *>self.state.streams
+        cdef int32_t op
+        for op in range(len(program.op_names)):
+            kernel = program.kernels[program.op_kernel[op]]
+            if "task_tiles" in FIELDS.get(kernel, ()):
+                args = unpack(kernel, self.arrays["args"][op * ARGS_BYTES : (op + 1) * ARGS_BYTES])
+                streams[op].weights = <const char *><size_t>args["weight"]
+                streams[op].task_bytes = args["task_tiles"] * args["k_tiles"] * TILE * 2
+
+    cdef fill_workers(self):
+        program = self.program
+        cdef int32_t workers = self.pool.state.workers, events = len(program.events), i
+        cdef size_t slices = _paged(len(program.groups) * sizeof(uint64_t))  # a worker's lie in its own node
+        cdef size_t scratch = _paged(program.scratch_bytes)
+        cdef char *slices_base = self.take(workers * slices, "slices")
+        cdef char *scratch_base = self.take(workers * scratch, "scratch")
+        cdef int32_t *queues = <int32_t *>self.take((workers + 1) * events * sizeof(int32_t), "event queues")
+        cdef const int32_t *victims = self.keep("victims", np.array(self.pool.victims, np.int32).reshape(-1))
+        cdef WorkerState *worker
+        self.state.workers = <WorkerState *>self.take((workers + 1) * sizeof(WorkerState), "workers")
+        for i in range(workers + 1):
+            worker = &self.state.workers[i]
+            worker.program, worker.index, worker.queue = self.state, i, queues + i * events
+            if i == workers:
+                return
+            worker.slices = <uint64_t *>(slices_base + i * slices)
+            worker.victims = victims + i * (workers - 1)
+            worker.task.step = &self.state.step
+            worker.task.arena = self.state.arena
+            worker.task.section_bytes = self.state.section_bytes
+            worker.task.scratch = scratch_base + i * scratch
+            worker.task.error = &worker.error
+            worker.task.row_block = self.state.row_block
+            worker.task.worker = i
+
+    def run(self, inputs):
+        """Run one step and return when it has ended; the GIL is released meanwhile. Steps of a pool run one at a time.
+
+        Raises ValueError for rows that do not fit the program, StepError if a kernel failed (the next step is not
+        affected), RuntimeError if the pool is closed.
+        """
+        tables = StepTables(self.program, inputs, self.pool.threads)
+        cdef int32_t root_count = len(self.program.roots)
+        cdef bint opened = False
+        cdef uint64_t failure = 0
+        with self.pool.lock:
+            if not self.pool.started:
+                raise RuntimeError("the pool is closed")
+            self.number += 1
+            self.before = self.counters()
+            self.fill_step(tables)
+            with nogil:
+                opened = open_step(self.state, self.roots, root_count)
+                if opened:
+                    await_step(self.pool.state)
+            failure = self.state.failure
+        if not opened:
+            raise ValueError("no root of the program has a task for these rows")
+        if failure:
+            raise StepError(<int32_t><uint32_t>failure, self.program.op_names[(failure >> 32) - 1])
+
+    cdef fill_step(self, tables):
+        program = self.program
+        record = tables.record(self.number, <size_t>self.partials)
+        memcpy(&self.state.step, <void *><size_t>record.ctypes.data, sizeof(ellm_step))
+        self.state.counts = self.keep("counts", tables.counts.reshape(-1))
+        for number in np.flatnonzero(program.events["dynamic"] >= 0).tolist():
+            needed, kind = program.events[number].tolist()
+            self.state.events[number].needed = needed + np.count_nonzero(tables.counts[kind])
+
+    cdef counters(self):
+        cdef WorkerState *worker
+        found = np.zeros((self.pool.threads, 3), np.int64)
+        for i in range(self.pool.threads):
+            worker = &self.state.workers[i]
+            found[i] = load_relaxed(&worker.tasks), load_relaxed(&worker.steals), load_relaxed(&worker.parks)
+        return found
+
+    def statistics(self):
+        """Counts of tasks run, ranges stolen and parks within steps: `total`, `last` (step) and per worker of `last`."""
+        with self.pool.lock:
+            total = self.counters()
+            last = total - self.before
+        names = ("tasks", "steals", "parks")
+        return {
+            "steps": self.number,
+            "total": dict(zip(names, total.sum(0).tolist(), strict=True)),
+            "last": dict(zip(names, last.sum(0).tolist(), strict=True)),
+            "workers": [dict(zip(names, row, strict=True)) for row in last.tolist()],
+        }
+
+
+def _paged(size):
+    return -(-size // PAGE) * PAGE
+
+
+def _following(program):
+    """For each group the first matmul group that its completion may publish, or -1."""
+    streams = np.array(["task_tiles" in FIELDS.get(program.kernels[kernel], ()) for kernel in program.op_kernel], bool)
+    first = np.full(len(program.events), -1, np.int32)
+    for event in range(len(program.events)):
+        for group in program.publishes[event]:
+            if streams[program.groups["op"][group]]:
+                first[event] = group
+                break
+    found = np.full(len(program.groups), -1, np.int32)
+    for group in range(len(program.groups)):
+        candidates = first[program.signals[group]]
+        if np.any(candidates >= 0):
+            found[group] = candidates[candidates >= 0][0]
+    return found

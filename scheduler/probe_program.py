@@ -1,0 +1,98 @@
+"""Programs of probe kernels, made from a list of groups and what each comes after: for tests and benchmarks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ellm.kernels.contract import ARGS_BYTES
+from ellm.kernels.isa import Table
+from ellm.scheduler import probes
+from ellm.scheduler.program import EVENT, GROUP, Kind, Program, Ranges
+from ellm.scheduler.step import StepInput
+
+TABLE = Table("probe", probes.ADDRESSES, probes.ENTER, probes.LEAVE)
+
+
+@dataclass
+class ProbeGroup:
+    """Tasks of one probe kernel, which run when all tasks of the groups `after` have run."""
+
+    tiles: int
+    after: list[int] = field(default_factory=list)
+    kernel: str = "empty"
+    args: dict[str, int] = field(default_factory=dict)
+
+
+def arguments(**values: int) -> np.ndarray:
+    """A probe kernel's arguments as uint8 [ARGS_BYTES]; those not given are 0."""
+    out = np.zeros(ARGS_BYTES // 8, np.int64)
+    for name, value in values.items():
+        out[probes.ARGS.index(name)] = value
+    return out.view(np.uint8)
+
+
+def assemble(
+    kernels: list[str],
+    args: list[dict[str, int]],
+    groups: list[tuple[int, ...]],
+    events: list[tuple[int, int]],
+    edges: dict[str, list[list[int]]],
+    **fields: Any,
+) -> Program:
+    """A program of which group i is operator i. `edges` are its signals, publishes and triggers; `fields` all that matters
+    otherwise, the rest is as small as it can be."""
+    small: dict[str, Any] = dict(row_block=16, blocks=1, windows=[], kv_heads=0, fold_heads=0, section_bytes=64, vocab=1)
+    names = sorted(set(kernels))
+    return Program(
+        kernels=names,
+        op_kernel=np.array([names.index(kernel) for kernel in kernels], np.int32),
+        op_names=[f"{kernel}.{i}" for i, kernel in enumerate(kernels)],
+        args=np.array([arguments(**values) for values in args], np.uint8),
+        relocations=np.zeros((0, 2), np.int32),
+        groups=np.array(groups, GROUP),
+        events=np.array(events, EVENT),
+        **{name: Ranges.of(lists) for name, lists in edges.items()},
+        **{**small, "scratch_bytes": 64, "partial_floats": 0, "partials": 0, "context": 1 << 20, **fields},
+        weights_bytes=0,
+        range_bytes=0,
+    )
+
+
+def probe_program(groups: list[ProbeGroup]) -> Program:
+    """One row block's program. Groups that come after the same groups are published by the same event."""
+    events: list[list[int]] = []  # predecessors of each event
+    numbers: dict[tuple[int, ...], int] = {}
+    publishes: list[list[int]] = []
+    for number, group in enumerate(groups):
+        key = tuple(sorted(set(group.after)))
+        if key and key not in numbers:
+            numbers[key] = len(events)
+            events.append(list(key))
+            publishes.append([])
+        if key:
+            publishes[numbers[key]].append(number)
+    followed = {source for sources in events for source in sources}
+    events.append([number for number in range(len(groups)) if number not in followed])
+    publishes.append([])
+    signals: list[list[int]] = [[] for _ in groups]
+    for event, sources in enumerate(events):
+        for source in sources:
+            signals[source].append(event)
+    return assemble(
+        [group.kernel for group in groups],
+        [group.args for group in groups],
+        [(number, 0, Kind.ROWS, group.tiles, 0, 1) for number, group in enumerate(groups)],
+        [(len(sources), -1) for sources in events],
+        {"signals": signals, "publishes": publishes, "triggers": [[] for _ in events]},
+        roots=np.array([number for number, group in enumerate(groups) if not group.after], np.int32),
+        end=len(events) - 1,
+    )
+
+
+def one_row() -> StepInput:
+    """The smallest step."""
+    zero = np.zeros(1, np.int32)
+    return StepInput(zero, zero, zero, np.zeros(1, np.uint64), zero[:0], np.zeros((0, 1), np.float32))

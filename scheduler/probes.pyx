@@ -1,0 +1,72 @@
+"""Kernels that compute nothing: they stand in for real ones in the scheduler's tests and benchmark.
+
+`empty` does nothing. `slow` keeps its core busy for `ns` nanoseconds in each of its tasks `first` to `last`. `fail` stores `code` as
+its error in task `first`. `trail` leaves a mark: it checks that every task that its group depends on has left its own in
+this step, and counts in `faults` those that have not.
+"""
+
+from libc.stdint cimport int32_t, int64_t, uint64_t
+
+from ellm.kernels.task cimport ellm_task
+from ellm.scheduler.threads cimport clock_ns, fetch_add
+
+
+cdef struct Args:  # ARGS_BYTES at most
+    int64_t first
+    int64_t last
+    int64_t ns
+    int64_t code
+    int64_t *marks  # trail: [tasks of all groups] step number in which a task ran last
+    const int64_t *extents  # trail: [groups] tasks in this step
+    const int64_t *offsets  # trail: [groups] first mark of each group
+    const int32_t *sources  # trail: groups that this one depends on
+    int64_t source_count
+    int64_t group
+    uint64_t *faults  # atomic
+
+
+cdef void empty(const ellm_task *task) noexcept nogil:
+    pass
+
+
+cdef void slow(const ellm_task *task) noexcept nogil:
+    cdef const Args *args = <const Args *>task.args
+    cdef int64_t end = clock_ns() + args.ns
+    if args.first <= task.index <= args.last:
+        while clock_ns() < end:
+            pass
+
+
+cdef void fail(const ellm_task *task) noexcept nogil:
+    cdef const Args *args = <const Args *>task.args
+    if task.index == args.first:
+        task.error[0] = <int32_t>args.code
+
+
+cdef void trail(const ellm_task *task) noexcept nogil:
+    cdef const Args *args = <const Args *>task.args
+    cdef int64_t i, j
+    cdef int64_t *mark = &args.marks[args.offsets[args.group] + task.index]
+    cdef const int64_t *marks
+    cdef uint64_t faults = mark[0] == task.step.number  # run twice
+    mark[0] = task.step.number
+    for i in range(args.source_count):
+        marks = &args.marks[args.offsets[args.sources[i]]]
+        for j in range(args.extents[args.sources[i]]):
+            faults += marks[j] != task.step.number
+    if faults:
+        fetch_add(args.faults, faults)
+
+
+cdef void nothing() noexcept nogil:
+    pass
+
+
+ARGS = ("first", "last", "ns", "code", "marks", "extents", "offsets", "sources", "source_count", "group", "faults")
+ADDRESSES = {
+    "empty": <size_t>&empty,
+    "slow": <size_t>&slow,
+    "fail": <size_t>&fail,
+    "trail": <size_t>&trail,
+}
+ENTER = LEAVE = <size_t>&nothing

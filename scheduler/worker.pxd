@@ -1,0 +1,116 @@
+"""What the workers of a pool share, and what each has for itself.
+
+Words with several parts, all in one uint64:
+    PoolState.state       round 32 | closed 1 | active workers 31
+    ProgramState.log[i]   generation 32 | group + 1 (LOG_END ends the step)
+    ProgramState.slices   generation 24 | begin 20 | end 20
+    Event.count           generation 32 | signals
+A generation stands for one step of the program, so a word of an earlier step is recognised and nothing is reset.
+"""
+
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+
+from ellm.kernels.task cimport ellm_kernel, ellm_step, ellm_task
+
+cdef enum:
+    TASK_BITS = 20
+    GENERATIONS = 0xFFFFFF  # generations run from 1 to this
+    LINE = 64
+
+cdef struct ProgramState
+cdef struct WorkerState
+
+cdef struct Group:  # one cache line
+    ellm_kernel kernel
+    uint64_t remaining  # atomic; set by the publisher
+    uint32_t tasks  # set by the publisher
+    int32_t op
+    int32_t block
+    int32_t count  # index in counts
+    int32_t tiles
+    int32_t logit_rows
+    int32_t completes_empty
+    int32_t signals_begin
+    int32_t signals_end
+    int32_t next  # group whose weights a worker that waits after this one may prefetch, or -1
+    char pad[8]
+
+cdef struct Event:  # one cache line
+    uint64_t count  # atomic
+    uint32_t needed  # this step
+    int32_t publishes_begin
+    int32_t publishes_end
+    int32_t triggers_begin
+    int32_t triggers_end
+    char pad[36]
+
+cdef struct Stream:  # the weights that an operator's tasks read one after the other
+    const char *weights  # NULL: none
+    int64_t task_bytes
+
+cdef struct PoolState:
+    uint64_t state  # atomic
+    char pad0[56]
+    uint32_t signal  # futex: changes when there may be work for sleepers
+    uint32_t sleepers  # atomic
+    char pad1[56]
+    uint32_t finished  # futex: round whose workers have all left
+    uint32_t stop  # atomic
+    int32_t workers
+    int32_t pad2
+    ProgramState *program  # that of the current round
+
+cdef struct ProgramState:
+    PoolState *pool
+    Group *groups
+    Event *events
+    const int32_t *signals
+    const int32_t *publishes
+    const int32_t *triggers
+    const Stream *streams
+    const char *args
+    int64_t args_bytes
+    int32_t group_count
+    int32_t event_count
+    int32_t end
+    int32_t row_block
+    char *arena
+    int64_t section_bytes
+    void (*enter)() noexcept nogil
+    void (*leave)() noexcept nogil
+    uint64_t *log
+    WorkerState *workers  # [workers + 1]: the last is the caller's, who publishes the roots
+    const int32_t *counts
+    uint64_t generation
+    ellm_step step
+    char pad0[64]
+    uint64_t tail  # atomic: log entries reserved
+    char pad1[56]
+    uint64_t failure  # atomic: op + 1 << 32 | error code of the first kernel that failed in this step
+
+cdef struct WorkerState:
+    ProgramState *program
+    uint64_t *slices  # [groups]
+    const int32_t *victims  # [workers - 1], nearest first
+    int32_t *queue  # [events] events that fired and are to be handled
+    int64_t idle_since  # ns; 0: not idle
+    int32_t queued
+    int32_t cursor  # next log entry to read
+    int32_t oldest  # first log entry that may have tasks left
+    int32_t last  # group run last, or -1
+    int32_t error  # a kernel's error code
+    int32_t index
+    uint64_t tasks  # statistics; written by the worker alone, so relaxed
+    uint64_t steals
+    uint64_t parks
+    ellm_task task
+    char pad[64]
+
+cdef struct Thread:
+    PoolState *pool
+    int32_t index
+
+cdef void *worker_main(void *thread) noexcept nogil
+cdef int open_step(ProgramState *program, const int32_t *roots, int32_t count) noexcept nogil
+cdef void await_step(PoolState *pool) noexcept nogil
+cdef void stop_workers(PoolState *pool) noexcept nogil

@@ -1,0 +1,160 @@
+"""Folders: what is read, and one line for whatever is wrong with one."""
+
+import json
+
+import numpy as np
+import pytest
+import tiny
+from safetensors.numpy import save_file
+
+from ellm.checkpoint import open_checkpoint
+from ellm.kernels.errors import InputError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tiny.write_checkpoint(tmp_path / "model", shards=2)
+
+
+def refused(folder) -> str:
+    with pytest.raises(InputError) as caught, open_checkpoint(folder) as checkpoint:
+        checkpoint.tokenizer  # noqa: B018
+    message = str(caught.value)
+    assert "\n" not in message and str(folder) in message
+    return message
+
+
+@pytest.mark.parametrize("shards", [1, 2, 3])
+def test_every_tensor_is_read(tmp_path, shards):
+    folder = tiny.write_checkpoint(tmp_path, shards=shards, attention_bias=True)
+    config = json.loads((folder / "config.json").read_text())
+    expected = tiny.random_weights(config, 0)
+    with open_checkpoint(folder) as checkpoint:
+        assert checkpoint.config == config
+        assert checkpoint.generation["eos_token_id"] == [2, 0]
+        assert checkpoint.tokenizer.eos_ids == {0, 2}
+        assert checkpoint.tensors.keys() == expected.keys()
+        for name, bits in expected.items():
+            if bits.ndim == 1:
+                np.testing.assert_array_equal(checkpoint.read_vector(name), tiny.from_bf16(bits))
+            else:
+                np.testing.assert_array_equal(checkpoint.read_rows(name, 3, 17), bits[3:17])
+                np.testing.assert_array_equal(checkpoint.read_rows(name, 0, len(bits)), bits)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_floats_become_bf16_by_rounding_to_nearest_even(tmp_path, dtype):
+    folder = tiny.write_checkpoint(tmp_path, layers=1)
+    config = json.loads((folder / "config.json").read_text())
+    random = np.random.default_rng(1)
+    weights = {name: random.normal(size=shape).astype(dtype) for name, shape in tiny.shapes(config).items()}
+    save_file(weights, folder / "model.safetensors")
+    with open_checkpoint(folder) as checkpoint:
+        name = "model.layers.0.mlp.up_proj.weight"
+        np.testing.assert_array_equal(checkpoint.read_rows(name, 5, 50), tiny.to_bf16(weights[name][5:50]))
+        np.testing.assert_array_equal(checkpoint.read_vector("model.norm.weight"), weights["model.norm.weight"])
+
+
+def test_float_specials_survive(tmp_path):
+    folder = tiny.write_checkpoint(tmp_path, layers=1)
+    config = json.loads((folder / "config.json").read_text())
+    weights = {name: np.zeros(shape, np.float32) for name, shape in tiny.shapes(config).items()}
+    weights["lm_head.weight"][0, :5] = [np.nan, np.inf, -np.inf, 3.3895e38, -0.0]
+    save_file(weights, folder / "model.safetensors")
+    with open_checkpoint(folder) as checkpoint:
+        row = tiny.from_bf16(checkpoint.read_rows("lm_head.weight", 0, 1)[0, :5])
+    assert np.isnan(row[0]) and row[1] == np.inf and row[2] == -np.inf and np.isfinite(row[3]) and np.signbit(row[4])
+
+
+def test_no_config(folder):
+    (folder / "config.json").unlink()
+    assert "config.json" in refused(folder)
+
+
+@pytest.mark.parametrize(
+    "file", ["config.json", "generation_config.json", "model.safetensors.index.json", "tokenizer_config.json"]
+)
+@pytest.mark.parametrize("content", [b"{", b"[1]", b"\xff\xfe", b"", b"[" * 100_000])
+def test_broken_json(folder, file, content):
+    (folder / file).write_bytes(content)
+    assert file in refused(folder)
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "{}", '{"model": 3}', "", '{"version":"1.0","model":{"type":"BPE","vocab":{},"merges":["a b"]}}']
+)
+def test_broken_tokenizer(folder, content):
+    (folder / "tokenizer.json").write_text(content)
+    assert "tokenizer.json: broken tokenizer" in refused(folder)
+
+
+def test_no_tokenizer_is_an_error_only_when_it_is_needed(folder):
+    (folder / "tokenizer.json").unlink()
+    open_checkpoint(folder).close()
+    assert "has no tokenizer.json" in refused(folder)
+
+
+def test_special_token_outside_the_vocabulary(folder):
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"bos_token": "<nowhere>"}))
+    assert "bos_token is '<nowhere>'" in refused(folder)
+
+
+def test_missing_weights(folder):
+    (folder / "model.safetensors.index.json").unlink()
+    assert "model.safetensors" in refused(folder)
+
+
+def test_missing_shard(folder):
+    (folder / "model-00002-of-00002.safetensors").unlink()
+    assert "model-00002-of-00002.safetensors" in refused(folder)
+
+
+@pytest.mark.parametrize("shard", ["../secret.safetensors", "/etc/passwd", "", "..", 3, None])
+def test_index_must_stay_in_the_folder(folder, shard):
+    path = folder / "model.safetensors.index.json"
+    path.write_text(json.dumps({"weight_map": {"lm_head.weight": shard}}))
+    assert f"weight_map of lm_head.weight is {shard!r}" in refused(folder)
+
+
+def test_index_names_a_tensor_that_its_shard_lacks(folder):
+    path = folder / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    index["weight_map"]["model.surplus.weight"] = "model-00001-of-00002.safetensors"
+    path.write_text(json.dumps(index))
+    assert "model.surplus.weight" in refused(folder)
+
+
+def test_more_layers_than_tensors(folder):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_hidden_layers": 2_000_000_000}))
+    assert "num_hidden_layers is 2000000000, its tensors have 2 layers" in refused(folder)
+
+
+@pytest.mark.parametrize("eos", ["two", [2, "x"]])
+def test_eos_of_the_wrong_type(folder, eos):
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": eos}))
+    assert f"eos_token_id is {eos!r}" in refused(folder)
+
+
+def test_chat_template_file_comes_first(folder):
+    (folder / "chat_template.jinja").write_text("{{ messages[0].content }}!")
+    assert open_checkpoint(folder).tokenizer.render([{"role": "user", "content": "hi"}]) == "hi!"
+
+
+def test_named_chat_templates(folder):
+    path = folder / "tokenizer_config.json"
+    named = [{"name": "default", "template": "plain"}, {"name": "tool_use", "template": "tools {{ tools | tojson }}"}]
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"chat_template": named}))
+    tokenizer = open_checkpoint(folder).tokenizer
+    assert tokenizer.render([]) == "plain"
+    assert tokenizer.render([], tools=[{"name": "f"}]) == 'tools [{"name": "f"}]'
+
+
+def test_a_file_that_shrinks_after_opening(tmp_path):
+    folder = tiny.write_checkpoint(tmp_path)
+    with open_checkpoint(folder) as checkpoint:
+        with open(folder / "model.safetensors", "r+b") as file:
+            file.truncate(20_000)
+        with pytest.raises(InputError, match=r"lm_head.weight: the file ends at byte 20000|the file ends"):
+            checkpoint.read_rows("lm_head.weight", 0, 300)

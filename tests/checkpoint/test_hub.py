@@ -1,0 +1,100 @@
+"""Models by name, from a hub stand-in on loopback.
+
+Each case is a process of its own: huggingface_hub reads its environment once, when it is imported.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+from hub_stand_in import HubStandIn
+
+OPEN = """
+import sys
+from ellm.checkpoint import open_checkpoint
+from ellm.kernels.errors import InputError
+try:
+    with open_checkpoint(sys.argv[1], progress=sys.argv[2] == "progress") as checkpoint:
+        rows = checkpoint.read_rows("lm_head.weight", 0, 2)
+        print(checkpoint.config["model_type"], rows.shape, checkpoint.tokenizer.vocab_size)
+except InputError as error:
+    print("refused:", error)
+"""
+OPENED = "qwen3 (2, 88) 267\n"
+
+
+@pytest.fixture
+def hub(tmp_path):
+    folder = tiny.write_checkpoint(tmp_path / "served", "Qwen3ForCausalLM", shards=2)
+    (folder / "README.md").write_text("not needed")
+    (folder / "pytorch_model.bin").write_bytes(b"not needed")
+    with HubStandIn(folder, "tiny-org/tiny-model") as stand_in:
+        yield stand_in
+
+
+def open_by_name(tmp_path, endpoint, name="tiny-org/tiny-model", progress=False, **environment):
+    ours = {"HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": endpoint, "NO_PROXY": "127.0.0.1"}
+    clean = {key: value for key, value in os.environ.items() if not key.upper().startswith(("HF_", "HTTP", "ALL_"))}
+    command = [sys.executable, "-c", OPEN, name, "progress" if progress else "quiet"]
+    return subprocess.run(
+        command, env=clean | ours | environment, capture_output=True, text=True, check=True, timeout=120
+    )
+
+
+def test_download_then_cache_then_offline(tmp_path, hub):
+    done = open_by_name(tmp_path, hub.endpoint)
+    assert done.stdout == OPENED and done.stderr == ""
+    asked = {Path(request).name for request in hub.requests if request.startswith("GET") and "/resolve/" in request}
+    assert {"config.json", "tokenizer.json", "model-00001-of-00002.safetensors"} <= asked
+    assert not asked & {"README.md", "pytorch_model.bin"}
+
+    hub.requests.clear()
+    assert open_by_name(tmp_path, hub.endpoint).stdout == OPENED
+    assert not any("GET /tiny-org" in request for request in hub.requests)
+
+    hub.requests.clear()
+    assert open_by_name(tmp_path, hub.endpoint, HF_HUB_OFFLINE="1").stdout == OPENED
+    assert hub.requests == []
+    assert open_by_name(tmp_path, "http://127.0.0.1:9").stdout == OPENED  # nobody listens there
+
+
+def test_progress_goes_to_stderr(tmp_path, hub):
+    done = open_by_name(tmp_path, hub.endpoint, progress=True)
+    assert done.stdout == OPENED
+    assert "100%" in done.stderr
+
+
+def refused(done) -> str:
+    assert done.stdout.startswith("refused: tiny-org/") and done.stdout.count("\n") == 1, done
+    assert "Traceback" not in done.stderr
+    return done.stdout
+
+
+def test_unknown_model(tmp_path, hub):
+    assert "no such model on the hub" in refused(open_by_name(tmp_path, hub.endpoint, name="tiny-org/other"))
+
+
+def test_offline_without_a_cached_snapshot(tmp_path, hub):
+    message = refused(open_by_name(tmp_path, hub.endpoint, HF_HUB_OFFLINE="1"))
+    assert "not in the local cache, and cannot be had from the hub" in message
+    assert hub.requests == []
+
+
+def test_hub_out_of_reach(tmp_path):
+    assert "cannot be had from the hub: [Errno 111]" in refused(open_by_name(tmp_path, "http://127.0.0.1:9"))
+
+
+@pytest.mark.parametrize("status, words", [(403, "tiny-org/tiny-model: "), (500, "tiny-org/tiny-model: ")])
+def test_failing_hub(tmp_path, hub, status, words):
+    hub.status = status
+    assert words in refused(open_by_name(tmp_path, hub.endpoint, HF_HUB_DOWNLOAD_TIMEOUT="2"))
+
+
+def test_a_model_without_safetensors(tmp_path, hub):
+    for file in hub.folder.glob("model*"):
+        file.unlink()
+    done = open_by_name(tmp_path, hub.endpoint)
+    assert done.stdout.startswith("refused: ") and "has neither model.safetensors nor" in done.stdout

@@ -1,0 +1,124 @@
+"""Writes tiny GGUF files with the gguf package: random weights and a small tokenizer."""
+
+from pathlib import Path
+
+import gguf
+import numpy as np
+import tiny
+from gguf import GGMLQuantizationType
+
+STORED = {
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+CONTROL, USER_DEFINED = gguf.TokenType.CONTROL, gguf.TokenType.USER_DEFINED
+
+
+def stored_name(name: str) -> str:
+    """blk.3.attn_q.weight for model.layers.3.self_attn.q_proj.weight."""
+    stem, suffix = name.rsplit(".", 1)
+    if not stem.startswith("model.layers."):
+        return f"{STORED[stem]}.{suffix}"
+    _, _, layer, part = stem.split(".", 3)
+    return f"blk.{layer}.{STORED[part]}.{suffix}"
+
+
+def permuted(values: np.ndarray, heads: int) -> np.ndarray:
+    """The order of llama q and k rows in a GGUF file (llama.cpp, convert_hf_to_gguf.py, LlamaModel.permute)."""
+    half = values.shape[0] // heads // 2
+    return values.reshape(heads, 2, half, *values.shape[1:]).swapaxes(1, 2).reshape(values.shape)
+
+
+def random_floats(config: dict, seed: int = 0) -> dict[str, np.ndarray]:
+    """float32 weights by their Hugging Face names."""
+    return {name: tiny.from_bf16(bits) for name, bits in tiny.random_weights(config, seed).items()}
+
+
+def write_gguf(
+    path: Path,
+    config: dict,
+    weights: dict[str, np.ndarray],
+    dtype=GGMLQuantizationType.F32,
+    tokenizer: str | None = "gpt2",
+    **metadata,
+) -> Path:
+    """Matrices become `dtype`, vectors stay F32. `metadata` adds or replaces keys of the architecture (dots as __)."""
+    writer = gguf.GGUFWriter(path, config["model_type"])
+    head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    keys = {
+        "context_length": config["max_position_embeddings"],
+        "embedding_length": config["hidden_size"],
+        "block_count": config["num_hidden_layers"],
+        "feed_forward_length": config["intermediate_size"],
+        "attention.head_count": config["num_attention_heads"],
+        "attention.head_count_kv": config["num_key_value_heads"],
+        "attention.key_length": head_dim,
+        "attention.layer_norm_rms_epsilon": config["rms_norm_eps"],
+        "rope.freq_base": config["rope_theta"],
+    } | {key.replace("__", "."): value for key, value in metadata.items()}
+    for key, value in keys.items():
+        add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}[type(value)]
+        add(f"{config['model_type']}.{key}", value)
+    if tokenizer:
+        {"gpt2": add_byte_level, "llama": add_sentencepiece}[tokenizer](writer)
+    heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
+    for name, values in weights.items():
+        for projection, count in heads.items():
+            if projection in name and config["model_type"] == "llama":
+                values = permuted(values, count)
+        if name == "rope_freqs.weight":
+            writer.add_tensor(name, values)
+        elif values.ndim == 2 and dtype != GGMLQuantizationType.F32:
+            writer.add_tensor(stored_name(name), gguf.quants.quantize(values, dtype), raw_dtype=dtype)
+        else:
+            writer.add_tensor(stored_name(name), values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def add_byte_level(writer, pre: str = "smollm") -> None:
+    """The vocabulary of tiny.write_tokenizer with a user-defined token at its end, and tiny's chat template."""
+    alphabet = sorted(tiny.pre_tokenizers.ByteLevel.alphabet())
+    tokens = [*tiny.SPECIAL, *alphabet, *(left + right for left, right in tiny.MERGES), "<think> "]
+    kinds = [CONTROL] * len(tiny.SPECIAL) + [gguf.TokenType.NORMAL] * (len(tokens) - 4) + [USER_DEFINED]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(pre)
+    writer.add_token_list(tokens)
+    writer.add_token_types(kinds)
+    writer.add_token_merges([f"{left} {right}" for left, right in tiny.MERGES])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(2)
+    writer.add_chat_template(tiny.CHAT_TEMPLATE)
+
+
+def add_sentencepiece(writer) -> None:
+    """A sentencepiece vocabulary: three control tokens, 256 bytes, and words with scores."""
+    words = [
+        word.replace("_", "\u2581")
+        for word in ["_", "t", "h", "e", "a", "n", "th", "the", "_the", "_th", "he", "an", "_a", "_an", "é"]
+    ]
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *words]
+    scores = [0.0] * 259 + [-float(len(words) - 3 * len(word)) for word in words]
+    kinds = [gguf.TokenType.UNKNOWN, CONTROL, CONTROL] + [gguf.TokenType.BYTE] * 256
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(tokens)
+    writer.add_token_scores(scores)
+    writer.add_token_types(kinds + [gguf.TokenType.NORMAL] * len(words))
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_unk_token_id(0)

@@ -1,0 +1,48 @@
+"""Golden texts of graphs: `python tests/dsl/golden.py` writes them anew; read the difference before committing it."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+import small_models
+
+from ellm.dsl import rewrite, show
+
+FOLDER = Path(__file__).parent / "golden"
+
+
+
+def after(*passes: str) -> str:
+    """Text of the one-layer model after these passes alone."""
+    graph = small_models.one_layer_graph()
+    for name in passes:
+        getattr(rewrite, name)(graph)
+    return show.text(graph)
+
+
+def fused(architecture: str, **overrides) -> str:
+    return show.text(rewrite.rewrite(small_models.graph(architecture, **overrides)))
+
+
+TEXTS: dict[str, Callable[[], str]] = {
+    "one_layer": lambda: show.text(small_models.one_layer_graph()),
+    "one_layer.share_equal": lambda: after("share_equal"),
+    "one_layer.hoist_gather": lambda: after("share_equal", "hoist_gather"),
+    "one_layer.join_qkv": lambda: after("share_equal", "join_qkv"),
+    "one_layer.join_gate_up": lambda: after("share_equal", "join_gate_up"),
+    "one_layer.fold_norm": lambda: after("share_equal", "fold_norm"),
+    "one_layer.fold_residual": lambda: after("share_equal", "fold_residual"),
+    "one_layer.fused": lambda: show.text(rewrite.rewrite(small_models.one_layer_graph())),
+    "llama": lambda: show.text(small_models.graph("LlamaForCausalLM", num_hidden_layers=1)),
+    "llama.fused": lambda: fused("LlamaForCausalLM"),
+    "mistral.fused": lambda: fused("MistralForCausalLM", sliding_window=128),
+    "qwen2.fused": lambda: fused("Qwen2ForCausalLM"),
+    "qwen3": lambda: show.text(small_models.graph("Qwen3ForCausalLM", num_hidden_layers=1)),
+    "qwen3.fused": lambda: fused("Qwen3ForCausalLM", tie_word_embeddings=True),
+}
+
+if __name__ == "__main__":
+    FOLDER.mkdir(exist_ok=True)
+    for name, make in TEXTS.items():
+        (FOLDER / f"{name}.txt").write_text(make())

@@ -1,0 +1,95 @@
+"""Small models for the compiler's tests, and their weights packed as a loader would."""
+
+import numpy as np
+
+from ellm.dsl import attend, embed, linear, logits, rms_norm, rope, swiglu, trace
+from ellm.dsl.tensor import Rope
+from ellm.models import from_config
+
+ROPE = Rope((1.0, 0.5, 0.25, 0.125))
+
+
+def config(architecture="LlamaForCausalLM", **overrides) -> dict:
+    """config.json of a model whose sizes are no multiples of a tile."""
+    return {
+        "architectures": [architecture],
+        "vocab_size": 101,
+        "hidden_size": 72,
+        "intermediate_size": 88,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 24,
+        "max_position_embeddings": 2048,
+        "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": False,
+        "sliding_window": None,
+        **overrides,
+    }
+
+
+def graph(architecture="LlamaForCausalLM", **overrides):
+    return from_config(config(architecture, **overrides)).graph()
+
+
+def one_layer(tokens, w, caches):
+    """A model with one of everything, written out."""
+    x = embed(tokens, w.embed[50, 16])
+    a = rms_norm(x, w.layers[0].norm[16], 1e-5)
+    q = rms_norm(linear(a, w.layers[0].q[4, 8, 16]), w.layers[0].q_norm[8], 1e-5)
+    kv = caches[0].append(k=rope(linear(a, w.layers[0].k[2, 8, 16]), ROPE), v=linear(a, w.layers[0].v[2, 8, 16]))
+    o = attend(rope(q, ROPE), kv["k"], kv["v"], scale=0.5, window=3)
+    x = x + linear(o, w.layers[0].o[16, 4, 8], bias=True)
+    m = rms_norm(x, w.layers[0].mlp_norm[16], 1e-5)
+    h = swiglu(linear(m, w.layers[0].gate[40, 16]), linear(m, w.layers[0].up[40, 16]))
+    x = x + linear(h, w.layers[0].down[16, 40])
+    return logits(rms_norm(x, w.norm[16], 1e-5), w.head[50, 16])
+
+
+def one_layer_graph():
+    return trace(one_layer, 1024)
+
+
+def to_bf16(values: np.ndarray) -> np.ndarray:
+    """float32 to bf16 bits, nearest even."""
+    bits = values.astype(np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+
+
+def random_weights(program, seed=0) -> dict[str, np.ndarray]:
+    """Name -> f32 values, exact in bf16, for every source of the program."""
+    random = np.random.default_rng(seed)
+    found = {}
+    for entry in program.meta["weights"]:
+        for source in entry["sources"]:
+            scale = 1.0 if len(source["shape"]) == 1 else 1.5 / np.sqrt(source["shape"][1])
+            values = random.normal(0, scale, source["shape"]) + (len(source["shape"]) == 1)
+            bits = to_bf16(values).astype(np.uint32) << 16
+            found.setdefault(source["name"], bits.view(np.float32))
+    return found
+
+
+def packed_region(program, weights) -> np.ndarray:
+    """The weights region as bytes at a page-aligned address."""
+    memory = np.zeros(program.weights_bytes + 4096, np.uint8)
+    region = memory[-memory.ctypes.data % 4096 :][: program.weights_bytes]
+    for entry in program.meta["weights"]:
+        data = _packed(entry, [weights[source["name"]] for source in entry["sources"]]).tobytes()
+        assert len(data) <= entry["bytes"]
+        region[entry["offset"] : entry["offset"] + len(data)] = np.frombuffer(data, np.uint8)
+    return region
+
+
+def _packed(entry, sources) -> np.ndarray:
+    if entry["layout"] == "constant":
+        return np.array(entry["values"], np.float32)
+    if entry["layout"] == "vector":
+        out = np.zeros(entry["bytes"] // 4, np.float32)
+        for source, first, count, position in entry["runs"]:
+            out[position : position + count] = sources[source][first : first + count]
+        return out
+    n_tiles, k_tiles = entry["n_tiles"], entry["k_tiles"]
+    out = np.zeros((16 * n_tiles, 32 * k_tiles), np.uint16)
+    for source, first, count, column in entry["runs"]:
+        out[column : column + count, : entry["k"]] = to_bf16(sources[source][first : first + count])
+    return out.reshape(n_tiles, 16, k_tiles, 16, 2).transpose(0, 2, 3, 1, 4)

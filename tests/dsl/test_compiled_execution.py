@@ -1,0 +1,73 @@
+"""Compiled programs run: fused and unfused programs, native and NumPy kernels, any cut into steps, give one answer."""
+
+import numpy as np
+import pytest
+from small_models import config, packed_region, random_weights
+
+from ellm.dsl import compile
+from ellm.kernels import isa
+from ellm.models import from_config
+from ellm.scheduler import Pool, StepInput, interpret
+
+MODELS = {
+    "llama": config(),
+    "llama-biased": config(attention_bias=True, mlp_bias=True, tie_word_embeddings=True),
+    "mistral": config("MistralForCausalLM", sliding_window=20),
+    "qwen2": config("Qwen2ForCausalLM", use_sliding_window=True, sliding_window=9, max_window_layers=1),
+    "qwen3": config("Qwen3ForCausalLM", tie_word_embeddings=True),
+}
+TOKENS = np.random.default_rng(1).integers(0, 101, 75).astype(np.int32)
+
+
+def compiled(name, fuse=True):
+    return compile(from_config(MODELS[name]).graph(), context=1024, chunk=80, row_block=16, fuse=fuse)
+
+
+def answer(program, steps, run):
+    """Logits [75, vocab] of TOKENS as one sequence, `steps` rows at a time."""
+    cache = np.zeros(program.range_bytes + 64, np.uint8)
+    base = cache.ctypes.data + -cache.ctypes.data % 64
+    parts = []
+    for begin in range(0, len(TOKENS), steps):
+        rows = len(TOKENS[begin : begin + steps])
+        logits = np.full((rows, program.vocab), np.nan, np.float32)
+        positions = np.arange(begin, begin + rows, dtype=np.int32)
+        run(
+            StepInput(
+                tokens=TOKENS[begin : begin + rows],
+                positions=positions,
+                slots=np.zeros(rows, np.int32),
+                ranges=np.array([base], np.uint64),
+                logit_row=np.arange(rows, dtype=np.int32),
+                logits=logits,
+            )
+        )
+        parts.append(logits)
+    return np.concatenate(parts)
+
+
+def native(program, region, steps):
+    table = isa.table(isa.choose().isa)
+    with Pool(1) as pool:
+        executable = pool.load(program, table, region.ctypes.data)
+        return answer(program, steps, executable.run)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_fused_and_unfused_programs_give_the_same_logits(name):
+    fused, unfused = compiled(name), compiled(name, fuse=False)
+    weights = random_weights(fused)
+    first = native(fused, packed_region(fused, weights), 75)
+    assert np.isfinite(first).all() and first.std() > 0.1
+    np.testing.assert_array_equal(native(unfused, packed_region(unfused, weights), 75), first)
+    np.testing.assert_array_equal(native(fused, packed_region(fused, weights), 7), first)
+
+
+@pytest.mark.parametrize("fuse", [True, False])
+@pytest.mark.parametrize("name", ["llama-biased", "qwen2", "qwen3"])
+def test_numpy_kernels_agree_with_native_ones(name, fuse):
+    program = compiled(name, fuse)
+    region = packed_region(program, random_weights(program))
+    wanted = native(program, region, 75)
+    ours = answer(program, 75, lambda step: interpret.run(program, region.ctypes.data, step))
+    np.testing.assert_allclose(ours, wanted, atol=0.05 * wanted.std())

@@ -1,0 +1,202 @@
+"""What a compiled program says: sizes, arguments, weights, costs; the same each time, and after saving and loading."""
+
+import time
+from dataclasses import fields
+
+import numpy as np
+import pytest
+from small_models import config, graph, one_layer_graph
+
+from ellm.dsl import GraphError, LoweringError, attend, compile, embed, linear, logits, trace
+from ellm.kernels import contract
+from ellm.models import from_config
+from ellm.scheduler.program import Program, Ranges
+
+QWEN3_06B = {
+    **config("Qwen3ForCausalLM", tie_word_embeddings=True),
+    "vocab_size": 151936,
+    "hidden_size": 1024,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "max_position_embeddings": 40960,
+}
+LLAMA_70B = {
+    **config(),
+    "vocab_size": 128256,
+    "hidden_size": 8192,
+    "intermediate_size": 28672,
+    "num_hidden_layers": 80,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "max_position_embeddings": 131072,
+}
+
+
+def assert_equal(one: Program, other: Program) -> None:
+    for item in fields(Program):
+        a, b = getattr(one, item.name), getattr(other, item.name)
+        if isinstance(a, Ranges):
+            a, b = np.concatenate([a.begin, a.items]), np.concatenate([b.begin, b.items])
+        if isinstance(a, np.ndarray):
+            assert a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes(), item.name
+        else:
+            assert a == b, item.name
+
+
+def arguments(program, name) -> dict:
+    op = program.op_names.index(name)
+    return contract.unpack(program.kernels[program.op_kernel[op]], program.args[op])
+
+
+def test_compiling_twice_gives_the_same_program():
+    assert_equal(compile(graph(), context=700), compile(graph(), context=700))
+
+
+@pytest.mark.parametrize("fuse", [True, False])
+def test_saved_program_is_loaded_bit_for_bit(tmp_path, fuse):
+    program = compile(graph("Qwen3ForCausalLM"), context=700, fuse=fuse)
+    program.save(tmp_path / "program.npz")
+    assert_equal(Program.load(tmp_path / "program.npz"), program)
+
+
+@pytest.mark.parametrize("model, seconds", [(QWEN3_06B, 3), (LLAMA_70B, 10)], ids=["28 layers", "80 layers"])
+def test_compiling_takes_seconds(model, seconds):
+    begin = time.process_time()
+    compile(from_config(model).graph(), context=4096, chunk=512)
+    assert time.process_time() - begin < seconds
+
+
+@pytest.mark.parametrize(
+    "sizes, message",
+    [
+        ({"context": 0}, "context: 0 must be from 1 to the model's 2048 positions"),
+        ({"context": 2049}, "context: 2049 must be from 1 to the model's 2048 positions"),
+        ({"context": 64, "chunk": 0}, "chunk: 0 must be at least 1 row"),
+        ({"context": 64, "row_block": 24}, "row_block: 24 must be a multiple of 16"),
+    ],
+)
+def test_bad_sizes_are_one_line(sizes, message):
+    with pytest.raises(GraphError) as caught:
+        compile(graph(), **sizes)
+    assert str(caught.value) == message
+
+
+def test_sizes_of_a_program():
+    program = compile(graph("Qwen3ForCausalLM"), context=700, chunk=100)
+    assert (program.context, program.blocks, program.row_block, program.chunk) == (1024, 2, 64, 128)
+    assert (program.windows, program.kv_heads, program.fold_heads) == ([0], 2, 2)
+    assert program.partial_floats == 4 * (24 + 2)
+    assert program.partials == 64
+    # 2 layers x 2 heads x (keys: 64 column tiles x 1 deep; values: 32 deep x 2 column tiles) of 1 KiB
+    assert program.range_bytes == 2 * 2 * (64 + 64) * 1024
+    assert program.vocab == 101
+    assert program.meta["cache_bytes"] == 2 * 2 * 2 * 24 * 2
+
+
+def test_partials_are_bounded_by_memory():
+    long = compile(from_config(LLAMA_70B).graph(), context=131072)
+    assert long.partials == 8 * 256
+    assert long.partials * long.partial_floats * 4 <= 512 << 20
+
+
+def test_each_window_is_a_class():
+    model = graph("Qwen2ForCausalLM", use_sliding_window=True, sliding_window=9, max_window_layers=1)
+    program = compile(model, context=512)
+    assert program.windows == [0, 9]
+    assert [arguments(program, f"layers.{i}.attend")["window_class"] for i in (0, 1)] == [0, 1]
+    assert [arguments(program, f"layers.{i}.merge")["window_class"] for i in (0, 1)] == [0, 1]
+
+
+def test_more_windows_than_the_step_has_room_for_are_refused():
+    def model(tokens, w, caches):
+        x = embed(tokens, w.embed[50, 16])
+        for i in range(5):
+            kv = caches[i].append(k=linear(x, w.k[i].p[2, 8, 16]), v=linear(x, w.v[i].p[2, 8, 16]))
+            o = attend(linear(x, w.q[i].p[2, 8, 16]), kv["k"], kv["v"], scale=1.0, window=i + 1)
+            x = x + linear(o, w.o[i].p[16, 2, 8])
+        return logits(x, w.head[50, 16])
+
+    with pytest.raises(LoweringError, match=r"attend: windows \[1, 2, 3, 4, 5\]: more than 4 distinct ones"):
+        compile(trace(model, 64), context=64)
+
+
+def test_value_that_no_kernel_can_store_is_refused_by_line():
+    def model(tokens, w, caches):
+        x = embed(tokens, w.embed[50, 16])
+        kv = caches[0].append(k=linear(x, w.k[2, 8, 16]), v=linear(x, w.v[2, 8, 16]))
+        o = attend(linear(x, w.q[2, 8, 16]), kv["k"], kv["v"], scale=1.0)
+        return logits(linear(o + o, w.o[16, 2, 8]), w.head[50, 16])
+
+    with pytest.raises(LoweringError, match=r"^dsl/test_compiled_program.py:\d+: attend: .* but add at .* reads it$"):
+        compile(trace(model, 64), context=64)
+
+
+def test_values_are_bf16_only_for_matrix_products_and_attend():
+    program = compile(one_layer_graph(), context=64, fuse=False)
+    assert arguments(program, "layers.0.norm")["out_bf16"] == 1
+    assert arguments(program, "layers.0.q")["out_bf16"] == 0
+    assert arguments(program, "layers.0.q_norm")["out_bf16"] == 0
+    assert arguments(program, "layers.0.o")["x_bf16"] == 1
+    assert arguments(program, "layers.0.down")["x_bf16"] == 0
+    assert arguments(program, "layers.0.attend")["q_bf16"] == 0
+    fused = compile(one_layer_graph(), context=64)
+    assert arguments(fused, "layers.0.down")["x_bf16"] == 1
+    assert arguments(fused, "layers.0.attend")["q_bf16"] == 1
+    assert arguments(fused, "layers.0.qkv")["x_bf16"] == 0
+
+
+def test_residual_is_updated_in_place():
+    program = compile(one_layer_graph(), context=64)
+    for name in ("layers.0.o", "layers.0.down"):
+        args = arguments(program, name)
+        assert args["out"] == args["residual"] != args["x"]
+    assert arguments(program, "layers.0.o")["out"] == arguments(program, "embed")["out"]
+
+
+def test_residual_that_is_read_later_is_kept():
+    def model(tokens, w, caches):
+        x = embed(tokens, w.embed[50, 16])
+        y = x + linear(x, w.a[16, 16])
+        z = y + linear(y, w.b[16, 16])
+        return logits(x + linear(z, w.c[16, 16]), w.head[50, 16])
+
+    program = compile(trace(model, 64), context=64)
+    x = arguments(program, "embed")["out"]
+    outs = [arguments(program, name)["out"] for name in "abc"]
+    assert x not in outs[:2], "x is read again by c"
+    assert outs[0] != outs[1], "y is the A operand of b too: other tasks of b still read it"
+    assert outs[2] == x, "c is the last reader of x"
+
+
+def test_every_weight_address_is_relocated_and_within_the_region():
+    program = compile(graph("Qwen2ForCausalLM"), context=64)
+    entries = {entry["offset"]: entry for entry in program.meta["weights"]}
+    for op, byte in program.relocations:
+        offset = int(program.args[op, byte : byte + 8].view(np.int64)[0])
+        assert offset + entries[offset]["bytes"] <= program.weights_bytes
+    present = sum(
+        operator["kernel"] in ("qkv", "linear", "gate_up", "logits", "embed", "angles")
+        for operator in program.meta["operators"]
+    )
+    norms, biases = 2 * 2 + 1, 2
+    assert len(program.relocations) == present + norms + biases
+
+
+def test_costs_are_those_of_the_checkpoint():
+    program = compile(graph(), context=64)
+    operators = {operator["name"]: operator for operator in program.meta["operators"]}
+    assert operators["layers.0.qkv"]["flops"] == 2 * (4 + 2 + 2) * 24 * 72
+    assert operators["layers.0.gate_up"]["flops"] == 2 * 2 * 88 * 72
+    assert operators["logits"]["flops"] == 2 * 101 * 72
+    assert operators["layers.0.attend"]["flops_per_key"] == 4 * 4 * 24
+    assert operators["layers.0.o_proj"]["line"].startswith("models/llama.py:")
+    assert operators["layers.0.o_proj"]["weights"]["weight"] == {
+        "name": "model.layers.0.self_attn.o_proj.weight",
+        "shape": [72, 4, 24],
+    }
+    # 8 heads of 2 column tiles, 3 deep
+    assert operators["layers.0.qkv"]["weight_bytes"] == 8 * 2 * 3 * 1024 + 4 * 80

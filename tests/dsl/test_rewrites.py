@@ -1,0 +1,118 @@
+"""Where a pattern does not hold, a rewrite leaves the graph alone; golden texts (test_traces.py) show where it does."""
+
+import pytest
+from small_models import ROPE, one_layer_graph
+
+from ellm.dsl import Rope, attend, embed, linear, logits, rms_norm, rope, swiglu, trace
+from ellm.dsl.rewrite import rewrite
+
+
+def fused_ops(body) -> list[str]:
+    """Operators of the fused graph of `body(x, w, cache)` with x [T, 16]."""
+
+    def model(tokens, w, caches):
+        return logits(body(embed(tokens, w.embed[50, 16]), w, caches[0]), w.head[50, 16])
+
+    return [node.op for _, node in rewrite(trace(model, 64)).items()][2:-2]
+
+
+def attention(x, w, cache, *, q=None, k=None, v=None, read_q=None):
+    q = linear(x, w.q[4, 8, 16]) if q is None else q
+    k = linear(x, w.k[2, 8, 16]) if k is None else k
+    v = linear(x, w.v[2, 8, 16]) if v is None else v
+    kv = cache.append(k=k, v=v)
+    return linear(attend(q, kv["k"], kv["v"], scale=1.0), w.o[16, 4, 8])
+
+
+def test_plain_attention_without_rope_or_norm_is_joined():
+    assert fused_ops(attention) == ["qkv", "attend", "linear"]
+
+
+@pytest.mark.parametrize(
+    "different",
+    [
+        lambda x, w: {"q": linear(rms_norm(x, w.other[16], 1e-6), w.q[4, 8, 16])},
+        lambda x, w: {"q": rope(linear(x, w.q[4, 8, 16]), ROPE)},
+        lambda x, w: {"v": rms_norm(linear(x, w.v[2, 8, 16]), w.v_norm[8], 1e-6)},
+        lambda x, w: {"k": (lambda k: k + k)(linear(x, w.k[2, 8, 16]))},
+        lambda x, w: {
+            "q": rope(linear(x, w.q[4, 8, 16]), ROPE),
+            "k": rope(linear(x, w.k[2, 8, 16]), Rope((1.0, 0.5))),
+        },
+        lambda x, w: {
+            "q": rms_norm(linear(x, w.q[4, 8, 16]), w.q_norm[8], 1e-6),
+            "k": rms_norm(linear(x, w.k[2, 8, 16]), w.k_norm[8], 1e-5),
+        },
+    ],
+    ids=["q of another input", "rope on q only", "norm on v", "k added to itself", "two ropes", "two epsilons"],
+)
+def test_projections_that_one_kernel_cannot_do_stay_apart(different):
+    assert "qkv" not in fused_ops(lambda x, w, cache: attention(x, w, cache, **different(x, w)))
+
+
+def test_cache_read_by_two_attends_is_not_joined():
+    def body(x, w, cache):
+        kv = cache.append(k=linear(x, w.k[2, 8, 16]), v=linear(x, w.v[2, 8, 16]))
+        a = attend(linear(x, w.q[4, 8, 16]), kv["k"], kv["v"], scale=1.0)
+        b = attend(linear(x, w.p[4, 8, 16]), kv["k"], kv["v"], scale=1.0)
+        return linear(a, w.oa[16, 4, 8]) + linear(b, w.ob[16, 4, 8])
+
+    assert "qkv" not in fused_ops(body)
+
+
+def test_projection_with_a_second_reader_is_not_joined():
+    def body(x, w, cache):
+        q = linear(x, w.q[4, 8, 16])
+        return attention(x, w, cache, q=q) + linear(q, w.again[16, 4, 8])
+
+    assert "qkv" not in fused_ops(body)
+
+
+def test_gate_up_needs_one_input_and_readers_that_take_bf16():
+    def two_inputs(x, w, cache):
+        y = linear(x, w.y[16, 16])
+        return linear(swiglu(linear(x, w.gate[40, 16]), linear(y, w.up[40, 16])), w.down[16, 40])
+
+    def added(x, w, cache):
+        return x + swiglu(linear(x, w.gate[16, 16]), linear(x, w.up[16, 16]))
+
+    assert "swiglu" in fused_ops(two_inputs)
+    assert "swiglu" in fused_ops(added)
+
+
+def test_norm_with_another_reader_stays():
+    def body(x, w, cache):
+        a = rms_norm(x, w.norm[16], 1e-6)
+        return a + linear(a, w.o[16, 16])
+
+    assert fused_ops(body) == ["rms_norm", "linear"]
+
+
+def test_linear_that_is_read_twice_is_not_folded_into_a_sum():
+    def body(x, w, cache):
+        y = linear(x, w.y[16, 16])
+        return linear(x + y, w.z[16, 16]) + y
+
+    assert fused_ops(body) == ["linear", "add", "linear"]
+
+
+def test_gather_moves_above_row_wise_operators_only():
+    def body(x, w, cache):
+        return linear(rms_norm(x + linear(x, w.y[16, 16]), w.norm[16], 1e-6), w.z[16, 16])
+
+    assert fused_ops(body) == ["linear", "gather"]  # the gather itself, then the last linear and the logits
+
+
+def test_what_the_logits_do_not_need_is_removed():
+    def body(x, w, cache):
+        cache.append(k=linear(x, w.k[2, 8, 16]), v=linear(x, w.v[2, 8, 16]))
+        return x
+
+    assert fused_ops(body) == []
+
+
+def test_rewriting_leaves_the_traced_graph_alone():
+    graph = one_layer_graph()
+    before = dict(graph.nodes(data="node"))
+    rewrite(graph)
+    assert dict(graph.nodes(data="node")) == before

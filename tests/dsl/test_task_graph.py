@@ -1,0 +1,130 @@
+"""The task graph of a compiled model, walked in pure Python in random orders: every group runs once, when it may, and
+the step ends."""
+
+import random
+
+import numpy as np
+import pytest
+from small_models import config
+
+from ellm.dsl import compile, tasks
+from ellm.dsl.lower import lower
+from ellm.dsl.rewrite import rewrite
+from ellm.models import from_config
+from ellm.scheduler.program import Kind
+
+MODELS = {
+    "llama": config(),
+    "qwen3": config("Qwen3ForCausalLM"),
+    "two windows": config("Qwen2ForCausalLM", use_sliding_window=True, sliding_window=9, max_window_layers=1),
+}
+BLOCK = 16
+BLOCKS = 4
+
+
+def counts_of(program, rows, logit_rows, sample, merges):
+    """Table [kind, block] for a step of one sequence."""
+    counts = np.zeros((program.kinds, program.blocks), int)
+    for block in range(program.blocks):
+        present = min(max(rows - block * BLOCK, 0), BLOCK)
+        wanted = min(max(logit_rows - block * BLOCK, 0), BLOCK)
+        counts[Kind.ROWS, block] = present > 0
+        counts[Kind.LOGITS, block] = wanted > 0
+        counts[Kind.SAMPLE, block] = wanted if sample else 0
+        for window_class in range(len(program.windows)):
+            counts[Kind.ITEMS + 2 * window_class, block] = present
+            counts[Kind.MERGES + 2 * window_class, block] = present if merges else 0
+    return counts
+
+
+def walk(program, counts, seed):
+    """Operators and blocks in the order in which they complete, choosing at random among groups that are ready."""
+    chooser = random.Random(seed)
+    groups = program.groups
+    missing = program.events["needed"].astype(int)
+    for event, kind in enumerate(program.events["dynamic"]):
+        missing[event] += np.count_nonzero(counts[kind]) if kind >= 0 else 0
+    ready = [int(root) for root in program.roots if counts[groups["kind"][root], groups["block"][root]]]
+    published, order, ended = set(ready), [], False
+
+    def complete(group):
+        order.append((int(groups["op"][group]), int(groups["block"][group])))
+        for event in program.signals[group]:
+            signal(int(event))
+
+    def signal(event):
+        nonlocal ended
+        missing[event] -= 1
+        if missing[event]:
+            return
+        assert not ended
+        ended = ended or event == program.end
+        for triggered in program.triggers[event]:
+            signal(int(triggered))
+        for group in map(int, program.publishes[event]):
+            assert group not in published, "published twice"
+            published.add(group)
+            if counts[groups["kind"][group], groups["block"][group]]:
+                ready.append(group)
+            elif groups["completes_empty"][group]:
+                complete(group)
+
+    while ready:
+        assert not ended, "work after the end"
+        complete(ready.pop(chooser.randrange(len(ready))))
+    assert ended, "the step does not end"
+    return order
+
+
+@pytest.mark.parametrize("fuse", [True, False])
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("rows, logit_rows", [(1, 0), (1, 1), (16, 1), (17, 17), (50, 3), (64, 64)])
+def test_every_group_runs_once_after_all_it_needs(name, fuse, rows, logit_rows):
+    graph = from_config(MODELS[name]).graph()
+    program = compile(graph, context=1024, chunk=BLOCK * BLOCKS, row_block=BLOCK, fuse=fuse)
+    operators = lower(rewrite(graph, fuse), 1024, BLOCK).operators
+    for seed, sample, merges in [(0, True, True), (1, False, False), (2, True, False), (3, False, True)]:
+        counts = counts_of(program, rows, logit_rows, sample, merges)
+        order = walk(program, counts, seed)
+        active = {Kind.ROWS: -(-rows // BLOCK), Kind.LOGITS: -(-logit_rows // BLOCK)}
+        wanted = {
+            (number, block)
+            for number, operator in enumerate(operators)
+            for block in range(active[Kind.LOGITS if operator.logit_rows else Kind.ROWS])
+        }
+        assert len(order) == len(set(order))
+        assert set(order) == wanted
+        place = {group: i for i, group in enumerate(order)}
+        for number, block in order:
+            operator = operators[number]
+            for source in operator.after:
+                if operator.kernel == "gather":
+                    assert all(place[source, b] < place[number, block] for b in range(active[Kind.ROWS]))
+                elif operators[source].kernel in ("qkv", "append") and operator.kernel == "attend":
+                    assert all(place[source, b] < place[number, block] for b in range(block + 1))
+                else:
+                    assert place[source, block] < place[number, block]
+
+
+def test_row_blocks_are_coupled_by_attention_alone():
+    """Block 0 may be done with all layers before block 1 starts its second one."""
+    program = compile(from_config(config()).graph(), context=1024, chunk=32, row_block=16)
+    counts = counts_of(program, 32, 1, False, False)
+    orders = [walk(program, counts, seed) for seed in range(40)]
+    last, second = (program.op_names.index(f"layers.1.{name}") for name in ("down_proj", "qkv"))
+    assert any(order.index((last, 0)) < order.index((second, 1)) for order in orders)
+
+
+def test_a_fused_layer_is_a_chain_of_one_signal_events():
+    program = compile(from_config(config()).graph(), context=1024, chunk=16, row_block=16)
+    per_layer = [name.split(".", 2)[2] for name in program.op_names if name.startswith("layers.1.")]
+    assert per_layer == ["qkv", "attend", "merge", "o_proj", "gate_up", "down_proj"]
+    assert set(program.events["needed"].tolist()) == {0, 1, 2}
+    joined = int((program.events["needed"] == 2).sum())
+    assert joined == 1  # layer 0's qkv waits for embed and angles
+
+
+def test_every_operator_has_one_group_per_block():
+    built = tasks.build(lower(rewrite(from_config(config()).graph()), 1024, 16).operators, 3)
+    assert [group[:2] for group in built.groups[:4]] == [(0, 0), (0, 1), (0, 2), (1, 0)]
+    assert len(built.signals) == len(built.groups)

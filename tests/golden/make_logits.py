@@ -1,0 +1,50 @@
+"""Writes tests/golden/logits/*.npz: what transformers says about the tiny models of cases.GOLDEN.
+
+Run from the root: PYTHONPATH=tests python -m golden.make_logits  (needs pip install '.[oracle]')
+
+A file holds `sha256` of the checkpoint's weights, `positions`, `truth` (float16 log-probabilities of float32
+transformers at these positions), `best` (its first choice at every position), and for transformers in bf16 `peer_kl`
+(mean over `positions` of KL(truth || bf16)) and `peer_agreement` (share of all positions whose first choice is `best`).
+"""
+
+import hashlib
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from golden.cases import GOLDEN, prompt
+from measures import agreement, divergence, log_softmax
+from oracle.peer import peer_logits
+from tiny import write_checkpoint
+
+FOLDER = Path(__file__).parent / "logits"
+POSITIONS = 256  # of each prompt at least: the files then stay below 2 MB
+
+
+def main() -> None:
+    FOLDER.mkdir(exist_ok=True)
+    for name, arguments in GOLDEN.items():
+        with tempfile.TemporaryDirectory() as folder:
+            write_checkpoint(folder, **arguments)
+            digest = hashlib.sha256(Path(folder, "model.safetensors").read_bytes()).hexdigest()
+            exact = peer_logits(folder, prompt(name), torch.float32)
+            rounded = peer_logits(folder, prompt(name), torch.bfloat16)
+        positions = np.arange(1, len(exact), len(exact) // POSITIONS)
+        truth = log_softmax(exact[positions]).astype(np.float16)
+        best = exact.argmax(axis=-1).astype(np.uint16)
+        peer_kl, peer_agreement = divergence(truth, rounded[positions]), agreement(best, rounded)
+        np.savez_compressed(
+            FOLDER / f"{name}.npz",
+            sha256=digest,
+            positions=positions,
+            truth=truth,
+            best=best,
+            peer_kl=peer_kl,
+            peer_agreement=peer_agreement,
+        )
+        print(f"{name}: KL of bf16 {peer_kl:.2e}, top-1 {peer_agreement:.4f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,232 @@
+"""attend and merge against their twins.
+
+Bounds: a probability on a tie may round to bf16 either way, one ulp (2^-7) apart, and so may the output. With
+y = sum p v / sum p that is |error| <= 2^-7 (sum p |v| / sum p + |y|); scores and sums in f32 add far less.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from harness import Case, Memory, bf16_ulps, each_isa, for_cases, pack_keys, pack_values, up
+from hypothesis import strategies as st
+
+from ellm.kernels import contract
+from ellm.kernels.contract import FOLD, SPLIT
+from ellm.kernels.layout import from_bf16, to_bf16
+
+
+@dataclass
+class Shape:
+    """Heads of an attention."""
+
+    kv_heads: int
+    group: int
+    head_dim: int
+    window: int
+    q_bf16: bool
+
+    @property
+    def heads(self) -> int:
+        return self.kv_heads * self.group
+
+
+class Sequence:
+    """Keys and values of one sequence, [kv_heads, positions, head_dim], and its KV range.
+
+    Past `positions` the range holds stale numbers, in the tiles that are in use, and NaN everywhere else.
+    """
+
+    def __init__(self, shape: Shape, positions: int, seed: int):
+        random = np.random.default_rng(seed)
+        size = (shape.kv_heads, up(positions, 32), shape.head_dim)
+        self.keys, self.values = (from_bf16(to_bf16(random.standard_normal(size).astype(np.float32))) for _ in "kv")
+        self.key_stride = 2 * up(positions, SPLIT) * up(shape.head_dim, 32) + 64
+        self.value_stride = 2 * up(positions, SPLIT) * up(shape.head_dim, 16) + 128
+        self.at_values = 64 + shape.kv_heads * self.key_stride
+        self.memory = Memory(self.at_values + shape.kv_heads * self.value_stride)
+        for j in range(shape.kv_heads):
+            self.put(64 + j * self.key_stride, pack_keys(self.keys[j]))
+            self.put(self.at_values + j * self.value_stride, pack_values(self.values[j]))
+
+    def put(self, offset: int, tiles: np.ndarray) -> None:
+        self.memory.view(tiles.shape, np.uint16, offset)[:] = tiles
+
+
+def make(
+    shape: Shape, sequences: list[Sequence], queries: list[np.ndarray], items: list[tuple], partials: int = 0
+) -> Case:
+    """Rows queries[i] [rows, heads, head_dim] of each sequence in one block, attended to by items of ATTEND_ITEM."""
+    q = np.concatenate(queries)
+    case = Case("attend", len(q), block=1, blocks=2)
+    n, heads = shape.head_dim, shape.heads
+    width = up(n, 32) if shape.q_bf16 else n
+    if shape.q_bf16:  # as qkv leaves it: each head padded
+        padded = np.zeros((len(q), heads, width), np.uint16)
+        padded[:, :, :n] = to_bf16(q)
+        q = padded
+    case.place("q", q)
+    longest = max(sequences, key=lambda sequence: sequence.key_stride)
+    case.args |= {"q_bf16": int(shape.q_bf16), "q_stride": heads * width, "q_head_stride": width, "heads": heads}
+    case.args |= {
+        "kv_heads": shape.kv_heads,
+        "head_dim": n,
+        "scale": n**-0.5,
+        "window": shape.window,
+        "window_class": 1,
+    }
+    case.args |= {"keys": 64, "key_stride": longest.key_stride}
+    case.args |= {"values": longest.at_values, "value_stride": longest.value_stride, "out_stride": up(heads * n, 32)}
+    case.output("out", (up(heads * n, 32),), np.uint16)
+    case.memories += [sequence.memory for sequence in sequences]
+    case.step.ranges = np.array([sequence.memory.address for sequence in sequences], np.uint64)
+    case.step.partials = case.written("partials", (partials, heads, n + 2), np.float32)
+    none = np.zeros(0, contract.ATTEND_ITEM)
+    case.step.items = [none, np.array([none_before, *items], contract.ATTEND_ITEM)]
+    case.step.item_begin = [np.zeros(3, np.int32), np.array([0, 1, 1 + len(items)], np.int32)]
+    return case
+
+
+none_before = (0, 0, 0, 0, 0, 0, 0, 0, 0, 0)  # stands for an item of block 0
+
+
+def splits(shape: Shape, position: int, rows: int) -> tuple[int, int]:
+    first = max(0, position - shape.window + 1) // SPLIT if shape.window else 0
+    return first, (position + rows - 1) // SPLIT + 1
+
+
+def whole_items(shape: Shape, begins: list[tuple[int, int]]) -> list[tuple]:
+    """One item for each (position, rows), all its splits in one task."""
+    items, row = [], 64
+    for slot, (position, rows) in enumerate(begins):
+        first, last = splits(shape, position, rows)
+        items.append((row, rows, slot, position, first, last, -1, first, last, 0))
+        row += rows
+    return items
+
+
+def split_items(shape: Shape, begins: list[tuple[int, int]]) -> tuple[list[tuple], list[tuple], int]:
+    """An item for each split, latest first, the merge items, and how many partials they use."""
+    items, merges, partial = [], [], 3
+    for row, rows, slot, position, first, last, *_ in whole_items(shape, begins):
+        items += [(row, rows, slot, position, s, s + 1, partial, first, last, 0) for s in range(first, last)][::-1]
+        merges.append((row, rows, partial, last - first))
+        partial += rows * (last - first)
+    return items, merges, partial
+
+
+def make_merge(shape: Shape, partials: np.ndarray, merges: list[tuple], rows: int) -> Case:
+    case = Case("merge", rows, block=1, blocks=2)
+    n, heads = shape.head_dim, shape.heads
+    case.args |= {"heads": heads, "kv_heads": shape.kv_heads, "head_dim": n, "window_class": 1}
+    case.args["out_stride"] = up(heads * n, 32)
+    case.output("out", (up(heads * n, 32),), np.uint16)
+    case.step.partials = case.memory(partials).view(partials.shape, np.float32)
+    case.step.merges = [np.zeros(0, contract.MERGE_ITEM), np.array([(0, 0, 0, 0), *merges], contract.MERGE_ITEM)]
+    case.step.merge_begin = [np.zeros(3, np.int32), np.array([0, 1, 1 + len(merges)], np.int32)]
+    return case
+
+
+def exact(shape: Shape, sequence: Sequence, q: np.ndarray, position: int) -> tuple[np.ndarray, np.ndarray]:
+    """softmax(q K^T) V in float64 for one row, [heads, head_dim], and sum p |v| / sum p."""
+    low = max(0, position - shape.window + 1) if shape.window else 0
+    q = from_bf16(to_bf16(q)).astype(np.float64).reshape(shape.kv_heads, shape.group, -1)
+    keys, values = sequence.keys[:, low : position + 1], sequence.values[:, low : position + 1]
+    s = np.einsum("jgd,jsd->jgs", q, keys) * shape.head_dim**-0.5
+    p = np.exp(s - s.max(-1, keepdims=True))
+    p /= p.sum(-1, keepdims=True)
+    y, spread = (np.einsum("jgs,jsd->jgd", p, v) for v in (values, np.abs(values)))
+    return y.reshape(shape.heads, -1), spread.reshape(shape.heads, -1)
+
+
+shapes = st.builds(
+    Shape,
+    kv_heads=st.integers(1, 2),
+    group=st.sampled_from([1, 2, 3, 7]),
+    head_dim=st.sampled_from([24, 40, 64, 80]),
+    window=st.sampled_from([0, 0, 1, 30, 500, 700]),
+    q_bf16=st.booleans(),
+)
+positions = st.sampled_from([0, 1, 15, 31, 200, 505, 511, 512, 600, 1020, 1024, 1100])
+begins = st.lists(st.tuples(positions, st.integers(1, 20)), min_size=1, max_size=3)
+
+
+def drawn_case(shape: Shape, begins: list[tuple[int, int]], seed: int):
+    begins = [(position, min(rows, max(1, FOLD // shape.group))) for position, rows in begins]
+    longest = max(position + rows for position, rows in begins)
+    sequences = [Sequence(shape, longest, seed + i) for i in range(len(begins))]
+    random = np.random.default_rng(seed)
+    queries = [random.standard_normal((r, shape.heads, shape.head_dim)).astype(np.float32) * 2 for _, r in begins]
+    return begins, sequences, queries
+
+
+@for_cases(40, shape=shapes, begins=begins, seed=st.integers(0, 2**32 - 1))
+def test_attend_and_merge(isa, shape, begins, seed):
+    begins, sequences, queries = drawn_case(shape, begins, seed)
+    direct = make(shape, sequences, queries, whole_items(shape, begins)).run(isa)["out"]
+
+    items, merges, count = split_items(shape, begins)
+    cut = make(shape, sequences, queries, items, count).run(isa)
+    merged = make_merge(shape, cut["partials"], merges, len(direct)).run(isa)["out"]
+    np.testing.assert_array_equal(merged, direct)  # however the context is cut, the same bits
+
+    twin = make(shape, sequences, queries, whole_items(shape, begins)).run(None)["out"]
+    assert (direct[:, shape.heads * shape.head_dim :] == 0).all()
+    rows = [(i, r) for i, (_, rows) in enumerate(begins) for r in range(rows)]
+    for at, (i, r) in enumerate(rows):
+        y, spread = exact(shape, sequences[i], queries[i][r], begins[i][0] + r)
+        bound = 2.0**-7 * (spread + np.abs(y)) + 1e-6
+        for out in (direct, twin):
+            result = from_bf16(out[at, : y.size]).reshape(y.shape)
+            assert (np.abs(result - y) <= bound).all()
+    for at in {0, len(rows) - 1, seed % len(rows)}:
+        i, r = rows[at]
+        item = whole_items(shape, [(begins[i][0] + r, 1)])
+        alone = make(shape, sequences[i : i + 1], [queries[i][r : r + 1]], item).run(isa)["out"]
+        np.testing.assert_array_equal(alone[0], direct[at])  # whatever else is in the item, the same bits
+
+
+@for_cases(15, shape=shapes, begins=begins, seed=st.integers(0, 2**32 - 1))
+def test_partials(isa, shape, begins, seed):
+    """Numerator, max and sum of every split, and only of the items' partials."""
+    begins, sequences, queries = drawn_case(shape, begins, seed)
+    items, merges, count = split_items(shape, begins)
+    n = shape.head_dim
+    native, twin = (make(shape, sequences, queries, items, count).run(which)["partials"] for which in (isa, None))
+    used = np.zeros(count, bool)
+    for _, rows, partial, splits in merges:
+        used[partial : partial + rows * splits] = True
+    assert np.isnan(native[~used]).all()
+    np.testing.assert_allclose(native[used][:, :, n + 1], twin[used][:, :, n + 1], rtol=1e-5)
+    seen = twin[:, :, n + 1] > 0  # numbers of a row and split without a key mean nothing
+    np.testing.assert_allclose(native[seen][:, n], twin[seen][:, n], rtol=1e-5, atol=1e-5)
+    spread = 2.0**-7 * 4.5 * twin[seen][:, n + 1 :]  # values are below 4.5 here
+    assert (np.abs(native[seen][:, :n] - twin[seen][:, :n]) <= spread).all()
+    merged = make_merge(shape, native, merges, sum(rows for _, rows in begins))
+    assert bf16_ulps(merged.run(isa)["out"], merged.run(None)["out"]).max() <= 1
+
+
+@each_isa
+def test_more_heads_than_a_fold(isa):
+    """One row of a group with more heads than ELLM_FOLD."""
+    shape = Shape(kv_heads=1, group=71, head_dim=24, window=0, q_bf16=True)
+    begins, sequences, queries = drawn_case(shape, [(40, 1)], seed=1)
+    y, spread = exact(shape, sequences[0], queries[0][0], 40)
+    out = make(shape, sequences, queries, whole_items(shape, begins)).run(isa)["out"]
+    result = from_bf16(out[0, : y.size]).reshape(y.shape)
+    assert (np.abs(result - y) <= 2.0**-7 * (spread + np.abs(y)) + 1e-6).all()
+
+
+@each_isa
+@pytest.mark.parametrize("large", [False, True])
+def test_scores_of_any_size(isa, large):
+    """A score far above the others takes all, and equal scores share alike, without overflow."""
+    shape = Shape(kv_heads=1, group=2, head_dim=24, window=0, q_bf16=False)
+    begins, sequences, queries = drawn_case(shape, [(700, 1)], seed=2)
+    queries[0][:] = 1e4 * sequences[0].keys[0, 600] if large else 0
+    out = make(shape, sequences, queries, whole_items(shape, begins)).run(isa)["out"]
+    values = sequences[0].values[0]
+    s = sequences[0].keys[0, :701].astype(np.float64) @ from_bf16(to_bf16(queries[0][0, 0]))
+    expected = values[np.argmax(s)] if large else values[:701].mean(0)
+    result = from_bf16(out[0, : 2 * 24]).reshape(2, 24)
+    np.testing.assert_allclose(result, np.stack([expected] * 2), rtol=2.0**-7, atol=1e-4)

@@ -1,0 +1,97 @@
+"""contract.py reads task.h as the compiler does."""
+
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+from ellm.kernels import _portable, contract
+
+STRUCTS = {
+    **contract.DTYPES,
+    "attend_item": contract.ATTEND_ITEM,
+    "merge_item": contract.MERGE_ITEM,
+    "sampling": contract.SAMPLING,
+    "step": contract.STEP,
+    "task": contract.TASK,
+}
+
+
+def linear(**changes):
+    fields = dict.fromkeys(contract.FIELDS["linear"], 0) | {
+        "n_tiles": 20,
+        "k_tiles": 3,
+        "task_tiles": 8,
+        "n": 320,
+        "k": 90,
+    }
+    return fields | changes
+
+
+def test_every_struct_is_known():
+    assert _portable.SIZES.keys() == STRUCTS.keys()
+    assert set(_portable.ADDRESSES) == set(contract.DTYPES)
+
+
+@pytest.mark.parametrize("name", STRUCTS)
+def test_size_is_the_extension_s(name):
+    assert STRUCTS[name].itemsize == _portable.SIZES[name]
+    assert name not in contract.DTYPES or STRUCTS[name].itemsize <= contract.ARGS_BYTES
+
+
+def test_offsets_are_the_compiler_s(tmp_path):
+    if shutil.which("cc") is None:
+        pytest.skip("no C compiler")
+    fields = [(name, field) for name, dtype in STRUCTS.items() for field in dtype.names]
+    lines = [f'printf("%zu\\n", offsetof(ellm_{name}, {field}));' for name, field in fields]
+    source = tmp_path / "offsets.c"
+    source.write_text(
+        '#include <stddef.h>\n#include <stdio.h>\n#include "task.h"\nint main(void) {' + "\n".join(lines) + "}"
+    )
+    include = contract.__file__.removesuffix("contract.py")
+    subprocess.run(["cc", f"-I{include}", str(source), "-o", str(tmp_path / "offsets")], check=True)
+    output = subprocess.run([str(tmp_path / "offsets")], check=True, capture_output=True, text=True).stdout
+    assert [int(line) for line in output.split()] == [STRUCTS[name].fields[field][1] for name, field in fields]
+
+
+def test_pack_and_unpack_are_inverse():
+    fields = {name: 2.5 if kind == "real" else i - 7 for i, (name, kind) in enumerate(contract.FIELDS["qkv"].items())}
+    packed = contract.pack("qkv", **fields)
+    assert packed.shape == (contract.ARGS_BYTES,) and packed.dtype == np.uint8
+    assert contract.unpack("qkv", packed) == fields
+
+
+def test_pack_wants_exactly_the_fields():
+    fields = {"a": 0, "b": 64, "out": 128, "width": 5}
+    with pytest.raises(TypeError, match=r"add: missing fields \['width'\]"):
+        contract.pack("add", a=0, b=64, out=128)
+    with pytest.raises(TypeError, match=r"unknown fields \['scale'\]"):
+        contract.pack("add", **fields, scale=1)
+    with pytest.raises(TypeError, match="no kernel is called 'conv'"):
+        contract.pack("conv", x=0)
+
+
+def test_weight_fields():
+    assert contract.weight_fields("linear") == {"norm": 24, "weight": 56, "bias": 72}
+    assert contract.weight_fields("swiglu") == {}
+
+
+def test_tasks():
+    assert contract.tasks("linear", linear()) == 3
+    assert contract.tasks("attend", {"kv_heads": 4}) == 4
+    assert contract.tasks("rope", {}) == 1
+
+
+def test_scratch_of_a_matmul_holds_its_panel_and_its_product():
+    product = 32 * 8 * 16 * 4
+    assert contract.scratch_bytes("linear", linear(x_bf16=1), 32) == 64 + product
+    assert contract.scratch_bytes("linear", linear(), 32) == 64 + product + 32 * 3 * 64
+    assert contract.scratch_bytes("linear", linear(k_tiles=4), 32) == 64 + product + 32 * 5 * 64
+
+
+def test_cost():
+    assert contract.cost("linear", linear(), 2, 0) == (2 * 2 * 320 * 96, 320 * 96 * 2)
+    attend = {"heads": 8, "kv_heads": 2, "head_dim": 64}
+    assert contract.cost("attend", attend, 3, 100) == (4 * 3 * 100 * 8 * 64, 2 * 2 * 100 * 2 * 64)
+    assert contract.cost("probe_matmul", {"tasks": 2, "repeats": 5}, 1, 0) == (10 * contract.PROBE_FLOPS, 0)

@@ -1,0 +1,211 @@
+"""Kernels that read and write activations row by row, against their twins."""
+
+import importlib
+
+import numpy as np
+from harness import Case, bf16_ulps, each_isa, for_cases, pack_weight, up
+from hypothesis import strategies as st
+
+from ellm.kernels import contract, reference
+from ellm.kernels.layout import read_keys, read_values, to_bf16
+
+rows = st.integers(1, 64)
+widths = st.sampled_from([1, 7, 16, 24, 33, 80, 150])
+seeds = st.integers(0, 2**32 - 1)
+
+
+def normal(seed: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def integers(seed: int, low: int, high: int, size: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(low, high, size).astype(np.int32)
+
+
+def same_bits(case: Case, isa: str) -> None:
+    """The kernel computes what its twin does, bit by bit."""
+    native, twin = case.run(isa), case.run(None)
+    for name in twin:
+        bits = f"u{twin[name].itemsize}"
+        np.testing.assert_array_equal(native[name].view(bits), twin[name].view(bits))
+
+
+@each_isa
+def test_every_kernel_has_an_address_and_a_twin(isa):
+    addresses = importlib.import_module(f"ellm.kernels._{isa}").ADDRESSES
+    assert addresses.keys() == contract.FIELDS.keys() == reference.KERNELS.keys()
+
+
+def embedding(rows: int, width: int, vocab: int, scale: float, seed: int) -> Case:
+    case = Case("embed", rows, block=1, blocks=2)
+    case.constant("table", pack_weight(normal(seed, vocab, width)))
+    case.step.tokens = integers(seed, 0, vocab, 64 + rows)
+    case.args |= {"width": width, "k_tiles": up(width, 32) // 32, "vocab": vocab, "scale": scale}
+    case.output("out", (width,), np.float32)
+    return case
+
+
+@for_cases(20, rows=rows, width=widths, vocab=st.integers(1, 70), scale=st.sampled_from([1.0, 12.25]), seed=seeds)
+def test_embed(isa, **drawn):
+    same_bits(embedding(**drawn), isa)
+
+
+@each_isa
+def test_embed_reports_a_token_outside_the_vocabulary(isa):
+    for token in (-1, 20):
+        case = embedding(rows=3, width=24, vocab=20, scale=1.0, seed=0)
+        case.step.tokens[64 + 1] = token
+        assert case.run_native(isa) != 0
+
+
+@for_cases(20, rows=rows, half=st.sampled_from([1, 5, 12, 32, 40]), far=st.sampled_from([1, 4096, 2**20]), seed=seeds)
+def test_angles(isa, rows, half, far, seed):
+    case = Case("angles", rows, block=1, blocks=2)
+    case.constant("inv_freq", (1e4 ** -(np.arange(half) / half)).astype(np.float32))
+    case.step.positions = integers(seed, 0, far, 64 + rows)
+    case.args |= {"half": half, "factor": 1.25}
+    case.output("out", (half, 2), np.float32)
+    np.testing.assert_array_max_ulp(case.run(isa)["out"], case.run(None)["out"], maxulp=1)
+
+
+@for_cases(10, rows=st.integers(1, 16), width=widths, seed=seeds)
+def test_gather(isa, rows, width, seed):
+    case = Case("gather", rows, row_block=16, block=1, blocks=3)
+    case.args |= {"x": case.reserve(4 * width), "width": width}
+    for block in range(3):
+        x = case.arena.view((16, width), np.float32, block * case.section_bytes + case.args["x"])
+        x[:] = normal(seed + block, 16, width)
+    case.step.logit_row = np.sort(integers(seed, 0, 48, 16 + rows))
+    case.output("out", (width,), np.float32)
+    same_bits(case, isa)
+
+
+@for_cases(25, rows=rows, groups=st.integers(1, 3), width=widths, bf16=st.booleans(), large=st.booleans(), seed=seeds)
+def test_rms_norm(isa, rows, groups, width, bf16, large, seed):
+    case = Case("rms_norm", rows)
+    case.place("x", normal(seed, rows, groups, width) * np.float32(1e4 if large else 1e-2))
+    case.constant("weight", normal(seed + 1, width))
+    stride = up(groups * width, 32) if bf16 else groups * width
+    case.args |= {"groups": groups, "width": width, "eps": 1e-5, "out_bf16": int(bf16), "out_stride": stride}
+    case.output("out", (stride,), np.uint16 if bf16 else np.float32)
+    native, twin = case.run(isa)["out"], case.run(None)["out"]
+    if bf16:
+        assert bf16_ulps(native, twin).max() <= 1  # where f32 and exact arithmetic fall on two sides of a tie
+        assert (native != twin).mean() < 0.01
+    else:
+        np.testing.assert_allclose(native, twin, rtol=2e-6)
+
+
+rotations = st.sampled_from([(24, 24), (40, 20), (80, 80), (128, 128)])
+
+
+@for_cases(20, rows=rows, heads=st.integers(1, 3), dims=rotations, seed=seeds)
+def test_rope(isa, rows, heads, dims, seed):
+    for in_place in (False, True):
+        case = Case("rope", rows)
+        x = normal(seed, rows, heads, dims[0])
+        turn = normal(seed + 1, rows, dims[1] // 2)
+        case.place("angles", np.stack((np.cos(turn), np.sin(turn)), -1))
+        case.args |= {"heads": heads, "head_dim": dims[0], "rotary": dims[1]}
+        if in_place:
+            case.output("out", (heads, dims[0]), np.float32)
+            case.outputs["out"][:] = x
+            case.args["x"] = case.args["out"]
+        else:
+            case.place("x", x)
+            case.output("out", (heads, dims[0]), np.float32)
+        same_bits(case, isa)
+
+
+@for_cases(15, rows=rows, width=widths, seed=seeds)
+def test_swiglu(isa, rows, width, seed):
+    case = Case("swiglu", rows)
+    case.place("gate", 10 * normal(seed, rows, width))
+    case.place("up", normal(seed + 1, rows, width))
+    case.args["width"] = width
+    case.output("out", (width,), np.float32)
+    np.testing.assert_allclose(case.run(isa)["out"], case.run(None)["out"], rtol=1e-6, atol=1e-36)
+
+
+@each_isa
+def test_silu_is_accurate_everywhere(isa):
+    """e^x within 2 ulp leaves silu within 4; below -87 it may be flushed to zero."""
+    gate = np.concatenate((np.linspace(-120, 120, 2000), [0, -0.0, np.inf, 1e-30, -1e-30, 88.7, 3e38]))
+    case = Case("swiglu", 1, row_block=16)
+    case.place("gate", gate.astype(np.float32)[None])
+    case.place("up", np.ones((1, len(gate)), np.float32))
+    case.args["width"] = len(gate)
+    case.output("out", (len(gate),), np.float32)
+    np.testing.assert_allclose(case.run(isa)["out"], case.run(None)["out"], rtol=4 * 2.0**-24, atol=2e-36)
+
+
+@for_cases(15, rows=rows, width=widths, seed=seeds)
+def test_add(isa, rows, width, seed):
+    for field in ("a", "b", None):
+        case = Case("add", rows)
+        case.args["width"] = width
+        case.output("out", (width,), np.float32)
+        case.outputs["out"][:] = normal(seed, rows, width)
+        for i, name in enumerate(("a", "b")):
+            if name == field:
+                case.args[name] = case.args["out"]
+            else:
+                case.place(name, normal(seed + i, rows, width))
+        same_bits(case, isa)
+
+
+def cache_case(rows: int, kv_heads: int, head_dim: int, seed: int) -> Case:
+    """Rows of two sequences, at positions that cross tiles."""
+    case = Case("append", rows, block=1, blocks=2)
+    case.args |= {"kv_heads": kv_heads, "head_dim": head_dim, "keys": 128}
+    case.args["key_stride"] = 2 * 512 * up(head_dim, 32) + 64
+    case.args["values"] = 128 + kv_heads * case.args["key_stride"]
+    case.args["value_stride"] = 2 * 512 * up(head_dim, 16) + 128
+    size = case.args["values"] + kv_heads * case.args["value_stride"] + 64
+    cached = [case.written(f"range {i}", (size // 2,), np.uint16) for i in range(2)]
+    for i, view in enumerate(cached):
+        view[:] = to_bf16(normal(seed + i, size // 2))
+    case.step.ranges = np.array([view.ctypes.data for view in cached], np.uint64)
+    first = rows // 3
+    begin = integers(seed, 0, 400, 2)
+    positions = np.concatenate((begin[0] + np.arange(first), begin[1] + np.arange(rows - first)))
+    case.step.positions = np.concatenate((np.zeros(64), positions)).astype(np.int32)
+    case.step.slots = np.array([0] * (64 + first) + [1] * (rows - first), np.int32)
+    return case
+
+
+@for_cases(15, rows=rows, kv_heads=st.integers(1, 3), head_dim=st.sampled_from([24, 40, 64, 80]), seed=seeds)
+def test_append(isa, rows, kv_heads, head_dim, seed):
+    case = cache_case(rows, kv_heads, head_dim, seed)
+    case.place("k", normal(seed, rows, kv_heads, head_dim))
+    case.place("v", normal(seed + 1, rows, kv_heads, head_dim))
+    same_bits(case, isa)
+
+
+@each_isa
+def test_append_rounds_to_nearest_even_and_keeps_nan(isa):
+    bits = {
+        0x3F808000: 0x3F80,  # a tie: to even, down
+        0x3F818000: 0x3F82,  # a tie: to even, up
+        0x3F808001: 0x3F81,
+        0x3F807FFF: 0x3F80,
+        0x7F7FFFFF: 0x7F80,  # the largest f32 rounds to infinity
+        0x7F800000: 0x7F80,
+        0xFF800000: 0xFF80,
+        0x7F800001: 0x7FC0,  # truncation would make this NaN an infinity
+        0xFFC00000: 0xFFC0,
+        0x80000000: 0x8000,
+        0x00000001: 0x0000,
+        0x00018000: 0x0002,  # subnormal
+    }
+    head_dim = len(bits)
+    case = cache_case(1, 1, head_dim, seed=0)
+    values = np.array(list(bits), np.uint32).view(np.float32).reshape(1, 1, head_dim)
+    case.place("k", values)
+    case.place("v", values)
+    cached = case.run(isa)["range 1"]
+    position = int(case.step.positions[-1])
+    keys = read_keys(cached.ctypes.data + case.args["keys"], position + 1, head_dim)[-1]
+    stored = read_values(cached.ctypes.data + case.args["values"], position + 1, head_dim)[-1]
+    for row in (keys, stored):
+        assert (row.view(np.uint32) >> 16).tolist() == list(bits.values())

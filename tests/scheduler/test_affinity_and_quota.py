@@ -1,0 +1,135 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ellm.kernels.errors import InputError
+from ellm.scheduler import Pool, topology
+
+ALLOWED = sorted(os.sched_getaffinity(0))
+
+
+def machine(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+    return root
+
+
+def test_workers_are_pinned():
+    with Pool() as pool:
+        pinned = {}
+        for task in Path("/proc/self/task").iterdir():
+            name = task.joinpath("comm").read_text().strip()
+            if name.startswith("ellm-"):
+                pinned[int(name[5:])] = sorted(os.sched_getaffinity(int(task.name)))
+        assert pinned == {worker: [core] for worker, core in enumerate(pool.cores)}
+        assert sorted(os.sched_getaffinity(0)) == ALLOWED, "the caller stays free"
+
+
+def test_the_mask_of_the_process_is_respected():
+    script = (
+        f"import os; os.sched_setaffinity(0, [{ALLOWED[-1]}])\n"
+        "from ellm.scheduler import Pool\n"
+        "with Pool() as pool: print(pool.cores)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == f"[{ALLOWED[-1]}]"
+
+
+def test_more_threads_than_allowed():
+    with pytest.raises(InputError, match=f"threads: {len(ALLOWED) + 1} asked for, but .* allows {len(ALLOWED)} cores"):
+        Pool(threads=len(ALLOWED) + 1)
+    with pytest.raises(InputError, match="threads: 0"):
+        Pool(threads=0)
+    with pytest.raises(InputError, match="cores: .* the affinity mask allows"):
+        Pool(cores=[4095])
+
+
+@pytest.mark.parametrize(
+    ("files", "quota"),
+    [
+        ({}, None),
+        ({"proc/self/cgroup": "0::/", "sys/fs/cgroup/cpu.max": "max 100000"}, None),
+        ({"proc/self/cgroup": "0::/a/b", "sys/fs/cgroup/a/cpu.max": "150000 100000"}, 1.5),
+        (
+            {
+                "proc/self/cgroup": "0::/a/b",
+                "sys/fs/cgroup/a/cpu.max": "400000 100000",
+                "sys/fs/cgroup/a/b/cpu.max": "max 100000",
+                "sys/fs/cgroup/cpu.max": "300000 100000",
+            },
+            3.0,
+        ),
+        ({"proc/self/cgroup": "0::/of/the/host", "sys/fs/cgroup/cpu.max": "200000 100000"}, 2.0),
+        (
+            {
+                "proc/self/cgroup": "4:cpu,cpuacct:/x\n1:name=systemd:/",
+                "sys/fs/cgroup/cpu,cpuacct/x/cpu.cfs_quota_us": "250000",
+                "sys/fs/cgroup/cpu,cpuacct/x/cpu.cfs_period_us": "100000",
+            },
+            2.5,
+        ),
+        (
+            {
+                "proc/self/cgroup": "4:cpu:/x",
+                "sys/fs/cgroup/cpu/x/cpu.cfs_quota_us": "-1",
+                "sys/fs/cgroup/cpu/x/cpu.cfs_period_us": "100000",
+            },
+            None,
+        ),
+    ],
+)
+def test_quota(tmp_path, files, quota):
+    assert topology.cgroup_quota(machine(tmp_path, files)) == quota
+
+
+def eight_threads(root: Path) -> Path:
+    """Four cores with two threads each, 0 and 4 on the first, two of them to an L3 cache and a NUMA node."""
+    files = {}
+    for cpu in range(8):
+        pair, half = cpu % 4, cpu % 4 // 2
+        folder = f"sys/devices/system/cpu/cpu{cpu}"
+        files[f"{folder}/topology/thread_siblings_list"] = f"{pair},{pair + 4}"
+        for index, level, size, shared in (
+            (0, 1, "48K", f"{pair},{pair + 4}"),
+            (1, 3, "32M", f"{2 * half}-{2 * half + 1},{2 * half + 4}-{2 * half + 5}"),
+        ):
+            cache = f"{folder}/cache/index{index}"
+            files |= {f"{cache}/level": str(level), f"{cache}/type": "Unified", f"{cache}/size": size}
+            files[f"{cache}/shared_cpu_list"] = shared
+    for node in (0, 1):
+        files[f"sys/devices/system/node/node{node}/cpulist"] = f"{2 * node}-{2 * node + 1},{2 * node + 4}-{2 * node + 5}"
+    return machine(root, files)
+
+
+def test_cores_are_chosen_one_per_physical_core(tmp_path, monkeypatch):
+    root = eight_threads(tmp_path)
+    monkeypatch.setattr(topology, "allowed_cores", lambda: list(range(8)))
+    assert topology.choose_cores(None, root) == [0, 1, 2, 3]
+    assert topology.choose_cores(6, root) == [0, 1, 2, 3, 4, 5]
+    monkeypatch.setattr(topology, "allowed_cores", lambda: [3, 5, 7])
+    assert topology.choose_cores(None, root) == [3, 5]
+    machine(root, {"proc/self/cgroup": "0::/", "sys/fs/cgroup/cpu.max": "190000 100000"})
+    assert topology.choose_cores(None, root) == [3]
+    with pytest.raises(InputError, match=r"threads: 2 asked for, but .* 3 cores, the cgroup quota 1\.9"):
+        topology.choose_cores(2, root)
+
+
+def test_victims_nearest_first(tmp_path):
+    root = eight_threads(tmp_path)
+    assert topology.nearest_first([0, 1, 2, 4], root) == [[3, 1, 2], [3, 0, 2], [3, 0, 1], [0, 1, 2]]
+
+
+def test_caches_nodes_and_huge_pages(tmp_path):
+    root = eight_threads(tmp_path)
+    assert [(cache.level, cache.size) for cache in topology.caches(5, root)] == [(1, 48 << 10), (3, 32 << 20)]
+    assert topology.caches(5, root)[1].cores == {0, 1, 4, 5}
+    assert topology.numa_nodes(root) == {0: [0, 1, 4, 5], 1: [2, 3, 6, 7]}
+    machine(root, {
+        "sys/kernel/mm/transparent_hugepage/enabled": "always [madvise] never",
+        "sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages": "7",
+    })  # fmt: skip
+    assert topology.huge_pages(root) == {"transparent": "madvise", str(2 << 20): 7}

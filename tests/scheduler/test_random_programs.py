@@ -1,0 +1,39 @@
+"""Random programs run natively: every task once and after all it depends on, for many steps in a row."""
+
+import os
+
+import pytest
+from block_programs import BlockProgram, random_step
+from ellm.scheduler import Pool
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+
+@pytest.fixture(scope="module", params=[1, 2, 3, 4])
+def pool(request):
+    """More workers than cores included: then a worker loses its core at any moment."""
+    allowed = sorted(os.sched_getaffinity(0))
+    with Pool(cores=(allowed * 4)[: request.param]) as pool:
+        yield pool
+
+
+@given(random=st.randoms(use_true_random=False))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_native_order_equals_the_reference(pool, random):
+    graph = BlockProgram(random)
+    executable = graph.load(pool)
+    for _ in range(6):
+        graph.check_step(executable, random_step(random, graph.program))
+
+
+@given(random=st.randoms(use_true_random=False))
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_generations_that_start_anew(pool, random):
+    """Words of a step long ago must not pass for those of this one when the 24 bits of the generation run over."""
+    graph = BlockProgram(random)
+    executable = graph.load(pool)
+    steps = [random_step(random, graph.program) for _ in range(4)]
+    for lap in range(3):
+        executable.number = max(executable.number, (lap + 1) * 0xFFFFFF - 3)
+        for step in steps:
+            graph.check_step(executable, step)

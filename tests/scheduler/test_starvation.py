@@ -1,0 +1,71 @@
+"""No worker waits for another while there are tasks to take, and none burns its core while there are not."""
+
+import os
+import resource
+import time
+
+from ellm.scheduler import Pool
+from ellm.scheduler.probe_program import TABLE, ProbeGroup, one_row, probe_program
+
+CORES = sorted(os.sched_getaffinity(0))
+MS = 1_000_000
+
+
+def cpu_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def test_tasks_behind_a_slow_one_are_stolen():
+    """Worker 0 is stuck in task 0; the rest of its home slice must not wait for it."""
+    tasks = 1000
+    program = probe_program([ProbeGroup(tasks, kernel="slow", args={"first": 0, "last": 0, "ns": 200 * MS})])
+    with Pool(cores=(CORES * 2)[:2]) as pool:
+        executable = pool.load(program, TABLE)
+        executable.run(one_row())
+        statistics = executable.statistics()
+    assert statistics["last"]["tasks"] == tasks
+    assert statistics["last"]["steals"] >= 1
+    assert min(worker["tasks"] for worker in statistics["workers"]) < tasks // 4
+
+
+def test_a_slow_half_is_shared():
+    """All slow tasks are in worker 0's home slice: the other takes its share of them."""
+    slow = {"first": 0, "last": 31, "ns": 4 * MS}
+    with Pool(cores=(CORES * 2)[:2]) as pool:
+        executable = pool.load(probe_program([ProbeGroup(64, kernel="slow", args=slow)]), TABLE)
+        most = []
+        for _ in range(3):
+            executable.run(one_row())
+            most.append(max(worker["tasks"] for worker in executable.statistics()["workers"]) - 32)
+        assert min(most) <= 24, "of 32 slow tasks one worker ran more than 24 each time"
+
+
+def test_workers_sleep_within_a_step():
+    """One long task: the other worker parks, instead of spinning for as long."""
+    program = probe_program([ProbeGroup(1, kernel="slow", args={"ns": 300 * MS})])
+    with Pool(cores=(CORES * 2)[:2]) as pool:
+        executable = pool.load(program, TABLE)
+        executable.run(one_row())
+        before = cpu_seconds()
+        executable.run(one_row())
+        assert cpu_seconds() - before < 0.4
+        assert executable.statistics()["last"]["parks"] >= 1
+
+
+def test_sleepers_are_woken_for_new_work():
+    """A single slow task, then many: whoever slept through the first must help with the rest."""
+    first = ProbeGroup(1, kernel="slow", args={"ns": 20 * MS})
+    rest = ProbeGroup(40, [0], kernel="slow", args={"last": 39, "ns": 2 * MS})
+    with Pool(cores=(CORES * 2)[:2]) as pool:
+        executable = pool.load(probe_program([first, rest]), TABLE)
+        executable.run(one_row())
+        assert min(worker["tasks"] for worker in executable.statistics()["workers"]) >= 5
+
+
+def test_workers_sleep_between_steps():
+    with Pool() as pool:
+        pool.load(probe_program([ProbeGroup(4)]), TABLE).run(one_row())
+        before = cpu_seconds()
+        time.sleep(0.5)
+        assert cpu_seconds() - before < 0.1

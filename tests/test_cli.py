@@ -1,0 +1,232 @@
+"""The command line in subprocesses: what goes where, and the exit codes."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tiny import write_checkpoint
+
+ELLM = [sys.executable, "-m", "ellm.cli.main"]
+ROOT = Path(__file__).parent.parent
+QUESTION = "What is the capital of France? Answer in one sentence."
+
+
+def ellm(*arguments, stdin="", **environment):
+    command = [*ELLM, *map(str, arguments)]
+    variables = os.environ | environment
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, cwd=ROOT, timeout=120, env=variables)
+
+
+def refused(result, code=2):
+    """The one line of an error, without its prefix."""
+    assert result.returncode == code, result.stderr
+    assert result.stdout == ""
+    assert re.fullmatch(r"(no model named.*\n)?ellm: [^\n]+\n", result.stderr), result.stderr
+    return result.stderr.splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny", "LlamaForCausalLM")
+
+
+def test_a_question_is_answered_on_stdout_alone():
+    result = ellm("run", "smollm2", QUESTION)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "The capital of France is Paris.\n", "")
+
+
+def test_without_a_model_smollm2_is_used_and_named():
+    result = ellm("run", stdin=QUESTION)
+    assert result.stdout == "The capital of France is Paris.\n"
+    assert "smollm2" in result.stderr
+
+
+def test_dash_reads_stdin_and_a_prompt_does_not():
+    assert ellm("run", "smollm2", "-", stdin=QUESTION).stdout == "The capital of France is Paris.\n"
+    assert ellm("run", "smollm2", QUESTION, stdin="ignored").stdout == "The capital of France is Paris.\n"
+
+
+def test_raw_continues_the_prompt_itself():
+    result = ellm("run", "smollm2", "The capital of France is", "--raw", "--max-tokens", 2)
+    assert result.stdout == " Paris.\n"
+
+
+def test_system_and_stop():
+    result = ellm("run", "smollm2", QUESTION, "--stop", "France", "--stop", "never", "--system", "You are terse.")
+    assert result.returncode == 0 and "France" not in result.stdout and result.stdout.strip()
+
+
+def test_stats_name_the_speeds_the_limits_and_what_ran():
+    result = ellm("run", "smollm2", QUESTION, "--stats")
+    assert result.stdout == "The capital of France is Paris.\n"
+    for pattern in (
+        r"prefill +42 tokens, [\d.]+ tok/s, [\d.]+ TFLOP/s = \d+% of the [\d.]+ measured",
+        r"decode +7 tokens, [\d.]+ tok/s, 0.27\d GB/token, [\d.]+ GB/s = \d+% of the [\d.]+ measured",
+        r"isa +\w+ \(.+\)",
+        r"kernels +.*attend.*qkv",
+        r"dtype +bf16",
+        r"threads +\d+ \(cores [\d, ]+\)",
+    ):
+        assert re.search(pattern, result.stderr), (pattern, result.stderr)
+
+
+def test_a_seed_makes_sampling_repeatable(checkpoint):
+    arguments = ["run", checkpoint, "x", "--temperature", 3, "--max-tokens", 20]
+    first, again, other = (ellm(*arguments, "--seed", seed).stdout for seed in (1, 1, 2))
+    assert first == again != other
+
+
+def test_forced_isa_is_used_and_said(checkpoint):
+    result = ellm("run", checkpoint, "x", "--max-tokens", 2, "--stats", ELLM_ISA="portable")
+    assert "isa      portable (ELLM_ISA)" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "/nowhere/model", "hi"], "/nowhere/model"),
+        (["run", "What is this?"], "a lone argument is the MODEL"),
+        (["run", "smollm2", ""], "PROMPT is empty"),
+        (["run", "smollm2"], "stdin is empty"),
+        (["run", "smollm2", "hi", "--raw", "--system", "x"], "--system"),
+        (["run", "smollm2", "hi", "--temperature", "-1"], "temperature must be a number of at least 0, not -1.0"),
+        (["run", "smollm2", "hi", "--temperature", "warm"], "--temperature"),
+        (["run", "smollm2", "hi", "--top-p", "2"], "top_p"),
+        (["run", "smollm2", "hi", "--context", "9000"], "9000.*8192"),
+        (["run", "smollm2", "hi", "--context", "8"], r"the prompt has \d+ tokens, the context has 8"),
+        (["run", "smollm2", "hi", "--threads", "1000"], "threads.*1000"),
+        (["run", "smollm2", "hi", "--isa", "mmx"], "mmx"),
+        (["run", "smollm2", "hi", "--colour"], "--colour"),
+        (["walk"], "walk"),
+        (["bench", "smollm2", "-p", "12,x"], "'x'"),
+        (["bench", "smollm2", "-p", "9000"], "9000.*8192"),
+        (["bench", "smollm2", "-n", "0"], "--generate"),
+        (["inspect", "/nowhere"], "/nowhere"),
+        (["inspect", "smollm2", "--context", "9000"], "9000.*8192"),
+        (["doctor", "--isa", "mmx"], "mmx"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments, words):
+    assert re.search(words, refused(ellm(*arguments)))
+
+
+def test_amx_where_there_is_none_is_refused_with_the_reason():
+    from ellm.kernels import isa
+
+    obstacle = isa.available()["amx"]
+    if obstacle is None:
+        assert "isa      amx" in ellm("run", "smollm2", "hi", "--isa", "amx", "--max-tokens", 1, "--stats").stderr
+    else:
+        assert obstacle in refused(ellm("run", "smollm2", "hi", "--isa", "amx"))
+
+
+def test_broken_checkpoints_are_one_line(tmp_path):
+    folder = write_checkpoint(tmp_path / "unknown", "LlamaForCausalLM")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"architectures": ["MambaForCausalLM"]}))
+    assert "MambaForCausalLM" in refused(ellm("run", folder, "hi"))
+    (folder / "config.json").write_text(json.dumps(config | {"hidden_size": 96}))
+    assert re.search(r"\[331, 88\].*\[331, 96\]", refused(ellm("run", folder, "hi")))
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tokenizer.json").write_text("{}")
+    assert "tokenizer.json" in refused(ellm("run", folder, "hi"))
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert "model.safetensors" in refused(ellm("run", folder, "hi"))
+
+
+def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(tmp_path):
+    folder = write_checkpoint(tmp_path / "huge", "LlamaForCausalLM", layers=1)
+    config = json.loads((folder / "config.json").read_text())
+    vocab = 1 << 33
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": vocab}))
+    weights = folder / "model.safetensors"
+    data = weights.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header, end = json.loads(data[8 : 8 + size]), 0
+    for name, tensor in header.items():
+        if name != "__metadata__":
+            if tensor["shape"][0] == 331:
+                tensor["shape"][0] = vocab
+            elements = tensor["shape"][0] * (tensor["shape"][1] if len(tensor["shape"]) > 1 else 1)
+            tensor["data_offsets"] = [end, end := end + 2 * elements]
+    text = json.dumps(header).encode()
+    with weights.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)  # 3 TB, sparse
+    assert re.search(r"needs [\d.]+ GB of memory in bf16, [\d.]+ GB are available", refused(ellm("run", folder, "hi")))
+
+
+def test_an_internal_error_is_one_line_and_exit_code_1(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import ellm.aliases\ndef resolve(name): raise RuntimeError('boom\\nand more')\nellm.aliases.resolve = resolve\n"
+    )
+    result = ellm("run", "smollm2", "hi", PYTHONPATH=f"{tmp_path}:{ROOT}")
+    assert "internal error: RuntimeError: boom and more" in refused(result, 1)
+    assert "Traceback" in ellm("run", "smollm2", "hi", PYTHONPATH=f"{tmp_path}:{ROOT}", ELLM_TRACEBACK="1").stderr
+
+
+def test_ctrl_c_stops_one_answer_with_code_130():
+    command = [*ELLM, "run", "smollm2", "Count.", "--max-tokens", "8000", "--temperature", "2", "--seed", "1"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
+    assert process.stdout is not None and process.stdout.read(20)
+    process.send_signal(signal.SIGINT)
+    begin = time.monotonic()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and errors == b"" and time.monotonic() - begin < 30
+
+
+def test_a_reader_that_leaves_early_gets_no_traceback():
+    command = [*ELLM, "run", "smollm2", "Count.", "--max-tokens", "200", "--temperature", "2", "--seed", "1"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
+    assert process.stdout is not None and process.stdout.read(5)
+    process.stdout.close()
+    assert process.stderr is not None and process.stderr.read() == b""
+    process.wait(60)
+
+
+def test_inspect_shows_graph_tasks_and_memory(checkpoint):
+    result = ellm("inspect", checkpoint)
+    assert result.returncode == 0 and result.stderr == ""
+    assert re.search(r"%\d+ = qkv\(.*model\.layers\.1\.self_attn\.q_proj", result.stdout)
+    assert re.search(r"gate_up +2 +\d+ +\d+", result.stdout)
+    assert re.search(r"critical path in tasks +\d+ +\d+", result.stdout)
+    plan = re.search(r"sections of (\d+) bytes for \d+ buffers; lower bound (\d+) bytes", result.stdout)
+    assert plan and int(plan[1]) >= int(plan[2]) > 0
+
+
+def test_inspect_needs_only_the_configuration(checkpoint, tmp_path):
+    (tmp_path / "config.json").write_text((checkpoint / "config.json").read_text())
+    assert ellm("inspect", tmp_path).stdout == ellm("inspect", checkpoint).stdout
+
+
+def test_bench_measures_beside_the_limits(checkpoint):
+    result = ellm("bench", checkpoint, "-p", "96,200", "-n", 8, "-d", 16, "-r", 2, "--chunk", 64, "--json")
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert [entry["name"] for entry in report["results"]] == ["prefill 96", "prefill 200", "decode 8 at 16"]
+    assert [entry["pairs"] for entry in report["results"][:2]] == [2 * 2, 2 * 4]
+    assert all(entry["tokens_per_second"] > 0 and 0 < entry["share"] < 1 for entry in report["results"])
+    text = ellm("bench", checkpoint, "-p", "96", "-n", 8, "-r", 1).stdout
+    assert re.search(r"prefill 96 +[\d.]+ tok/s .*% of the limit", text) and re.search(r"decode 8 at 128 .*GB/token", text)
+
+
+def test_doctor_names_every_isa_and_the_limits():
+    result = ellm("doctor")
+    assert result.returncode == 0
+    for word in ("amx", "avx512", "avx2", "portable", "affinity", "quota", "NUMA", "huge pages", "Llama-3.1-8B"):
+        assert word in result.stdout
+    assert re.search(r"measured +[\d.]+ GB/s memory read, [\d.]+ TFLOP/s", result.stdout)
+
+
+def test_help_and_version():
+    assert "run" in ellm("--help").stdout
+    assert "--repeat-penalty" in ellm("run", "--help").stdout
+    assert re.fullmatch(r"ellm \d+\.\d+\.\d+\n", ellm("--version").stdout)

@@ -1,0 +1,30 @@
+"""Logits against those of transformers committed in golden/logits, which golden/make_logits.py wrote."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from golden.cases import GOLDEN, KL_SHARE, prompt
+from measures import agreement, divergence
+from tiny import write_checkpoint
+
+import ellm
+
+FOLDER = Path(__file__).parent / "golden" / "logits"
+
+
+def test_every_case_has_its_file():
+    assert {file.stem for file in FOLDER.glob("*.npz")} == set(GOLDEN)
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_logits_are_closer_to_float32_than_bf16_transformers(name, tmp_path):
+    golden = np.load(FOLDER / f"{name}.npz")
+    folder = write_checkpoint(tmp_path, **GOLDEN[name])
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    assert digest == str(golden["sha256"]), "the checkpoint changed: run golden/make_logits.py again"
+    with ellm.LLM(str(folder)) as llm:
+        logits = llm.logits(prompt(name).tolist())
+    assert divergence(golden["truth"], logits[golden["positions"]]) <= KL_SHARE * float(golden["peer_kl"])
+    assert agreement(golden["best"], logits) >= float(golden["peer_agreement"])

@@ -1,0 +1,339 @@
+"""The Python API on tiny random checkpoints: the same bits however a sequence is run, and what a caller may rely on."""
+
+import dataclasses
+import threading
+
+import numpy as np
+import pytest
+from tiny import write_checkpoint
+
+from ellm import LLM, InputError, SamplingParams
+from ellm.scheduler import StepError
+
+GREEDY = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
+TEXTS = ["the end", "another one, a little longer than the first", "x"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny", "Qwen3ForCausalLM")
+
+
+@pytest.fixture(scope="module")
+def llm(checkpoint):
+    with LLM(checkpoint) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def tokens():
+    return np.random.default_rng(0).integers(0, 331, 150).tolist()
+
+
+@pytest.fixture(scope="module")
+def logits(llm, tokens):
+    return llm.logits(tokens)
+
+
+def test_logits_are_float32_of_every_position(llm, logits, tokens):
+    assert logits.shape == (len(tokens), 331) and logits.dtype == np.float32
+    assert np.isfinite(logits).all() and len(np.unique(logits[:, 0])) > 100
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 64])
+def test_logits_do_not_depend_on_the_chunk(checkpoint, logits, tokens, chunk):
+    with LLM(checkpoint, chunk=chunk) as other:
+        np.testing.assert_array_equal(other.logits(tokens), logits)
+
+
+def test_logits_do_not_depend_on_the_threads(checkpoint, logits, tokens):
+    with LLM(checkpoint, threads=1) as other:
+        np.testing.assert_array_equal(other.logits(tokens), logits)
+
+
+def test_logits_do_not_change_from_run_to_run(llm, logits, tokens):
+    for _ in range(100):
+        np.testing.assert_array_equal(llm.logits(tokens), logits)
+
+
+def test_logits_do_not_depend_on_what_follows(llm, logits, tokens):
+    np.testing.assert_array_equal(llm.logits(tokens[:31]), logits[:31])
+
+
+def test_greedy_tokens_are_the_largest_logits(llm):
+    (output,) = llm.generate("the end", GREEDY)
+    sequence = output.prompt_token_ids + output.token_ids
+    logits = llm.logits(sequence)[len(output.prompt_token_ids) - 1 : -1]
+    assert output.token_ids == logits.argmax(axis=1).tolist()
+    exact = logits.astype(np.float64)
+    exact -= np.log(np.exp(exact - exact.max(axis=1, keepdims=True)).sum(axis=1, keepdims=True)) + exact.max(
+        axis=1, keepdims=True
+    )
+    np.testing.assert_allclose(output.logprobs, exact[range(len(exact)), output.token_ids], atol=1e-4)
+
+
+def test_a_batch_gives_what_each_prompt_gives_alone(llm):
+    params = [GREEDY, dataclasses.replace(GREEDY, temperature=0.9, seed=5), dataclasses.replace(GREEDY, max_tokens=3)]
+    batch = llm.generate(TEXTS, params)
+    alone = [llm.generate(text, one)[0] for text, one in zip(TEXTS, params, strict=True)]
+    for together, single in zip(batch, alone, strict=True):
+        assert (together.token_ids, together.logprobs) == (single.token_ids, single.logprobs)
+        assert (together.text, together.finish_reason) == (single.text, "length")
+
+
+@pytest.mark.parametrize("chunk", [1, 5])
+def test_more_sequences_than_rows_in_a_step(checkpoint, llm, chunk):
+    expected = [output.token_ids for output in llm.generate(TEXTS * 3, GREEDY)]
+    with LLM(checkpoint, chunk=chunk) as other:
+        assert [output.token_ids for output in other.generate(TEXTS * 3, GREEDY)] == expected
+
+
+def test_more_sequences_than_slots(llm):
+    outputs = llm.generate([[i + 3] for i in range(70)], GREEDY)
+    assert [output.prompt_token_ids for output in outputs] == [[i + 3] for i in range(70)]
+    assert outputs[69].token_ids == llm.generate([72], GREEDY)[0].token_ids
+
+
+def test_prompts_may_be_text_or_token_ids(llm):
+    ids = llm.tokenizer.encode("the end")
+    by_text, by_ids, by_array = (llm.generate(prompt, GREEDY) for prompt in ("the end", ids, np.array(ids)))
+    assert len(by_text) == len(by_ids) == len(by_array) == 1
+    assert by_text[0].token_ids == by_ids[0].token_ids == by_array[0].token_ids
+    assert by_text[0].prompt_token_ids == ids
+    mixed = llm.generate(["the end", ids], GREEDY)
+    assert mixed[0].token_ids == mixed[1].token_ids == by_text[0].token_ids
+    assert llm.generate([], GREEDY) == []
+
+
+def test_the_text_is_that_of_the_tokens(llm):
+    (output,) = llm.generate("the end", GREEDY)
+    assert output.text == llm.tokenizer.decode(output.token_ids)
+
+
+def test_the_default_is_sixteen_sampled_tokens(llm):
+    (output,) = llm.generate("the end")
+    assert len(output.token_ids) <= 16
+
+
+def test_a_seed_decides_the_draw_and_its_absence_does_not(llm):
+    hot = dataclasses.replace(GREEDY, temperature=2.0, seed=1)
+    first, again, other = (llm.generate("x", params)[0].token_ids for params in (hot, hot, dataclasses.replace(hot, seed=2)))
+    assert first == again != other
+    unseeded = dataclasses.replace(hot, seed=None)
+    assert llm.generate("x", unseeded)[0].token_ids != llm.generate("x", unseeded)[0].token_ids
+
+
+def test_top_k_of_one_and_a_tiny_top_p_are_greedy(llm):
+    greedy = llm.generate("the end", GREEDY)[0].token_ids
+    for narrow in ({"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}):
+        params = dataclasses.replace(GREEDY, temperature=1.5, **narrow)
+        assert llm.generate("the end", params)[0].token_ids == greedy
+
+
+def test_a_repeat_penalty_makes_every_token_a_new_one(llm):
+    (output,) = llm.generate([5, 6, 7], dataclasses.replace(GREEDY, repeat_penalty=1e6))
+    assert len(set(output.prompt_token_ids + output.token_ids)) == 3 + len(output.token_ids)
+
+
+def test_end_of_sequence_ends_unless_ignored(llm):
+    eos = min(llm.tokenizer.eos_ids)
+    free = dataclasses.replace(GREEDY, temperature=50.0, max_tokens=1000, ignore_eos=False)
+    for seed in range(10):  # almost uniform over 331 tokens: the end comes by chance
+        (output,) = llm.generate("x", dataclasses.replace(free, seed=seed))
+        if output.finish_reason == "stop":
+            break
+    assert output.finish_reason == "stop" and output.token_ids[-1] in llm.tokenizer.eos_ids
+    assert not set(output.token_ids[:-1]) & llm.tokenizer.eos_ids
+    (on,) = llm.generate("x", dataclasses.replace(free, seed=seed, ignore_eos=True, max_tokens=len(output.token_ids) + 5))
+    assert on.token_ids[: len(output.token_ids)] == output.token_ids and len(on.token_ids) == len(output.token_ids) + 5
+    assert eos >= 0
+
+
+def test_a_stop_string_ends_the_text_before_it(llm):
+    (whole,) = llm.generate("the end", dataclasses.replace(GREEDY, max_tokens=40))
+    stop = whole.text[10:13]
+    (cut,) = llm.generate("the end", dataclasses.replace(GREEDY, max_tokens=40, stop=["never there", stop]))
+    assert cut.finish_reason == "stop"
+    assert cut.text == whole.text[: whole.text.index(stop)]
+    assert cut.token_ids == whole.token_ids[: len(cut.token_ids)]
+    pieces = list(llm.stream("the end", dataclasses.replace(GREEDY, max_tokens=40, stop=stop)))
+    assert "".join(pieces) == cut.text
+
+
+def test_a_stream_gives_the_same_text_in_pieces(llm):
+    stream = llm.stream("the end", GREEDY)
+    pieces = list(stream)
+    assert len(pieces) > 3 and all(pieces)
+    assert "".join(pieces) == stream.output.text == llm.generate("the end", GREEDY)[0].text
+    assert stream.output.finish_reason == "length"
+
+
+def test_closing_a_stream_frees_its_sequence(llm):
+    engine = llm._engine
+    free, ranges = len(engine._free_slots), len(engine._ranges._free)
+    with llm.stream("the end", GREEDY) as stream:
+        next(stream)
+        assert len(engine._free_slots) == free - 1
+    assert (len(engine._free_slots), len(engine._ranges._free)) == (free, ranges)
+    assert list(stream) == [] and stream.output.finish_reason is None
+    for _ in llm.stream("the end", GREEDY):
+        break
+    assert (len(engine._free_slots), len(engine._ranges._free)) == (free, ranges)
+
+
+def test_other_calls_go_on_while_a_stream_is_open(llm):
+    expected = llm.generate("the end", GREEDY)[0].text
+    stream = llm.stream("the end", GREEDY)
+    pieces = [next(stream)]
+    assert llm.generate("the end", GREEDY)[0].text == expected
+    assert llm.logits([1, 2]).shape == (2, 331)
+    assert "".join(pieces + list(stream)) == expected
+
+
+def test_a_prompt_cache_changes_no_bit(llm):
+    cache = llm.prompt_cache()
+    ids = llm.tokenizer.encode(TEXTS[1])
+    other = [*ids[:20], 9, 8, 7]
+    held = []
+    for prompt in (ids, [*ids, 4, 5], other, other, [3]):
+        stream = llm.stream(prompt, GREEDY, prompt_cache=cache)
+        list(stream)
+        (fresh,) = llm.generate(prompt, GREEDY)
+        assert (stream.output.token_ids, stream.output.logprobs) == (fresh.token_ids, fresh.logprobs)
+        held.append(stream.output.metrics.cached_tokens)
+    assert held[0] == 0 and held[1] >= len(ids) and held[2:] == [20, len(other) - 1, 0]
+    with llm.stream(ids, GREEDY, prompt_cache=cache) as stream:
+        next(stream)
+        with pytest.raises(InputError, match="in use"):
+            llm.stream(ids, GREEDY, prompt_cache=cache)
+    llm.clear(cache)
+    assert cache.range is None and list(llm.stream(ids, GREEDY, prompt_cache=cache))
+
+
+def test_chat_goes_through_the_template(llm):
+    messages = [{"role": "user", "content": "Who?"}]
+    (output,) = llm.chat(messages, GREEDY)
+    assert output.prompt_token_ids == llm.tokenizer.chat(messages)
+    assert [one.token_ids for one in llm.chat([messages, messages], GREEDY)] == [output.token_ids] * 2
+
+
+def test_threads_may_share_an_llm(llm):
+    expected = {text: llm.generate(text, GREEDY)[0].token_ids for text in TEXTS}
+    logits = llm.logits([1, 2, 3])
+    failures = []
+
+    def work(number):
+        try:
+            for i in range(8):
+                text = TEXTS[(number + i) % len(TEXTS)]
+                if i % 4 == 3:
+                    np.testing.assert_array_equal(llm.logits([1, 2, 3]), logits)
+                elif i % 4 == 2:
+                    assert "".join(llm.stream(text, GREEDY)) == llm.tokenizer.decode(expected[text])
+                else:
+                    assert llm.generate(text, GREEDY)[0].token_ids == expected[text]
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not failures and not any(thread.is_alive() for thread in threads)
+
+
+def test_several_llms_in_one_process(tmp_path, llm):
+    expected = llm.generate("the end", GREEDY)[0].token_ids
+    other_checkpoint = write_checkpoint(tmp_path / "other", "LlamaForCausalLM", seed=3)
+    with LLM(other_checkpoint, context=64) as other:
+        assert other.generate("the end", GREEDY)[0].token_ids != expected
+        assert llm.generate("the end", GREEDY)[0].token_ids == expected
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        ("", "empty"),
+        ([[]], "empty"),
+        ([331], "331"),
+        ([-1], "-1"),
+        ([[1.5]], "float64"),
+        ([[1, 2], [[3]]], "flat list"),
+        ([1] * 1025, "1025 tokens.*1024"),
+    ],
+)
+def test_a_bad_prompt_is_refused_in_one_line(llm, prompt, words):
+    with pytest.raises(InputError, match=words) as caught:
+        llm.generate(prompt, GREEDY)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"threads": 1000}, "threads.*1000"),
+        ({"threads": 0}, "threads.*0"),
+        ({"context": 1025}, "1025.*1024"),
+        ({"context": 0}, "context 0"),
+        ({"chunk": 0}, "chunk.*0"),
+        ({"isa": "sse9"}, "sse9"),
+    ],
+)
+def test_a_bad_option_is_refused(checkpoint, options, words):
+    with pytest.raises(InputError, match=words):
+        LLM(checkpoint, **options)
+
+
+def test_params_must_be_as_many_as_prompts(llm):
+    with pytest.raises(InputError, match="2 prompts, but 3"):
+        llm.generate(["a", "b"], [GREEDY] * 3)
+
+
+def test_a_full_context_ends_the_answer(checkpoint):
+    unlimited = dataclasses.replace(GREEDY, max_tokens=None)
+    with LLM(checkpoint, context=20) as short:
+        (output,) = short.generate([5] * 17, unlimited)
+        assert (len(output.token_ids), output.finish_reason) == (3, "length")
+        (output,) = short.generate([5] * 20, unlimited)
+        assert (len(output.token_ids), output.finish_reason) == (1, "length")
+        with pytest.raises(InputError, match="21 tokens.*20"):
+            short.generate([5] * 21, unlimited)
+
+
+def test_no_room_for_the_model_is_bad_input(checkpoint, monkeypatch):
+    monkeypatch.setattr("ellm.memory.available", lambda: 1000)
+    with pytest.raises(InputError, match=r"needs .* of memory in bf16, 1\.0 kB are available"):
+        LLM(checkpoint)
+
+
+def test_a_failed_step_fails_its_requests_and_no_others(llm):
+    expected = llm.generate("the end", GREEDY)[0].token_ids
+    run = llm._engine.executable
+
+    class Broken:
+        def run(self, step):
+            raise StepError(1, "layers.0.qkv")
+
+    llm._engine.executable = Broken()
+    try:
+        with pytest.raises(StepError, match=r"layers\.0\.qkv"):
+            llm.generate(["a", "b"], GREEDY)
+    finally:
+        llm._engine.executable = run
+    assert llm.generate("the end", GREEDY)[0].token_ids == expected
+    assert len(llm._engine._free_slots) == 64
+
+
+def test_a_closed_llm_says_so(checkpoint):
+    opened = LLM(checkpoint)
+    stream = opened.stream("the end", GREEDY)
+    next(stream)
+    opened.close()
+    opened.close()
+    with pytest.raises(InputError, match="closed"):
+        opened.generate("the end", GREEDY)
+    with pytest.raises(InputError, match="closed"):
+        opened.logits([1])
+    with pytest.raises(InputError, match="closed"):
+        list(stream)

@@ -1,0 +1,27 @@
+"""What runs under the sanitizer: random programs on 1 to 4 workers, for several steps each."""
+
+import os
+import sys
+from random import Random
+
+from block_programs import BlockProgram, random_step
+from ellm.scheduler import Pool
+
+
+def main(seeds: int) -> None:
+    allowed = sorted(os.sched_getaffinity(0))
+    tasks = 0
+    for workers in (1, 2, 3, 4):
+        with Pool(cores=(allowed * workers)[:workers]) as pool:
+            for seed in range(seeds):
+                random = Random(seed)
+                graph = BlockProgram(random)
+                executable = graph.load(pool)
+                for _ in range(8):
+                    graph.check_step(executable, random_step(random, graph.program))
+                tasks += executable.statistics()["total"]["tasks"]
+    print(f"{4 * seeds} programs, {32 * seeds} steps, {tasks} tasks")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
