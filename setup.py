@@ -1,6 +1,7 @@
 """Builds the extensions: one per ISA for the kernels, each with its own flags, and the scheduler.
 
-Everything else is in pyproject.toml. Sources are spelled through ellm/, whose sub-packages are links to the root folders.
+Everything else is in pyproject.toml. Sources are spelled through ellm/, whose sub-packages are links to the root
+folders.
 """
 
 import subprocess
@@ -41,7 +42,7 @@ def extensions() -> list[Extension]:
     found = []
     for source in sources:
         flags = ISA_FLAGS.get(Path(source).stem, [])
-        if not compiles(flags):
+        if flags and not compiles(flags):
             print(f"setup.py: {source} is left out: the compiler lacks one of {' '.join(flags)}", file=sys.stderr)
             continue
         found.append(
@@ -58,5 +59,6 @@ def extensions() -> list[Extension]:
 
 
 if __name__ == "__main__":
-    directives = {"language_level": 3, "boundscheck": False, "wraparound": False, "cdivision": True, "initializedcheck": False}
+    checks = dict.fromkeys(("boundscheck", "wraparound", "initializedcheck"), False)
+    directives = {"language_level": 3, "cdivision": True, **checks}
     setup(ext_modules=cythonize(extensions(), compiler_directives=directives, include_path=["."]))

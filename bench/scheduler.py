@@ -1,8 +1,8 @@
-"""The scheduler's own cost beside oneTBB's flow graph: `python bench/scheduler.py` (needs libtbb-dev and a C++ compiler).
+"""The scheduler's own cost beside oneTBB's flow graph: `python bench/scheduler.py` (needs libtbb-dev and c++).
 
-Three graphs: a layered random DAG of a million empty tasks; a chain of groups with one empty task per worker; the same chain with
-tasks of 5 us, where what a group takes beyond 5 us is the cost of going from one operator to the next. All contestants
-run in the same process order, turn by turn, and each figure is the median over the rounds.
+Three graphs: a layered random DAG of a million empty tasks; a chain of groups with one empty task per worker; the same
+chain with tasks of 5 us, where what a group takes beyond 5 us is the cost of going from one operator to the next. The
+contestants take turns, and each figure is the median over the rounds.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ def random_layers(tasks: int, seed: int = 0) -> list[ProbeGroup]:
         layer = []
         for _ in range(random.integers(1, 21)):
             size = min(int(random.integers(1, 201)), tasks)
-            after = random.choice(before, min(len(before), random.integers(1, 4)), replace=False).tolist() if before else []
+            sources = min(len(before), int(random.integers(1, 4)))
+            after = random.choice(before, sources, replace=False).tolist() if before else []
             if size:
                 layer.append(len(groups))
                 groups.append(ProbeGroup(size, after))

@@ -12,8 +12,9 @@ from ellm.dsl.tensor import features, text
 def describe(operator: Operator) -> dict[str, Any]:
     """What `Program.meta["operators"]` says of an operator.
 
-    `flops` are floating-point operations per row, `flops_per_key` those per row and key that it attends to;
-    `weight_bytes` are read once per row block, by `tiles` tasks (per item for attend and merge, per row for sample).
+    `after` are the numbers of the operators that its row block waits for. `flops` are floating-point operations per
+    row, `flops_per_key` those per row and key that it attends to. `weight_bytes` are read once per row block, by
+    `tiles` tasks (per item for attend and merge, per row for sample).
     """
     node = operator.node
     flops = 0
@@ -27,6 +28,7 @@ def describe(operator: Operator) -> dict[str, Any]:
         "line": node.line,
         "shape": text(node.shape),
         "weights": {role: {"name": weight.name, "shape": list(weight.shape)} for role, weight in node.weights.items()},
+        "after": operator.after,
         "tiles": operator.tiles,
         "flops": flops,
         "flops_per_key": flops_per_key,

@@ -135,5 +135,7 @@ def _join(names: Sequence[str]) -> str:
     if len(names) == 1:
         return names[0]
     parts = [name.split(".") for name in names]
+    if len({len(part) for part in parts}) > 1:
+        return "{" + ",".join(names) + "}"
     columns = zip(*parts, strict=True)
     return ".".join(part[0] if len(set(part)) == 1 else "{" + ",".join(part) + "}" for part in columns)

@@ -3,8 +3,8 @@
 TILE_BYTES = 1024
 COLUMNS = 16
 DEPTH = 32
-_TASK_BYTES = 192 << 10
-_MOST_TILES = 8  # 128 columns: as many streams as pay for reading side by side
+_TASK_BYTES = 512 << 10
+_MANY_TILES = 64  # operators with fewer column tiles are cut finer, so that every core gets some
 
 
 def tiles(width: int) -> int:
@@ -23,9 +23,12 @@ def padded(width: int) -> int:
 
 
 def task_tiles(n_tiles: int, k_tiles: int) -> int:
-    """Column tiles of one task: 2, 4, 6 or 8, about 192 to 400 KiB of weights unless columns are very long or short."""
-    pairs = round(_TASK_BYTES / (k_tiles * TILE_BYTES))
-    return min(max(2, 2 * pairs), _MOST_TILES, n_tiles)
+    """Column tiles of one task: 8 if there are many and they take no more than 512 KiB of weights, else 4.
+
+    Each is a stream; four to eight streams read side by side make the best of a core's memory bandwidth.
+    """
+    fits = 8 * k_tiles * TILE_BYTES <= _TASK_BYTES and n_tiles >= _MANY_TILES
+    return min(8 if fits else 4, n_tiles)
 
 
 def task_heads(heads: int, head_tiles: int, k_tiles: int) -> int:

@@ -1,1 +1,1 @@
-"""Kernels: one body each, built once per instruction set; see task.h for the ABI and reference.py for their NumPy twins."""
+"""Kernels, built once per instruction set; task.h is their ABI, reference.py holds their NumPy twins."""

@@ -6,7 +6,7 @@ The limits probe: memory and multiplication limits are measured by tasks of the 
 A program for them has one operator with one group on row block 0 (kind ROWS, `tiles` = the operator's `tasks`), run
 with one row. `probe_read` needs tasks * bytes of packed weights: a task reads `bytes` bytes by the loop that
 `streams`, `ahead` and `tiles` choose; READ_LOOPS lists the loops worth trying and the limit is the best of them.
-`probe_matmul` does repeats * PROBE_FLOPS operations a task and reads no memory. `cost` gives both numbers for all tasks.
+`probe_matmul` does repeats * PROBE_FLOPS operations a task and reads no memory. `cost` gives both for all tasks.
 """
 
 from __future__ import annotations

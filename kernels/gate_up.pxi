@@ -1,4 +1,4 @@
-# gate_up: out = silu(gate) * up, where tile 2i of the product is columns [16 i, 16 i + 16) of gate and tile 2i + 1 of up
+# gate_up: out = silu(gate) * up; tile 2i of the product is columns [16 i, 16 i + 16) of gate, tile 2i + 1 those of up
 #
 #   x       f32 or bf16 [rows, k]             weight  tiles [n_tiles][k_tiles], n_tiles = 2 * ceil(n / 16)
 #   out     bf16 [rows, n]; the task that owns the last column zeroes the pad [n, out_stride)

@@ -58,7 +58,7 @@ def available() -> dict[str, str | None]:
 
 
 def choose(name: str | None = None) -> Choice:
-    """The ISA called `name`, else the one in ELLM_ISA, else the best available. Raises InputError if it cannot be used."""
+    """The ISA called `name`, else the one in ELLM_ISA, else the best. Raises InputError if it cannot be used."""
     origin = "asked for"
     if name is None and os.environ.get("ELLM_ISA"):
         name, origin = os.environ["ELLM_ISA"], "ELLM_ISA"

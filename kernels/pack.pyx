@@ -9,21 +9,24 @@ from ellm.kernels.vector cimport vector_to_bf16
 
 
 def pack_tiles(const uint16_t[:, ::1] rows, uintptr_t address, int64_t first_column, int64_t k, int64_t k_tiles):
-    """Write rows of a weight, bf16 bits [n, k], as columns first_column .. first_column + n - 1 of the packed weight at `address`.
+    """Write rows of a weight, bf16 bits [n, k], as columns of the packed weight at `address`, from first_column on.
 
-    Only the pairs of k of these columns are written, an odd k followed by a zero: other padding is left as it is (zero in
-    fresh memory). Releases the GIL. Raises ValueError if the rows are not [n, k] or k does not fit k_tiles.
+    Only the pairs of k of these columns are written, an odd k followed by a zero: other padding is left as it is (zero
+    in fresh memory). Releases the GIL. Raises ValueError if the rows are not [n, k] or k does not fit k_tiles.
     """
     if rows.shape[1] != k or k > 32 * k_tiles or first_column < 0:
-        raise ValueError(f"rows [{rows.shape[0]}, {rows.shape[1]}] at column {first_column} do not fit k = {k} in {k_tiles} tiles")
+        shape = f"[{rows.shape[0]}, {rows.shape[1]}]"
+        raise ValueError(f"rows {shape} at column {first_column} do not fit k = {k} in {k_tiles} tiles")
     cdef int64_t row = 0, column, count
+    cdef uint32_t *out
     if k == 0:
         return
     with nogil:
         while row < rows.shape[0]:
             column = first_column + row
             count = min(16 - column % 16, rows.shape[0] - row)
-            _pack_columns(&rows[row, 0], count, k, <uint32_t *> address + (column // 16 * k_tiles * ELLM_TILE // 2 + column % 16))
+            out = <uint32_t *> address + column // 16 * k_tiles * (ELLM_TILE // 2) + column % 16
+            _pack_columns(&rows[row, 0], count, k, out)
             row += count
 
 

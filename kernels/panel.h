@@ -1,7 +1,7 @@
 /* A worker's scratch memory, and the A operand of a matmul in it.
  *
- * Scratch is a 64-byte tag, then memory. A panel, bf16(rms_norm(x)) of all rows of the block, is the same for every task
- * of an operator on a row block, so the tag says whose panel the memory holds and a worker prepares it once.
+ * Scratch is a 64-byte tag, then memory. A panel, bf16(rms_norm(x)) of all rows of the block, is the same for every
+ * task of an operator on a row block, so the tag says whose panel the memory holds and a worker prepares it once.
  */
 #ifndef ELLM_PANEL_H
 #define ELLM_PANEL_H

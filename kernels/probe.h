@@ -9,8 +9,8 @@
 typedef uint64_t probe_lanes __attribute__((vector_size(64), aligned(64)));
 
 /* Reads `streams` (a constant where this is inlined) equal parts of [memory, memory + bytes) side by side. */
-__attribute__((always_inline)) static inline uint64_t probe_streams(const char *memory, int64_t bytes, const int streams,
-                                                                    int64_t ahead) {
+__attribute__((always_inline)) static inline uint64_t probe_streams(const char *memory, int64_t bytes,
+                                                                    const int streams, int64_t ahead) {
     int64_t part = bytes / streams;
     probe_lanes sum[8][2] = {0};
     for (int64_t i = 0; i < part; i += 128)
@@ -33,7 +33,8 @@ __attribute__((always_inline)) static inline uint64_t probe_streams(const char *
 
 #ifdef __AMX_TILE__
 /* The same by tile loads: one KiB of each stream in turn. */
-__attribute__((always_inline)) static inline void probe_tiles(const char *memory, int64_t bytes, const int streams, int64_t ahead) {
+__attribute__((always_inline)) static inline void probe_tiles(const char *memory, int64_t bytes, const int streams,
+                                                              int64_t ahead) {
     int64_t part = bytes / streams;
     for (int64_t i = 0; i < part; i += 1024)
 #pragma GCC unroll 8
@@ -47,7 +48,8 @@ __attribute__((always_inline)) static inline void probe_tiles(const char *memory
 #endif
 
 /* Returns something that depends on every byte, or 0 for tile loads, which a compiler cannot drop. */
-static inline uint64_t probe_read_loop(const char *memory, int64_t bytes, int64_t streams, int64_t ahead, int64_t tiles) {
+static inline uint64_t probe_read_loop(const char *memory, int64_t bytes, int64_t streams, int64_t ahead,
+                                       int64_t tiles) {
 #ifdef __AMX_TILE__
     if (tiles) {
         if (streams == 1) probe_tiles(memory, bytes, 1, ahead);

@@ -1,4 +1,4 @@
-# qkv: the joined q | k | v projection of a row block; heads of q, then of k, then of v, each head_tiles column tiles wide
+# qkv: the joined q | k | v projection of a row block; heads of q, of k, then of v, each head_tiles column tiles wide
 #
 #   x       f32 or bf16 [rows, k]             weight  tiles [(heads + 2 kv_heads) * head_tiles][k_tiles]
 #   q_norm, k_norm  f32 [head_dim]: rms_norm of each q (k) head           angles  f32 [rows, rotary / 2, 2]
@@ -17,7 +17,10 @@ cdef void qkv(const ellm_task *task) noexcept nogil:
             qkv_head(task, op, head, row, p.c + row * p.stride + (head - first) * 16 * op.head_tiles)
 
 
-cdef inline void qkv_head(const ellm_task *task, const ellm_qkv *op, int64_t head, int64_t row, float *x) noexcept nogil:
+# One row of one head, x its f32 [head_dim].
+cdef inline void qkv_head(
+    const ellm_task *task, const ellm_qkv *op, int64_t head, int64_t row, float *x
+) noexcept nogil:
     cdef const float *norm = <const float *> op.q_norm if head < op.heads else <const float *> op.k_norm
     cdef int64_t position = task.step.positions[task.row + row]
     cdef char *cache = task.step.ranges[task.step.slots[task.row + row]]

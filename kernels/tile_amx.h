@@ -6,7 +6,7 @@
 #include "vector.h"
 
 #define TILE_K_BLOCK 16 /* k tiles of two column tiles (32 KiB of B) that stay in L1 while all rows pass over them */
-#define TILE_AHEAD 4    /* k tiles that prefetch runs ahead */
+#define TILE_AHEAD 2    /* k tiles that prefetch runs ahead */
 
 /* Palette 1, all eight tiles 16 rows of 64 bytes. The whole struct is the operand: gcc 12's _tile_loadconfig claims to
  * read 8 bytes of it, so that stores to the rest may be dropped. */
@@ -31,8 +31,9 @@ static inline void tile_prefetch(const ellm_bf16 *tile) {
 
 /* 32 rows x 2 column tiles: tiles 0-3 are C, 4 and 5 A, 6 and 7 B. The four loads stand before the four products. While
  * tile k is used, `streams` tiles at ahead + k * b_k are fetched. */
-static inline void tile_block_2x2(const ellm_bf16 *a, int64_t lda, const ellm_bf16 *b, int64_t b_n, int64_t b_k, int k_tiles,
-                                  float *c, int64_t ldc, int accumulate, const ellm_bf16 *ahead, int streams) {
+static inline void tile_block_2x2(const ellm_bf16 *a, int64_t lda, const ellm_bf16 *b, int64_t b_n, int64_t b_k,
+                                  int k_tiles, float *c, int64_t ldc, int accumulate, const ellm_bf16 *ahead,
+                                  int streams) {
     if (accumulate) {
         _tile_loadd(0, c, 4 * ldc);
         _tile_loadd(1, c + 16, 4 * ldc);
@@ -62,8 +63,8 @@ static inline void tile_block_2x2(const ellm_bf16 *a, int64_t lda, const ellm_bf
 }
 
 /* 16 rows x 4 column tiles, streamed side by side: tiles 0-3 are C, 4 is A, 5-7 B. */
-static inline void tile_block_1x4(const ellm_bf16 *a, int64_t lda, const ellm_bf16 *b, int64_t b_n, int64_t b_k, int k_tiles,
-                                  float *c, int64_t ldc, int accumulate) {
+static inline void tile_block_1x4(const ellm_bf16 *a, int64_t lda, const ellm_bf16 *b, int64_t b_n, int64_t b_k,
+                                  int k_tiles, float *c, int64_t ldc, int accumulate) {
     if (accumulate) {
         _tile_loadd(0, c, 4 * ldc);
         _tile_loadd(1, c + 16, 4 * ldc);
@@ -96,8 +97,8 @@ static inline void tile_block_1x4(const ellm_bf16 *a, int64_t lda, const ellm_bf
     _tile_stored(3, c + 48, 4 * ldc);
 }
 
-static inline void tile_block_1x1(const ellm_bf16 *a, int64_t lda, const ellm_bf16 *b, int64_t b_k, int k_tiles, float *c,
-                                  int64_t ldc, int accumulate) {
+static inline void tile_block_1x1(const ellm_bf16 *a, int64_t lda, const ellm_bf16 *b, int64_t b_k, int k_tiles,
+                                  float *c, int64_t ldc, int accumulate) {
     if (accumulate)
         _tile_loadd(0, c, 4 * ldc);
     else
@@ -110,8 +111,8 @@ static inline void tile_block_1x1(const ellm_bf16 *a, int64_t lda, const ellm_bf
     _tile_stored(0, c, 4 * ldc);
 }
 
-/* More than 16 rows: k blocks, in them pairs of column tiles, in them pairs of row tiles. While the first rows pass over
- * a pair of column tiles, the next block of the pair is fetched. */
+/* More than 16 rows over a pair of column tiles, in parts of k whose sums go through C: pairs of row tiles, then a row
+ * tile that is left. While the first rows pass over a part, the next one is fetched. */
 static inline void tile_pairs(const ellm_bf16 *a, int64_t lda, int rows, const ellm_bf16 *b, int64_t b_n, int64_t b_k,
                               int k_tiles, float *c, int64_t ldc, int accumulate) {
     for (int k = 0; k < k_tiles; k += TILE_K_BLOCK) {
@@ -122,13 +123,14 @@ static inline void tile_pairs(const ellm_bf16 *a, int64_t lda, int rows, const e
             tile_block_2x2(a + row * lda + 32 * k, lda, b + k * b_k, b_n, b_k, count, c + row * ldc, ldc, again, ahead,
                            row == 0 ? 2 : 0);
         for (int n = 0; n < 2 && row < rows; n++)
-            tile_block_1x1(a + row * lda + 32 * k, lda, b + n * b_n + k * b_k, b_k, count, c + row * ldc + 16 * n, ldc, again);
+            tile_block_1x1(a + row * lda + 32 * k, lda, b + n * b_n + k * b_k, b_k, count, c + row * ldc + 16 * n, ldc,
+                           again);
     }
 }
 
 /* C[rows][16 * n_tiles] (= or +=) A[rows][32 * k_tiles] . B; tile (n, k) of B is at b + n * b_n + k * b_k elements.
- * Whole tiles of 16 rows are read from A and written to C. Every element of C is one chain over k in ascending order, so
- * it does not depend on what else is computed. */
+ * Whole tiles of 16 rows are read from A and written to C. Every element of C is one chain over ascending k, so it does
+ * not depend on what else is computed. */
 static inline void tile_matmul(const ellm_bf16 *a, int64_t lda, int rows, const ellm_bf16 *b, int64_t b_n, int64_t b_k,
                                int n_tiles, int k_tiles, float *c, int64_t ldc, int accumulate) {
     int n = 0;

@@ -13,21 +13,23 @@
 static inline void tile_enter(void) {}
 static inline void tile_leave(void) {}
 
-/* One block of R rows and T column tiles over k_tiles. Line by line, the F tiles at ahead + k * b_k (b_n apart) are fetched
- * while tile k is used. R, T and F are constants where this is inlined. */
+/* One block of R rows and T column tiles over k_tiles. Line by line, the F tiles at ahead + k * b_k (b_n apart) are
+ * fetched while tile k is used. R, T and F are constants where this is inlined. */
 __attribute__((always_inline)) static inline void tile_block(
-    const int R, const int T, const int F, const ellm_bf16 *a, int64_t lda, const ellm_bf16 *b, int64_t b_n, int64_t b_k,
-    int k_tiles, float *c, int64_t ldc, int accumulate, const ellm_bf16 *ahead) {
+    const int R, const int T, const int F, const ellm_bf16 *a, int64_t lda, const ellm_bf16 *b, int64_t b_n,
+    int64_t b_k, int k_tiles, float *c, int64_t ldc, int accumulate, const ellm_bf16 *ahead) {
     __m512 sum[TILE_ROWS][TILE_STREAMS];
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 8
-        for (int t = 0; t < T; t++) sum[r][t] = accumulate ? _mm512_loadu_ps(c + r * ldc + 16 * t) : _mm512_setzero_ps();
+        for (int t = 0; t < T; t++)
+            sum[r][t] = accumulate ? _mm512_loadu_ps(c + r * ldc + 16 * t) : _mm512_setzero_ps();
     for (int k = 0; k < k_tiles; k++) {
         for (int pair = 0; pair < 16; pair++) {
             __m512i column[TILE_STREAMS];
 #pragma GCC unroll 8
-            for (int f = 0; f < F; f++) _mm_prefetch((const char *)(ahead + f * b_n + k * b_k + 32 * pair), _MM_HINT_T0);
+            for (int f = 0; f < F; f++)
+                _mm_prefetch((const char *)(ahead + f * b_n + k * b_k + 32 * pair), _MM_HINT_T0);
 #pragma GCC unroll 8
             for (int t = 0; t < T; t++) column[t] = _mm512_loadu_si512(b + t * b_n + k * b_k + 32 * pair);
 #pragma GCC unroll 8
@@ -72,7 +74,7 @@ __attribute__((always_inline)) static inline void tile_columns(
         count = k + ahead >= k_tiles ? k_tiles - k : blocks == 1 ? k_tiles - ahead : ahead;
         for (int block = 0; block < blocks; block++) {
             const ellm_bf16 *x = a + block * TILE_ROWS * lda + 32 * k;
-            const ellm_bf16 *fetch = block * fetched < T ? next + block * fetched * b_n : part; /* part: cached, costs nothing */
+            const ellm_bf16 *fetch = block * fetched < T ? next + block * fetched * b_n : part; /* part: no effect */
             float *out = c + block * TILE_ROWS * ldc;
             int left = rows - block * TILE_ROWS, again = accumulate || k;
             if (fetched == 1)
@@ -86,7 +88,7 @@ __attribute__((always_inline)) static inline void tile_columns(
 }
 
 /* C[rows][16 * n_tiles] (= or +=) A[rows][32 * k_tiles] . B; tile (n, k) of B is at b + n * b_n + k * b_k elements.
- * Every element of C is one chain over k in ascending order, so it does not depend on what else is computed. */
+ * Every element of C is one chain over ascending k, so it does not depend on what else is computed. */
 static inline void tile_matmul(const ellm_bf16 *a, int64_t lda, int rows, const ellm_bf16 *b, int64_t b_n, int64_t b_k,
                                int n_tiles, int k_tiles, float *c, int64_t ldc, int accumulate) {
     int n = 0;

@@ -31,7 +31,7 @@ static inline void tile_row(const ellm_bf16 *a, tile_lanes (*wide)[4], float *c,
 }
 
 /* C[rows][16 * n_tiles] (= or +=) A[rows][32 * k_tiles] . B; tile (n, k) of B is at b + n * b_n + k * b_k elements.
- * Every element of C is one chain over k in ascending order, so it does not depend on what else is computed. */
+ * Every element of C is one chain over ascending k, so it does not depend on what else is computed. */
 static inline void tile_matmul(const ellm_bf16 *a, int64_t lda, int rows, const ellm_bf16 *b, int64_t b_n, int64_t b_k,
                                int n_tiles, int k_tiles, float *c, int64_t ldc, int accumulate) {
     for (int n = 0; n < n_tiles; n++)

@@ -89,7 +89,8 @@ def read_decoder(
     """Read and check the fields that all families share. Raises InputError."""
     fields = Fields(config)
     heads = fields.size("num_attention_heads")
-    kv_heads = fields.size("num_key_value_heads", defaults.num_key_value_heads or heads)
+    absent = defaults.num_key_value_heads or heads
+    kv_heads = fields.size("num_key_value_heads", heads if "num_key_value_heads" in config else absent)
     hidden = fields.size("hidden_size")
     if heads % kv_heads:
         raise InputError(f"config.json: num_attention_heads: {heads} is no multiple of num_key_value_heads {kv_heads}")

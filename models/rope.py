@@ -26,7 +26,7 @@ def rope_from(config: Mapping[str, Any], head_dim: int, max_position: int) -> Ro
     given = config.get(field) or {}
     if not isinstance(given, Mapping):
         raise InputError(f"config.json: {field}: {given!r} is not an object")
-    parameters = _Parameters(field, {"rope_theta": config.get("rope_theta", _DEFAULT_THETA), **given})
+    parameters = _Parameters(field, given, config.get("rope_theta"))
     kind = given.get("rope_type") or given.get("type") or "default"
     if kind not in _KINDS:
         raise InputError(f"config.json: {field}: rope_type {kind!r} is not supported, only {', '.join(_KINDS)} are")
@@ -38,8 +38,13 @@ def rope_from(config: Mapping[str, Any], head_dim: int, max_position: int) -> Ro
 
 
 class _Parameters:
-    def __init__(self, field: str, values: Mapping[str, Any]):
-        self.field, self.values = field, values
+    def __init__(self, field: str, values: Mapping[str, Any], theta: Any):
+        self.field, self.values, self._theta = field, values, theta
+
+    def theta(self) -> float:
+        if self.values.get("rope_theta") is not None or self._theta is None:
+            return self.number("rope_theta", _DEFAULT_THETA)
+        return _positive("rope_theta", self._theta)
 
     def number(self, name: str, default: float | None = None) -> float:
         value = self.values.get(name)
@@ -47,18 +52,22 @@ class _Parameters:
             value = default
         if value is None:
             raise InputError(f"config.json: {self.field}: {name} is missing")
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
-            raise InputError(f"config.json: {self.field}: {name} {value!r} is not a positive number")
-        return value
+        return _positive(f"{self.field}: {name}", value)
+
+
+def _positive(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+        raise InputError(f"config.json: {name}: {value!r} is not a positive number")
+    return value
 
 
 Frequencies = tuple[np.ndarray, float]
 
 
 def _powers(parameters: _Parameters, dim: int) -> np.ndarray:
-    """theta^(2i / dim) for i in 0 .. dim / 2 - 1, in float32."""
+    """theta^(2i / dim) for i in 0 .. dim / 2 - 1: of float32 exponents, rounded once to float32."""
     exponents = np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim)
-    return np.float32(parameters.number("rope_theta")) ** exponents
+    return np.power(float(parameters.theta()), exponents.astype(np.float64)).astype(np.float32)
 
 
 def _default(parameters: _Parameters, dim: int, max_position: int) -> Frequencies:
@@ -89,7 +98,7 @@ def _yarn(parameters: _Parameters, dim: int, max_position: int) -> Frequencies:
     """YaRN (Peng et al. 2023): a ramp over dims from extrapolation to interpolation, and a factor on cos and sin."""
     original = parameters.number("original_max_position_embeddings", max_position)
     factor = parameters.number("factor", max_position / original)
-    theta = parameters.number("rope_theta")
+    theta = parameters.theta()
 
     def dim_of(rotations: float) -> float:
         return dim * math.log(original / (rotations * 2 * math.pi)) / (2 * math.log(theta))

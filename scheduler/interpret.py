@@ -16,8 +16,8 @@ from ellm.scheduler.step import StepInput, StepTables
 def walk(program: Program, counts: np.ndarray) -> Iterator[tuple[int, int]]:
     """Groups that a step with these counts runs, and their numbers of tasks, in an order that respects every event.
 
-    Raises AssertionError if an event gets more signals than it needs, a group is published twice, the step ends early or
-    never, or a group whose count is not 0 is not run.
+    Raises AssertionError if an event gets more signals than it needs, a group is published twice, the step ends early
+    or never, or a group whose count is not 0 is not run.
     """
     events, groups = program.events, program.groups
     needed = events["needed"].astype(int)
@@ -64,17 +64,16 @@ def run(
     inputs: StepInput,
     arena: np.ndarray | None = None,
     *,
-    number: int = 1,
     workers: int = 1,
 ) -> np.ndarray:
     """Run one step with the kernels of ellm.kernels.reference and return the arena (uint8 [arena_bytes]).
 
-    number: of this step. workers: of the pool whose cut of attention is to be reproduced.
+    workers: of the pool whose cut of attention is to be reproduced.
     """
     tables = StepTables(program, inputs, workers)
     if arena is None:
         arena = np.zeros(program.arena_bytes, np.uint8)
-    step = _view(program, tables, number)
+    step = _view(program, tables)
     args = [_arguments(program, op, weights_address) for op in range(len(program.op_names))]
     for group, tasks in walk(program, tables.counts):
         op, block = int(program.groups["op"][group]), int(program.groups["block"][group])
@@ -110,10 +109,8 @@ def _arguments(program: Program, op: int, weights_address: int) -> dict[str, Any
     return args
 
 
-def _view(program: Program, tables: StepTables, number: int) -> reference.StepView:
+def _view(program: Program, tables: StepTables) -> reference.StepView:
     names = ("rows", "logit_rows", "sample_rows", "tokens", "positions", "slots", "ranges", "logit_row", "logits")
     more = ("sampling", "sampled", "logprob", "items", "item_begin", "merges", "merge_begin")
     partials = np.zeros(program.partials * program.partial_floats, np.float32)
-    return reference.StepView(
-        number=number, partials=partials, **{name: getattr(tables, name) for name in (*names, *more)}
-    )
+    return reference.StepView(partials=partials, **{name: getattr(tables, name) for name in (*names, *more)})

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import ellm.scheduler.probes as probes
 import numpy as np
 
 from ellm.kernels.contract import ARGS_BYTES
 from ellm.kernels.isa import Table
-from ellm.scheduler import probes
 from ellm.scheduler.program import EVENT, GROUP, Kind, Program, Ranges
 from ellm.scheduler.step import StepInput
 
@@ -42,9 +42,14 @@ def assemble(
     edges: dict[str, list[list[int]]],
     **fields: Any,
 ) -> Program:
-    """A program of which group i is operator i. `edges` are its signals, publishes and triggers; `fields` all that matters
-    otherwise, the rest is as small as it can be."""
-    small: dict[str, Any] = dict(row_block=16, blocks=1, windows=[], kv_heads=0, fold_heads=0, section_bytes=64, vocab=1)
+    """A program of which group i is operator i, with the `edges` signals, publishes and triggers.
+
+    `fields` are those of Program that matter; the rest are as small as they can be.
+    """
+    rest: dict[str, Any] = {name: Ranges.of(lists) for name, lists in edges.items()}
+    rest |= {"row_block": 16, "blocks": 1, "section_bytes": 64, "scratch_bytes": 64, "context": 1 << 20, "vocab": 1}
+    rest |= {"windows": [], "kv_heads": 0, "fold_heads": 0, "partial_floats": 0, "partials": 0}
+    rest |= {"weights_bytes": 0, "range_bytes": 0, **fields}
     names = sorted(set(kernels))
     return Program(
         kernels=names,
@@ -54,10 +59,7 @@ def assemble(
         relocations=np.zeros((0, 2), np.int32),
         groups=np.array(groups, GROUP),
         events=np.array(events, EVENT),
-        **{name: Ranges.of(lists) for name, lists in edges.items()},
-        **{**small, "scratch_bytes": 64, "partial_floats": 0, "partials": 0, "context": 1 << 20, **fields},
-        weights_bytes=0,
-        range_bytes=0,
+        **rest,
     )
 
 

@@ -1,8 +1,8 @@
 """A compiled model as plain data: what the compiler hands to the scheduler.
 
 A *group* is a range of tasks of one operator on one row block; an *event* fires when its count is reached and publishes
-groups. How many tasks a group has is decided by the step: `counts[kind, block] * tiles`, where `counts` is a small table
-that the step builder fills (see `Kind`). Nothing here knows about models or threads.
+groups. How many tasks a group has is decided by the step: `counts[kind, block] * tiles`, where `counts` is a small
+table that the step builder fills (see `Kind`). Nothing here knows about models or threads.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ class Ranges:
 
     @staticmethod
     def of(lists: list[list[int]]) -> Ranges:
+        """The ranges of owners that have these lists."""
         begin = np.zeros(len(lists) + 1, np.int32)
         begin[1:] = np.cumsum([len(part) for part in lists])
         return Ranges(begin, np.array([n for part in lists for n in part], np.int32))
@@ -104,14 +105,17 @@ class Program:
 
     @property
     def arena_bytes(self) -> int:
+        """Bytes of all sections."""
         return self.section_bytes * self.blocks
 
     @property
     def chunk(self) -> int:
+        """Most rows of a step."""
         return self.row_block * self.blocks
 
     @property
     def kinds(self) -> int:
+        """Kinds in use: rows of the counts table."""
         return int(Kind.ITEMS) + 2 * len(self.windows)
 
     @cached_property
@@ -139,8 +143,9 @@ class Program:
             "relocations.byte": (self.relocations[:, 1], ARGS_BYTES - 7),
         }
         for name, (values, limit) in limits.items():
-            if len(values) and not (0 <= values.min() and values.max() < limit):
-                raise ValueError(f"program: {name} holds {values.min()} to {values.max()}, allowed are 0 to {limit - 1}")
+            if len(values) and not (values.min() >= 0 and values.max() < limit):
+                got = f"{values.min()} to {values.max()}"
+                raise ValueError(f"program: {name} holds {got}, allowed are 0 to {limit - 1}")
         for name, ranges, owners in (
             ("signals", self.signals, groups),
             ("publishes", self.publishes, events),
@@ -181,6 +186,7 @@ class Program:
             program = Program(**values)
         except (KeyError, TypeError, ValueError, OSError) as error:
             raise ValueError(f"{path}: not a saved program: {error}") from error
-        if program.args.shape != (len(program.op_names), ARGS_BYTES):
-            raise ValueError(f"{path}: args are {program.args.shape}, this build needs ({len(program.op_names)}, {ARGS_BYTES})")
+        expected = (len(program.op_names), ARGS_BYTES)
+        if program.args.shape != expected:
+            raise ValueError(f"{path}: args are {program.args.shape}, this build needs {expected}")
         return program

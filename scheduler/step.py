@@ -1,8 +1,8 @@
 """One step: its rows, and the tables that make a static program fit them.
 
-A step is a flat list of rows. The rows of one sequence are consecutive, with consecutive positions. Rows are cut into row
-blocks; within a block, each sequence's rows are cut into runs small enough to fold into one attend task, and where that
-leaves too few tasks for the workers, each run's context is cut along its splits too.
+A step is a flat list of rows. The rows of one sequence are consecutive, with consecutive positions. Rows are cut into
+row blocks; within a block, each sequence's rows are cut into runs small enough to fold into one attend task, and where
+that leaves too few tasks for the workers, each run's context is cut along its splits too.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class StepTables:
         _check_tasks(program, self.counts)
 
     def record(self, number: int, partials: int) -> np.ndarray:
-        """The C struct `ellm_step`: this step's number, and the addresses of the arrays held here and of the partials."""
+        """The C struct `ellm_step`: this step's number, the addresses of the arrays held here and of the partials."""
         record = np.zeros(1, STEP)
         record["number"], record["partials"] = number, partials
         for name in ("rows", "logit_rows", "sample_rows"):
@@ -118,7 +118,7 @@ class StepTables:
         return blocks
 
     def _cut_attention(self, program: Program, workers: int) -> None:
-        """Attend and merge items of each window class. The classes of a block share partials: it attends one at a time."""
+        """Attend and merge items of each window class. A block's classes share partials: it attends one at a time."""
         blocks = self._runs(program)
         items: list[list[tuple[int, ...]]] = [[] for _ in program.windows]
         merges: list[list[tuple[int, ...]]] = [[] for _ in program.windows]
@@ -142,7 +142,7 @@ class StepTables:
 def _cut_runs(
     runs: list[Run], window: int, free: int, partials: int, items: list[tuple[int, ...]], merges: list[tuple[int, ...]]
 ) -> int:
-    """Append the items of some runs, cut along the splits while partials [free, partials) last; returns the next free one."""
+    """Append the items of some runs, cut along splits while partials [free, partials) last; returns the next free."""
     for run in runs:
         first, last = run.splits(window)
         need = run.rows * (last - first)
@@ -160,7 +160,7 @@ def _rows(name: str, values: np.ndarray, limit: int, length: int | None = None) 
     array = np.ascontiguousarray(values, np.int32)
     if array.ndim != 1 or (length is not None and len(array) != length):
         raise ValueError(f"{name} has shape {array.shape}, expected ({'rows' if length is None else length},)")
-    if len(array) and not (0 <= array.min() and array.max() < limit):
+    if len(array) and not (array.min() >= 0 and array.max() < limit):
         raise ValueError(f"{name} are {array.min()} to {array.max()}, allowed are 0 to {limit - 1}")
     return array
 

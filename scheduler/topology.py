@@ -1,7 +1,7 @@
 """The cores that this process may use, and how near they are to each other.
 
-Everything comes from the affinity mask, /proc and /sys. `root` replaces / in tests. What a kernel does not tell is taken
-as absent: no siblings, one NUMA node, no quota.
+Everything comes from the affinity mask, /proc and /sys. `root` replaces / in tests. What a kernel does not tell is
+taken as absent: no siblings, one NUMA node, no quota.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def huge_pages(root: Path = ROOT) -> dict[str, str | int]:
 
 
 def nearest_first(cores: list[int], root: Path = ROOT) -> list[list[int]]:
-    """For each worker the other workers by distance: shared cache, NUMA node, the rest; ties from the next one onwards."""
+    """For each worker the others by distance: shared cache, NUMA node, the rest; ties from the next one onwards."""
     node_of = {core: node for node, members in numa_nodes(root).items() for core in members}
     near = {core: caches(core, root) for core in set(cores)}
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from golden.cases import GOLDEN, KL_SHARE, prompt
+from logit_cases import GOLDEN, KL_SHARE, prompt
 from measures import agreement, divergence
 from tiny import write_checkpoint
 

@@ -54,13 +54,13 @@ def _read_tensors(folder: Path) -> dict[str, TensorInfo]:
     shards: dict[str, dict[str, TensorInfo]] = {}
     for name, shard in weight_map.items():
         if not isinstance(shard, str) or Path(shard).name != shard or not shard.endswith(".safetensors"):
-            raise InputError(f"{index}: weight_map of {name} is {shard!r}, must be a safetensors file beside it")
+            raise InputError(f"{index}: weight_map of {name!r} is {shard!r}, must be a safetensors file beside it")
         if shard not in shards:
             if not (folder / shard).exists():
-                raise InputError(f"{index}: {shard} is named there (for {name}) but missing from the folder")
+                raise InputError(f"{index}: {shard} is named there (for {name!r}) but missing from the folder")
             shards[shard] = safetensors_file.read_tensors(folder / shard)
         if name not in shards[shard]:
-            raise InputError(f"{index}: {name} should be in {shard}, which does not have it")
+            raise InputError(f"{index}: {name!r} should be in {shard!r}, which does not have it")
     return {name: shards[shard][name] for name, shard in weight_map.items()}
 
 

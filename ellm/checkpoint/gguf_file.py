@@ -35,6 +35,7 @@ _SCALARS = {
 _HEADER_BYTES = 256 << 20  # more than any header: the largest vocabularies take some 20 MB
 _STRING_BYTES = 16 << 20
 _ITEMS = 4 << 20  # fields, tensors, or elements of one array
+_NAME_LENGTH = 200
 _DIMS = 4
 
 Value = TypeVar("Value")
@@ -94,7 +95,7 @@ class GGUFFile:
         tensor_count = self._count(file, "tensor_count", 24)
         field_count = self._count(file, "metadata_kv_count", 13)
         for index in range(field_count):
-            key = self._string(file, f"the key of metadata field {index}")
+            key = self._name(file, f"the key of metadata field {index}")
             if key in self.metadata:
                 raise InputError(f"{self.path}: {key} occurs twice in the metadata")
             self.metadata[key] = self._value(file, key)
@@ -109,7 +110,7 @@ class GGUFFile:
             self.tensors[name] = self._place(name, shape, number, data + offset)
 
     def _tensor_entry(self, file: BinaryIO, index: int) -> tuple[str, tuple[int, ...], int, int]:
-        name = self._string(file, f"the name of tensor {index}")
+        name = self._name(file, f"the name of tensor {index}")
         dims = self._number(file, "<I", f"n_dimensions of tensor {name}")
         if not 1 <= dims <= _DIMS:
             raise InputError(f"{self.path}: n_dimensions of tensor {name} is {dims}, must be 1 to {_DIMS}")
@@ -122,6 +123,8 @@ class GGUFFile:
             dtype = GGMLQuantizationType(number)
         except ValueError:
             raise InputError(f"{self.path}: type of tensor {name} is {number}, which GGUF does not define") from None
+        if 0 in shape:
+            raise InputError(f"{self.path}: dimensions of tensor {name} are {list(shape)}, must be at least 1")
         block, block_bytes = GGML_QUANT_SIZES[dtype]
         if shape[-1] % block:
             raise InputError(
@@ -130,8 +133,7 @@ class GGUFFile:
         total = math.prod(shape) // block * block_bytes
         if offset + total > self._size:
             raise InputError(f"{self.path}: tensor {name} ends at byte {offset + total}, the file at byte {self._size}")
-        row_bytes = total // shape[0] if total else 0
-        return GGUFTensor(name, shape, dtype.name, offset, row_bytes)
+        return GGUFTensor(name, shape, dtype.name, offset, total // shape[0])
 
     def _value(self, file: BinaryIO, key: str) -> Any:
         kind = self._kind(file, key)
@@ -163,6 +165,13 @@ class GGUFFile:
             return self._take(file, length, what).decode()
         except UnicodeDecodeError:
             raise InputError(f"{self.path}: {what} is not UTF-8") from None
+
+    def _name(self, file: BinaryIO, what: str) -> str:
+        """A string that can stand in a message."""
+        name = self._string(file, what)
+        if not name.isprintable() or len(name) > _NAME_LENGTH:
+            raise InputError(f"{self.path}: {what} is {name[:40]!r}, which is not a name")
+        return name
 
     def _count(self, file: BinaryIO, what: str, item_bytes: int) -> int:
         count = self._number(file, "<Q", what)

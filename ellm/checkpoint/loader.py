@@ -20,7 +20,7 @@ from ellm.scheduler.program import Program
 
 _TILE_BYTES = 2 * TILE
 _COLUMNS = 16  # of a tile
-_BLOCK_ELEMENTS = 1 << 18  # read at a time by each thread: with its raw, f32 and bf16 forms some 10 MB
+_BLOCK_ELEMENTS = 1 << 18  # read at a time by each thread: with its raw, f32 and bf16 forms some 3 MB
 
 Progress = Callable[[int, int], None]
 

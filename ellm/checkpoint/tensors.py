@@ -81,11 +81,7 @@ class TensorFiles:
             values = data.view(_PLAIN[tensor.dtype])
             return values.astype(np.float32) if tensor.dtype == "F16" else values
         if tensor.dtype in _QUANTIZED:
-            import os
-            g = int(os.environ.get("G","1"))
-            rows = data.shape[0]
-            while rows % g: g //= 2
-            return gguf.quants.dequantize(data.reshape(rows//g,-1), gguf.GGMLQuantizationType[tensor.dtype]).reshape(rows,-1)
+            return gguf.quants.dequantize(data, gguf.GGMLQuantizationType[tensor.dtype])
         raise InputError(f"{tensor.path}: {tensor}: dtype is {tensor.dtype}, ellm reads {', '.join(READABLE)}")
 
     def _pread(self, tensor: TensorInfo, data: np.ndarray, offset: int) -> None:

@@ -114,7 +114,7 @@ def test_missing_shard(folder):
 def test_index_must_stay_in_the_folder(folder, shard):
     path = folder / "model.safetensors.index.json"
     path.write_text(json.dumps({"weight_map": {"lm_head.weight": shard}}))
-    assert f"weight_map of lm_head.weight is {shard!r}" in refused(folder)
+    assert f"weight_map of 'lm_head.weight' is {shard!r}" in refused(folder)
 
 
 def test_index_names_a_tensor_that_its_shard_lacks(folder):

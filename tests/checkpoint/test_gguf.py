@@ -1,6 +1,7 @@
 """GGUF checkpoints: configuration, names, order of q and k rows, every dtype against the gguf package's reading."""
 
 import math
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,8 +12,11 @@ import tiny
 import tiny_gguf
 from gguf import GGMLQuantizationType as Type
 
+import ellm.dsl
+import ellm.models
 from ellm.checkpoint import open_checkpoint
 from ellm.checkpoint.gguf_file import GGUFFile
+from ellm.checkpoint.loader import load_weights
 from ellm.checkpoint.tensors import TensorFiles, TensorInfo
 from ellm.kernels.errors import InputError
 
@@ -100,20 +104,20 @@ def gemma3(tmp_path) -> Path:
 
 
 def compare_with_package(path, dtypes, each=math.inf):
-    """The first `each` matrices of every dtype, read by row ranges and whole."""
+    """The first `each` matrices of every dtype, read by row ranges and dequantised by the package in one piece."""
     file = GGUFFile(path)
     infos = {
         t.name: TensorInfo(t.name, t.name, t.shape, t.dtype, path, t.offset, t.row_bytes) for t in file.tensors.values()
     }
     reader = TensorFiles(infos)
     seen: dict[str, int] = {}
-    for tensor in gguf.GGUFReader(path).tensors:
-        dtype = tensor.tensor_type.name
-        seen[dtype] = seen.get(dtype, 0) + 1
-        if len(tensor.shape) == 1 or seen[dtype] > each:
+    for tensor in infos.values():
+        seen[tensor.dtype] = seen.get(tensor.dtype, 0) + 1
+        if len(tensor.shape) == 1 or seen[tensor.dtype] > each:
             continue
-        rows = min(int(tensor.shape[1]), 2048)
-        whole = gguf.quants.dequantize(tensor.data[:rows], tensor.tensor_type)
+        rows = min(tensor.shape[0], 2048)
+        data = np.fromfile(path, np.uint8, rows * tensor.row_bytes, offset=tensor.offset).reshape(rows, -1)
+        whole = gguf.quants.dequantize(data, Type[tensor.dtype])
         for begin, end in [(0, rows), (1, 2), (rows // 3, rows // 2 + 5)]:
             np.testing.assert_array_equal(reader.read_rows(tensor.name, begin, end), tiny.to_bf16(whole[begin:end]))
     reader.close()
@@ -201,3 +205,22 @@ def test_unknown_dtype(tmp_path):
     (tmp_path / "rows").write_bytes(bytes(18))
     with pytest.raises(InputError, match=r"w: dtype is IQ4_NL, ellm reads F32, F16, BF16, Q8_0"):
         TensorFiles({"w": info}).read_rows("w", 0, 1)
+
+
+@pytest.mark.parametrize("architecture", ["LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"])
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_gguf_packs_to_the_bytes_of_its_folder(tmp_path, architecture, tied):
+    """The same weights from safetensors and from GGUF compile to the same program and pack to the same region."""
+    settings = SIZES | dict(tie_word_embeddings=tied, attention_bias=architecture.startswith("Llama"))
+    folder = tiny.write_checkpoint(tmp_path / "folder", architecture, **settings)
+    path = write(tmp_path, architecture, Type.BF16, config={k: v for k, v in settings.items() if k not in SIZES})[2]
+    regions = []
+    for source in (folder, path):
+        with open_checkpoint(source) as checkpoint:
+            model = ellm.models.from_config(checkpoint.config)
+            program = ellm.dsl.compile(model.graph(), context=512, chunk=64)
+            region = np.zeros(program.weights_bytes, np.uint8)
+            load_weights(program, checkpoint, region.ctypes.data, sorted(os.sched_getaffinity(0))[:1])
+        regions.append(region)
+    assert regions[0].any()
+    np.testing.assert_array_equal(*regions)

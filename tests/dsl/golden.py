@@ -7,10 +7,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 import small_models
 
-from ellm.dsl import rewrite, show
+from ellm.dsl import compile, rewrite, show
 
 FOLDER = Path(__file__).parent / "golden"
-
 
 
 def after(*passes: str) -> str:
@@ -23,6 +22,19 @@ def after(*passes: str) -> str:
 
 def fused(architecture: str, **overrides) -> str:
     return show.text(rewrite.rewrite(small_models.graph(architecture, **overrides)))
+
+
+def operators(architecture: str, fuse: bool) -> str:
+    """One line per operator of the task graph: kernel, what it waits for, tasks, and where its value lies."""
+    graph = small_models.graph(architecture, num_hidden_layers=1)
+    program = compile(graph, context=512, row_block=16, fuse=fuse)
+    lines = []
+    for number, operator in enumerate(program.meta["operators"]):
+        after = " ".join(str(source) for source in operator["after"])
+        lines.append(f"{number} {operator['name']}: {operator['kernel']} after [{after}] tiles {operator['tiles']}\n")
+    for buffer in program.meta["plan"]["buffers"]:
+        lines.append(f"{buffer['offset']} + {buffer['bytes']} {buffer['name']}\n")
+    return "".join(lines)
 
 
 TEXTS: dict[str, Callable[[], str]] = {
@@ -39,6 +51,8 @@ TEXTS: dict[str, Callable[[], str]] = {
     "mistral.fused": lambda: fused("MistralForCausalLM", sliding_window=128),
     "qwen2.fused": lambda: fused("Qwen2ForCausalLM"),
     "qwen3": lambda: show.text(small_models.graph("Qwen3ForCausalLM", num_hidden_layers=1)),
+    "qwen3.operators": lambda: operators("Qwen3ForCausalLM", fuse=False),
+    "qwen3.fused.operators": lambda: operators("Qwen3ForCausalLM", fuse=True),
     "qwen3.fused": lambda: fused("Qwen3ForCausalLM", tie_word_embeddings=True),
 }
 

@@ -46,6 +46,19 @@ def one_layer(tokens, w, caches):
     return logits(rms_norm(x, w.norm[16], 1e-5), w.head[50, 16])
 
 
+def unusual(tokens, w, caches):
+    """A model that matches few patterns: two attends on one cache, parallel branches, a gate that is added, a last
+    linear behind the final norm."""
+    x = embed(tokens, w.embed[50, 16])
+    kv = caches[0].append(k=rope(linear(x, w.k[2, 8, 16]), ROPE), v=linear(x, w.v[2, 8, 16]))
+    a = rms_norm(x, w.norm[16], 1e-5)
+    near = attend(linear(a, w.near[4, 8, 16]), kv["k"], kv["v"], scale=0.3, window=5)
+    far = attend(rope(linear(a, w.far[2, 8, 16]), ROPE), kv["k"], kv["v"], scale=0.3)
+    y = linear(near, w.near_out[16, 4, 8]) + linear(far, w.far_out[16, 2, 8])
+    y = y + swiglu(linear(a, w.gate[16, 16]), linear(x, w.up[16, 16]))
+    return logits(linear(rms_norm(a + y, w.last_norm[16], 1e-5), w.last[24, 16]), w.head[50, 24])
+
+
 def one_layer_graph():
     return trace(one_layer, 1024)
 

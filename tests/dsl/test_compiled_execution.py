@@ -2,25 +2,26 @@
 
 import numpy as np
 import pytest
-from small_models import config, packed_region, random_weights
+from small_models import graph, one_layer_graph, packed_region, random_weights, unusual
 
-from ellm.dsl import compile
+from ellm.dsl import compile, trace
 from ellm.kernels import isa
-from ellm.models import from_config
 from ellm.scheduler import Pool, StepInput, interpret
 
 MODELS = {
-    "llama": config(),
-    "llama-biased": config(attention_bias=True, mlp_bias=True, tie_word_embeddings=True),
-    "mistral": config("MistralForCausalLM", sliding_window=20),
-    "qwen2": config("Qwen2ForCausalLM", use_sliding_window=True, sliding_window=9, max_window_layers=1),
-    "qwen3": config("Qwen3ForCausalLM", tie_word_embeddings=True),
+    "llama": graph(),
+    "llama-biased": graph(attention_bias=True, mlp_bias=True, tie_word_embeddings=True),
+    "mistral": graph("MistralForCausalLM", sliding_window=20),
+    "qwen2": graph("Qwen2ForCausalLM", use_sliding_window=True, sliding_window=9, max_window_layers=1),
+    "qwen3": graph("Qwen3ForCausalLM", tie_word_embeddings=True),
+    "one layer": one_layer_graph(),
+    "unusual": trace(unusual, 1024),
 }
-TOKENS = np.random.default_rng(1).integers(0, 101, 75).astype(np.int32)
+TOKENS = np.random.default_rng(1).integers(0, 50, 75).astype(np.int32)
 
 
 def compiled(name, fuse=True):
-    return compile(from_config(MODELS[name]).graph(), context=1024, chunk=80, row_block=16, fuse=fuse)
+    return compile(MODELS[name], context=1024, chunk=80, row_block=16, fuse=fuse)
 
 
 def answer(program, steps, run):
@@ -64,7 +65,7 @@ def test_fused_and_unfused_programs_give_the_same_logits(name):
 
 
 @pytest.mark.parametrize("fuse", [True, False])
-@pytest.mark.parametrize("name", ["llama-biased", "qwen2", "qwen3"])
+@pytest.mark.parametrize("name", ["llama-biased", "qwen2", "qwen3", "unusual"])
 def test_numpy_kernels_agree_with_native_ones(name, fuse):
     program = compiled(name, fuse)
     region = packed_region(program, random_weights(program))

@@ -92,7 +92,9 @@ def test_logits_need_rows_of_the_head_width():
 
 def test_weight_without_shape_or_with_a_bad_dim_is_refused():
     assert message(lambda x, w, caches: linear(x, w.up)) == "weight layers.3.up.weight has no shape: write it as [dims]"
-    assert message(lambda x, w, caches: linear(x, w.up[0, 16])) == "weight layers.3.up.weight: dim 0 is not a positive int"
+    assert (
+        message(lambda x, w, caches: linear(x, w.up[0, 16])) == "weight layers.3.up.weight: dim 0 is not a positive int"
+    )
 
 
 def test_biased_linear_takes_the_bias_of_the_output_dims():

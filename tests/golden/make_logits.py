@@ -1,6 +1,6 @@
-"""Writes tests/golden/logits/*.npz: what transformers says about the tiny models of cases.GOLDEN.
+"""Writes tests/golden/logits/*.npz: what transformers says about the tiny models of logit_cases.GOLDEN.
 
-Run from the root: PYTHONPATH=tests python -m golden.make_logits  (needs pip install '.[oracle]')
+Run from the root: PYTHONPATH=tests python tests/golden/make_logits.py  (needs pip install '.[oracle]')
 
 A file holds `sha256` of the checkpoint's weights, `positions`, `truth` (float16 log-probabilities of float32
 transformers at these positions), `best` (its first choice at every position), and for transformers in bf16 `peer_kl`
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from golden.cases import GOLDEN, prompt
+from logit_cases import GOLDEN, prompt
 from measures import agreement, divergence, log_softmax
 from oracle.peer import peer_logits
 from tiny import write_checkpoint

@@ -9,6 +9,7 @@ import amx
 import numpy as np
 import pytest
 from harness import pack_weight
+from test_tiles import K, Linear, N
 
 from ellm.kernels import isa
 from ellm.kernels.layout import from_bf16, to_bf16
@@ -97,8 +98,6 @@ def test_nan_and_infinity_pass_through(product):
 
 @pytest.mark.skipif(not EMULATED, reason="this CPU has AMX: its instructions do not trap")
 def test_kernels_run_tile_products():
-    from test_tiles import K, N, Linear
-
     linear = Linear("amx")
     before = amx.emulator().amx_trap_products()
     y = linear(list(range(20)))

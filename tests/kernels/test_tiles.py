@@ -33,8 +33,9 @@ class Linear:
         step["number"] = 1
         scratch = Memory(contract.scratch_bytes("linear", fields, ROW_BLOCK))
         error = self.module.run(
-            "linear", args.ctypes.data, step.ctypes.data, arena.address, scratch.address, section_bytes=arena.bytes.size,
-            row_block=ROW_BLOCK, block=0, rows=len(rows), index=0, count=contract.tasks("linear", fields),
+            "linear", args.ctypes.data, step.ctypes.data, arena.address, scratch.address,
+            section_bytes=arena.bytes.size, row_block=ROW_BLOCK, block=0, rows=len(rows), index=0,
+            count=contract.tasks("linear", fields),
         )  # fmt: skip
         assert error == 0
         return arena.view((len(rows), N), np.float32, fields["out"])

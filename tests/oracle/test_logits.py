@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from golden.cases import KL_SHARE, LIVE, prompt
+from logit_cases import KL_SHARE, LIVE, prompt
 from measures import agreement, divergence
 from tiny import write_checkpoint
 
@@ -27,6 +27,7 @@ def test_logits_are_closer_to_float32_than_bf16_transformers(name, tmp_path):
     ours_kl, theirs_kl = divergence(truth, ours), divergence(truth, theirs)
     best = truth.argmax(axis=-1)
     ours_top, theirs_top = agreement(best, ours), agreement(best, theirs)
-    print(f"\n{name}: KL {ours_kl:.2e} / {theirs_kl:.2e} = {ours_kl / theirs_kl:.2f}, top-1 {ours_top:.4f} / {theirs_top:.4f}")
+    print(f"\n{name}: KL {ours_kl:.2e} / {theirs_kl:.2e} = {ours_kl / theirs_kl:.2f}, ", end="")
+    print(f"top-1 {ours_top:.4f} / {theirs_top:.4f}")
     assert ours_kl <= KL_SHARE * theirs_kl
     assert ours_top >= theirs_top

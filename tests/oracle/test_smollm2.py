@@ -1,10 +1,11 @@
 """SmolLM2 by transformers, from the same GGUF file."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
-from golden.cases import KL_SHARE
+from logit_cases import KL_SHARE
 from measures import agreement, divergence
 
 import ellm
@@ -12,43 +13,37 @@ import ellm
 pytestmark = pytest.mark.oracle
 
 
-@pytest.fixture(scope="module")
-def make_greedy():
-    from golden import make_greedy
-
-    return make_greedy
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "greedy.json").read_text())
 
 
 @pytest.fixture(scope="module")
-def exact(make_greedy):
+def exact():
     """(tokenizer, float32 model)."""
     import torch
+    from oracle.smollm2 import load
 
-    return make_greedy.load(torch.float32)
-
-
-@pytest.fixture(scope="module")
-def entries(make_greedy):
-    return json.loads(make_greedy.FILE.read_text())
+    return load(torch.float32)
 
 
-def test_golden_answers_are_those_of_transformers(make_greedy, exact, entries):
-    assert [entry["prompt"] for entry in entries] == make_greedy.PROMPTS
-    for entry in entries:
-        fresh = make_greedy.record(*exact, entry["prompt"])
-        assert fresh["prompt_ids"] == entry["prompt_ids"]
-        assert fresh["ids"] == entry["ids"]
-        assert fresh["gaps"] == pytest.approx(entry["gaps"], abs=1e-2)
+@pytest.mark.parametrize("entry", GOLDEN, ids=[entry["prompt"] for entry in GOLDEN])
+def test_golden_answers_are_those_of_transformers(exact, entry):
+    from oracle.smollm2 import answer
+
+    fresh = answer(*exact, entry["prompt"])
+    assert fresh["prompt_ids"] == entry["prompt_ids"]
+    assert fresh["ids"] == entry["ids"]
+    assert fresh["gaps"] == pytest.approx(entry["gaps"], abs=1e-2)
 
 
-def test_logits_of_a_long_chat_are_closer_to_float32_than_bf16_transformers(make_greedy, exact, entries):
+def test_logits_of_a_long_chat_are_closer_to_float32_than_bf16_transformers(exact):
     import torch
+    from oracle.smollm2 import load
 
-    ids = [token for entry in entries for token in entry["prompt_ids"] + entry["ids"]]
+    ids = [token for entry in GOLDEN for token in entry["prompt_ids"] + entry["ids"]]
     prompt = torch.tensor([ids])
     with torch.inference_mode():
         truth = exact[1](prompt).logits[0].numpy()
-        theirs = make_greedy.load(torch.bfloat16)[1](prompt).logits[0].float().numpy()
+        theirs = load(torch.bfloat16)[1](prompt).logits[0].float().numpy()
     with ellm.LLM("smollm2") as llm:
         ours = llm.logits(ids)
     ours_kl, theirs_kl = divergence(truth, ours), divergence(truth, theirs)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from random import Random
 
 import numpy as np
+
 from ellm.kernels.contract import SAMPLING, SPLIT
 from ellm.scheduler import StepInput, StepTables
 from ellm.scheduler.interpret import walk

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from ellm.kernels.errors import InputError
 from ellm.scheduler import Pool, topology
 
@@ -44,7 +45,7 @@ def test_more_threads_than_allowed():
         Pool(threads=len(ALLOWED) + 1)
     with pytest.raises(InputError, match="threads: 0"):
         Pool(threads=0)
-    with pytest.raises(InputError, match="cores: .* the affinity mask allows"):
+    with pytest.raises(InputError, match=r"cores: .* the affinity mask allows"):
         Pool(cores=[4095])
 
 
@@ -101,7 +102,8 @@ def eight_threads(root: Path) -> Path:
             files |= {f"{cache}/level": str(level), f"{cache}/type": "Unified", f"{cache}/size": size}
             files[f"{cache}/shared_cpu_list"] = shared
     for node in (0, 1):
-        files[f"sys/devices/system/node/node{node}/cpulist"] = f"{2 * node}-{2 * node + 1},{2 * node + 4}-{2 * node + 5}"
+        cores = f"{2 * node}-{2 * node + 1},{2 * node + 4}-{2 * node + 5}"
+        files[f"sys/devices/system/node/node{node}/cpulist"] = cores
     return machine(root, files)
 
 

@@ -2,6 +2,7 @@ import os
 
 import numpy as np
 import pytest
+
 from ellm.scheduler import Pool, StepError
 from ellm.scheduler.probe_program import TABLE, ProbeGroup, one_row, probe_program
 

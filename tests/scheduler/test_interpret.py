@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from ellm.scheduler import StepTables
 from ellm.scheduler.interpret import walk
 from ellm.scheduler.probe_program import ProbeGroup, one_row, probe_program

@@ -4,9 +4,10 @@ import os
 
 import pytest
 from block_programs import BlockProgram, random_step
-from ellm.scheduler import Pool
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from ellm.scheduler import Pool
 
 
 @pytest.fixture(scope="module", params=[1, 2, 3, 4])

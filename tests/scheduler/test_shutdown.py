@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from ellm.scheduler import Pool
 from ellm.scheduler.probe_program import TABLE, ProbeGroup, one_row, probe_program
 
@@ -55,7 +56,9 @@ def test_close_waits_for_the_step():
     assert executable.statistics()["total"]["tasks"] == 1
 
 
-@pytest.mark.parametrize("ending", ["", "raise SystemExit(0)", "import threading; threading.Thread(target=run).start()"])
+@pytest.mark.parametrize(
+    "ending", ["", "raise SystemExit(0)", "from threading import Thread as T; T(target=run).start()"]
+)
 def test_the_interpreter_exits_with_a_pool_open(ending):
     script = f"""
 from ellm.scheduler import Pool

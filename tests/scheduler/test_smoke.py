@@ -2,6 +2,7 @@ import threading
 
 import numpy as np
 import pytest
+
 from ellm.kernels.errors import InputError
 from ellm.kernels.isa import Table
 from ellm.scheduler import Pool

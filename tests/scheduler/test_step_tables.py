@@ -3,11 +3,12 @@ from random import Random
 import numpy as np
 import pytest
 from block_programs import CONTEXT, ROW_BLOCK, WINDOWS, BlockProgram, random_step
+from hypothesis import given
+from hypothesis import strategies as st
+
 from ellm.kernels.contract import FOLD, SPLIT
 from ellm.scheduler import StepInput, StepTables
 from ellm.scheduler.program import Kind
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 def rows(*sequences: tuple[int, int], **more) -> StepInput:

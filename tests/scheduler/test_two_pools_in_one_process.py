@@ -2,6 +2,7 @@ import threading
 from random import Random
 
 from block_programs import BlockProgram, random_step
+
 from ellm.scheduler import Pool
 
 

@@ -1,7 +1,7 @@
-"""Runs random programs on a scheduler built with ThreadSanitizer, and on one with a planted race: `python -m tests.tsan`.
+"""Runs random programs on a scheduler built with ThreadSanitizer: `python -m tests.tsan`.
 
-The second run proves that the first can fail: publishing a log entry with relaxed order must be reported. Exit code 0:
-the first run is clean and the second is not.
+A second run, with a planted race, proves that the first can fail: publishing a log entry with relaxed order must be
+reported. Exit code 0: the first run is clean and the second is not.
 """
 
 import os
@@ -42,7 +42,7 @@ def build(folder: Path, flags: list[str]) -> None:
 
 def sanitize(folder: Path, seeds: int) -> subprocess.CompletedProcess[str]:
     """Run the driver under the sanitizer; without address randomisation, which this libtsan does not always bear."""
-    library = subprocess.run(["cc", "-print-file-name=libtsan.so"], capture_output=True, text=True, check=True).stdout.strip()
+    library = subprocess.check_output(["cc", "-print-file-name=libtsan.so"], text=True).strip()
     environment = {
         **os.environ,
         "LD_PRELOAD": str(Path(library).resolve()),
@@ -51,7 +51,8 @@ def sanitize(folder: Path, seeds: int) -> subprocess.CompletedProcess[str]:
         "PYTHONDONTWRITEBYTECODE": "1",
         "OPENBLAS_NUM_THREADS": "1",
     }
-    command = ["setarch", platform.machine(), "-R", sys.executable, str(Path(__file__).with_name("programs.py")), str(seeds)]
+    driver = Path(__file__).with_name("programs.py")
+    command = ["setarch", platform.machine(), "-R", sys.executable, str(driver), str(seeds)]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
 
 

@@ -5,6 +5,7 @@ import sys
 from random import Random
 
 from block_programs import BlockProgram, random_step
+
 from ellm.scheduler import Pool
 
 

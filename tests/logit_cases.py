@@ -2,7 +2,7 @@
 
 Together they cover every architecture, grouped-query ratios 1, 2, 3 and 7, tied and untied heads, biases, implicit and
 explicit head sizes, every kind of rotary embedding, both forms of config.json and sizes that are no multiple of 16.
-The long ones are read in several splits of the context.
+The long ones are read in several splits of the context; where rms_norm_eps is large, a wrong one shows.
 """
 
 import numpy as np
@@ -19,7 +19,7 @@ GOLDEN = {
     "llama-linear": dict(architecture="LlamaForCausalLM", rope="linear", hidden_size=84, num_attention_heads=6),
     "llama-llama3": dict(architecture="LlamaForCausalLM", rope="llama3", rope_theta=500000.0, vocab=299, layers=3),
     "llama-yarn": dict(architecture="LlamaForCausalLM", rope="yarn", form="new", tie_word_embeddings=True),
-    "llama-biases": dict(architecture="LlamaForCausalLM", attention_bias=True, mlp_bias=True, rms_norm_eps=1e-5),
+    "llama-biases": dict(architecture="LlamaForCausalLM", attention_bias=True, mlp_bias=True, rms_norm_eps=0.05),
     "mistral-window": dict(architecture="MistralForCausalLM", sliding_window=100, form="new", head_dim=40),
     "mistral-full": dict(architecture="MistralForCausalLM", sliding_window=None, num_key_value_heads=1),
     "qwen2": dict(architecture="Qwen2ForCausalLM", head_dim=..., rope_theta=1000000.0, tie_word_embeddings=True),
@@ -27,7 +27,9 @@ GOLDEN = {
         architecture="Qwen2ForCausalLM", form="new", head_dim=..., hidden_size=126, num_attention_heads=7,
         num_key_value_heads=1, vocab=281,
     ),
-    "qwen3": dict(architecture="Qwen3ForCausalLM", form="new", rope_theta=1000000.0, tie_word_embeddings=True),
+    "qwen3": dict(
+        architecture="Qwen3ForCausalLM", form="new", rope_theta=1000000.0, tie_word_embeddings=True, rms_norm_eps=0.02
+    ),
     "qwen3-gqa3": dict(
         architecture="Qwen3ForCausalLM", rope="yarn", head_dim=40, num_attention_heads=6, intermediate_size=184
     ),

@@ -1,0 +1,67 @@
+"""Configs, as config.json has them, whose weights and frequencies are compared with those of transformers."""
+
+BASE = {
+    "vocab_size": 101,
+    "hidden_size": 72,
+    "intermediate_size": 88,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 4096,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": False,
+}
+CONFIGS = {
+    "llama": {"architectures": ["LlamaForCausalLM"], **BASE},
+    "llama-tied": {"architectures": ["LlamaForCausalLM"], **BASE, "tie_word_embeddings": True, "head_dim": 24},
+    "llama-biased": {"architectures": ["LlamaForCausalLM"], **BASE, "attention_bias": True, "mlp_bias": True},
+    "mistral": {"architectures": ["MistralForCausalLM"], **BASE, "sliding_window": 64},
+    "qwen2": {"architectures": ["Qwen2ForCausalLM"], **BASE},
+    "qwen3": {"architectures": ["Qwen3ForCausalLM"], **BASE, "head_dim": 32},
+    "qwen3-biased": {"architectures": ["Qwen3ForCausalLM"], **BASE, "head_dim": 32, "attention_bias": True},
+}
+LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+ROPES = {
+    "default": {"rope_type": "default", "rope_theta": 10000.0},
+    "default-500000": {"rope_type": "default", "rope_theta": 500000.0},
+    "linear": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.5},
+    "llama3.1": {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, **LLAMA3},
+    "llama3.2": {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 32.0, **LLAMA3},
+    "yarn": {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 32768},
+    "yarn-untruncated": {
+        "rope_type": "yarn",
+        "rope_theta": 150000.0,
+        "factor": 32.0,
+        "original_max_position_embeddings": 4096,
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "truncate": False,
+    },
+    "yarn-mscale": {
+        "rope_type": "yarn",
+        "rope_theta": 10000.0,
+        "factor": 40.0,
+        "original_max_position_embeddings": 4096,
+        "mscale": 1.0,
+        "mscale_all_dim": 0.5,
+    },
+    "yarn-attention-factor": {
+        "rope_type": "yarn",
+        "rope_theta": 10000.0,
+        "factor": 4.0,
+        "original_max_position_embeddings": 1024,
+        "attention_factor": 1.25,
+    },
+}
+HEAD_DIMS = (64, 128)
+
+
+def rope_config(name: str, head_dim: int, form: str) -> dict:
+    """A config with this rope, in transformers 5's form ("new") or the one before ("old")."""
+    rope = dict(ROPES[name])
+    config = {**CONFIGS["llama"], "head_dim": head_dim}
+    if form == "new":
+        return {**config, "rope_parameters": rope}
+    theta, kind = rope.pop("rope_theta"), rope.pop("rope_type")
+    scaling = None if kind == "default" else {"type": kind, **rope}
+    return {**config, "rope_theta": theta, "rope_scaling": scaling}
