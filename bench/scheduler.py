@@ -1,18 +1,16 @@
 """The scheduler's own cost beside oneTBB's flow graph: `python bench/scheduler.py` (needs libtbb-dev and c++).
 
 Three graphs: a layered random DAG of a million empty tasks; a chain of groups with one empty task per worker; the same
-chain with tasks of 5 us, where what a group takes beyond 5 us is the cost of going from one operator to the next. The
-contestants take turns, and each figure is the median over the rounds.
+chain with tasks of 5 us, where the time from the end of a group's last task to the start of the next group's last is
+the cost of going from one operator to the next. The contestants take turns; every figure is the median over the rounds.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -45,13 +43,41 @@ def random_layers(tasks: int, seed: int = 0) -> list[ProbeGroup]:
     return groups
 
 
-def chain(workers: int, kernel: str = "empty") -> list[ProbeGroup]:
-    args = {"last": workers, "ns": TASK_NS} if kernel == "slow" else {}
-    return [ProbeGroup(workers, [i - 1] if i else [], kernel, args) for i in range(CHAIN)]
+def chain(workers: int) -> list[ProbeGroup]:
+    return [ProbeGroup(workers, [i - 1] if i else []) for i in range(CHAIN)]
+
+
+def stamped_chain(stamps: np.ndarray) -> list[ProbeGroup]:
+    """The chain with tasks that write when they begin and end to `stamps` (int64 [groups, tasks, 2])."""
+    groups = chain(stamps.shape[1])
+    for group, marks in zip(groups, stamps, strict=True):
+        group.kernel, group.args = "stamp", {"ns": TASK_NS, "marks": marks.ctypes.data}
+    return groups
+
+
+def median_handover(stamps: np.ndarray) -> float:
+    """Seconds."""
+    return float(np.median(stamps[1:, :, 0].max(1) - stamps[:-1, :, 1].max(1))) / 1e9
+
+
+class Ellm:
+    """One graph on a pool."""
+
+    def __init__(self, pool: Pool, groups: list[ProbeGroup], stamps: np.ndarray | None):
+        self.executable, self.stamps = pool.load(probe_program(groups), TABLE), stamps
+
+    def run(self) -> tuple[float, float]:
+        begin = time.perf_counter()
+        self.executable.run(one_row())
+        seconds = time.perf_counter() - begin
+        return seconds, 0 if self.stamps is None else median_handover(self.stamps)
+
+    def close(self) -> None:
+        pass
 
 
 class Tbb:
-    """One graph in a process of bench/tbb_graph.cpp."""
+    """The same in a process of bench/tbb_graph.cpp."""
 
     def __init__(self, program: Path, groups: list[ProbeGroup], mode: str, threads: int):
         numbers = [len(groups)]
@@ -62,10 +88,11 @@ class Tbb:
         command = [str(program), file.name, mode, str(threads), str(groups[0].args.get("ns", 0))]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def run(self) -> float:
+    def run(self) -> tuple[float, float]:
         assert self.process.stdin and self.process.stdout
         print(file=self.process.stdin, flush=True)
-        return float(self.process.stdout.readline())
+        seconds, handover = map(float, self.process.stdout.readline().split())
+        return seconds, handover
 
     def close(self) -> None:
         assert self.process.stdin
@@ -73,23 +100,19 @@ class Tbb:
         self.process.wait()
 
 
-def contest(pool: Pool, program: Path, groups: list[ProbeGroup], rounds: int) -> list[float]:
-    """Median seconds of ellm, of a TBB node per task and of a TBB node per group."""
-    executable = pool.load(probe_program(groups), TABLE)
-
-    def ours() -> float:
-        begin = time.perf_counter()
-        executable.run(one_row())
-        return time.perf_counter() - begin
-
-    theirs = [Tbb(program, groups, mode, pool.threads) for mode in ("task", "group")]
-    contestants: list[Callable[[], float]] = [ours, *(tbb.run for tbb in theirs)]
-    for run in contestants:
-        run()
-    times = [[run() for run in contestants] for _ in range(rounds)]
-    for tbb in theirs:
-        tbb.close()
-    return [statistics.median(column) for column in zip(*times, strict=True)]
+def contest(
+    pool: Pool, program: Path, groups: list[ProbeGroup], rounds: int, stamps: np.ndarray | None = None
+) -> tuple[list[float], list[float]]:
+    """Median seconds, and median handovers in seconds, of ellm, of a TBB node per task and of a TBB node per group."""
+    contestants: list[Ellm | Tbb] = [Ellm(pool, groups, stamps)]
+    contestants += [Tbb(program, groups, mode, pool.threads) for mode in ("task", "group")]
+    for contestant in contestants:
+        contestant.run()
+    times = np.array([[contestant.run() for contestant in contestants] for _ in range(rounds)])
+    for contestant in contestants:
+        contestant.close()
+    seconds, handovers = np.median(times, axis=0).T.tolist()
+    return seconds, handovers
 
 
 def main() -> None:
@@ -102,9 +125,10 @@ def main() -> None:
         source = Path(__file__).with_name("tbb_graph.cpp")
         subprocess.run(["c++", "-O3", "-std=c++17", str(source), "-o", str(program), "-ltbb"], check=True)
         layers = random_layers(options.tasks)
-        random = contest(pool, program, layers, options.rounds)
-        empty = contest(pool, program, chain(pool.threads), options.rounds)
-        busy = contest(pool, program, chain(pool.threads, "slow"), options.rounds)
+        stamps = np.zeros((CHAIN, pool.threads, 2), np.int64)
+        random, _ = contest(pool, program, layers, options.rounds)
+        empty, _ = contest(pool, program, chain(pool.threads), options.rounds)
+        _, handovers = contest(pool, program, stamped_chain(stamps), options.rounds, stamps)
         cores = pool.threads
     table = Table(title=f"{cores} cores, medians of {options.rounds} rounds")
     for name in ("", "ellm", "oneTBB, node per task", "oneTBB, node per group"):
@@ -115,8 +139,8 @@ def main() -> None:
     )
     table.add_row("chain, one empty task per worker: µs per operator", *(f"{s / CHAIN * 1e6:.2f}" for s in empty))
     table.add_row(
-        f"chain, one task of {TASK_NS / 1000:g} µs per worker: µs per operator beyond it",
-        *(f"{s / CHAIN * 1e6 - TASK_NS / 1000:.2f}" for s in busy),
+        f"chain, one task of {TASK_NS / 1000:g} µs per worker: µs from one operator to the next",
+        *(f"{seconds * 1e6:.2f}" for seconds in handovers),
     )
     Console(width=140).print(table)
 

@@ -61,12 +61,10 @@ class Graph(networkx.DiGraph):
         inputs: tuple[int, ...] = (),
         weights: dict[str, Weight] | None = None,
         attributes: dict[str, Any] | None = None,
-        scope: str = "",
     ) -> int:
         """Add an operator written on the caller's model line and return its id. Raises ShapeError."""
         weights = weights or {}
-        scope = scope or self._scope(inputs, weights)
-        node = Node(op, inputs, weights, attributes or {}, scope=scope, line=model_line())
+        node = Node(op, inputs, weights, attributes or {}, scope=self._scope(inputs, weights), line=model_line())
         key = self.graph["next"] = self.graph.get("next", -1) + 1
         self.put(key, self.shaped(node))
         return key
@@ -95,7 +93,8 @@ class Graph(networkx.DiGraph):
             self.output = new
 
     def _scope(self, inputs: tuple[int, ...], weights: dict[str, Weight]) -> str:
-        for weight in weights.values():
-            found = re.search(r"\w+\.\d+", weight.name)
+        """Name the block that an operator belongs to: that of its weight, else that of its last input that has one."""
+        if weights:
+            found = re.search(r"\w+\.\d+", next(iter(weights.values())).name)
             return found[0] if found else ""
         return next((self.node(key).scope for key in reversed(inputs) if self.node(key).scope), "")

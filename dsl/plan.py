@@ -47,11 +47,6 @@ def descendants(after: Sequence[Sequence[int]]) -> list[int]:
     return masks
 
 
-def ordered(first: Buffer, second: Buffer, masks: Sequence[int]) -> bool:
-    """Whether every access of `first` comes before every write of `second`."""
-    return all(masks[access] >> write & 1 for access in first.writers + first.readers for write in second.writers)
-
-
 def plan(buffers: Sequence[Buffer], after: Sequence[Sequence[int]]) -> Plan:
     """Set every buffer's offset, so that buffers that may be live at once are disjoint."""
     masks = descendants(after)

@@ -65,11 +65,6 @@ class Cached:
     value: Value
     part: str
 
-    @property
-    def shape(self) -> Shape:
-        """Dims, positions first."""
-        return self.value.shape
-
 
 class Cache:
     """The rows of one layer that later steps see. Sequences and positions live here, not in the model."""

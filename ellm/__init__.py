@@ -1,9 +1,9 @@
 """ellm runs big language models on one CPU server.
 
-    from ellm import LLM, SamplingParams
+from ellm import LLM, SamplingParams
 
-    with LLM("smollm2") as llm:
-        print(llm.chat([{"role": "user", "content": "Hello!"}], SamplingParams(max_tokens=64))[0].text)
+with LLM("smollm2") as llm:
+    print(llm.chat([{"role": "user", "content": "Hello!"}], SamplingParams(max_tokens=64))[0].text)
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ class LLM:
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
     ) -> list[Output]:
         """Continue one or many prompts, each a text or token ids, in one batch. Outputs are in the prompts' order."""
-        many = [prompts] if isinstance(prompts, str) or _is_token_ids(prompts) else list(prompts)
+        many: list[Any] = [prompts] if isinstance(prompts, str) or _is_token_ids(prompts) else list(prompts)
         if sampling_params is None or isinstance(sampling_params, SamplingParams):
             sampling_params = [sampling_params or SamplingParams()] * len(many)
         if len(sampling_params) != len(many):
@@ -85,7 +85,7 @@ class LLM:
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
     ) -> list[Output]:
         """Answer one or many conversations ([{"role": ..., "content": ...}, ...]) through the model's chat template."""
-        conversations = [messages] if not messages or isinstance(messages[0], Mapping) else messages
+        conversations: Sequence[Any] = [messages] if not messages or isinstance(messages[0], Mapping) else messages
         return self.generate([self.tokenizer.chat(messages) for messages in conversations], sampling_params)
 
     def logits(self, token_ids: Sequence[int]) -> np.ndarray:

@@ -77,16 +77,15 @@ cdef inline void fold_queries(
         fold.sum[f] = 0
 
 
-# Softmax numerators of row f over its keys [low, high) of a split, of which the scores [begin, end) are there; zero elsewhere.
+# Softmax numerators of row f over its keys [low, high) of a split, zero for the others of [begin, end), whose scores are
+# there. A row that sees no key has part_sum 0 and whatever else.
 cdef inline void fold_softmax(
     const Fold *fold, int64_t f, float scale, int64_t low, int64_t high, int64_t begin, int64_t end
 ) noexcept nogil:
     cdef float *scores = fold.scores + f * fold.s_stride
     cdef int64_t i
-    fold.part_max[f] = -1e30
     fold.part_sum[f] = 0
     if low >= high:
-        memset(fold.p + f * fold.s_stride + begin, 0, 2 * (end - begin))
         return
     for i in range(begin, low):
         scores[i] = -INFINITY
@@ -98,7 +97,7 @@ cdef inline void fold_softmax(
     vector_to_bf16(scores + begin, fold.p + f * fold.s_stride + begin, end - begin)
 
 
-# One split: part, part_max and part_sum of every folded row; part_sum is 0 where a row sees no key of it.
+# One split: part, part_max and part_sum of every folded row.
 cdef inline void fold_split(
     const ellm_task *task, const ellm_attend *op, const ellm_attend_item *item, int64_t kv_head, int64_t split,
     const Fold *fold
@@ -130,15 +129,17 @@ cdef inline void fold_split(
     )
 
 
-# Adds a split's (part, part_max, part_sum) to the running (o, max, sum). A split of which the row sees no key adds nothing.
+# Adds a split's (part, part_max, part_sum) to the running (o, max, sum). A sum of 0 says that the row sees no key of it.
 cdef inline void merge_part(
     float *o, float *max, float *sum, const float *part, float part_max, float part_sum, int64_t n
 ) noexcept nogil:
-    cdef float top = part_max if part_max > max[0] else max[0]
-    cdef float old = exp_f32(max[0] - top), new = exp_f32(part_max - top)
+    cdef float top, old, new
     cdef int64_t i
     if part_sum == 0:
         return
+    top = part_max if part_max > max[0] else max[0]
+    old = exp_f32(max[0] - top)
+    new = exp_f32(part_max - top)
     for i in range(n):
         o[i] = o[i] * old + part[i] * new
     sum[0] = sum[0] * old + part_sum * new

@@ -2,9 +2,13 @@
 #
 #   out[r, h, :] = o / l          bf16 [rows, heads * head_dim]
 #
-# Row r of a merge item has its splits' partials at item.partial + r * item.splits + i. Task = merge item * kv_heads + KV head.
+# Row r of a merge item has the partial of its i-th split at item.partial + r * item.splits + i.
+# Task = merge item * kv_heads + KV head.
 
-cdef inline void merge_head(const float *part, int64_t stride, int64_t splits, float *o, ellm_bf16 *out, int64_t n) noexcept nogil:
+# One row and head: its first partial, the floats from one to the next, and memory for a numerator.
+cdef inline void merge_head(
+    const float *part, int64_t stride, int64_t splits, float *o, ellm_bf16 *out, int64_t n
+) noexcept nogil:
     cdef float max = -1e30, sum = 0
     cdef int64_t i
     memset(o, 0, 4 * n)

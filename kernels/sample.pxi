@@ -131,6 +131,7 @@ cdef inline void heapify(Candidates *c, const ellm_sampling *how, double total) 
 cdef inline int32_t draw_top(Candidates *c, const ellm_sampling *how, double total, double u) noexcept nogil:
     cdef int64_t most, last, i, kept = 0
     cdef double mass = 0, sum = 0
+    cdef int32_t token = 0
     heapify(c, how, total)
     most = c.count
     last = c.count - 1
@@ -145,10 +146,11 @@ cdef inline int32_t draw_top(Candidates *c, const ellm_sampling *how, double tot
         mass += c.p[c.order[last - kept]]
         kept += 1
     for i in range(kept):
-        sum += c.p[c.order[last - i]]
+        token = c.order[last - i]
+        sum += c.p[token]
         if sum > u * mass:
             break
-    return c.order[last - i]
+    return token
 
 
 # top is max w.

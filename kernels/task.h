@@ -8,11 +8,19 @@
  *   ellm_buffer  byte offset of an activation in the row block's section of the arena; -1 = absent
  *   ellm_weight  address of packed weights or a constant; NULL = absent
  *   ellm_range   byte offset in a sequence's KV range
+ *   ellm_shared  byte offset in the arena of memory that all row blocks share: routed rows; -1 = absent
  *
  * Layouts.
  *   Activation row: f32, or bf16 whose row stride is a multiple of 32 elements and whose pad the producer zeroes.
  *   Weight tile (1 KiB): B[32 k][16 n] in bf16 as 16 rows of k pairs, `tile[k / 2][n][k % 2]`. A packed weight is
  *   [n_tiles][k_tiles] tiles, zero padded, so column tile n is one contiguous run over k.
+ *   Formats of a packed weight. A column tile is
+ *     ELLM_BF16   k_tiles tiles;
+ *     ELLM_F16    the same with IEEE half elements;
+ *     ELLM_FP8    a block for each 128 k (the last padded): f32 scale[16 n], then 4 tiles of E4M3 bytes [k / 2][n][k % 2];
+ *     ELLM_MXFP4  a block for each 128 k: E8M0 scale[4 k groups of 32][16 n], then 4 tiles of bytes [k / 2][n] that
+ *                 hold two E2M1, the even k in the low half.
+ *   An element of FP8 and MXFP4 is worth bf16(f32(code) * f32(scale)), one of F16 itself.
  *   Keys of one KV head:   [S/16][ceil(d/32)] tiles: B[d][s], so a key block is a weight with n = s, k = d.
  *   Values of one KV head: [S/32][ceil(d/16)] tiles: B[s][d], k = s, n = d.
  */
@@ -24,6 +32,10 @@
 #define ELLM_SPLIT 512       /* keys in one split of the context: absolute boundaries, fixed for ever */
 #define ELLM_ARGS 256        /* bytes reserved for an operator's arguments */
 #define ELLM_FOLD 64         /* most query rows (positions x heads of a KV group) folded into one attend task */
+#define ELLM_BF16 0          /* formats of a packed weight */
+#define ELLM_F16 1
+#define ELLM_FP8 2
+#define ELLM_MXFP4 3
 
 typedef uint16_t ellm_bf16;
 typedef int64_t ellm_int;
@@ -31,6 +43,7 @@ typedef double ellm_real;
 typedef int64_t ellm_buffer;
 typedef const void *ellm_weight;
 typedef int64_t ellm_range;
+typedef int64_t ellm_shared;
 
 /* A run of consecutive positions of one sequence whose attention over splits [split_begin, split_end) is one task per KV head. */
 typedef struct ellm_attend_item {
@@ -84,7 +97,7 @@ typedef struct ellm_step {
     const ellm_sampling *sampling;/* [logit_rows] */
     int32_t *sampled;             /* [logit_rows] */
     float *logprob;               /* [logit_rows] log softmax(logits)[sampled] */
-    float *partials;              /* [partial][heads][head_dim + 2]: numerator, max, sum */
+    float *partials;              /* [partial][heads][value_dim + 2]: numerator, max, sum */
     const ellm_attend_item *items[ELLM_WINDOWS];
     const int32_t *item_begin[ELLM_WINDOWS];   /* [blocks + 1] first item of each row block */
     const ellm_merge_item *merges[ELLM_WINDOWS];
@@ -100,7 +113,7 @@ typedef struct ellm_task {
     char *scratch;            /* this worker's, 64-byte aligned; see panel.h */
     int32_t *error;           /* a kernel that fails stores a nonzero code here */
     int32_t row_block;        /* rows in a full row block */
-    int32_t block;            /* number of this row block */
+    int32_t block;            /* number of this row block; of an expert's groups: the expert */
     int32_t row;              /* its first row: block * row_block */
     int32_t rows;             /* rows present in this block: step rows, or logit rows for logits and sampling */
     int32_t index;            /* number of this task in its group */
@@ -117,6 +130,7 @@ typedef struct ellm_embed {
     ellm_int k_tiles;
     ellm_int vocab;
     ellm_real scale;
+    ellm_int format;          /* of the table */
 } ellm_embed;
 
 /* out[r, i] = (cos, sin)(positions[r] * inv_freq[i]) * factor. 1 task. */
@@ -158,7 +172,8 @@ typedef struct ellm_rms_norm {
     ellm_weight weight;       /* tiles [n_tiles][k_tiles] */                                               \
     ellm_int n_tiles;                                                                                      \
     ellm_weight bias;         /* f32 [16 * n_tiles] in packed column order; NULL: none */                  \
-    ellm_int task_tiles;      /* column tiles of one task (the last may have fewer) */
+    ellm_int task_tiles;      /* column tiles of one task (the last may have fewer) */                     \
+    ellm_int format;          /* of the weight */
 
 /* out = bf16(norm(x)) . W^T (+ bias) (+ residual), accumulated in f32. ceil(n_tiles / task_tiles) tasks. */
 typedef struct ellm_linear {
@@ -206,7 +221,7 @@ typedef struct ellm_qkv {
     ellm_range value_stride;
 } ellm_qkv;
 
-/* Rotates pairs (i, i + rotary / 2) of each head: out = x * cos + rotate_half(x) * sin. 1 task. */
+/* Rotates pairs (i, i + rotary / 2), or (2 i, 2 i + 1) if interleaved, of each head. 1 task. */
 typedef struct ellm_rope {
     ellm_buffer x;            /* f32 [rows, heads, head_dim] */
     ellm_buffer angles;       /* f32 [rows, rotary / 2, 2] */
@@ -214,14 +229,17 @@ typedef struct ellm_rope {
     ellm_int heads;
     ellm_int head_dim;
     ellm_int rotary;
+    ellm_int interleaved;
 } ellm_rope;
 
 /* Writes k and v rows at their positions into the KV ranges of their sequences. 1 task per KV head. */
 typedef struct ellm_append {
     ellm_buffer k;            /* f32 [rows, kv_heads, head_dim] */
-    ellm_buffer v;
+    ellm_buffer v;            /* f32 [rows, kv_heads, value_dim]; -1: values_in_keys */
     ellm_int kv_heads;
     ellm_int head_dim;
+    ellm_int value_dim;
+    ellm_int values_in_keys;  /* 1: the values are the first value_dim dims of the keys, and are not stored apart */
     ellm_range keys;
     ellm_range key_stride;
     ellm_range values;
@@ -237,6 +255,8 @@ typedef struct ellm_attend {
     ellm_int heads;
     ellm_int kv_heads;
     ellm_int head_dim;
+    ellm_int value_dim;
+    ellm_int values_in_keys;  /* 1: values are the first value_dim dims of the keys */
     ellm_range keys;
     ellm_range key_stride;
     ellm_range values;
@@ -244,7 +264,8 @@ typedef struct ellm_attend {
     ellm_real scale;
     ellm_int window;          /* keys position - window + 1 .. position are seen; 0: all */
     ellm_int window_class;    /* index of step->items */
-    ellm_buffer out;          /* bf16 [rows, heads * head_dim] */
+    ellm_weight sinks;        /* f32 [heads]: e^sink joins each softmax's denominator, with no value; NULL: none */
+    ellm_buffer out;          /* bf16 [rows, heads * value_dim] */
     ellm_int out_stride;
 } ellm_attend;
 
@@ -252,9 +273,10 @@ typedef struct ellm_attend {
 typedef struct ellm_merge {
     ellm_int heads;
     ellm_int kv_heads;
-    ellm_int head_dim;
+    ellm_int value_dim;
     ellm_int window_class;
-    ellm_buffer out;          /* bf16 [rows, heads * head_dim] */
+    ellm_weight sinks;        /* as of attend */
+    ellm_buffer out;          /* bf16 [rows, heads * value_dim] */
     ellm_int out_stride;
 } ellm_merge;
 
@@ -273,6 +295,107 @@ typedef struct ellm_add {
     ellm_buffer out;
     ellm_int width;
 } ellm_add;
+
+/* Copies columns: out[r, g, out_first + i] = x[r, g, x_first + i]. 1 task. */
+typedef struct ellm_copy {
+    ellm_buffer x;            /* f32 [rows, groups, ...] */
+    ellm_int x_stride;        /* elements between rows */
+    ellm_int x_group_stride;
+    ellm_int x_first;
+    ellm_buffer out;          /* f32 or bf16 */
+    ellm_int out_bf16;
+    ellm_int out_stride;
+    ellm_int out_group_stride;
+    ellm_int out_first;
+    ellm_int groups;
+    ellm_int width;           /* columns of a group */
+    ellm_int pad;             /* elements of a row to zero after the last group's last column, if out is bf16 */
+} ellm_copy;
+
+/* out[r, h] = bf16(x[r, h]) . W[h]^T: one packed weight per head. heads * ceil(n_tiles / task_tiles) tasks, head by head. */
+typedef struct ellm_head_linear {
+    ELLM_MATMUL               /* n_tiles: of one head; norm and bias: NULL */
+    ellm_int x_head_stride;   /* elements */
+    ellm_int heads;
+    ellm_int bank_stride;     /* bytes between the packed weights of two heads */
+    ellm_int n;               /* columns of one head */
+    ellm_buffer out;          /* f32 or bf16; columns out_first .. out_first + n of each head */
+    ellm_int out_bf16;
+    ellm_int out_stride;      /* elements */
+    ellm_int out_head_stride;
+    ellm_int out_first;
+    ellm_int pad;             /* elements of a row to zero after the last head's last column, if out is bf16 */
+} ellm_head_linear;
+
+/* Chooses top_k experts of each row, in order of descending score, ties to the lower number. 1 task. */
+typedef struct ellm_route {
+    ellm_buffer scores;       /* f32 [rows, experts] */
+    ellm_weight bias;         /* f32 [experts], added for the choice only; NULL: none */
+    ellm_int experts;
+    ellm_int score;           /* 0: scores as they are, 1: softmax over all, 2: sigmoid */
+    ellm_int groups;          /* runs of experts / groups experts of which keep_groups are eligible; 0: all */
+    ellm_int keep_groups;
+    ellm_int group_top;       /* a group's score is its maximum (1) or the sum of its top 2 (2) */
+    ellm_real masked_value;   /* what an expert of another group counts as in the choice */
+    ellm_int top_k;
+    ellm_int normalize;       /* 0: none, 1: divide by the sum (+ 1e-20 for sigmoid), 2: softmax over the chosen */
+    ellm_real scale;
+    ellm_shared ids;          /* i32 [chunk, top_k], by step row */
+    ellm_shared weights;      /* f32 [chunk, top_k] */
+} ellm_route;
+
+/* Sorts the routed rows of the step by expert, then row, then choice: routed position p has step row rows[p], and expert e
+ * those of [begin[e], begin[e + 1]). 1 task. */
+typedef struct ellm_dispatch {
+    ellm_shared ids;          /* i32 [chunk, top_k] */
+    ellm_int experts;
+    ellm_int top_k;
+    ellm_shared begin;        /* i32 [experts + 1] */
+    ellm_shared rows;         /* i32 [chunk * top_k] */
+    ellm_shared position;     /* i32 [chunk, top_k]: routed position of choice j of a row */
+    ellm_shared tiles_of;     /* i32 [experts]: ceil(rows of the expert / row_block) */
+    ellm_shared list;         /* i32 [1 + experts]: how many experts have rows, and which, ascending */
+} ellm_dispatch;
+
+/* gate_up of one expert (task->block) for its routed rows, which are gathered from their sections.
+ * Task = row tile * ceil(n_tiles / task_tiles) + column task; a row tile is up to row_block routed rows. */
+typedef struct ellm_expert_gate_up {
+    ELLM_MATMUL               /* weight, bias: of expert 0; gate and up column tiles interleaved as in gate_up */
+    ellm_int bank_stride;     /* bytes between the packed weights of two experts */
+    ellm_int bias_stride;     /* bytes */
+    ellm_shared begin;        /* as dispatch leaves them */
+    ellm_shared rows;
+    ellm_int n;               /* width of out */
+    ellm_int activation;      /* 0: silu(gate) * up; 1: g = min(gate, limit), u = clamp(up, -limit, limit),
+                                 (u + 1) * g * sigmoid(alpha * g) */
+    ellm_real limit;
+    ellm_real alpha;
+    ellm_shared out;          /* bf16 [chunk * top_k, n] by routed position */
+    ellm_int out_stride;      /* elements */
+} ellm_expert_gate_up;
+
+/* linear of one expert (task->block) on its routed rows; tasks as of expert_gate_up. */
+typedef struct ellm_expert_down {
+    ELLM_MATMUL               /* x: -1, the rows are in `routed`, x_stride apart */
+    ellm_int bank_stride;
+    ellm_int bias_stride;
+    ellm_shared begin;
+    ellm_shared routed;       /* bf16 [chunk * top_k, k] by routed position */
+    ellm_int n;
+    ellm_shared out;          /* f32 [chunk * top_k, n] by routed position */
+} ellm_expert_down;
+
+/* out[r] = residual[r] + sum over j, ascending, of weights[row, j] * y[position[row, j]]. ceil(n / task_columns) tasks. */
+typedef struct ellm_combine {
+    ellm_buffer residual;     /* f32 [rows, n]; -1: none; may be out */
+    ellm_shared y;            /* f32 [chunk * top_k, n] */
+    ellm_shared weights;      /* f32 [chunk, top_k] */
+    ellm_shared position;     /* i32 [chunk, top_k] */
+    ellm_int top_k;
+    ellm_int n;
+    ellm_int task_columns;
+    ellm_buffer out;          /* f32 [rows, n] */
+} ellm_combine;
 
 /* Chooses the next token of one logit row. Task = logit row of the block. Sampled tokens and their log probabilities go to
  * step->sampled and step->logprob. */

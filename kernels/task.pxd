@@ -9,6 +9,10 @@ cdef extern from "task.h" nogil:
         ELLM_ARGS
         ELLM_FOLD
         ELLM_WINDOWS
+        ELLM_BF16
+        ELLM_F16
+        ELLM_FP8
+        ELLM_MXFP4
         ELLM_PROBE_FLOPS
 
     ctypedef uint16_t ellm_bf16
@@ -17,6 +21,7 @@ cdef extern from "task.h" nogil:
     ctypedef int64_t ellm_buffer
     ctypedef const void *ellm_weight
     ctypedef int64_t ellm_range
+    ctypedef int64_t ellm_shared
 
     ctypedef struct ellm_attend_item:
         int32_t row
@@ -89,6 +94,7 @@ cdef extern from "task.h" nogil:
         ellm_int k_tiles
         ellm_int vocab
         ellm_real scale
+        ellm_int format
 
     ctypedef struct ellm_angles:
         ellm_weight inv_freq
@@ -123,6 +129,7 @@ cdef extern from "task.h" nogil:
         ellm_int n_tiles
         ellm_weight bias
         ellm_int task_tiles
+        ellm_int format
         ellm_int n
         ellm_buffer out
         ellm_int out_bf16
@@ -141,6 +148,7 @@ cdef extern from "task.h" nogil:
         ellm_int n_tiles
         ellm_weight bias
         ellm_int task_tiles
+        ellm_int format
         ellm_int n
 
     ctypedef struct ellm_gate_up:
@@ -155,6 +163,7 @@ cdef extern from "task.h" nogil:
         ellm_int n_tiles
         ellm_weight bias
         ellm_int task_tiles
+        ellm_int format
         ellm_int n
         ellm_buffer out
         ellm_int out_stride
@@ -171,6 +180,7 @@ cdef extern from "task.h" nogil:
         ellm_int n_tiles
         ellm_weight bias
         ellm_int task_tiles
+        ellm_int format
         ellm_int task_heads
         ellm_int heads
         ellm_int kv_heads
@@ -195,12 +205,15 @@ cdef extern from "task.h" nogil:
         ellm_int heads
         ellm_int head_dim
         ellm_int rotary
+        ellm_int interleaved
 
     ctypedef struct ellm_append:
         ellm_buffer k
         ellm_buffer v
         ellm_int kv_heads
         ellm_int head_dim
+        ellm_int value_dim
+        ellm_int values_in_keys
         ellm_range keys
         ellm_range key_stride
         ellm_range values
@@ -214,6 +227,8 @@ cdef extern from "task.h" nogil:
         ellm_int heads
         ellm_int kv_heads
         ellm_int head_dim
+        ellm_int value_dim
+        ellm_int values_in_keys
         ellm_range keys
         ellm_range key_stride
         ellm_range values
@@ -221,14 +236,16 @@ cdef extern from "task.h" nogil:
         ellm_real scale
         ellm_int window
         ellm_int window_class
+        ellm_weight sinks
         ellm_buffer out
         ellm_int out_stride
 
     ctypedef struct ellm_merge:
         ellm_int heads
         ellm_int kv_heads
-        ellm_int head_dim
+        ellm_int value_dim
         ellm_int window_class
+        ellm_weight sinks
         ellm_buffer out
         ellm_int out_stride
 
@@ -243,6 +260,123 @@ cdef extern from "task.h" nogil:
         ellm_buffer b
         ellm_buffer out
         ellm_int width
+
+    ctypedef struct ellm_copy:
+        ellm_buffer x
+        ellm_int x_stride
+        ellm_int x_group_stride
+        ellm_int x_first
+        ellm_buffer out
+        ellm_int out_bf16
+        ellm_int out_stride
+        ellm_int out_group_stride
+        ellm_int out_first
+        ellm_int groups
+        ellm_int width
+        ellm_int pad
+
+    ctypedef struct ellm_head_linear:
+        ellm_buffer x
+        ellm_int x_bf16
+        ellm_int x_stride
+        ellm_weight norm
+        ellm_real eps
+        ellm_int k
+        ellm_int k_tiles
+        ellm_weight weight
+        ellm_int n_tiles
+        ellm_weight bias
+        ellm_int task_tiles
+        ellm_int format
+        ellm_int x_head_stride
+        ellm_int heads
+        ellm_int bank_stride
+        ellm_int n
+        ellm_buffer out
+        ellm_int out_bf16
+        ellm_int out_stride
+        ellm_int out_head_stride
+        ellm_int out_first
+        ellm_int pad
+
+    ctypedef struct ellm_route:
+        ellm_buffer scores
+        ellm_weight bias
+        ellm_int experts
+        ellm_int score
+        ellm_int groups
+        ellm_int keep_groups
+        ellm_int group_top
+        ellm_real masked_value
+        ellm_int top_k
+        ellm_int normalize
+        ellm_real scale
+        ellm_shared ids
+        ellm_shared weights
+
+    ctypedef struct ellm_dispatch:
+        ellm_shared ids
+        ellm_int experts
+        ellm_int top_k
+        ellm_shared begin
+        ellm_shared rows
+        ellm_shared position
+        ellm_shared tiles_of
+        ellm_shared list
+
+    ctypedef struct ellm_expert_gate_up:
+        ellm_buffer x
+        ellm_int x_bf16
+        ellm_int x_stride
+        ellm_weight norm
+        ellm_real eps
+        ellm_int k
+        ellm_int k_tiles
+        ellm_weight weight
+        ellm_int n_tiles
+        ellm_weight bias
+        ellm_int task_tiles
+        ellm_int format
+        ellm_int bank_stride
+        ellm_int bias_stride
+        ellm_shared begin
+        ellm_shared rows
+        ellm_int n
+        ellm_int activation
+        ellm_real limit
+        ellm_real alpha
+        ellm_shared out
+        ellm_int out_stride
+
+    ctypedef struct ellm_expert_down:
+        ellm_buffer x
+        ellm_int x_bf16
+        ellm_int x_stride
+        ellm_weight norm
+        ellm_real eps
+        ellm_int k
+        ellm_int k_tiles
+        ellm_weight weight
+        ellm_int n_tiles
+        ellm_weight bias
+        ellm_int task_tiles
+        ellm_int format
+        ellm_int bank_stride
+        ellm_int bias_stride
+        ellm_shared begin
+        ellm_shared routed
+        ellm_int n
+        ellm_shared out
+
+    ctypedef struct ellm_combine:
+        ellm_buffer residual
+        ellm_shared y
+        ellm_shared weights
+        ellm_shared position
+        ellm_int top_k
+        ellm_int n
+        ellm_int task_columns
+        ellm_buffer out
 
     ctypedef struct ellm_sample:
         ellm_int vocab

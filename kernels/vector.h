@@ -128,10 +128,6 @@ static inline void vector_norm_to_bf16(const float *restrict x, const float *res
     for (int64_t i = 0; i < n; i++) out[i] = bf16_from_f32((x[i] * scale) * weight[i]);
 }
 
-static inline void vector_scale(const float *x, float scale, float *out, int64_t n) {
-    for (int64_t i = 0; i < n; i++) out[i] = x[i] * scale;
-}
-
 /* out may be a or b. */
 static inline void vector_add(const float *a, const float *b, float *out, int64_t n) {
     for (int64_t i = 0; i < n; i++) out[i] = a[i] + b[i];

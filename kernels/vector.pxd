@@ -14,7 +14,6 @@ cdef extern from "vector.h" nogil:
     float vector_rms_scale(const float *x, double eps, int64_t n)
     void vector_norm(const float *x, const float *weight, float scale, float *out, int64_t n)
     void vector_norm_to_bf16(const float *x, const float *weight, float scale, uint16_t *out, int64_t n)
-    void vector_scale(const float *x, float scale, float *out, int64_t n)
     void vector_add(const float *a, const float *b, float *out, int64_t n)
     void vector_silu_mul(const float *gate, const float *up, uint16_t *out, int64_t n)
     void vector_silu_mul_f32(const float *gate, const float *up, float *out, int64_t n)

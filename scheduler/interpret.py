@@ -21,7 +21,7 @@ def walk(program: Program, counts: np.ndarray) -> Iterator[tuple[int, int]]:
     """
     events, groups = program.events, program.groups
     needed = events["needed"].astype(int)
-    for event in np.flatnonzero(events["dynamic"] >= 0):
+    for event in np.flatnonzero(events["dynamic"] >= 0).tolist():
         needed[event] += np.count_nonzero(counts[events["dynamic"][event]])
     tasks = counts[groups["kind"], groups["block"]] * groups["tiles"]
     signalled = np.zeros(len(events), int)
@@ -35,24 +35,24 @@ def walk(program: Program, counts: np.ndarray) -> Iterator[tuple[int, int]]:
         if tasks[group]:
             ready.append(group)
         elif groups["completes_empty"][group]:
-            signals.extend(program.signals[group])
+            signals.extend(program.signals[group].tolist())
 
-    for root in program.roots:
+    for root in program.roots.tolist():
         if counts[groups["kind"][root], groups["block"][root]]:
             publish(root)
     while ready:
         group = ready.popleft()
         assert signalled[program.end] < needed[program.end], f"group {group} runs after the end of the step"
         yield group, int(tasks[group])
-        signals.extend(program.signals[group])
+        signals.extend(program.signals[group].tolist())
         while signals:
             event = signals.popleft()
             signalled[event] += 1
             assert signalled[event] <= needed[event], f"event {event} gets more than its {needed[event]} signals"
             if signalled[event] == needed[event]:
-                for released in program.publishes[event]:
+                for released in program.publishes[event].tolist():
                     publish(released)
-                signals.extend(program.triggers[event])
+                signals.extend(program.triggers[event].tolist())
     assert signalled[program.end] == needed[program.end], "the step does not end"
     forgotten = np.flatnonzero(~published & (tasks > 0))
     assert not len(forgotten), f"groups {forgotten.tolist()} are never published"

@@ -96,14 +96,15 @@ cdef class Pool:
 
     def close(self):
         """Stop the workers once the step that they are in has ended. Nothing can be run afterwards."""
-        if self.state == NULL or not self.started:
-            return
-        with self.lock:
+        with self.lock, nogil:
+            self.end_workers()
+
+    cdef void end_workers(self) noexcept nogil:
+        if self.started:
             stop_workers(self.state)
-            with nogil:
-                while self.started:
-                    self.started -= 1
-                    pthread_join(self.handles[self.started], NULL)
+        while self.started:
+            self.started -= 1
+            pthread_join(self.handles[self.started], NULL)
 
     def __enter__(self):
         return self
@@ -112,11 +113,7 @@ cdef class Pool:
         self.close()
 
     def __dealloc__(self):
-        if self.started:
-            stop_workers(self.state)
-            while self.started:
-                self.started -= 1
-                pthread_join(self.handles[self.started], NULL)
+        self.end_workers()
 
 
 cdef class Executable:
@@ -133,6 +130,7 @@ cdef class Executable:
     cdef dict arrays  # NumPy arrays that the state points to
     cdef char *partials
     cdef const int32_t *roots
+    cdef list dynamic  # (event, signals in every step, kind)
     cdef object before  # counters before the last step
 
     def __init__(self, Pool pool, program, table, uint64_t weights_address):
@@ -218,6 +216,8 @@ cdef class Executable:
         self.state.end = program.end
         self.state.publishes = self.keep("publishes", program.publishes.items)
         self.state.triggers = self.keep("triggers", program.triggers.items)
+        dynamic = np.flatnonzero(program.events["dynamic"] >= 0).tolist()
+        self.dynamic = [(number, *program.events[number].tolist()) for number in dynamic]
         for i in range(count):
             self.state.events[i].needed = needed[i]
             self.state.events[i].publishes_begin = publishes_begin[i]
@@ -291,12 +291,10 @@ cdef class Executable:
             raise StepError(<int32_t><uint32_t>failure, self.program.op_names[(failure >> 32) - 1])
 
     cdef fill_step(self, tables):
-        program = self.program
         record = tables.record(self.number, <size_t>self.partials)
         memcpy(&self.state.step, <void *><size_t>record.ctypes.data, sizeof(ellm_step))
         self.state.counts = self.keep("counts", tables.counts.reshape(-1))
-        for number in np.flatnonzero(program.events["dynamic"] >= 0).tolist():
-            needed, kind = program.events[number].tolist()
+        for number, needed, kind in self.dynamic:
             self.state.events[number].needed = needed + np.count_nonzero(tables.counts[kind])
 
     cdef counters(self):

@@ -1,7 +1,7 @@
 """Kernels that compute nothing: they stand in for real ones in the scheduler's tests and benchmark.
 
 `empty` does nothing. `slow` keeps its core busy for `ns` nanoseconds in each of its tasks `first` to `last`. `fail` stores `code` as
-its error in task `first`. `trail` leaves a mark: it checks that every task that its group depends on has left its own in
+its error in task `first`. `stamp` keeps its core busy and writes its begin and end to `marks`. `trail` leaves a mark: it checks that every task that its group depends on has left its own in
 this step, and counts in `faults` those that have not.
 """
 
@@ -16,7 +16,7 @@ cdef struct Args:  # ARGS_BYTES at most
     int64_t last
     int64_t ns
     int64_t code
-    int64_t *marks  # trail: [tasks of all groups] step number in which a task ran last
+    int64_t *marks  # trail: [tasks of all groups] step number in which a task ran last; stamp: [tasks, 2] ns
     const int64_t *extents  # trail: [groups] tasks in this step
     const int64_t *offsets  # trail: [groups] first mark of each group
     const int32_t *sources  # trail: groups that this one depends on
@@ -43,6 +43,15 @@ cdef void fail(const ellm_task *task) noexcept nogil:
         task.error[0] = <int32_t>args.code
 
 
+cdef void stamp(const ellm_task *task) noexcept nogil:
+    cdef const Args *args = <const Args *>task.args
+    cdef int64_t *mark = &args.marks[2 * task.index]
+    mark[0] = clock_ns()
+    while clock_ns() < mark[0] + args.ns:
+        pass
+    mark[1] = clock_ns()
+
+
 cdef void trail(const ellm_task *task) noexcept nogil:
     cdef const Args *args = <const Args *>task.args
     cdef int64_t i, j
@@ -58,8 +67,20 @@ cdef void trail(const ellm_task *task) noexcept nogil:
         fetch_add(args.faults, faults)
 
 
-cdef void nothing() noexcept nogil:
-    pass
+cdef uint64_t entered, left  # atomic
+
+
+cdef void enter() noexcept nogil:
+    fetch_add(&entered, 1)
+
+
+cdef void leave() noexcept nogil:
+    fetch_add(&left, 1)
+
+
+def visits():
+    """How often workers have entered and left."""
+    return entered, left
 
 
 ARGS = ("first", "last", "ns", "code", "marks", "extents", "offsets", "sources", "source_count", "group", "faults")
@@ -67,6 +88,8 @@ ADDRESSES = {
     "empty": <size_t>&empty,
     "slow": <size_t>&slow,
     "fail": <size_t>&fail,
+    "stamp": <size_t>&stamp,
     "trail": <size_t>&trail,
 }
-ENTER = LEAVE = <size_t>&nothing
+ENTER = <size_t>&enter
+LEAVE = <size_t>&leave

@@ -142,7 +142,7 @@ def nearest_first(cores: list[int], root: Path = ROOT) -> list[list[int]]:
 
 def core_list(text: str) -> list[int]:
     """The cores of a list as the kernel writes it: `0-3,8`."""
-    found = []
+    found: list[int] = []
     for part in filter(None, text.strip().split(",")):
         first, _, last = part.partition("-")
         found += range(int(first), int(last or first) + 1)

@@ -1,5 +1,6 @@
 """The command line in subprocesses: what goes where, and the exit codes."""
 
+import io
 import json
 import os
 import re
@@ -11,6 +12,9 @@ from pathlib import Path
 
 import pytest
 from tiny import write_checkpoint
+
+from ellm.cli.main import main
+from ellm.kernels import isa
 
 ELLM = [sys.executable, "-m", "ellm.cli.main"]
 ROOT = Path(__file__).parent.parent
@@ -113,13 +117,20 @@ def test_forced_isa_is_used_and_said(checkpoint):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_bad_input_is_one_line_and_exit_code_2(arguments, words):
-    assert re.search(words, refused(ellm(*arguments)))
+def test_bad_input_is_one_line_and_exit_code_2(arguments, words, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["ellm", *arguments])
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    with pytest.raises(SystemExit) as caught:
+        main()
+    result = subprocess.CompletedProcess(arguments, caught.value.code, *capsys.readouterr())
+    assert re.search(words, refused(result))
+
+
+def test_bad_input_ends_the_process_with_code_2():
+    assert "/nowhere" in refused(ellm("run", "/nowhere", "hi"))
 
 
 def test_amx_where_there_is_none_is_refused_with_the_reason():
-    from ellm.kernels import isa
-
     obstacle = isa.available()["amx"]
     if obstacle is None:
         assert "isa      amx" in ellm("run", "smollm2", "hi", "--isa", "amx", "--max-tokens", 1, "--stats").stderr
@@ -166,7 +177,8 @@ def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(tmp_path):
 
 def test_an_internal_error_is_one_line_and_exit_code_1(tmp_path):
     (tmp_path / "sitecustomize.py").write_text(
-        "import ellm.aliases\ndef resolve(name): raise RuntimeError('boom\\nand more')\nellm.aliases.resolve = resolve\n"
+        "import ellm.aliases\n\ndef resolve(name):\n    raise RuntimeError('boom\\nand more')\n\n"
+        "ellm.aliases.resolve = resolve\n"
     )
     result = ellm("run", "smollm2", "hi", PYTHONPATH=f"{tmp_path}:{ROOT}")
     assert "internal error: RuntimeError: boom and more" in refused(result, 1)
@@ -215,7 +227,9 @@ def test_bench_measures_beside_the_limits(checkpoint):
     assert [entry["pairs"] for entry in report["results"][:2]] == [2 * 2, 2 * 4]
     assert all(entry["tokens_per_second"] > 0 and 0 < entry["share"] < 1 for entry in report["results"])
     text = ellm("bench", checkpoint, "-p", "96", "-n", 8, "-r", 1).stdout
-    assert re.search(r"prefill 96 +[\d.]+ tok/s .*% of the limit", text) and re.search(r"decode 8 at 128 .*GB/token", text)
+    assert re.search(r"prefill 96 +[\d.]+ tok/s .*% of the limit", text) and re.search(
+        r"decode 8 at 128 .*GB/token", text
+    )
 
 
 def test_doctor_names_every_isa_and_the_limits():

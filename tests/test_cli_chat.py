@@ -86,11 +86,12 @@ def test_the_conversation_is_remembered_until_reset(chat):
 
 
 def test_commands(chat):
-    child = chat()
+    child = chat("--max-tokens", "8")
     help_text = ask(child, "/help")
     assert all(word in help_text for word in ("/system", "/reset", "/help", "Ctrl-C", "Ctrl-D"))
     assert ask(child, "/dance") == "/dance is unknown; /help shows the commands."
     plain = ask(child, "Who are you?")
+    assert plain.endswith("(cut at --max-tokens)")
     assert ask(child, "/system You are a pirate. Say arr.") == "The system message is set."
     assert ask(child, "Who are you?") != plain
     assert ask(child, "/system") == "There is no system message."
@@ -115,7 +116,7 @@ def test_ctrl_c_at_the_prompt_leaves_with_130(chat):
 
 def test_lines_are_edited_and_remembered_across_chats(chat):
     child = chat()
-    child.send("/halp\x1b[D\x7fe\r")  # left, backspace
+    child.send("/halp\x1b[D\x1b[D\x7fe\r")  # twice left, backspace
     assert "/reset" in reply(child)
     child.send("\x1b[A\r")  # up
     assert "/reset" in reply(child)

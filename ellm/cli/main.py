@@ -18,7 +18,7 @@ from ellm.kernels.errors import InputError
 app = typer.Typer(
     name="ellm", add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
 )
-UsageError: type = typer.BadParameter.__base__  # type: ignore[assignment]  # typer exports only its subclass
+UsageError: type[typer.BadParameter] = typer.BadParameter.__base__  # type: ignore[assignment]  # typer exports only its subclass
 
 ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="A folder, a .gguf file, a hub name (org/name) or an alias (smollm2).")

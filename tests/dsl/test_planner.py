@@ -4,9 +4,9 @@ import networkx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_models import config
+from small_models import config, one_layer, unusual
 
-from ellm.dsl import compile
+from ellm.dsl import compile, trace
 from ellm.dsl.plan import ALIGNMENT, Buffer, plan
 from ellm.kernels import contract
 from ellm.models import from_config
@@ -103,12 +103,16 @@ def test_plan_of_a_model_is_near_its_bound_and_the_same_for_any_depth(fuse):
     assert deep["section_bytes"] == shallow["section_bytes"]
 
 
-def test_what_gathers_read_is_held_until_the_step_ends():
+@pytest.mark.parametrize("model", [one_layer, unusual])
+@pytest.mark.parametrize("fuse", [True, False])
+def test_what_gathers_read_is_held_until_the_step_ends(model, fuse):
     """Gathers of other row blocks may still read a section whose own logits are being computed."""
-    for fuse in (True, False):
-        program = compile(from_config(config()).graph(), context=512, fuse=fuse)
-        buffers = {buffer["name"]: buffer for buffer in program.meta["plan"]["buffers"]}
-        gathered = program.op_names.index("gather")
-        x, out = (contract.unpack("gather", program.args[gathered])[name] for name in ("x", "out"))
-        sizes = {buffer["offset"]: buffer["bytes"] for buffer in buffers.values()}
-        assert out + sizes[out] <= x or x + sizes[x] <= out
+    program = compile(trace(model, 1024), context=512, fuse=fuse)
+    sizes = {buffer["name"]: (buffer["offset"], buffer["bytes"]) for buffer in program.meta["plan"]["buffers"]}
+    gathered = program.op_names.index("gather")
+    x = contract.unpack("gather", program.args[gathered])["x"]
+    logit_buffers = [sizes[name] for name in program.op_names[gathered:] if name in sizes]
+    assert logit_buffers
+    for offset, size in logit_buffers:
+        assert not offset <= x < offset + size
+        assert not x <= offset < x + program.row_block * 16 * 4

@@ -4,6 +4,7 @@ import ctypes
 import importlib.util
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 
 import amx
 import numpy as np
@@ -94,6 +95,25 @@ def test_nan_and_infinity_pass_through(product):
     product(c, to_bf16(x), pack_weight(w))
     assert np.isnan(c[2]).all() and np.isinf(c[4]).all()
     assert (c[[0, 1, 3]] == 0).all()
+
+
+def test_tiles_belong_to_a_thread(product):
+    """Products in several threads at once, on different operands, do not mix."""
+    random = np.random.default_rng(1)
+    x = random.integers(-8, 9, (4, 16, 32)).astype(np.float32)
+    w = pack_weight(random.integers(-8, 9, (16, 32)).astype(np.float32))
+    sums = np.zeros((4, 16, 16), np.float32)
+
+    def repeat(i):
+        for _ in range(300):
+            product(sums[i], to_bf16(x[i]), w)
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(repeat, range(4)))
+    once = np.zeros((4, 16, 16), np.float32)
+    for i in range(4):
+        product(once[i], to_bf16(x[i]), w)
+    np.testing.assert_array_equal(sums, 300 * once)
 
 
 @pytest.mark.skipif(not EMULATED, reason="this CPU has AMX: its instructions do not trap")

@@ -170,6 +170,11 @@ def test_attend_and_merge(isa, shape, begins, seed):
     merged = make_merge(shape, cut["partials"], merges, len(direct)).run(isa)["out"]
     np.testing.assert_array_equal(merged, direct)  # however the context is cut, the same bits
 
+    more = [(*item[:4], 0, item[5] + 1, *item[6:]) for item in whole_items(shape, begins)]
+    np.testing.assert_array_equal(
+        make(shape, sequences, queries, more).run(isa)["out"], direct
+    )  # unseen splits add nothing
+
     twin = make(shape, sequences, queries, whole_items(shape, begins)).run(None)["out"]
     assert (direct[:, shape.heads * shape.head_dim :] == 0).all()
     rows = [(i, r) for i, (_, rows) in enumerate(begins) for r in range(rows)]
@@ -204,6 +209,17 @@ def test_partials(isa, shape, begins, seed):
     assert (np.abs(native[seen][:, :n] - twin[seen][:, :n]) <= spread).all()
     merged = make_merge(shape, native, merges, sum(rows for _, rows in begins))
     assert bf16_ulps(merged.run(isa)["out"], merged.run(None)["out"]).max() <= 1
+
+
+@each_isa
+def test_partials_are_merged_in_order_of_split(isa):
+    """Numerators 1e8, -1e8 and 1 add up to 1 in this order alone; a partial with sum 0 is passed over, NaN and all."""
+    shape = Shape(kv_heads=1, group=1, head_dim=24, window=0, q_bf16=True)
+    partials = np.zeros((4, 1, 26), np.float32)
+    partials[:, 0, :24] = np.array([1e8, np.nan, -1e8, 1])[:, None]
+    partials[:, 0, 25] = [1, 0, 1, 1]
+    out = make_merge(shape, partials, [(64, 1, 0, 4)], 1).run(isa)["out"]
+    assert (from_bf16(out[0, :24]) == from_bf16(to_bf16(np.float32([1 / 3])))).all()
 
 
 @each_isa

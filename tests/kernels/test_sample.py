@@ -118,22 +118,35 @@ def test_logits_that_are_not_finite(isa):
 
 
 @each_isa
+def test_unlikely_tokens_count(isa):
+    """One token of weight 1 and 4000 of weight 5e-4: top_k = 2001 keeps half of the mass for the first."""
+    logits = np.full((64, 4001), np.log(5e-4))
+    logits[:, 0] = 0
+    for filtered in ({"top_k": 2001}, {"top_p": 2 / 3}):
+        drawn = make(logits, **filtered).run(isa)["sampled"]
+        assert 12 <= (drawn == 0).sum() <= 52  # 32 expected, 5 standard deviations
+        assert drawn.max() <= 2001
+
+
+@each_isa
 def test_draws_follow_the_distribution(isa):
     """64 x 40 draws; each frequency is within 5 standard deviations of what it should be."""
-    logits = np.log([[0.5, 0.25, 0.15, 0.07, 0.03]])
-    filters = {
-        "none": ({}, [0.5, 0.25, 0.15, 0.07, 0.03]),
-        "top_k": ({"top_k": 2}, [2 / 3, 1 / 3, 0, 0, 0]),
-        "top_p": ({"top_p": 0.8}, [0.5 / 0.9, 0.25 / 0.9, 0.15 / 0.9, 0, 0]),
-        "min_p": ({"min_p": 0.29}, [0.5 / 0.9, 0.25 / 0.9, 0.15 / 0.9, 0, 0]),
-        "top_p of top_k": ({"top_k": 3, "top_p": 0.6}, [2 / 3, 1 / 3, 0, 0, 0]),
-        "temperature": ({"temperature": 0.5}, (np.array([0.5, 0.25, 0.15, 0.07, 0.03]) ** 2 / 0.3458).tolist()),
-    }
-    for how, expected in filters.values():
-        rows = np.repeat(logits, 64, 0)
+    p = np.array([0.5, 0.25, 0.15, 0.07, 0.03])
+    cases = [
+        ({}, 5),
+        ({"top_k": 2}, 2),
+        ({"top_p": 0.8}, 3),
+        ({"min_p": 0.29}, 3),
+        ({"top_k": 3, "top_p": 0.6}, 2),
+        ({"temperature": 0.5}, 5),
+    ]
+    rows = np.repeat(np.log(p)[None], 64, 0)
+    for how, kept in cases:
+        expected = np.where(np.arange(5) < kept, p, 0) ** (1 / how.get("temperature", 1))
+        expected /= expected.sum()
         drawn = np.concatenate([make(rows, seed=i, counter=64 * i, **how).run(isa)["sampled"] for i in range(40)])
         frequency = np.bincount(drawn, minlength=5) / len(drawn)
-        deviation = np.sqrt(np.array(expected) * (1 - np.array(expected)) / len(drawn))
+        deviation = np.sqrt(expected * (1 - expected) / len(drawn))
         assert (np.abs(frequency - expected) <= 5 * deviation).all()
 
 

@@ -28,6 +28,14 @@ ROPES = {
     "llama3.1": {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, **LLAMA3},
     "llama3.2": {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 32.0, **LLAMA3},
     "yarn": {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 32768},
+    "yarn-short": {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 128},
+    "yarn-small-theta": {
+        "rope_type": "yarn",
+        "rope_theta": 50.0,
+        "factor": 4.0,
+        "original_max_position_embeddings": 32768,
+        "beta_fast": 1000.0,
+    },
     "yarn-untruncated": {
         "rope_type": "yarn",
         "rope_theta": 150000.0,

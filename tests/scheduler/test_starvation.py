@@ -4,7 +4,7 @@ import os
 import resource
 import time
 
-from ellm.scheduler import Pool
+from ellm.scheduler import Pool, probes
 from ellm.scheduler.probe_program import TABLE, ProbeGroup, one_row, probe_program
 
 CORES = sorted(os.sched_getaffinity(0))
@@ -51,6 +51,20 @@ def test_workers_sleep_within_a_step():
         executable.run(one_row())
         assert cpu_seconds() - before < 0.4
         assert executable.statistics()["last"]["parks"] >= 1
+
+
+def test_the_isa_is_left_for_every_sleep():
+    """Tiles are configured by enter and released by leave: once per worker and step, and around each sleep in it."""
+    program = probe_program([ProbeGroup(1, kernel="slow", args={"ns": 20 * MS}), ProbeGroup(64, [0])])
+    with Pool(cores=(CORES * 2)[:2]) as pool:
+        executable = pool.load(program, TABLE)
+        before = probes.visits()
+        for _ in range(5):
+            executable.run(one_row())
+        entered, left = (now - then for now, then in zip(probes.visits(), before, strict=True))
+        parks = executable.statistics()["total"]["parks"]
+    assert entered == left
+    assert 5 + parks <= entered <= 2 * 5 + parks
 
 
 def test_sleepers_are_woken_for_new_work():
