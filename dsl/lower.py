@@ -115,6 +115,7 @@ def _append(low: Lowering, key: int, node: Node) -> None:
     k, v = (low.stored[source].buffer for source in node.inputs)
     kv_heads, head_dim = features(node.shape)
     args: dict[str, Argument] = {"k": k, "v": v, "kv_heads": kv_heads, "head_dim": head_dim}
+    args["value_dim"] = head_dim
     low.emit("append", "append", key, args | low.ranges.add(node.attributes["cache"], kv_heads, head_dim), Kind.ROWS)
 
 
@@ -125,7 +126,7 @@ def _attend(low: Lowering, key: int, node: Node) -> None:
     (kv_heads, _) = features(cache_shape(low.graph.node(cache)))
     window_class = _window_class(low, node)
     out = low.store(key, "attend")
-    shared: dict[str, Argument] = {"heads": heads, "kv_heads": kv_heads, "head_dim": head_dim}
+    shared: dict[str, Argument] = {"heads": heads, "kv_heads": kv_heads, "head_dim": head_dim, "value_dim": head_dim}
     shared |= {"window_class": window_class, "out": out.buffer, "out_stride": out.stride}
     args = shared | low.ranges.caches[node.attributes["cache"]]
     args |= {"scale": node.attributes["scale"], "window": node.attributes["window"], "q": q.buffer}

@@ -11,7 +11,7 @@ from ellm.kernels import contract
 from ellm.scheduler.program import Kind
 
 Argument = int | float | Buffer | Packed | None
-ABSENT: dict[str, int | float] = {"buffer": -1, "weight": 0, "int": 0, "real": 0.0, "range": 0}
+ABSENT: dict[str, int | float] = {"buffer": -1, "weight": 0, "int": 0, "real": 0.0, "range": 0, "shared": -1}
 
 
 @dataclass(frozen=True)

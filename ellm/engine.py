@@ -188,11 +188,14 @@ class Engine:
         """Give waiting requests a slot and a KV range."""
         while self._waiting and self._free_slots:
             request = self._waiting.popleft()
-            request.range = request.cache.range if request.cache is not None else None
-            request.range = request.range or self._ranges.take()
+            self._running.append(request)
+            try:
+                request.range = (request.cache and request.cache.range) or self._ranges.take()
+            except InputError as error:  # no address space
+                request.done, request.error = True, error
+                continue
             request.slot = self._free_slots.pop()
             self._addresses[request.slot] = request.range.address
-            self._running.append(request)
             request.begin()
 
     def _fill(self) -> tuple[int, list[Request]]:

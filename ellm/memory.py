@@ -55,24 +55,36 @@ def meminfo() -> dict[str, int]:
     return values
 
 
-def cgroup_limits() -> list[tuple[int, int]]:
-    """(limit, use) in bytes of this process's cgroup and of each above it, version 1 and 2."""
+def cgroup_limits(root: Path = Path("/")) -> list[tuple[int, int]]:
+    """(limit, use) in bytes of this process's cgroup and of each above it, version 1 and 2.
+
+    Cached files are not use: they make room when it is needed.
+    """
     found = []
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
+    for line in (root / "proc/self/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers not in ("", "memory"):
             continue
-        root, limit_name, used_name = Path("/sys/fs/cgroup"), "memory.max", "memory.current"
+        top, limit_name, used_name = root / "sys/fs/cgroup", "memory.max", "memory.current"
         if controllers == "memory":
-            root, limit_name, used_name = root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
-        folder = root / path.strip("/")
+            top, limit_name, used_name = top / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+        folder = top / path.strip("/")
         for level in (folder, *folder.parents):
-            if not level.is_relative_to(root):
+            if not level.is_relative_to(top):
                 break
             limit, used = _number(level / limit_name), _number(level / used_name)
             if limit is not None and used is not None:
-                found.append((limit, used))
+                found.append((limit, used - _cached_files(level / "memory.stat")))
     return found
+
+
+def _cached_files(path: Path) -> int:
+    try:
+        values = dict(line.split() for line in path.read_text().splitlines())
+    except (OSError, ValueError):
+        return 0
+    prefix = "total_" if "total_active_file" in values else ""  # version 1 counts the groups below in these
+    return sum(int(values.get(f"{prefix}{kind}_file", 0)) for kind in ("active", "inactive"))
 
 
 def _number(path: Path) -> int | None:

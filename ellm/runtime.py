@@ -41,13 +41,14 @@ class Runtime:
             self._closers.append(self.checkpoint.close)
             self.model = ellm.models.from_config(self.checkpoint.config)
             self.context = check_context(context, self.model.context)
-            self.chunk = min(chunk, self.context)
-            self.program = ellm.dsl.compile(self.model.graph(), context=self.context, chunk=self.chunk)
+            self.chunk = chunk
+            self.program = ellm.dsl.compile(self.model.graph(), context=self.context, chunk=chunk)
             check_room(self.program.weights_bytes + self.program.arena_bytes, str(model))
             self.pool = Pool(threads)
             self._closers.append(self.pool.close)
             self.weights = memory.Mapping(self.program.weights_bytes, "the weights", huge=True)
             load_weights(self.program, self.checkpoint, self.weights.address, self.pool.cores, progress)
+            self.checkpoint.close()  # its tokenizer stays usable
             self.table = isas.table(self.choice.isa)
             self.executable = self.pool.load(self.program, self.table, self.weights.address)
         except BaseException:

@@ -2,11 +2,11 @@
 #
 #   out[r, h, :] = sum_s softmax_s(scale * q[r, h, :] . K[s, j, :]) V[s, j, :],  j = h / (heads / kv_heads)
 #
-# over the keys that row r sees: position - window + 1 .. position, or 0 .. position. out: bf16 [rows, heads * head_dim].
+# over the keys that row r sees: position - window + 1 .. position, or 0 .. position. out: bf16 [rows, heads, head_dim].
 #
 # Split i is keys [512 i, 512 i + 512). Each (row, head) has of each split where it sees a key, in f32,
 #   m = max s,  l = sum e^(s - m),  o = sum bf16(e^(s - m)) V
-# and of all, merged in order of split, m' = max(m, m_i), l' = l e^(m - m') + l_i e^(m_i - m'), o' likewise; out = o / l.
+# and of all, merged in order of split, m' = max(m, m_i), l' = l e^(m - m') + l_i e^(m_i - m'), o' so too; out = o / l.
 # A task does that for some splits of an item and one KV head. It either merges them (item.partial < 0) or stores each
 # (o, m, l) for the kernel `merge`; both are the same arithmetic, so they give the same bits.
 #
@@ -77,8 +77,8 @@ cdef inline void fold_queries(
         fold.sum[f] = 0
 
 
-# Softmax numerators of row f over its keys [low, high) of a split, zero for the others of [begin, end), whose scores are
-# there. A row that sees no key has part_sum 0 and whatever else.
+# Softmax numerators of row f over its keys [low, high) of a split, zero for the others of [begin, end), whose scores
+# are there. A row that sees no key has part_sum 0 and whatever else.
 cdef inline void fold_softmax(
     const Fold *fold, int64_t f, float scale, int64_t low, int64_t high, int64_t begin, int64_t end
 ) noexcept nogil:
@@ -129,7 +129,7 @@ cdef inline void fold_split(
     )
 
 
-# Adds a split's (part, part_max, part_sum) to the running (o, max, sum). A sum of 0 says that the row sees no key of it.
+# Adds a split's (part, part_max, part_sum) to the running (o, max, sum). A sum of 0 says that the row sees no key.
 cdef inline void merge_part(
     float *o, float *max, float *sum, const float *part, float part_max, float part_sum, int64_t n
 ) noexcept nogil:

@@ -14,7 +14,8 @@ static inline void cache_store_key(ellm_bf16 *keys, int64_t position, const floa
 
 /* values is the head's first tile, x its value at `position`, f32 [head_dim]. */
 static inline void cache_store_value(ellm_bf16 *values, int64_t position, const float *x, int64_t head_dim) {
-    ellm_bf16 *tile = values + position / 32 * tiles_of_16(head_dim) * ELLM_TILE + position % 32 / 2 * 32 + position % 2;
+    ellm_bf16 *tile = values + position / 32 * tiles_of_16(head_dim) * ELLM_TILE;
+    tile += position % 32 / 2 * 32 + position % 2;
     for (int64_t d = 0; d < head_dim; d++) tile[d / 16 * ELLM_TILE + d % 16 * 2] = bf16_from_f32(x[d]);
 }
 

@@ -54,6 +54,7 @@ FOLD = _define("ELLM_FOLD")
 ARGS_BYTES = _define("ELLM_ARGS")
 WINDOWS = _define("ELLM_WINDOWS")
 PROBE_FLOPS = _define("ELLM_PROBE_FLOPS")
+EXPAND_BYTES = _define("ELLM_EXPAND")
 
 _STRUCTS = _structs()
 ATTEND_ITEM = _dtype(_STRUCTS.pop("attend_item"))
@@ -82,8 +83,13 @@ READ_LOOPS: tuple[dict[str, int], ...] = (
 )
 """Arguments of `probe_read`; `tiles` = 1 reads by AMX tile loads and is the same as 0 on the other ISAs."""
 
-_MATMULS = ("linear", "logits", "gate_up", "qkv")
+FORMATS: dict[str, int] = {name: _define(f"ELLM_{name.upper()}") for name in ("bf16", "f16", "fp8", "mxfp4")}
+"""Formats of a packed weight, by name."""
+
+_MATMULS = ("linear", "logits", "gate_up", "qkv", "head_linear", "expert_gate_up", "expert_down")
 _HEADER = 64
+_K_BLOCK = 4  # k tiles of a block of FP8 or MXFP4
+_BLOCK_BYTES = {FORMATS["fp8"]: 64 + _K_BLOCK * TILE, FORMATS["mxfp4"]: 64 + _K_BLOCK * TILE // 2}
 
 
 def pack(kernel: str, **values: Any) -> np.ndarray:
@@ -110,11 +116,21 @@ def weight_fields(kernel: str) -> dict[str, int]:
     return {name: dtype.fields[name][1] for name, kind in FIELDS[kernel].items() if kind == "weight"}  # type: ignore[index]
 
 
+def column_bytes(format: int, k_tiles: int) -> int:
+    """Bytes of one column tile of a packed weight, 64-byte aligned."""
+    if format in _BLOCK_BYTES:
+        return -(-k_tiles // _K_BLOCK) * _BLOCK_BYTES[format]
+    return 2 * TILE * k_tiles
+
+
 def tasks(kernel: str, args: Mapping[str, Any]) -> int:
-    """Tasks of one operator on one row block; for attend and merge per item, for sample per logit row."""
+    """Tasks of one operator on one row block; for attend and merge per item, for sample per logit row, for the experts'
+    kernels per row tile of one expert."""
     _known(kernel)
     if kernel in _MATMULS:
-        return -(-args["n_tiles"] // args["task_tiles"])
+        return int(_banks(kernel, args) * -(-args["n_tiles"] // args["task_tiles"]))
+    if kernel == "combine":
+        return -(-args["n"] // args["task_columns"])
     if kernel in ("attend", "merge", "append"):
         return int(args["kv_heads"])
     if kernel in ("probe_read", "probe_matmul"):
@@ -132,14 +148,17 @@ def scratch_bytes(kernel: str, args: Mapping[str, Any], row_block: int) -> int:
 def cost(kernel: str, args: Mapping[str, Any], rows: int, keys: int) -> tuple[int, int]:
     """Floating-point operations and bytes of weights (or keys and values) of one operator over all of its tasks.
 
-    `rows` is the number of rows, `keys` the number of keys that each of them attends to.
+    `rows` is the number of rows (of the experts' kernels: of one expert), `keys` the number of keys that each of them
+    attends to.
     """
     _known(kernel)
     if kernel in _MATMULS:
-        weight_bytes = 2 * TILE * args["n_tiles"] * args["k_tiles"]
-        return rows * TILE * args["n_tiles"] * args["k_tiles"] * 2, weight_bytes
+        columns = _banks(kernel, args) * args["n_tiles"]
+        return 2 * rows * TILE * columns * args["k_tiles"], columns * column_bytes(args["format"], args["k_tiles"])
     if kernel == "attend":
-        return 4 * rows * keys * args["heads"] * args["head_dim"], 4 * keys * args["kv_heads"] * args["head_dim"]
+        stored = args["head_dim"] + (0 if args["values_in_keys"] else args["value_dim"])
+        flops = 2 * rows * keys * args["heads"] * (args["head_dim"] + args["value_dim"])
+        return flops, 2 * keys * args["kv_heads"] * stored
     if kernel == "probe_read":
         return 0, args["tasks"] * args["bytes"]
     if kernel == "probe_matmul":
@@ -153,10 +172,25 @@ def _known(kernel: str) -> np.dtype:
     return DTYPES[kernel]
 
 
+def _banks(kernel: str, args: Mapping[str, Any]) -> int:
+    """Packed weights that the tasks of an operator share out between them."""
+    return int(args["heads"]) if kernel == "head_linear" else 1
+
+
+def _product_scratch(args: Mapping[str, Any], row_block: int) -> int:
+    """The task's f32 product, and bf16 tiles that a weight in another format is expanded to."""
+    expanded = 0 if args["format"] == FORMATS["bf16"] else EXPAND_BYTES
+    return row_block * 16 * args["task_tiles"] * 4 + expanded
+
+
+def _panel_scratch(args: Mapping[str, Any], row_block: int) -> int:
+    """The panel bf16(norm(x)), its rows an odd number of cache lines apart, and the product."""
+    return row_block * (args["k_tiles"] | 1) * 64 + _product_scratch(args, row_block)
+
+
 def _matmul_scratch(args: Mapping[str, Any], row_block: int) -> int:
-    """The panel bf16(norm(x)), its rows an odd number of cache lines apart, and the task's f32 product."""
-    panel = 0 if args["x_bf16"] else row_block * (args["k_tiles"] | 1) * 64
-    return panel + row_block * 16 * args["task_tiles"] * 4
+    """As _panel_scratch, but bf16 rows are used where they are."""
+    return (_product_scratch if args["x_bf16"] else _panel_scratch)(args, row_block)
 
 
 def _attend_scratch(args: Mapping[str, Any], row_block: int) -> int:
@@ -171,9 +205,11 @@ def _up(n: int, multiple: int) -> int:
 
 
 _SCRATCH: dict[str, Callable[[Mapping[str, Any], int], int]] = {
-    **dict.fromkeys(_MATMULS, _matmul_scratch),
+    **dict.fromkeys(("linear", "logits", "gate_up", "qkv"), _matmul_scratch),
+    **dict.fromkeys(("head_linear", "expert_gate_up"), _panel_scratch),
+    "expert_down": _product_scratch,
     "attend": _attend_scratch,
-    "merge": lambda args, row_block: 4 * args["head_dim"],
+    "merge": lambda args, row_block: 4 * args["value_dim"],
     "sample": lambda args, row_block: 12 * args["vocab"],  # penalised logits, weights and a heap of tokens
     "probe_matmul": lambda args, row_block: 4096,
     "probe_read": lambda args, row_block: 8,

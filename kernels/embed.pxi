@@ -2,7 +2,7 @@
 #
 #   out[r, :] = table[:, tokens[row + r]] * scale          f32 [rows, width]
 #
-# `table` is a packed weight [n_tiles][k_tiles] with n = token and k = element, the layout in which a tied head reads it.
+# `table` is a packed weight [n_tiles][k_tiles] with n = token and k = element, as a tied head reads it.
 # A token outside [0, vocab) is an error; its row is left as it was. 1 task.
 
 cdef enum:

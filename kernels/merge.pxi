@@ -20,7 +20,7 @@ cdef inline void merge_head(
 
 cdef void merge(const ellm_task *task) noexcept nogil:
     cdef const ellm_merge *op = <const ellm_merge *> task.args
-    cdef int64_t group = op.heads // op.kv_heads, kv_head = task.index % op.kv_heads, n = op.head_dim, row, head
+    cdef int64_t group = op.heads // op.kv_heads, kv_head = task.index % op.kv_heads, n = op.value_dim, row, head
     cdef const ellm_merge_item *item = task.step.merges[op.window_class]
     cdef float *o = <float *> scratch_memory(task)
     cdef const float *part

@@ -47,7 +47,7 @@ class Task:
 
     args: dict[str, Any]
     step: StepView
-    arena: np.ndarray  # uint8 [blocks * section_bytes]
+    arena: np.ndarray  # uint8 [blocks * section_bytes + shared_bytes]
     section: np.ndarray  # uint8 [section_bytes], a view of the arena
     section_bytes: int
     row_block: int
@@ -66,6 +66,10 @@ class Task:
     def buffer(self, offset: int, *shape: int, dtype: Any = np.float32, stride: int | None = None) -> np.ndarray:
         """The activation at `offset`, [rows, *shape]; `stride` is its elements from row to row if they are more."""
         return activation(self.section, offset, (self.rows, *shape), np.dtype(dtype), stride)
+
+    def shared(self, offset: int, *shape: int, dtype: Any = np.float32, stride: int | None = None) -> np.ndarray:
+        """What all row blocks share at `offset` of the arena, [*shape]; `stride` as of buffer."""
+        return activation(self.arena, offset, shape, np.dtype(dtype), stride)
 
 
 def embed(task: Task) -> None:
@@ -204,7 +208,7 @@ def attend(task: Task) -> None:
 
 def merge(task: Task) -> None:
     """The output of attend from the partials of a merge item's rows, bf16 [rows, heads * head_dim]."""
-    n, group = task.head_dim, task.heads // task.kv_heads
+    n, group = task.value_dim, task.heads // task.kv_heads
     item = task.step.merges[task.window_class][_item(task, task.step.merge_begin)]
     kv_head = task.index % task.kv_heads
     for r in range(item["rows"]):
@@ -377,8 +381,8 @@ def _attend_split(q: np.ndarray, keys: np.ndarray, values: np.ndarray, scale: fl
 
 
 def _write_head(task: Task, row: int, head: int, parts: list[np.ndarray]) -> None:
-    """o / l of the partials (o, m, l) merged in order, to columns [head * head_dim, + head_dim) of a step row."""
-    n = task.head_dim
+    """o / l of the partials (o, m, l) merged in order, to columns [head * value_dim, + value_dim) of a step row."""
+    n = task.value_dim
     o, m, total = np.zeros(n, np.float32), np.float32(-1e30), np.float32(0)
     for part in parts:
         if part[n + 1] == 0:

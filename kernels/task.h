@@ -36,6 +36,7 @@
 #define ELLM_F16 1
 #define ELLM_FP8 2
 #define ELLM_MXFP4 3
+#define ELLM_EXPAND 32768    /* bytes of scratch in which a part of a weight is expanded to bf16 tiles */
 
 typedef uint16_t ellm_bf16;
 typedef int64_t ellm_int;

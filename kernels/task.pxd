@@ -13,6 +13,7 @@ cdef extern from "task.h" nogil:
         ELLM_F16
         ELLM_FP8
         ELLM_MXFP4
+        ELLM_EXPAND
         ELLM_PROBE_FLOPS
 
     ctypedef uint16_t ellm_bf16

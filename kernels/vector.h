@@ -27,7 +27,7 @@ static inline float float_of(uint32_t bits) {
     return x;
 }
 
-/* Round to nearest, ties to even; a NaN stays a NaN (its quiet bit is set, so that truncation cannot make an infinity). */
+/* Rounds to nearest, ties to even. A NaN gets its quiet bit, or truncation could make it an infinity. */
 static inline ellm_bf16 bf16_from_f32(float x) {
     uint32_t bits = bits_of(x);
     uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
@@ -133,7 +133,8 @@ static inline void vector_add(const float *a, const float *b, float *out, int64_
     for (int64_t i = 0; i < n; i++) out[i] = a[i] + b[i];
 }
 
-static inline void vector_silu_mul(const float *restrict gate, const float *restrict up, ellm_bf16 *restrict out, int64_t n) {
+static inline void vector_silu_mul(const float *restrict gate, const float *restrict up, ellm_bf16 *restrict out,
+                                   int64_t n) {
     for (int64_t i = 0; i < n; i++) out[i] = bf16_from_f32(silu_f32(gate[i]) * up[i]);
 }
 

@@ -1,6 +1,7 @@
 """The Python API on tiny random checkpoints: the same bits however a sequence is run, and what a caller may rely on."""
 
 import dataclasses
+import signal
 import threading
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from tiny import write_checkpoint
 
 from ellm import LLM, InputError, SamplingParams
+from ellm.ranges import RangePool
 from ellm.scheduler import StepError
 
 GREEDY = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
@@ -307,6 +309,29 @@ def test_no_room_for_the_model_is_bad_input(checkpoint, monkeypatch):
     monkeypatch.setattr("ellm.memory.available", lambda: 1000)
     with pytest.raises(InputError, match=r"needs .* of memory in bf16, 1\.0 kB are available"):
         LLM(checkpoint)
+
+
+def test_an_interrupt_leaves_nothing_behind(llm):
+    expected = llm.generate("the end", GREEDY)[0].token_ids
+    for delay in (0.001, 0.003, 0.005, 0.01, 0.02):
+        timer = threading.Timer(delay, signal.raise_signal, [signal.SIGINT])
+        with pytest.raises(KeyboardInterrupt):
+            timer.start()
+            while True:
+                llm.generate(["x", "the end"], dataclasses.replace(GREEDY, max_tokens=900))
+        timer.join()
+        assert llm.generate("the end", GREEDY)[0].token_ids == expected
+        assert len(llm._engine._free_slots) == 64
+
+
+def test_no_address_space_for_a_sequence_is_bad_input(llm, monkeypatch):
+    expected = llm.generate("the end", GREEDY)[0].token_ids
+    ranges = RangePool(1 << 60)
+    monkeypatch.setattr(llm._engine, "_ranges", ranges)
+    with pytest.raises(InputError, match="address space"):
+        llm.generate("the end", GREEDY)
+    monkeypatch.undo()
+    assert llm.generate("the end", GREEDY)[0].token_ids == expected
 
 
 def test_a_failed_step_fails_its_requests_and_no_others(llm):

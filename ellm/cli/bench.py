@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -52,17 +53,12 @@ def bench(
         if value < 1:
             raise InputError(f"{name} must be at least 1, not {value}")
     with loading(model) as progress:
-        runtime = Runtime(model, progress=progress, **options)
-    try:
         longest = max([*prompts, depth + generate])
-        if longest > runtime.context:
-            raise InputError(f"{longest} tokens are asked for, the context of {model} has {runtime.context}")
-        limits = Limits(runtime.pool, runtime.table)
+        opened = Runtime(model, context=longest, progress=progress, **options)
+    with closing(opened) as runtime, closing(Limits(runtime.pool, runtime.table)) as limits:
         bencher = Bencher(runtime, limits)
         results = [bencher.prefill(tokens, repeat) for tokens in prompts] + [bencher.decode(depth, generate, repeat)]
-    finally:
-        runtime.close()
-    print(as_text(runtime, model, results) if not as_json else as_object(runtime, model, results))
+        print(as_text(runtime, model, results) if not as_json else as_object(runtime, model, results))
 
 
 class Bencher:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from contextlib import closing
 
 from ellm import memory
 from ellm.cli.terminal import note
@@ -30,10 +31,9 @@ def doctor(threads: int | None, isa: str | None) -> None:
         lines = [*isa_lines(choice), *core_lines(pool), *memory_lines()]
         print("\n".join(lines), flush=True)
         note("measuring ...")
-        limits = Limits(pool, isas.table(choice.isa))
-        read = statistics.median(limits.read() for _ in range(SAMPLES))
-        matmul = statistics.median(limits.matmul() for _ in range(SAMPLES))
-    limits.close()
+        with closing(Limits(pool, isas.table(choice.isa))) as limits:
+            read = statistics.median(limits.read() for _ in range(SAMPLES))
+            matmul = statistics.median(limits.matmul() for _ in range(SAMPLES))
     print("\n".join(speed_lines(read, matmul)))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from contextlib import closing
 
 from ellm.cli.terminal import note
 from ellm.cost import Cost
@@ -10,16 +11,15 @@ from ellm.limits import Limits
 from ellm.llm import LLM
 from ellm.output import Output
 
+SAMPLES = 5
+
 
 def report(llm: LLM, output: Output) -> None:
     """Print the figures of one answer to stderr; measures the limits first, which takes a moment."""
     runtime = llm.runtime
-    limits = Limits(runtime.pool, runtime.table)
-    try:
-        read = statistics.median(limits.read() for _ in range(5))
-        matmul = statistics.median(limits.matmul() for _ in range(5))
-    finally:
-        limits.close()
+    with closing(Limits(runtime.pool, runtime.table)) as limits:
+        read = statistics.median(limits.read() for _ in range(SAMPLES))
+        matmul = statistics.median(limits.matmul() for _ in range(SAMPLES))
     note("\n".join([*speed(Cost.of(runtime.program), output, read, matmul), *setup(llm)]))
 
 

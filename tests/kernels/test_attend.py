@@ -71,6 +71,9 @@ def make(
     case.args |= {
         "kv_heads": shape.kv_heads,
         "head_dim": n,
+        "value_dim": n,
+        "values_in_keys": 0,
+        "sinks": 0,
         "scale": n**-0.5,
         "window": shape.window,
         "window_class": 1,
@@ -118,7 +121,7 @@ def split_items(shape: Shape, begins: list[tuple[int, int]]) -> tuple[list[tuple
 def make_merge(shape: Shape, partials: np.ndarray, merges: list[tuple], rows: int) -> Case:
     case = Case("merge", rows, block=1, blocks=2)
     n, heads = shape.head_dim, shape.heads
-    case.args |= {"heads": heads, "kv_heads": shape.kv_heads, "head_dim": n, "window_class": 1}
+    case.args |= {"heads": heads, "kv_heads": shape.kv_heads, "value_dim": n, "window_class": 1, "sinks": 0}
     case.args["out_stride"] = up(heads * n, 32)
     case.output("out", (up(heads * n, 32),), np.uint16)
     case.step.partials = case.memory(partials).view(partials.shape, np.float32)

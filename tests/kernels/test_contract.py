@@ -79,8 +79,16 @@ def test_weight_fields():
 
 def test_tasks():
     assert contract.tasks("linear", linear()) == 3
+    assert contract.tasks("head_linear", linear(heads=5)) == 15
+    assert contract.tasks("expert_down", linear()) == 3
+    assert contract.tasks("combine", {"n": 100, "task_columns": 64}) == 2
     assert contract.tasks("attend", {"kv_heads": 4}) == 4
     assert contract.tasks("rope", {}) == 1
+
+
+def test_bytes_of_a_column_tile():
+    found = {name: contract.column_bytes(format, 5) for name, format in contract.FORMATS.items()}
+    assert found == {"bf16": 5 * 1024, "f16": 5 * 1024, "fp8": 2 * (64 + 2048), "mxfp4": 2 * (64 + 1024)}
 
 
 def test_scratch_of_a_matmul_holds_its_panel_and_its_product():
@@ -92,6 +100,8 @@ def test_scratch_of_a_matmul_holds_its_panel_and_its_product():
 
 def test_cost():
     assert contract.cost("linear", linear(), 2, 0) == (2 * 2 * 320 * 96, 320 * 96 * 2)
-    attend = {"heads": 8, "kv_heads": 2, "head_dim": 64}
-    assert contract.cost("attend", attend, 3, 100) == (4 * 3 * 100 * 8 * 64, 2 * 2 * 100 * 2 * 64)
+    assert contract.cost("head_linear", linear(heads=2), 1, 0) == (2 * 2 * 320 * 96, 2 * 320 * 96 * 2)
+    attend = {"heads": 8, "kv_heads": 2, "head_dim": 64, "value_dim": 48, "values_in_keys": 0}
+    assert contract.cost("attend", attend, 3, 100) == (2 * 3 * 100 * 8 * 112, 2 * 100 * 2 * 112)
+    assert contract.cost("attend", attend | {"values_in_keys": 1}, 3, 100)[1] == 2 * 100 * 2 * 64
     assert contract.cost("probe_matmul", {"tasks": 2, "repeats": 5}, 1, 0) == (10 * contract.PROBE_FLOPS, 0)

@@ -40,7 +40,7 @@ def embedding(rows: int, width: int, vocab: int, scale: float, seed: int) -> Cas
     case = Case("embed", rows, block=1, blocks=2)
     case.constant("table", pack_weight(normal(seed, vocab, width)))
     case.step.tokens = integers(seed, 0, vocab, 64 + rows)
-    case.args |= {"width": width, "k_tiles": up(width, 32) // 32, "vocab": vocab, "scale": scale}
+    case.args |= {"width": width, "k_tiles": up(width, 32) // 32, "vocab": vocab, "scale": scale, "format": 0}
     case.output("out", (width,), np.float32)
     return case
 
@@ -106,7 +106,7 @@ def test_rope(isa, rows, heads, dims, seed):
         x = normal(seed, rows, heads, dims[0])
         turn = normal(seed + 1, rows, dims[1] // 2)
         case.place("angles", np.stack((np.cos(turn), np.sin(turn)), -1))
-        case.args |= {"heads": heads, "head_dim": dims[0], "rotary": dims[1]}
+        case.args |= {"heads": heads, "head_dim": dims[0], "rotary": dims[1], "interleaved": 0}
         if in_place:
             case.output("out", (heads, dims[0]), np.float32)
             case.outputs["out"][:] = x
@@ -177,6 +177,7 @@ def cache_case(rows: int, kv_heads: int, head_dim: int, seed: int) -> Case:
 @for_cases(15, rows=rows, kv_heads=st.integers(1, 3), head_dim=st.sampled_from([24, 40, 64, 80]), seed=seeds)
 def test_append(isa, rows, kv_heads, head_dim, seed):
     case = cache_case(rows, kv_heads, head_dim, seed)
+    case.args |= {"value_dim": head_dim, "values_in_keys": 0}
     case.place("k", normal(seed, rows, kv_heads, head_dim))
     case.place("v", normal(seed + 1, rows, kv_heads, head_dim))
     same_bits(case, isa)
