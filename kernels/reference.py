@@ -18,60 +18,6 @@ from ellm.kernels.contract import SPLIT
 from ellm.kernels.layout import activation, from_bf16, memory, to_bf16
 
 
-@dataclass
-class StepView:
-    """`ellm_step` as arrays; a list has one array per window class."""
-
-    rows: int
-    logit_rows: int
-    sample_rows: int
-    tokens: np.ndarray  # int32 [rows]
-    positions: np.ndarray  # int32 [rows]
-    slots: np.ndarray  # int32 [rows]
-    ranges: np.ndarray  # uint64 [slots]: addresses
-    logit_row: np.ndarray  # int32 [logit_rows]
-    logits: np.ndarray  # float32 [logit_rows, vocab]
-    sampling: np.ndarray | None  # SAMPLING [logit_rows]
-    sampled: np.ndarray | None  # int32 [logit_rows]
-    logprob: np.ndarray | None  # float32 [logit_rows]
-    partials: np.ndarray  # float32, flat
-    items: list[np.ndarray]  # ATTEND_ITEM
-    item_begin: list[np.ndarray]  # int32 [blocks + 1]
-    merges: list[np.ndarray]  # MERGE_ITEM
-    merge_begin: list[np.ndarray]  # int32 [blocks + 1]
-
-
-@dataclass
-class Task:
-    """`ellm_task`. Addresses in args and step are real: packed weights and KV ranges are read where they are."""
-
-    args: dict[str, Any]
-    step: StepView
-    arena: np.ndarray  # uint8 [blocks * section_bytes + shared_bytes]
-    section: np.ndarray  # uint8 [section_bytes], a view of the arena
-    section_bytes: int
-    row_block: int
-    block: int
-    row: int
-    rows: int
-    index: int
-
-    def __getattr__(self, name: str) -> Any:
-        """An argument of the operator."""
-        try:
-            return self.__dict__["args"][name]
-        except KeyError:
-            raise AttributeError(f"no argument is called {name}") from None
-
-    def buffer(self, offset: int, *shape: int, dtype: Any = np.float32, stride: int | None = None) -> np.ndarray:
-        """The activation at `offset`, [rows, *shape]; `stride` is its elements from row to row if they are more."""
-        return activation(self.section, offset, (self.rows, *shape), np.dtype(dtype), stride)
-
-    def shared(self, offset: int, *shape: int, dtype: Any = np.float32, stride: int | None = None) -> np.ndarray:
-        """What all row blocks share at `offset` of the arena, [*shape]; `stride` as of buffer."""
-        return activation(self.arena, offset, shape, np.dtype(dtype), stride)
-
-
 def embed(task: Task) -> None:
     """out[r] = table[:, tokens[r]] * scale, f32 [rows, width]. IndexError: a token is outside [0, vocab)."""
     tokens = task.step.tokens[task.row : task.row + task.rows]
@@ -105,74 +51,21 @@ def gather(task: Task) -> None:
 def rms_norm(task: Task) -> None:
     """out = x / sqrt(mean(x^2) + eps) * weight over each of [rows, groups] runs of width (Zhang and Sennrich, 2019)."""
     x = task.buffer(task.x, task.groups, task.width)
-    y = _norm(x, memory(task.weight, (task.width,), np.float32), task.eps)
-    _write(task, y.reshape(task.rows, -1), task.groups * task.width)
-
-
-def linear(task: Task) -> None:
-    """out = bf16(norm(x)) . W^T (+ bias) (+ residual), f32 or bf16 [rows, n]."""
-    y, begin, end = _product(task, task.n)
-    if task.residual >= 0:
-        y = y + task.buffer(task.residual, task.n, stride=task.out_stride)[:, begin:end]
-    _write(task, y, task.n, begin)
-
-
-def logits(task: Task) -> None:
-    """step.logits[row + r] = bf16(norm(x[r])) . W^T (+ bias), f32 [logit_rows, n]."""
-    y, begin, end = _product(task, task.n)
-    task.step.logits[task.row : task.row + task.rows, begin:end] = y
-
-
-def gate_up(task: Task) -> None:
-    """out = silu(gate) * up, bf16 [rows, n]; W's column tile 2i is gate's tile i, 2i + 1 is up's (Shazeer, 2020)."""
-    y, begin, end = _product(task, 2 * 16 * -(-task.n // 16))
-    pairs = y.reshape(task.rows, -1, 2, 16)
-    gate, up = (pairs[:, :, i].reshape(task.rows, -1) for i in (0, 1))
-    begin, end = begin // 2, min(task.n, end // 2)
-    out = task.buffer(task.out, task.out_stride, dtype=np.uint16)
-    out[:, begin:end] = to_bf16(_silu(gate) * up)[:, : end - begin]
-    if end == task.n:
-        out[:, end:] = 0
-
-
-def qkv(task: Task) -> None:
-    """Heads of bf16(norm(x)) . W^T (+ bias); q and k heads then normed and rotated; q to `q`, k and v to the KV ranges.
-
-    Head h is columns [16 * head_tiles * h, + head_dim) of W, the heads being those of q, then of k, then of v.
-    q: bf16 [rows, heads, q_width], zero from head_dim on.
-    """
-    y, begin, _ = _product(task, 16 * task.n_tiles)
-    y = y.reshape(task.rows, -1, 16 * task.head_tiles)[:, :, : task.head_dim]
-    q = task.buffer(task.q, task.heads, task.q_width, dtype=np.uint16)
-    for i in range(y.shape[1]):
-        head = begin // (16 * task.head_tiles) + i
-        x = y[:, i]
-        if head < task.heads + task.kv_heads:
-            norm = task.q_norm if head < task.heads else task.k_norm
-            if norm:
-                x = _norm(x, memory(norm, (task.head_dim,), np.float32), task.head_eps)
-            if task.angles >= 0:
-                x = _rotate(x[:, None], task.buffer(task.angles, task.rotary // 2, 2))[:, 0]
-        if head < task.heads:
-            q[:, head, : task.head_dim] = to_bf16(x)
-            q[:, head, task.head_dim :] = 0
-        elif head < task.heads + task.kv_heads:
-            _append_keys(task, head - task.heads, x)
-        else:
-            _append_values(task, head - task.heads - task.kv_heads, x)
+    y = norm(x, memory(task.weight, (task.width,), np.float32), task.eps)
+    write(task, y.reshape(task.rows, -1), task.groups * task.width)
 
 
 def rope(task: Task) -> None:
     """out = x * cos + rotate_half(x) * sin, f32 [rows, heads, head_dim] (Su et al., 2021)."""
     x = task.buffer(task.x, task.heads, task.head_dim)
     cos_sin = task.buffer(task.angles, task.rotary // 2, 2)
-    task.buffer(task.out, task.heads, task.head_dim)[:] = _rotate(x, cos_sin)
+    task.buffer(task.out, task.heads, task.head_dim)[:] = rotate(x, cos_sin)
 
 
 def append(task: Task) -> None:
     """K[position] = bf16(k), V[position] = bf16(v) of KV head `index`; k, v: f32 [rows, kv_heads, head_dim]."""
-    _append_keys(task, task.index, task.buffer(task.k, task.kv_heads, task.head_dim)[:, task.index])
-    _append_values(task, task.index, task.buffer(task.v, task.kv_heads, task.head_dim)[:, task.index])
+    append_keys(task, task.index, task.buffer(task.k, task.kv_heads, task.head_dim)[:, task.index])
+    append_values(task, task.index, task.buffer(task.v, task.kv_heads, task.head_dim)[:, task.index])
 
 
 def attend(task: Task) -> None:
@@ -221,7 +114,7 @@ def merge(task: Task) -> None:
 def swiglu(task: Task) -> None:
     """out = silu(gate) * up, f32 [rows, width] (Shazeer, 2020, equation 5)."""
     gate, up = task.buffer(task.gate, task.width), task.buffer(task.up, task.width)
-    task.buffer(task.out, task.width)[:] = _silu(gate) * up
+    task.buffer(task.out, task.width)[:] = silu(gate) * up
 
 
 def add(task: Task) -> None:
@@ -294,68 +187,6 @@ _TWINS: tuple[Callable[[Task], None], ...] = (
     embed, angles, gather, rms_norm, linear, logits, gate_up, qkv, rope, append, attend, merge, swiglu, add, sample
 )  # fmt: skip
 KERNELS = {twin.__name__: twin for twin in _TWINS} | {"probe_read": probe, "probe_matmul": probe}
-
-
-def _norm(x: np.ndarray, weight: np.ndarray, eps: float) -> np.ndarray:
-    wide = x.astype(np.float64)
-    return (wide / np.sqrt((wide**2).mean(-1, keepdims=True) + eps) * weight).astype(np.float32)
-
-
-def _silu(x: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        return (x / (1 + np.exp(-x.astype(np.float64)))).astype(np.float32)
-
-
-def _rotate(x: np.ndarray, cos_sin: np.ndarray) -> np.ndarray:
-    """x: [rows, heads, head_dim], cos_sin: [rows, rotary / 2, 2]."""
-    half = cos_sin.shape[1]
-    cos, sin = cos_sin[:, None, :, 0], cos_sin[:, None, :, 1]
-    first, second = x[:, :, :half], x[:, :, half : 2 * half]
-    return np.concatenate((first * cos - second * sin, second * cos + first * sin, x[:, :, 2 * half :]), -1)
-
-
-def _product(task: Task, columns: int) -> tuple[np.ndarray, int, int]:
-    """f32 bf16(norm(x)) . W^T + bias for the task's columns [begin, end) of `columns`."""
-    x = task.buffer(task.x, task.k, dtype=np.uint16 if task.x_bf16 else np.float32, stride=task.x_stride)
-    if task.norm:
-        x = _norm(x, memory(task.norm, (task.k,), np.float32), task.eps)
-    a = from_bf16(x if task.x_bf16 else to_bf16(x)).astype(np.float64)
-    begin = 16 * task.index * task.task_tiles
-    end = min(columns, begin + 16 * task.task_tiles)
-    y = a @ layout.weight(task.weight, task.n_tiles, task.k_tiles)[begin:end, : task.k].T.astype(np.float64)
-    if task.bias:
-        y = y + memory(task.bias, (16 * task.n_tiles,), np.float32)[begin:end]
-    return y.astype(np.float32), begin, end
-
-
-def _write(task: Task, y: np.ndarray, columns: int, begin: int = 0) -> None:
-    """Columns from `begin` on of `out`, f32 or bf16; the last ones take the pad of a bf16 row with them."""
-    end = begin + y.shape[1]
-    out = task.buffer(task.out, task.out_stride, dtype=np.uint16 if task.out_bf16 else np.float32)
-    out[:, begin:end] = to_bf16(y) if task.out_bf16 else y
-    if task.out_bf16 and end == columns:
-        out[:, end:] = 0
-
-
-def _append_keys(task: Task, head: int, x: np.ndarray) -> None:
-    d = np.arange(task.head_dim)
-    for base, s, row in _places(task, x):
-        tiles = layout.keys_view(base + task.keys + head * task.key_stride, s + 1, task.head_dim)
-        tiles[s // 16, d // 32, d % 32 // 2, s % 16, d % 2] = to_bf16(row)
-
-
-def _append_values(task: Task, head: int, x: np.ndarray) -> None:
-    d = np.arange(task.head_dim)
-    for base, s, row in _places(task, x):
-        tiles = layout.values_view(base + task.values + head * task.value_stride, s + 1, task.head_dim)
-        tiles[s // 32, d // 16, s % 32 // 2, d % 16, s % 2] = to_bf16(row)
-
-
-def _places(task: Task, x: np.ndarray) -> list[tuple[int, int, np.ndarray]]:
-    """KV range, position and x of each row of the block."""
-    rows = slice(task.row, task.row + task.rows)
-    bases = task.step.ranges[task.step.slots[rows]]
-    return list(zip(bases.tolist(), task.step.positions[rows].tolist(), x, strict=True))
 
 
 def _item(task: Task, begin: list[np.ndarray]) -> int:

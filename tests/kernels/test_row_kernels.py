@@ -157,7 +157,7 @@ def test_add(isa, rows, width, seed):
 def cache_case(rows: int, kv_heads: int, head_dim: int, seed: int) -> Case:
     """Rows of two sequences, at positions that cross tiles."""
     case = Case("append", rows, block=1, blocks=2)
-    case.args |= {"kv_heads": kv_heads, "head_dim": head_dim, "keys": 128}
+    case.args |= {"kv_heads": kv_heads, "head_dim": head_dim, "value_dim": head_dim, "values_in_keys": 0, "keys": 128}
     case.args["key_stride"] = 2 * 512 * up(head_dim, 32) + 64
     case.args["values"] = 128 + kv_heads * case.args["key_stride"]
     case.args["value_stride"] = 2 * 512 * up(head_dim, 16) + 128
@@ -177,7 +177,6 @@ def cache_case(rows: int, kv_heads: int, head_dim: int, seed: int) -> Case:
 @for_cases(15, rows=rows, kv_heads=st.integers(1, 3), head_dim=st.sampled_from([24, 40, 64, 80]), seed=seeds)
 def test_append(isa, rows, kv_heads, head_dim, seed):
     case = cache_case(rows, kv_heads, head_dim, seed)
-    case.args |= {"value_dim": head_dim, "values_in_keys": 0}
     case.place("k", normal(seed, rows, kv_heads, head_dim))
     case.place("v", normal(seed + 1, rows, kv_heads, head_dim))
     same_bits(case, isa)

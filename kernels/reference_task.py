@@ -1,0 +1,113 @@
+"""What the NumPy twins work on, and the equations that several of them share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ellm.kernels import layout
+from ellm.kernels.layout import activation, to_bf16
+
+
+@dataclass
+class StepView:
+    """`ellm_step` as arrays; a list has one array per window class."""
+
+    rows: int
+    logit_rows: int
+    sample_rows: int
+    tokens: np.ndarray  # int32 [rows]
+    positions: np.ndarray  # int32 [rows]
+    slots: np.ndarray  # int32 [rows]
+    ranges: np.ndarray  # uint64 [slots]: addresses
+    logit_row: np.ndarray  # int32 [logit_rows]
+    logits: np.ndarray  # float32 [logit_rows, vocab]
+    sampling: np.ndarray | None  # SAMPLING [logit_rows]
+    sampled: np.ndarray | None  # int32 [logit_rows]
+    logprob: np.ndarray | None  # float32 [logit_rows]
+    partials: np.ndarray  # float32, flat
+    items: list[np.ndarray]  # ATTEND_ITEM
+    item_begin: list[np.ndarray]  # int32 [blocks + 1]
+    merges: list[np.ndarray]  # MERGE_ITEM
+    merge_begin: list[np.ndarray]  # int32 [blocks + 1]
+
+
+@dataclass
+class Task:
+    """`ellm_task`. Addresses in args and step are real: packed weights and KV ranges are read where they are."""
+
+    args: dict[str, Any]
+    step: StepView
+    arena: np.ndarray  # uint8 [blocks * section_bytes + shared_bytes]
+    section: np.ndarray  # uint8 [section_bytes], a view of the arena
+    section_bytes: int
+    row_block: int
+    block: int
+    row: int
+    rows: int
+    index: int
+
+    def __getattr__(self, name: str) -> Any:
+        """An argument of the operator."""
+        try:
+            return self.__dict__["args"][name]
+        except KeyError:
+            raise AttributeError(f"no argument is called {name}") from None
+
+    def buffer(self, offset: int, *shape: int, dtype: Any = np.float32, stride: int | None = None) -> np.ndarray:
+        """The activation at `offset`, [rows, *shape]; `stride` is its elements from row to row if they are more."""
+        return activation(self.section, offset, (self.rows, *shape), np.dtype(dtype), stride)
+
+    def shared(self, offset: int, *shape: int, dtype: Any = np.float32, stride: int | None = None) -> np.ndarray:
+        """What all row blocks share at `offset` of the arena, [*shape]; `stride` as of buffer."""
+        return activation(self.arena, offset, shape, np.dtype(dtype), stride)
+
+
+def norm(x: np.ndarray, weight: np.ndarray, eps: float) -> np.ndarray:
+    wide = x.astype(np.float64)
+    return (wide / np.sqrt((wide**2).mean(-1, keepdims=True) + eps) * weight).astype(np.float32)
+
+
+def silu(x: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        return (x / (1 + np.exp(-x.astype(np.float64)))).astype(np.float32)
+
+
+def rotate(x: np.ndarray, cos_sin: np.ndarray) -> np.ndarray:
+    """x: [rows, heads, head_dim], cos_sin: [rows, rotary / 2, 2]."""
+    half = cos_sin.shape[1]
+    cos, sin = cos_sin[:, None, :, 0], cos_sin[:, None, :, 1]
+    first, second = x[:, :, :half], x[:, :, half : 2 * half]
+    return np.concatenate((first * cos - second * sin, second * cos + first * sin, x[:, :, 2 * half :]), -1)
+
+
+def write(task: Task, y: np.ndarray, columns: int, begin: int = 0) -> None:
+    """Columns from `begin` on of `out`, f32 or bf16; the last ones take the pad of a bf16 row with them."""
+    end = begin + y.shape[1]
+    out = task.buffer(task.out, task.out_stride, dtype=np.uint16 if task.out_bf16 else np.float32)
+    out[:, begin:end] = to_bf16(y) if task.out_bf16 else y
+    if task.out_bf16 and end == columns:
+        out[:, end:] = 0
+
+
+def append_keys(task: Task, head: int, x: np.ndarray) -> None:
+    d = np.arange(task.head_dim)
+    for base, s, row in _places(task, x):
+        tiles = layout.keys_view(base + task.keys + head * task.key_stride, s + 1, task.head_dim)
+        tiles[s // 16, d // 32, d % 32 // 2, s % 16, d % 2] = to_bf16(row)
+
+
+def append_values(task: Task, head: int, x: np.ndarray) -> None:
+    d = np.arange(task.head_dim)
+    for base, s, row in _places(task, x):
+        tiles = layout.values_view(base + task.values + head * task.value_stride, s + 1, task.head_dim)
+        tiles[s // 32, d // 16, s % 32 // 2, d % 16, s % 2] = to_bf16(row)
+
+
+def _places(task: Task, x: np.ndarray) -> list[tuple[int, int, np.ndarray]]:
+    """KV range, position and x of each row of the block."""
+    rows = slice(task.row, task.row + task.rows)
+    bases = task.step.ranges[task.step.slots[rows]]
+    return list(zip(bases.tolist(), task.step.positions[rows].tolist(), x, strict=True))
