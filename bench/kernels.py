@@ -1,6 +1,8 @@
-"""Prints how fast `linear` runs on each ISA and row count, beside the limits that the probe kernels measure.
+"""Prints how fast `linear` runs on each ISA, format of weights and row count, beside the limits that probes measure.
 
-    python bench/kernels.py [--isa avx512] [--columns 65536] [--k 1024] [--seconds 1]
+    python bench/kernels.py [--isa avx512] [--format fp8] [--columns 65536] [--k 1024] [--seconds 1]
+
+GB/s counts the bytes of a weight as it is stored; `--k` is for bf16, and multiplied for formats with fewer bytes.
 
 Limits and measured work alternate in short windows, since a machine's speed moves within seconds; each ratio is the
 median over pairs of neighbouring windows. Every thread is pinned to a core of its own and has its share of the tasks.
@@ -8,6 +10,7 @@ median over pairs of neighbouring windows. Every thread is pinned to a core of i
 
 import argparse
 import importlib
+import itertools
 import os
 import statistics
 import time
@@ -20,6 +23,7 @@ from ellm.kernels import contract, isa
 ROW_BLOCK = 64
 TASK_TILES = 8
 READ_TASK = 256 * 1024
+DEEPER = {"bf16": 1, "f16": 1, "fp8": 2, "mxfp4": 4}  # weights in the bytes of one bf16
 
 
 def aligned(size: int, alignment: int = 4096) -> np.ndarray:
@@ -28,21 +32,34 @@ def aligned(size: int, alignment: int = 4096) -> np.ndarray:
     return raw[start : start + size]
 
 
+def ordinary_column(format: str, k_tiles: int) -> np.ndarray:
+    """The bytes of a column tile of finite random weights."""
+    random = np.random.default_rng(0)
+    size = contract.column_bytes(contract.FORMATS[format], k_tiles)
+    if format == "bf16":
+        return (random.integers(0, 2**16, size // 2, np.uint16) & 0x83FF | 0x3C00).view(np.uint8)
+    if format == "f16":
+        return random.standard_normal(size // 2).astype(np.float16).view(np.uint8)
+    blocks = random.integers(0, 256, (-(-k_tiles // 4), contract.column_bytes(contract.FORMATS[format], 4)), np.uint8)
+    blocks[blocks & 0x7F == 0x7F] = 0  # E4M3's NaN
+    blocks[:, :64] = 120 if format == "mxfp4" else np.full(16, 0.01, np.float32).view(np.uint8)
+    return blocks.reshape(-1)
+
+
 class Bench:
     """Threads, memory and timed runs of one ISA's kernels."""
 
-    def __init__(self, name: str, k: int, columns: int):
+    def __init__(self, name: str, format: str, k: int, columns: int):
         self.name = name
         self.module = importlib.import_module(f"ellm.kernels._{name}")
         self.cores = sorted(os.sched_getaffinity(0))
         self.threads = [ThreadPoolExecutor(1) for _ in self.cores]
         for thread, core in zip(self.threads, self.cores, strict=True):
             thread.submit(os.sched_setaffinity, 0, {core}).result()
-        self.k, self.columns = k, columns
+        self.k, self.columns, self.format = k, columns, contract.FORMATS[format]
         self.k_tiles, self.n_tiles = -(-k // 32), -(-columns // 16)
-        self.weights = aligned(self.n_tiles * self.k_tiles * 2 * contract.TILE)
-        noise = np.random.default_rng(0).integers(0, 2**16, 1 << 20, np.uint16) & 0x83FF | 0x3C00
-        self.weights.view(np.uint16)[:] = np.resize(noise, self.weights.size // 2)
+        self.weights = aligned(self.n_tiles * contract.column_bytes(self.format, self.k_tiles))
+        self.weights.reshape(self.n_tiles, -1)[:] = ordinary_column(format, self.k_tiles)
         self.step = np.zeros(1, contract.STEP)
         self.arena = aligned(ROW_BLOCK * 4 * (k + columns))
         self.arena[: ROW_BLOCK * k * 4].view(np.float32)[:] = np.random.default_rng(1).standard_normal(ROW_BLOCK * k)
@@ -69,8 +86,8 @@ class Bench:
     def linear(self, rows: int) -> float:
         return self.seconds(
             "linear", rows, x=0, x_bf16=0, x_stride=self.k, norm=0, eps=0, k=self.k, k_tiles=self.k_tiles,
-            weight=self.weights.ctypes.data, n_tiles=self.n_tiles, bias=0, task_tiles=TASK_TILES, n=self.columns,
-            out=ROW_BLOCK * self.k * 4, out_bf16=0, out_stride=self.columns, residual=-1,
+            weight=self.weights.ctypes.data, n_tiles=self.n_tiles, bias=0, task_tiles=TASK_TILES, format=self.format,
+            n=self.columns, out=ROW_BLOCK * self.k * 4, out_bf16=0, out_stride=self.columns, residual=-1,
         )  # fmt: skip
 
     def read(self, loop: dict[str, int]) -> float:
@@ -104,18 +121,20 @@ def measure(bench: Bench, rows: int, loop: dict[str, int], seconds: float) -> tu
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--isa", action="append", choices=isa.ISAS)
+    parser.add_argument("--format", action="append", choices=contract.FORMATS)
     parser.add_argument("--columns", type=int, default=65536)
     parser.add_argument("--k", type=int, default=1024)
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 4, 16, 64])
     parser.add_argument("--seconds", type=float, default=1, help="for each row of the table")
     options = parser.parse_args()
-    print("isa       rows    GB/s  of reading  TFLOP/s  of the peak")
-    for name in options.isa or [name for name, obstacle in isa.available().items() if obstacle is None]:
-        bench = Bench(name, options.k, options.columns)
+    print("isa      format  rows    GB/s  of reading  TFLOP/s  of the peak")
+    names = options.isa or [name for name, obstacle in isa.available().items() if obstacle is None]
+    for name, format in itertools.product(names, options.format or contract.FORMATS):
+        bench = Bench(name, format, options.k * DEEPER[format], options.columns)
         loop = bench.best_loop()
         for rows in options.rows:
             speed, rate, of_read, of_peak = measure(bench, rows, loop, options.seconds)
-            print(f"{name:8} {rows:5} {speed:7.1f} {of_read:10.0%} {rate:9.3f} {of_peak:11.0%}")
+            print(f"{name:8} {format:6} {rows:5} {speed:7.1f} {of_read:10.0%} {rate:9.3f} {of_peak:11.0%}")
         print(
             f"  best read loop: {loop}; limits now {bench.read(loop) / 1e9:.1f} GB/s, {bench.peak() / 1e12:.3f} TFLOP/s"
         )

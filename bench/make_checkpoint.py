@@ -1,9 +1,17 @@
-"""Writes a checkpoint of random bf16 weights with the exact shapes of a config.json (llama, mistral, qwen2, qwen3).
+"""Writes a checkpoint of random weights with the exact names, shapes and types that a config.json implies.
 
-python bench/make_checkpoint.py bench/configs/qwen3-0.6b.json /tmp/qwen3-0.6b [--layers N]
+python bench/make_checkpoint.py bench/configs/qwen3-0.6b.json /tmp/qwen3-0.6b [--layers N] [--set NAME=VALUE ...]
 
-Reads and time per token depend on the shapes alone, so such a checkpoint measures speed; its text is noise. The
-tokenizer has 267 tokens whatever the vocabulary. Memory stays below 200 MB: tensors are made and written in pieces.
+Quantised models (fp8 with scales per 128 x 128 block, MXFP4) are written as such. The three that fit a small machine:
+
+    make_checkpoint.py bench/configs/qwen3-30b-a3b.json /tmp/qwen3-30b-6 --layers 6
+    make_checkpoint.py bench/configs/gpt-oss-20b.json /tmp/gpt-oss-20b-4 --layers 4
+    make_checkpoint.py bench/configs/deepseek-v3.json /tmp/deepseek-v3-2 --layers 2 --set n_routed_experts=64 \\
+        --set first_k_dense_replace=1
+
+Reads and time per token depend on the shapes and on how many experts a token is routed to, so such a checkpoint
+measures speed; its text is noise. The tokenizer has 267 tokens whatever the vocabulary. Multi-token-prediction layers
+are left out. Memory stays below 200 MB: tensors are made and written in pieces.
 """
 
 import argparse
@@ -16,11 +24,19 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from tiny import FAMILIES, shapes, write_json, write_tokenizer
+from tiny import FAMILIES, write_json, write_tokenizer
+from tiny_shapes import BLOCK, GROUP, stored
 
 SHARD_BYTES = 2 << 30
 PIECE = 16 << 20  # values made at once
-ONE = 0x3F80  # 1.0 in bf16
+TYPES = {
+    "BF16": np.dtype("<u2"),
+    "F16": np.dtype("<f2"),
+    "F32": np.dtype("<f4"),
+    "F8_E4M3": np.dtype("u1"),
+    "U8": np.dtype("u1"),
+}
+Tensor = tuple[str, tuple[int, ...]]  # safetensors type and shape
 
 
 def main() -> None:
@@ -28,29 +44,45 @@ def main() -> None:
     parser.add_argument("config", type=Path, help="a config.json, or the folder that holds it")
     parser.add_argument("out", type=Path, help="the folder to write")
     parser.add_argument("--layers", type=int, help="keep only so many layers")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change a field of the config")
     arguments = parser.parse_args()
     file = arguments.config / "config.json" if arguments.config.is_dir() else arguments.config
     config = json.loads(file.read_text())
     if config["model_type"] not in FAMILIES.values():
         parser.error(f"{file}: model_type {config['model_type']!r} is none of {', '.join(FAMILIES.values())}")
+    if "num_nextn_predict_layers" in config:
+        config["num_nextn_predict_layers"] = 0
+    for name, value in map(assignment, arguments.set):
+        config[name] = value
     if arguments.layers:
         config["num_hidden_layers"] = arguments.layers
+        if config.get("layer_types"):
+            config["layer_types"] = config["layer_types"][: arguments.layers]
     arguments.out.mkdir(parents=True, exist_ok=True)
     begin = time.perf_counter()
-    total = write_random_weights(arguments.out, shapes(config))
+    total = write_random_weights(arguments.out, stored(config))
     write_json(arguments.out / "config.json", config)
     write_tokenizer(arguments.out)
     print(f"{arguments.out}: {total / 1e9:.2f} GB in {time.perf_counter() - begin:.1f} s")
 
 
-def write_random_weights(folder: Path, tensors: dict[str, tuple[int, ...]]) -> int:
+def assignment(text: str) -> tuple[str, object]:
+    """NAME=VALUE, the value in JSON."""
+    name, _, value = text.partition("=")
+    return name, json.loads(value)
+
+
+def write_random_weights(folder: Path, tensors: dict[str, Tensor]) -> int:
     """Writes the shards and their index; returns the bytes of all tensors."""
-    shards: list[dict[str, tuple[int, ...]]] = [{}]
-    for name, shape in tensors.items():
-        if shards[-1] and sum(map(tensor_bytes, shards[-1].values())) + tensor_bytes(shape) > SHARD_BYTES:
+    shards: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for name, tensor in tensors.items():
+        if shards[-1] and size + tensor_bytes(tensor) > SHARD_BYTES:
             shards.append({})
-        shards[-1][name] = shape
-    places, generator = {}, np.random.default_rng(0)
+            size = 0
+        shards[-1][name] = tensor
+        size += tensor_bytes(tensor)
+    places, generator = {}, np.random.Generator(np.random.SFC64(0))
     for number, shard in enumerate(shards, 1):
         file = f"model-{number:05}-of-{len(shards):05}.safetensors"
         write_shard(folder / file, shard, generator)
@@ -60,31 +92,50 @@ def write_random_weights(folder: Path, tensors: dict[str, tuple[int, ...]]) -> i
     return total
 
 
-def write_shard(path: Path, shard: dict[str, tuple[int, ...]], generator: np.random.Generator) -> None:
+def write_shard(path: Path, shard: dict[str, Tensor], generator: np.random.Generator) -> None:
     header, end = {}, 0
-    for name, shape in shard.items():
-        begin, end = end, end + tensor_bytes(shape)
-        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [begin, end]}
+    for name, (kind, shape) in shard.items():
+        begin, end = end, end + tensor_bytes((kind, shape))
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for name, shape in shard.items():
+        for name, (kind, shape) in shard.items():
             for first in range(0, math.prod(shape), PIECE):
                 count = min(PIECE, math.prod(shape) - first)
-                ones = name.endswith("norm.weight")
-                file.write(np.full(count, ONE, "<u2") if ones else noise(count, shape, generator))
+                values = numbers(name, kind, shape, count, generator)
+                file.write(np.ascontiguousarray(values, TYPES[kind]).data)
 
 
-def noise(count: int, shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
-    """uint16 [count] bf16 bits: random sign and mantissa, exponent one of four up to about 1 / sqrt(fan-in)."""
-    bits = np.frombuffer(generator.bytes(2 * count), "<u2")
-    top = 127 - math.ceil(math.log2(shape[-1]) / 2)
-    return (bits & 0x807F) | ((top - ((bits >> 7) & 3)) << 7).astype("<u2")
+def numbers(name: str, kind: str, shape: tuple[int, ...], count: int, generator: np.random.Generator) -> np.ndarray:
+    """`count` stored values of a tensor: random up to about 1 / sqrt(columns), norms 1, scales alike."""
+    if name.endswith("norm.weight"):
+        return np.full(count, 0x3F80 if kind == "BF16" else 1)  # 1.0
+    if name.endswith("_scale_inv"):
+        return np.full(count, 1 / math.sqrt(BLOCK * shape[-1]))
+    if name.endswith("_scales"):
+        return np.full(count, 127 + exponent(GROUP * shape[-1]) - 2)  # codes reach 6
+    if name.endswith("_blocks"):
+        return np.frombuffer(generator.bytes(count), np.uint8)
+    if kind == "F8_E4M3":  # the exponent one of 4 to 7: numbers up to 2
+        bits = np.frombuffer(generator.bytes(count), np.uint8)
+        return bits & 0x9F | 0x20
+    if kind == "BF16":  # the exponent one of four
+        bits = np.frombuffer(generator.bytes(2 * count), "<u2")
+        top = np.uint16(127 + exponent(shape[-1]))
+        return (bits & 0x807F) | ((top - ((bits >> 7) & 3)) << 7)
+    return generator.standard_normal(count, np.float32) * 2.0 ** exponent(shape[-1])
 
 
-def tensor_bytes(shape: tuple[int, ...]) -> int:
-    return 2 * math.prod(shape)
+def exponent(columns: int) -> int:
+    """That of 1 / sqrt(columns)."""
+    return -math.ceil(math.log2(columns) / 2)
+
+
+def tensor_bytes(tensor: Tensor) -> int:
+    kind, shape = tensor
+    return TYPES[kind].itemsize * math.prod(shape)
 
 
 if __name__ == "__main__":

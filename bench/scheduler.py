@@ -3,6 +3,9 @@
 Three graphs: a layered random DAG of a million empty tasks; a chain of groups with one empty task per worker; the same
 chain with tasks of 5 us, where the time from the end of a group's last task to the start of the next group's last is
 the cost of going from one operator to the next. The contestants take turns; every figure is the median over the rounds.
+
+Two more are ellm's own: layers in each of which 8 of some experts are woken, with two groups of one empty task per
+worker each (8 of 8 is what waking itself costs; more experts must not cost more), and a step of one task.
 """
 
 from __future__ import annotations
@@ -17,11 +20,13 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from ellm.scheduler import Pool
-from ellm.scheduler.probe_program import TABLE, ProbeGroup, one_row, probe_program
+from ellm.scheduler import Executable, Pool
+from ellm.scheduler.probe_program import TABLE, ProbeGroup, choice, one_row, probe_program, routed_program
 
 TASK_NS = 5000
 CHAIN = 5000
+LAYERS = 500
+HIT = 8
 
 
 def random_layers(tasks: int, seed: int = 0) -> list[ProbeGroup]:
@@ -115,6 +120,24 @@ def contest(
     return seconds, handovers
 
 
+def median_step(executable: Executable, steps: int) -> float:
+    """Seconds from call to return."""
+    seconds = []
+    for _ in range(steps):
+        begin = time.perf_counter()
+        executable.run(one_row())
+        seconds.append(time.perf_counter() - begin)
+    return float(np.median(seconds))
+
+
+def waking(pool: Pool, experts: int, rounds: int) -> float:
+    """Seconds per layer."""
+    chosen = choice(experts, [i * experts // HIT for i in range(HIT)], [1] * HIT)
+    executable = pool.load(routed_program(LAYERS, chosen, tiles=pool.threads), TABLE)
+    executable.run(one_row())
+    return median_step(executable, 20 * rounds) / LAYERS
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tasks", type=int, default=1_000_000)
@@ -129,6 +152,8 @@ def main() -> None:
         random, _ = contest(pool, program, layers, options.rounds)
         empty, _ = contest(pool, program, chain(pool.threads), options.rounds)
         _, handovers = contest(pool, program, stamped_chain(stamps), options.rounds, stamps)
+        woken = {experts: waking(pool, experts, options.rounds) for experts in (HIT, 128, 256)}
+        step = median_step(pool.load(probe_program([ProbeGroup(1)]), TABLE), 1000 * options.rounds)
         cores = pool.threads
     table = Table(title=f"{cores} cores, medians of {options.rounds} rounds")
     for name in ("", "ellm", "oneTBB, node per task", "oneTBB, node per group"):
@@ -142,6 +167,9 @@ def main() -> None:
         f"chain, one task of {TASK_NS / 1000:g} µs per worker: µs from one operator to the next",
         *(f"{seconds * 1e6:.2f}" for seconds in handovers),
     )
+    for experts, seconds in woken.items():
+        table.add_row(f"{HIT} of {experts} experts woken: µs per layer", f"{seconds * 1e6:.2f}", "", "")
+    table.add_row("step of one row and one empty task: µs from call to return", f"{step * 1e6:.2f}", "", "")
     Console(width=140).print(table)
 
 

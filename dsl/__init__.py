@@ -3,30 +3,55 @@
 from ellm.dsl.compiler import compile
 from ellm.dsl.errors import GraphError, InputError, LoweringError, ShapeError
 from ellm.dsl.graph import Graph
-from ellm.dsl.ops import attend, embed, linear, logits, rms_norm, rope, swiglu
-from ellm.dsl.tensor import Dim, Rope
+from ellm.dsl.ops import (
+    attend,
+    clamped_swiglu,
+    concat,
+    embed,
+    experts,
+    head_linear,
+    linear,
+    logits,
+    rms_norm,
+    rope,
+    route,
+    sigmoid,
+    softmax,
+    swiglu,
+)
+from ellm.dsl.tensor import Dim, Expert, Rope
 from ellm.dsl.trace import trace
-from ellm.dsl.value import Cache, Caches, Value, Weights
+from ellm.dsl.value import Cache, Caches, Precision, Routes, Value, Weights
 
 __all__ = [
     "Cache",
     "Caches",
     "Dim",
+    "Expert",
     "Graph",
     "GraphError",
     "InputError",
     "LoweringError",
+    "Precision",
     "Rope",
+    "Routes",
     "ShapeError",
     "Value",
     "Weights",
     "attend",
+    "clamped_swiglu",
     "compile",
+    "concat",
     "embed",
+    "experts",
+    "head_linear",
     "linear",
     "logits",
     "rms_norm",
     "rope",
+    "route",
+    "sigmoid",
+    "softmax",
     "swiglu",
     "trace",
 ]

@@ -13,14 +13,15 @@ from ellm.dsl.lower import lower
 from ellm.dsl.lowering import Lowering
 from ellm.dsl.operator import Operator
 from ellm.dsl.packing import PAGE
-from ellm.dsl.plan import Plan, plan
+from ellm.dsl.plan import Buffer, Plan, plan
 from ellm.dsl.rewrite import rewrite
 from ellm.kernels import contract
-from ellm.scheduler.program import EVENT, GROUP, Program, Ranges
+from ellm.scheduler.program import EVENT, GROUP, WAKE, Program, Ranges
 
 _PARTIAL_LIMIT = 512 << 20
 _PARTIAL_ROWS = 8
 _LEAST_PARTIALS = 64
+_WITHOUT_COUNTS = np.dtype([(name, "i4") for name in GROUP.names or () if name != "counts"])
 
 
 def compile(graph: Graph, *, context: int, chunk: int = 512, row_block: int = 64, fuse: bool = True) -> Program:
@@ -32,11 +33,11 @@ def compile(graph: Graph, *, context: int, chunk: int = 512, row_block: int = 64
     """
     _check_sizes(graph, context, chunk, row_block)
     graph = rewrite(graph, fuse)
-    lowering = lower(graph, _round_up(context, contract.SPLIT), row_block)
+    lowering = lower(graph, _round_up(context, contract.SPLIT), row_block, -(-chunk // row_block))
     weights_bytes = lowering.region.place()
-    planned = _plan(lowering)
-    task_graph = tasks.build(lowering.operators, -(-chunk // row_block))
-    return _program(graph, lowering, task_graph, planned, weights_bytes, row_block, context)
+    section, shared = _plan(lowering)
+    task_graph = tasks.build(lowering.operators, lowering.blocks)
+    return _program(graph, lowering, task_graph, section, shared, weights_bytes, context)
 
 
 def _check_sizes(graph: Graph, context: int, chunk: int, row_block: int) -> None:
@@ -48,30 +49,39 @@ def _check_sizes(graph: Graph, context: int, chunk: int, row_block: int) -> None
         raise GraphError(f"row_block: {row_block} must be a multiple of 16")
 
 
-def _plan(lowering: Lowering) -> Plan:
-    """Plan the arena. Gathers read other blocks' sections, so what they read is held until the step's end."""
+def _plan(lowering: Lowering) -> tuple[Plan, Plan]:
+    """Plan the arena: a row block's section, and behind all of them what they share.
+
+    Gathers read other blocks' sections, so what they read is held until the step's end.
+    """
     operators = lowering.operators
     end = len(operators)
     for operator in operators:
         if operator.kernel == "gather":
             operator.args["x"].readers.append(end)  # type: ignore[union-attr]
-    return plan(lowering.buffers, [operator.after for operator in operators] + [list(range(end))])
+    after = [operator.after for operator in operators] + [list(range(end))]
+    section = plan(lowering.buffers, after)
+    fences = [n for n, operator in enumerate(operators) if operator.kernel in ("route", "dispatch", "expert_down")]
+    shared = plan(lowering.shared, after, fences)
+    for buffer in lowering.shared:
+        buffer.offset += lowering.blocks * _round_up(section.bytes, PAGE)
+    return section, shared
 
 
 def _program(
     graph: Graph,
     lowering: Lowering,
     task_graph: tasks.TaskGraph,
-    planned: Plan,
+    section: Plan,
+    shared: Plan,
     weights_bytes: int,
-    row_block: int,
     context: int,
 ) -> Program:
-    operators = lowering.operators
+    operators, row_block = lowering.operators, lowering.row_block
     numbers = [operator.numbers() for operator in operators]
     kernels = sorted({operator.kernel for operator in operators})
     attends = [args for operator, args in zip(operators, numbers, strict=True) if operator.kernel == "attend"]
-    partial_floats = int(max((args["heads"] * (args["head_dim"] + 2) for args in attends), default=0))
+    partial_floats = int(max((args["heads"] * (args["value_dim"] + 2) for args in attends), default=0))
     scratch = [contract.scratch_bytes(op.kernel, args, row_block) for op, args in zip(operators, numbers, strict=True)]
     return Program(
         kernels=kernels,
@@ -79,7 +89,7 @@ def _program(
         op_names=[operator.name for operator in operators],
         args=np.stack([contract.pack(op.kernel, **args) for op, args in zip(operators, numbers, strict=True)]),
         relocations=_relocations(operators),
-        groups=np.array(task_graph.groups, GROUP),
+        groups=_groups(lowering, task_graph),
         events=np.array(task_graph.events, EVENT),
         signals=Ranges.of(task_graph.signals),
         publishes=Ranges.of(task_graph.publishes),
@@ -89,9 +99,11 @@ def _program(
         row_block=row_block,
         blocks=task_graph.blocks,
         windows=lowering.windows,
-        kv_heads=int(max((args["kv_heads"] for args in attends), default=0)),
+        kv_heads=max((contract.tasks("attend", args) for args in attends), default=0),
         fold_heads=int(max((args["heads"] // args["kv_heads"] for args in attends), default=1)),
-        section_bytes=_round_up(planned.bytes, PAGE),
+        section_bytes=_round_up(section.bytes, PAGE),
+        shared_bytes=_round_up(shared.bytes, PAGE),
+        wakes=_wakes(lowering, task_graph),
         scratch_bytes=_round_up(max(scratch), 64),
         partial_floats=partial_floats,
         partials=_partials(context, partial_floats),
@@ -99,8 +111,26 @@ def _program(
         range_bytes=_round_up(lowering.ranges.bytes, PAGE),
         context=lowering.ranges.context,
         vocab=graph.node(graph.output).weights["weight"].shape[0],
-        meta=_meta(graph, lowering, planned),
+        meta=_meta(graph, lowering, section, shared),
     )
+
+
+def _groups(lowering: Lowering, task_graph: tasks.TaskGraph) -> np.ndarray:
+    groups = np.empty(len(task_graph.groups), GROUP)
+    groups[[name for name in GROUP.names or () if name != "counts"]] = np.array(task_graph.groups, _WITHOUT_COUNTS)
+    counts = [-1 if operator.counts is None else operator.counts.offset for operator in lowering.operators]
+    groups["counts"] = np.array(counts)[groups["op"]]
+    return groups
+
+
+def _wakes(lowering: Lowering, task_graph: tasks.TaskGraph) -> np.ndarray:
+    wakes = np.zeros(len(task_graph.wakes), WAKE)
+    for wake, (dispatch, first, join) in zip(wakes, task_graph.wakes, strict=True):
+        experts = lowering.operators[dispatch].args["list"]
+        assert isinstance(experts, Buffer)
+        wake["group"], wake["list"] = task_graph.group(dispatch, 0), experts.offset
+        wake["first"], wake["join"] = first, join
+    return wakes
 
 
 def _relocations(operators: list[Operator]) -> np.ndarray:
@@ -122,17 +152,26 @@ def _partials(context: int, partial_floats: int) -> int:
     return min(wanted, _PARTIAL_LIMIT // (4 * partial_floats))
 
 
-def _meta(graph: Graph, lowering: Lowering, planned: Plan) -> dict[str, Any]:
-    buffers = sorted(lowering.buffers, key=lambda buffer: (buffer.offset, buffer.name))
+def _meta(graph: Graph, lowering: Lowering, section: Plan, shared: Plan) -> dict[str, Any]:
+    def listed(buffers: list[Buffer]) -> list[dict[str, Any]]:
+        placed = sorted(buffers, key=lambda buffer: (buffer.offset, buffer.name))
+        return [buffer.described() for buffer in placed]
+
+    operators = [cost.describe(operator) for operator in lowering.operators]
     return {
         "weights": lowering.region.entries(),
         "graph": show.text(graph, lines=True),
-        "operators": [cost.describe(operator) for operator in lowering.operators],
+        "operators": operators,
+        "weight_bytes": cost.weight_bytes(lowering.region),
+        "token_bytes": sum(operator["token_bytes"] for operator in operators),
         "cache_bytes": cost.cache_bytes(lowering.operators),
         "plan": {
-            "section_bytes": planned.bytes,
-            "lower_bound": planned.lower_bound,
-            "buffers": [{"name": b.name, "offset": b.offset, "bytes": b.bytes} for b in buffers],
+            "section_bytes": section.bytes,
+            "lower_bound": section.lower_bound,
+            "buffers": listed(lowering.buffers),
+            "shared_bytes": shared.bytes,
+            "shared_lower_bound": shared.lower_bound,
+            "shared_buffers": listed(lowering.shared),
         },
     }
 

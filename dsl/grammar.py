@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ellm.dsl.errors import ShapeError
-from ellm.dsl.tensor import Dim, L, Rope, Shape, T, Weight, features, text
+from ellm.dsl.tensor import Dim, L, R, Rope, Shape, T, Weight, features, text
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ Rule = Callable[[Node, Sequence[Node]], Shape]
 
 @dataclass(frozen=True)
 class Form:
-    """What an operator is made of; names that end in `?` are optional."""
+    """What an operator is made of; names that end in `?` are optional, one that ends in `...` stands for many."""
 
     rule: Rule
     inputs: tuple[str, ...] = ()
@@ -43,14 +43,14 @@ class Form:
     attributes: tuple[str, ...] = ()
 
 
-def cache_shape(node: Node) -> Shape:
-    """Shape [S, kv heads, head dim] of the cached rows that an `append` or `qkv` node leaves; raises ShapeError."""
+def cache_shapes(node: Node) -> tuple[Shape, Shape]:
+    """Shapes [S, kv heads, dim] of the keys and the values that an `append` or `qkv` node leaves; raises ShapeError."""
     if node.op == "qkv":
-        key = node.weights["k"].shape
-        return (node.attributes["rows"], key[0], key[1])
+        heads, dim, _ = node.weights["k"].shape
+        return ((node.attributes["rows"], heads, dim),) * 2
     if node.op != "append":
         raise ShapeError(f"keys and values must come from cache.append, not from {node.op}")
-    return node.shape
+    return node.shape, (*node.shape[:2], node.attributes.get("value_dim", node.shape[2]))
 
 
 def _expect(condition: bool, message: str) -> None:
@@ -90,6 +90,10 @@ def _rms_norm(node: Node, inputs: Sequence[Node]) -> Shape:
 def _contract(x: Shape, weight: Weight) -> tuple[int, ...]:
     """Output dims of `weight` when all dims of x after its rows are contracted."""
     _rows(x)
+    if (x[0] == R) != (weight.experts > 0):
+        problem = "has an expert's index, but x is no routed rows" if weight.experts else "needs the expert's index"
+        raise ShapeError(f"x is {text(x)}, weight {weight}: it {problem}")
+    _expect(weight.k_part is None, f"weight {weight}: a part of its contracted dims is for head_linear only")
     contracted = x[1:]
     fits = 0 < len(contracted) < len(weight.shape) and weight.shape[len(weight.shape) - len(contracted) :] == contracted
     _expect(fits, f"x is {text(x)}, weight {weight}: it must be [output dims..., {text(contracted)[1:-1]}]")
@@ -144,22 +148,32 @@ def _rope(node: Node, inputs: Sequence[Node]) -> Shape:
 
 
 def _append(node: Node, inputs: Sequence[Node]) -> Shape:
-    k, v = inputs[0].shape, inputs[1].shape
-    fits = len(k) == 3 and k[0] == T and k == v
-    _expect(fits, f"k is {text(k)}, v is {text(v)}: both must be [T, kv heads, head_dim]")
+    """The keys' shape; attribute value_dim only if the values differ from it."""
+    k = inputs[0].shape
+    if len(inputs) == 1:
+        _expect(len(k) == 3 and k[0] == T, f"k is {text(k)}, must be [T, kv heads, dim]")
+        value_dim = node.attributes.get("value_dim", 0)
+        _expect(0 < value_dim <= features(k)[1], f"k is {text(k)}: {value_dim} of its dims cannot be the values")
+    else:
+        v = inputs[1].shape
+        fits = len(k) == len(v) == 3 and k[0] == v[0] == T and k[1] == v[1]
+        _expect(fits, f"k is {text(k)}, v is {text(v)}: both must be [T, kv heads, dim]")
+        wanted = node.attributes.get("value_dim", k[2])
+        _expect(v[2] == wanted, f"v is {text(v)}: its heads are said to have {wanted} dims")
     return (node.attributes["rows"], *k[1:])
 
 
 def _attend(node: Node, inputs: Sequence[Node]) -> Shape:
-    q, kv = inputs[0].shape, cache_shape(inputs[1])
+    q, (keys, values) = inputs[0].shape, cache_shapes(inputs[1])
     _expect(len(q) == 3 and q[0] == T, f"q is {text(q)}, must be [T, heads, head_dim]")
-    both = f"q is {text(q)}, keys and values are {text(kv)}"
-    heads, kv_heads = features(q)[0], features(kv)[0]
-    _expect(q[2] == kv[2], f"{both}: their head dims differ")
+    both = f"q is {text(q)}, keys and values are {text(keys)}"
+    heads, kv_heads = features(q)[0], features(keys)[0]
+    _expect(q[2] == keys[2], f"{both}: their head dims differ")
     _expect(heads % kv_heads == 0, f"{both}: {heads} heads are no multiple of {kv_heads} KV heads")
     cache = inputs[1].attributes["cache"]
     _expect(cache == node.attributes["cache"], f"keys and values of cache {cache}, must be {node.attributes['cache']}")
-    return q
+    _check_vector(node, "sinks", (heads,))
+    return (*q[:2], values[2])
 
 
 def _swiglu(node: Node, inputs: Sequence[Node]) -> Shape:
@@ -203,21 +217,98 @@ def _qkv(node: Node, inputs: Sequence[Node]) -> Shape:
     return (T, *q)
 
 
+def _slice(node: Node, inputs: Sequence[Node]) -> Shape:
+    x, begin, end = inputs[0].shape, node.attributes["begin"], node.attributes["end"]
+    _rows(x)
+    fits = len(x) >= 2 and 0 <= begin < end <= features(x)[-1]
+    _expect(fits, f"x is {text(x)}: it has no columns {begin} to {end}")
+    return (*x[:-1], end - begin)
+
+
+def _concat(node: Node, inputs: Sequence[Node]) -> Shape:
+    shapes = [part.shape for part in inputs]
+    _rows(shapes[0])
+    fits = len(shapes) > 1 and all(len(shape) >= 2 and shape[:-1] == shapes[0][:-1] for shape in shapes)
+    _expect(fits, f"parts are {', '.join(text(shape) for shape in shapes)}: only their last dims may differ")
+    return (*shapes[0][:-1], sum(features(shape)[-1] for shape in shapes))
+
+
+def _head_linear(node: Node, inputs: Sequence[Node]) -> Shape:
+    x, weight = inputs[0].shape, node.weights["weight"]
+    fits = len(x) == 3 and x[0] == T and len(weight.shape) == 3 and (x[1], x[2]) == (weight.shape[0], weight.shape[2])
+    _expect(fits, f"x is {text(x)}, weight {weight}: they must be [T, heads, in] and [heads, out, in]")
+    return (T, *weight.shape[:2])
+
+
+def _scores(node: Node, inputs: Sequence[Node]) -> Shape:
+    x = inputs[0].shape
+    _expect(len(x) == 2 and x[0] == T, f"x is {text(x)}, must be [T, experts]")
+    return x
+
+
+def _route(node: Node, inputs: Sequence[Node]) -> Shape:
+    scores, attributes = _scores(node, inputs), node.attributes
+    (count,), k = features(scores), attributes["k"]
+    _expect(0 < k <= count, f"scores are {text(scores)}: cannot choose {k} of {count} experts")
+    normalize = attributes["normalize"]
+    _expect(normalize in ("none", "sum", "softmax"), f"normalize is {normalize!r}, must be none, sum or softmax")
+    _check_vector(node, "bias", (count,))
+    if "groups" in attributes:
+        groups, keep, top = (attributes[name] for name in ("groups", "keep_groups", "group_top"))
+        _expect(count % groups == 0, f"scores are {text(scores)}: {count} experts are not {groups} groups of one size")
+        _expect(0 < keep <= groups, f"cannot keep {keep} of {groups} groups")
+        size = count // groups
+        _expect(k <= keep * size, f"cannot choose {k} experts of {keep} groups of {size}")
+        _expect(top in (1, 2) and top <= size, f"group_top is {top}: a group of {size} has no such sum")
+    return (T, k)
+
+
+def _dispatch(node: Node, inputs: Sequence[Node]) -> Shape:
+    routes, x = inputs
+    _expect(routes.op == "route", f"routes come from {routes.op}, must come from route")
+    _expect(len(x.shape) == 2 and x.shape[0] == T, f"x is {text(x.shape)}, must be [T, width]")
+    return (R, *x.shape[1:])
+
+
+def _combine(node: Node, inputs: Sequence[Node]) -> Shape:
+    routes, y = inputs[:2]
+    _expect(routes.op == "route", f"routes come from {routes.op}, must come from route")
+    _expect(len(y.shape) == 2 and y.shape[0] == R, f"y is {text(y.shape)}, must be routed rows [R, width]")
+    shape = (T, *y.shape[1:])
+    if len(inputs) == 3:
+        residual = inputs[2].shape
+        _expect(residual == shape, f"residual is {text(residual)}, the experts' sum {text(shape)}")
+    return shape
+
+
 GRAMMAR: dict[str, Form] = {
     "tokens": Form(_tokens),
     "embed": Form(_embed, ("tokens",), ("weight",)),
     "angles": Form(_angles, (), (), ("rope",)),
     "rms_norm": Form(_rms_norm, ("x",), ("weight",), ("eps",)),
     "linear": Form(_linear, ("x", "residual?"), ("weight", "bias?", "norm?"), ("eps?",)),
-    "rope": Form(_rope, ("x", "angles")),
-    "append": Form(_append, ("k", "v"), (), ("cache", "rows")),
-    "attend": Form(_attend, ("q", "cache"), (), ("cache", "scale", "window")),
-    "swiglu": Form(_swiglu, ("gate", "up")),
+    "head_linear": Form(_head_linear, ("x",), ("weight",)),
+    "rope": Form(_rope, ("x", "angles"), (), ("interleaved?",)),
+    "slice": Form(_slice, ("x",), (), ("begin", "end")),
+    "concat": Form(_concat, ("parts...",)),
+    "append": Form(_append, ("k", "v?"), (), ("cache", "rows", "value_dim?")),
+    "attend": Form(_attend, ("q", "cache"), ("sinks?",), ("cache", "scale", "window")),
+    "swiglu": Form(_swiglu, ("gate", "up"), (), ("limit?", "alpha?")),
+    "softmax": Form(_scores, ("x",)),
+    "sigmoid": Form(_scores, ("x",)),
+    "route": Form(
+        _route,
+        ("scores",),
+        ("bias?",),
+        ("k", "normalize", "scale", "groups?", "keep_groups?", "group_top?", "masked?", "score?"),
+    ),
+    "dispatch": Form(_dispatch, ("routes", "x")),
+    "combine": Form(_combine, ("routes", "y", "residual?")),
     "add": Form(_add, ("a", "b")),
     "gather": Form(_gather, ("x",)),
     "logits": Form(_logits, ("x",), ("weight", "norm?"), ("eps?",)),
     # Made by rewriting only.
-    "gate_up": Form(_gate_up, ("x",), ("gate", "up", "gate_bias?", "up_bias?", "norm?"), ("eps?",)),
+    "gate_up": Form(_gate_up, ("x",), ("gate", "up", "gate_bias?", "up_bias?", "norm?"), ("eps?", "limit?", "alpha?")),
     "qkv": Form(
         _qkv,
         ("x", "angles?"),

@@ -8,24 +8,28 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from ellm.dsl import packing
+from ellm.dsl import lower_attention, lower_experts, packing
 from ellm.dsl.errors import LoweringError
-from ellm.dsl.grammar import Node, cache_shape
+from ellm.dsl.grammar import Node
 from ellm.dsl.graph import Graph
 from ellm.dsl.lowering import Lowering
-from ellm.dsl.operator import Argument
-from ellm.dsl.tensor import Weight, features
-from ellm.dsl.tiling import depth_tiles, padded, task_heads, task_tiles, tiles
+from ellm.dsl.operator import Argument, Stored
+from ellm.dsl.tensor import R, Weight, features, text
+from ellm.dsl.tiling import depth_tiles, matrix_task_tiles, task_tiles, tiles
 from ellm.kernels import contract
 from ellm.scheduler.program import Kind
 
 
-def lower(graph: Graph, context: int, row_block: int) -> Lowering:
+def lower(graph: Graph, context: int, row_block: int, blocks: int) -> Lowering:
     """Lower every node, and the sampling of logits. Raises LoweringError, naming the model line, if no kernel fits."""
-    low = Lowering(graph, context, row_block)
+    low = Lowering(graph, context, row_block, blocks)
     for key, node in graph.items():
-        if node.op != "tokens":
-            _LOWER[node.op](low, key, node)
+        if node.op == "tokens":
+            continue
+        table = lower_experts.LOWER if node.shape[0] == R else _LOWER
+        if node.op not in table:
+            raise LoweringError(f"{node.line}: {node.op}: no kernel computes this of {text(node.shape)} here")
+        table[node.op](low, key, node)
     output = graph.output
     vocab = graph.node(output).weights["weight"].shape[0]
     low.emit("sample", "sample", output, {"vocab": vocab}, Kind.SAMPLE, reads=(output,))
@@ -44,6 +48,7 @@ def _embed(low: Lowering, key: int, node: Node) -> None:
     # Packed exactly as the head is, so that tied embeddings are stored once.
     table = low.region.tiles([weight], packing.whole(vocab), width, n_tiles, task_tiles(n_tiles, k_tiles))
     args: dict[str, Argument] = {"table": table, "out": low.store(key, "embed").buffer, "width": width}
+    args |= {"format": table.format}
     low.emit("embed", "embed", key, args | {"k_tiles": k_tiles, "vocab": vocab, "scale": 1.0})
 
 
@@ -56,7 +61,8 @@ def _angles(low: Lowering, key: int, node: Node) -> None:
 
 def _rms_norm(low: Lowering, key: int, node: Node) -> None:
     weight = node.weights["weight"]
-    x, out = low.stored[node.inputs[0]], low.store(key, _module(weight))
+    x = low.dense(node.inputs[0])
+    out = low.store(key, _module(weight))
     args: dict[str, Argument] = {"x": x.buffer, "weight": low.vector(weight), "out": out.buffer}
     args |= {"out_bf16": int(out.bf16), "out_stride": out.stride, "eps": node.attributes["eps"]}
     args |= {"groups": math.prod(features(node.shape)[:-1]), "width": weight.size}
@@ -70,7 +76,7 @@ def _linear(low: Lowering, key: int, node: Node) -> None:
     args = low.operand(node)
     args |= low.matrix(node, ["weight"], packing.whole(n), n_tiles, task_tiles(n_tiles, depth_tiles(low.depth(node))))
     if len(node.inputs) == 2:
-        args["residual"] = low.stored[node.inputs[1]].buffer
+        args["residual"] = low.dense(node.inputs[1]).buffer
         out = low.store_sum(key, name)
     else:
         out = low.store(key, name)
@@ -87,78 +93,68 @@ def _gate_up(low: Lowering, key: int, node: Node) -> None:
     low.emit("gate_up", "gate_up", key, args | {"n": n, "out": out.buffer, "out_stride": out.stride})
 
 
-def _qkv(low: Lowering, key: int, node: Node) -> None:
-    heads, head_dim = features(node.shape)
-    kv_heads = node.weights["k"].shape[0]
-    count, head_tiles = heads + 2 * kv_heads, tiles(head_dim)
-    task = task_heads(count, head_tiles, depth_tiles(low.depth(node)))
-    runs = packing.heads((heads, kv_heads, kv_heads), head_dim)
-    args = low.operand(node) | low.matrix(node, ["q", "k", "v"], runs, count * head_tiles, task * head_tiles)
-    args |= {"task_heads": task, "heads": heads, "kv_heads": kv_heads, "head_dim": head_dim, "head_tiles": head_tiles}
-    args |= {role: low.vector(node.weights.get(role)) for role in ("q_norm", "k_norm")}
-    args |= {"head_eps": node.attributes.get("head_eps"), "q_width": padded(head_dim)}
-    if len(node.inputs) == 2:
-        angles = low.stored[node.inputs[1]]
-        args |= {"angles": angles.buffer, "rotary": angles.stride}
-    args |= {"q": low.store(key, "q").buffer}
-    low.emit("qkv", "qkv", key, args | low.ranges.add(node.attributes["cache"], kv_heads, head_dim))
+def _head_linear(low: Lowering, key: int, node: Node) -> None:
+    """Its value goes to the columns of a concat at once if that begins with it and nothing else reads it."""
+    weight = node.weights["weight"]
+    heads, n, k = weight.shape
+    n_tiles, k_tiles, name = tiles(n), depth_tiles(k), _module(weight)
+    x, total = low.stored[node.inputs[0]], n
+    (reader, *others) = low.graph.consumers(key)
+    joined = low.graph.node(reader)
+    if joined.op == "concat" and not others and joined.inputs[0] == key and key not in joined.inputs[1:]:
+        total = features(joined.shape)[-1]
+        whole = low.store(reader, name)
+        out = low.stored[key] = Stored(whole.buffer, whole.bf16, whole.stride, 0, total)
+    else:
+        out = low.store(key, name)
+    column_bytes = contract.column_bytes(contract.FORMATS[weight.precision], k_tiles)
+    packed = low.region.heads(weight, n_tiles, matrix_task_tiles(n_tiles, column_bytes))
+    args: dict[str, Argument] = {"x": x.place, "x_bf16": int(x.bf16), "x_stride": x.stride}
+    args |= {"x_head_stride": x.group_stride or k, "k": k, "k_tiles": k_tiles, "heads": heads, "n": n}
+    args |= {"weight": packed, "bank_stride": packed.stride, "format": packed.format, "n_tiles": n_tiles}
+    args |= {"task_tiles": packed.entry["task_tiles"], "out": out.buffer, "out_bf16": int(out.bf16)}
+    args |= {"out_stride": out.stride, "out_head_stride": total, "out_first": 0}
+    low.emit(name, "head_linear", key, args | {"pad": out.stride - heads * total if total == n else 0})
 
 
-def _rope(low: Lowering, key: int, node: Node) -> None:
-    x, angles = (low.stored[source] for source in node.inputs)
-    heads, head_dim = features(node.shape)
-    args: dict[str, Argument] = {"x": x.buffer, "angles": angles.buffer, "out": low.store(key, "rope").buffer}
-    low.emit("rope", "rope", key, args | {"heads": heads, "head_dim": head_dim, "rotary": angles.stride})
+def _slice(low: Lowering, key: int, node: Node) -> None:
+    (source,) = node.inputs
+    x, width = low.stored[source], features(low.graph.node(source).shape)[-1]
+    first = x.first + node.attributes["begin"]
+    low.stored[key] = Stored(x.buffer, x.bf16, x.stride, first, x.group_stride or width)
+    low.producer[key] = low.producer[source]
 
 
-def _append(low: Lowering, key: int, node: Node) -> None:
-    k, v = (low.stored[source].buffer for source in node.inputs)
-    kv_heads, head_dim = features(node.shape)
-    args: dict[str, Argument] = {"k": k, "v": v, "kv_heads": kv_heads, "head_dim": head_dim}
-    args["value_dim"] = head_dim
-    low.emit("append", "append", key, args | low.ranges.add(node.attributes["cache"], kv_heads, head_dim), Kind.ROWS)
-
-
-def _attend(low: Lowering, key: int, node: Node) -> None:
-    query, cache = node.inputs
-    q = low.stored[query]
-    heads, head_dim = features(node.shape)
-    (kv_heads, _) = features(cache_shape(low.graph.node(cache)))
-    window_class = _window_class(low, node)
-    out = low.store(key, "attend")
-    shared: dict[str, Argument] = {"heads": heads, "kv_heads": kv_heads, "head_dim": head_dim, "value_dim": head_dim}
-    shared |= {"window_class": window_class, "out": out.buffer, "out_stride": out.stride}
-    args = shared | low.ranges.caches[node.attributes["cache"]]
-    args |= {"scale": node.attributes["scale"], "window": node.attributes["window"], "q": q.buffer}
-    head_stride = padded(head_dim) if low.graph.node(query).op == "qkv" else head_dim
-    args |= {"q_bf16": int(q.bf16), "q_stride": q.stride, "q_head_stride": head_stride}
-    low.emit("attend", "attend", key, args, Kind.ITEMS + 2 * window_class, (query,), cache)
-    low.emit("merge", "merge", key, shared, Kind.MERGES + 2 * window_class, (key,))
-
-
-def _window_class(low: Lowering, node: Node) -> int:
-    window = node.attributes["window"]
-    if window not in low.windows:
-        low.windows.append(window)
-    if len(low.windows) > contract.WINDOWS:
-        raise LoweringError(f"{node.line}: attend: windows {low.windows}: more than {contract.WINDOWS} distinct ones")
-    return low.windows.index(window)
+def _concat(low: Lowering, key: int, node: Node) -> None:
+    first = 0
+    for number, source in enumerate(node.inputs):
+        x, shape = low.stored[source], low.graph.node(source).shape
+        if number == 0:
+            if key in low.stored:  # it is there already
+                low.producer[key] = low.producer[source]
+            else:
+                low.store(key, "concat")
+        if x.buffer is not low.stored[key].buffer:
+            low.copy("concat", key, source, x, shape, first)
+        first += features(shape)[-1]
 
 
 def _swiglu(low: Lowering, key: int, node: Node) -> None:
-    gate, up = (low.stored[source].buffer for source in node.inputs)
+    if "limit" in node.attributes:
+        raise LoweringError(f"{node.line}: swiglu: clamped it is for experts only")
+    gate, up = (low.dense(source).buffer for source in node.inputs)
     args: dict[str, Argument] = {"gate": gate, "up": up, "out": low.store(key, "swiglu").buffer}
     low.emit("swiglu", "swiglu", key, args | {"width": math.prod(features(node.shape))})
 
 
 def _add(low: Lowering, key: int, node: Node) -> None:
-    a, b = (low.stored[source].buffer for source in node.inputs)
+    a, b = (low.dense(source).buffer for source in node.inputs)
     args: dict[str, Argument] = {"a": a, "b": b, "out": low.store(key, "add").buffer}
     low.emit("add", "add", key, args | {"width": math.prod(features(node.shape))})
 
 
 def _gather(low: Lowering, key: int, node: Node) -> None:
-    x = low.stored[node.inputs[0]].buffer
+    x = low.dense(node.inputs[0]).buffer
     args: dict[str, Argument] = {"x": x, "out": low.store(key, "gather").buffer}
     low.emit("gather", "gather", key, args | {"width": math.prod(features(node.shape))})
 
@@ -176,13 +172,15 @@ _LOWER: dict[str, Callable[[Lowering, int, Node], None]] = {
     "angles": _angles,
     "rms_norm": _rms_norm,
     "linear": _linear,
-    "rope": _rope,
-    "append": _append,
-    "attend": _attend,
+    "head_linear": _head_linear,
+    "slice": _slice,
+    "concat": _concat,
     "swiglu": _swiglu,
     "add": _add,
     "gather": _gather,
     "logits": _logits,
     "gate_up": _gate_up,
-    "qkv": _qkv,
+    **lower_attention.LOWER,
+    "route": lower_experts.route,
+    "combine": lower_experts.combine,
 }

@@ -13,12 +13,12 @@ from ellm.dsl.graph import Graph
 from ellm.dsl.operator import Argument, Operator, Stored
 from ellm.dsl.packing import Packed, Region, Run
 from ellm.dsl.plan import Buffer, union
-from ellm.dsl.tensor import L, Weight, features, text
+from ellm.dsl.tensor import L, Shape, Weight, features, text
 from ellm.dsl.tiling import depth_tiles, padded, tiles
 from ellm.scheduler.program import Kind
 
 _ALWAYS_BF16 = ("attend", "gate_up", "qkv")
-_EITHER = ("rms_norm", "linear")
+_EITHER = ("rms_norm", "linear", "head_linear", "concat")
 
 
 @dataclass
@@ -29,10 +29,10 @@ class RangeLayout:
     bytes: int = 0
     caches: dict[str, dict[str, int]] = field(default_factory=dict)
 
-    def add(self, cache: str, kv_heads: int, head_dim: int) -> dict[str, int]:
+    def add(self, cache: str, kv_heads: int, head_dim: int, value_dim: int, values_in_keys: bool) -> dict[str, int]:
         """Lay out a cache and return its offsets and strides: fields of the kernels that use it."""
         key_stride = self.context // 16 * depth_tiles(head_dim) * 1024
-        value_stride = self.context // 32 * tiles(head_dim) * 1024
+        value_stride = 0 if values_in_keys else self.context // 32 * tiles(value_dim) * 1024
         keys = self.bytes
         values = keys + kv_heads * key_stride
         self.bytes = values + kv_heads * value_stride
@@ -43,14 +43,17 @@ class RangeLayout:
 class Lowering:
     """Operators in an order in which producers come first, and what they share."""
 
-    def __init__(self, graph: Graph, context: int, row_block: int):
-        self.graph, self.row_block = graph, row_block
+    def __init__(self, graph: Graph, context: int, row_block: int, blocks: int):
+        self.graph, self.row_block, self.blocks = graph, row_block, blocks
         self.operators: list[Operator] = []
-        self.buffers: list[Buffer] = []
+        self.buffers: list[Buffer] = []  # of a row block's section
+        self.shared: list[Buffer] = []  # of all row blocks
         self.region = Region()
         self.ranges = RangeLayout(context)
         self.windows: list[int] = []
+        self.last_merge: int | None = None
         self.stored: dict[int, Stored] = {}
+        self.routed: dict[int, dict[str, Buffer]] = {}  # node -> shared buffers, by their names in task.h
         self.producer: dict[int, int] = {}  # node -> number of the operator that makes its value
         self.before: list[int] = []  # for each operator a bit mask of those it waits for, directly or not
         self.names: set[str] = set()
@@ -64,22 +67,26 @@ class Lowering:
         kind: int | None = None,
         reads: Sequence[int] | None = None,
         cache: int | None = None,
+        experts: int = 0,
+        behind: int | None = None,
     ) -> None:
         """Append the operator that makes the value of node `key`.
 
-        It waits for the producers of `reads`, by default the node's inputs, and of `cache`.
+        It waits for the producers of `reads`, by default the node's inputs, and of `cache`, for the last operator of
+        the same node, if there is one, and for operator `behind`.
         """
         node = self.graph.node(key)
         reads = node.inputs if reads is None else reads
-        waits = [*reads, cache] if cache is not None else reads
+        waits = [*reads, key] if cache is None else [*reads, key, cache]
         after = sorted({self.producer[source] for source in waits if source in self.producer})
+        if behind is not None and not union(self.before, after) >> behind & 1:
+            after = sorted([*after, behind])
         if kind is None:
             kind = Kind.LOGITS if node.shape[0] == L else Kind.ROWS
         number = len(self.operators)
         cache_after = None if cache is None else self.producer[cache]
-        self.operators.append(
-            Operator(self._unique(node.scope, name), kernel, node, args, int(kind), after, cache_after)
-        )
+        name = self._unique(node.scope, name)
+        self.operators.append(Operator(name, kernel, node, args, int(kind), after, cache_after, experts))
         for source in reads:
             if source in self.stored:
                 self.stored[source].buffer.readers.append(number)
@@ -87,6 +94,21 @@ class Lowering:
             self.stored[key].buffer.writers.append(number)
         self.producer[key] = number
         self.before.append(union(self.before, after))
+
+    def share(self, key: int, read: dict[str, Buffer], **made: int) -> dict[str, Buffer]:
+        """Make shared buffers of these bytes, which the last operator, of node `key`, writes while it reads others.
+
+        Returns all of them by name.
+        """
+        number = len(self.operators) - 1
+        owner = self.operators[number].name
+        written = {name: Buffer(f"{owner}.{name}", size, [number]) for name, size in made.items()}
+        for buffer in read.values():
+            buffer.readers.append(number)
+        self.shared += written.values()
+        self.routed[key] = read | written
+        self.operators[number].args.update(self.routed[key])
+        return self.routed[key]
 
     def store(self, key: int, name: str) -> Stored:
         """Make the buffer of a node's value, in bf16 if all of its consumers take that. Raises LoweringError."""
@@ -97,41 +119,67 @@ class Lowering:
                 f"{node.line}: {node.op}: its value {text(node.shape)} is stored in bf16, for matrix products and "
                 f"attend only, but {other.op} at {other.line} reads it"
             )
-        either = node.op in _EITHER and len(node.inputs) == 1
+        either = node.op in _EITHER and not ("weight" in node.weights and len(node.inputs) == 2)
         bf16 = node.op in _ALWAYS_BF16 or (either and other is None)
         width = math.prod(features(node.shape))
         if node.op == "qkv":
             heads, head_dim = features(node.shape)
             width = heads * padded(head_dim)
+        return self.keep(key, name, width, bf16)
+
+    def keep(self, key: int, name: str, width: int, bf16: bool) -> Stored:
+        """Make the buffer of a node's value, rows of `width` elements."""
+        node = self.graph.node(key)
         stride = padded(width) if bf16 else width
         buffer = Buffer(f"{node.scope}.{name}".lstrip("."), self.row_block * stride * (2 if bf16 else 4))
         self.buffers.append(buffer)
         self.stored[key] = Stored(buffer, bf16, stride)
         return self.stored[key]
 
-    def store_sum(self, key: int, name: str) -> Stored:
-        """Make the buffer of a linear with a residual: the residual's own, if that is safe.
+    def dense(self, key: int) -> Stored:
+        """Where the value of a node lies as whole rows: a slice is copied if it has not been."""
+        stored, node = self.stored[key], self.graph.node(key)
+        if stored.group_stride:
+            self.keep(key, "slice", math.prod(features(node.shape)), False)
+            self.copy("slice", key, node.inputs[0], stored, node.shape)
+        return self.stored[key]
 
-        It is if every other reader of the residual is done before the linear starts, and if the residual is not the A
-        operand as well, which other tasks of the linear still read.
+    def copy(self, name: str, key: int, source: int, x: Stored, shape: Shape, first: int = 0) -> None:
+        """Append the operator that copies x, of this shape, to columns `first` .. of each group of node `key`."""
+        width = features(shape)[-1]
+        total = features(self.graph.node(key).shape)[-1]
+        groups, out = math.prod(features(shape)[:-1]), self.stored[key]
+        last = first + width == total
+        args: dict[str, Argument] = {"x": x.place, "x_stride": x.stride, "x_group_stride": x.group_stride or width}
+        args |= {"x_first": 0, "out": out.buffer, "out_bf16": int(out.bf16), "out_stride": out.stride}
+        args |= {"out_group_stride": total, "out_first": first, "groups": groups, "width": width}
+        args |= {"pad": out.stride - groups * total if last else 0}
+        self.emit(name, "copy", key, args, reads=(source,))
+
+    def store_sum(self, key: int, name: str) -> Stored:
+        """Make the buffer of a node that adds to a residual, its last input: the residual's own, if that is safe.
+
+        It is if every other reader of the residual is done before the node's operator starts, and if the residual is
+        not another operand as well, which other tasks of the operator still read.
         """
         node = self.graph.node(key)
-        operand, residual = node.inputs
+        *operands, residual = node.inputs
         waits = union(self.before, [self.producer[source] for source in node.inputs])
         others = [reader for reader in self.graph.consumers(residual) if reader != key]
         done = all(reader in self.producer and waits >> self.producer[reader] & 1 for reader in others)
-        if not done or residual == operand:
+        done = done and all(self.graph.node(reader).op != "slice" for reader in others)  # read whenever the slice is
+        if not done or residual in operands:
             return self.store(key, name)
-        self.stored[key] = self.stored[residual]
+        self.stored[key] = self.dense(residual)
         return self.stored[key]
 
     def vector(self, weight: Weight | None) -> Packed | None:
-        """Pack the weight of a norm."""
+        """Pack a vector: the weight of a norm, the bias of a route, the sinks of an attend."""
         return self.region.vector([weight], packing.whole(weight.size), weight.size) if weight else None
 
     def operand(self, node: Node) -> dict[str, Argument]:
         """Return the arguments for the A operand of a matrix product."""
-        x = self.stored[node.inputs[0]]
+        x = self.dense(node.inputs[0])
         k = self.depth(node)
         args: dict[str, Argument] = {"x": x.buffer, "x_bf16": int(x.bf16), "x_stride": x.stride}
         args |= {"norm": self.vector(node.weights.get("norm")), "eps": node.attributes.get("eps")}
@@ -154,13 +202,14 @@ class Lowering:
         bias = self.region.vector(biases, runs, 16 * n_tiles) if any(biases) else None
         sources = [node.weights[role] for role in roles]
         weight = self.region.tiles(sources, runs, self.depth(node), n_tiles, task_tiles)
-        return {"weight": weight, "n_tiles": n_tiles, "bias": bias, "task_tiles": task_tiles}
+        args: dict[str, Argument] = {"weight": weight, "n_tiles": n_tiles, "bias": bias, "task_tiles": task_tiles}
+        return args | {"format": weight.format}
 
     def _other_reader(self, key: int) -> Node | None:
         """Return a consumer that needs the value in f32, if there is one."""
         for consumer in self.graph.consumers(key):
             node = self.graph.node(consumer)
-            if node.op == "attend":
+            if node.op in ("attend", "dispatch", "head_linear"):
                 continue
             if node.op not in MATMULS or "norm" in node.weights or key in node.inputs[1:]:
                 return node

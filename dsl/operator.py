@@ -10,17 +10,48 @@ from ellm.dsl.plan import Buffer
 from ellm.kernels import contract
 from ellm.scheduler.program import Kind
 
-Argument = int | float | Buffer | Packed | None
-ABSENT: dict[str, int | float] = {"buffer": -1, "weight": 0, "int": 0, "real": 0.0, "range": 0, "shared": -1}
+
+@dataclass(frozen=True)
+class View:
+    """A place within a buffer, `bytes` from its start."""
+
+    buffer: Buffer
+    bytes: int
+
+    @property
+    def offset(self) -> int:
+        """Where it lies, as of a buffer."""
+        return self.buffer.offset + self.bytes
+
+
+Argument = int | float | Buffer | View | Packed | None
+ABSENT: dict[str, int | float] = {
+    "buffer": -1,
+    "shared": -1,
+    "weight": 0,
+    "int": 0,
+    "real": 0.0,
+    "range": 0,
+}
 
 
 @dataclass(frozen=True)
 class Stored:
-    """Where the value of a node lies: its buffer, type, and row stride in elements."""
+    """Where the value of a node lies: its buffer, type, and row stride in elements.
+
+    A view is some columns of another value: its first element, and the elements between groups of columns (heads).
+    """
 
     buffer: Buffer
     bf16: bool
     stride: int
+    first: int = 0
+    group_stride: int = 0  # 0: no view, groups lie end to end
+
+    @property
+    def place(self) -> View:
+        """Its first element."""
+        return View(self.buffer, self.first * (2 if self.bf16 else 4))
 
 
 @dataclass(eq=False)
@@ -28,6 +59,8 @@ class Operator:
     """One kernel call per task; `after` are the operators (by number) that its row block waits for.
 
     `cache_after` is the operator that writes the KV cache it reads, for which it waits in all row blocks up to its own.
+    `experts`, if not 0, is how many groups it has: one for each expert in place of one for each row block; each
+    row goes to `top_k` of them, and how many row tiles an expert has is in `counts` when a step runs.
     """
 
     name: str
@@ -37,6 +70,13 @@ class Operator:
     kind: int = int(Kind.ROWS)
     after: list[int] = field(default_factory=list)
     cache_after: int | None = None
+    experts: int = 0
+    top_k: int = 0
+    counts: Buffer | None = None
+
+    def groups(self, blocks: int) -> int:
+        """How many groups it has."""
+        return self.experts or (1 if self.kernel == "dispatch" else blocks)
 
     @property
     def logit_rows(self) -> bool:
@@ -63,4 +103,4 @@ class Operator:
     def _number(value: Argument, kind: str) -> int | float:
         if value is None:
             return ABSENT[kind]
-        return value.offset if isinstance(value, (Buffer, Packed)) else value
+        return value.offset if isinstance(value, (Buffer, View, Packed)) else value

@@ -5,12 +5,13 @@ Each raises ShapeError (one line: model line, both shapes, checkpoint weight) wh
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ellm.dsl.errors import GraphError
 from ellm.dsl.source import model_line
-from ellm.dsl.tensor import Rope, Weight
-from ellm.dsl.value import Cached, Value, Weights
+from ellm.dsl.tensor import Expert, R, Rope, Weight, features, text
+from ellm.dsl.value import Cached, Routes, Value, Weights
 
 
 def _record(op: str, inputs: tuple[Value, ...], weights: dict[str, Weight] | None = None, **attributes: Any) -> Value:
@@ -39,28 +40,101 @@ def linear(x: Value, weight: Weights, bias: bool = False) -> Value:
     return _record("linear", (x,), weights)
 
 
-def rope(x: Value, spec: Rope) -> Value:
-    """Rotate each head of x [T, heads, head dim] by its row's position (Su et al. 2021; halves, as in GPT-NeoX)."""
-    return _record("rope", (x, Value(x.graph, x.graph.add_op("angles", attributes={"rope": spec}))))
+def head_linear(x: Value, weight: Weights) -> Value:
+    """Multiply each head of x [T, heads, in] with its own matrix of `weight[heads, out, in]`: [T, heads, out]."""
+    return _record("head_linear", (x,), {"weight": weight("weight")})
 
 
-def attend(q: Value, k: Cached, v: Cached, *, scale: float, window: int = 0) -> Value:
-    """Causal grouped-query attention: softmax(scale * q . k) . v per head: q [T, heads, head dim] gives the same shape.
+def rope(x: Value, spec: Rope, interleaved: bool = False) -> Value:
+    """Rotate each head of x [T, heads, head dim] by its row's position (Su et al. 2021).
 
-    A row at position p sees keys p - window + 1 .. p, all of 0 .. p with window 0. Raises GraphError if k and v are not
-    the two halves of one `cache.append`.
+    Pairs are (i, i + rotary / 2), as in GPT-NeoX, or, `interleaved`, (2 i, 2 i + 1).
+    """
+    angles = Value(x.graph, x.graph.add_op("angles", attributes={"rope": spec}))
+    return _record("rope", (x, angles), interleaved=True) if interleaved else _record("rope", (x, angles))
+
+
+def concat(*parts: Value) -> Value:
+    """Join parts that differ in their last dim alone, along it: [T, ..., sum]."""
+    return _record("concat", parts)
+
+
+def attend(q: Value, k: Cached, v: Cached, *, scale: float, window: int = 0, sinks: Weights | None = None) -> Value:
+    """Causal grouped-query attention: softmax(scale * q . k) . v, of q [T, heads, dim]: [T, heads, value dim].
+
+    A row at position p sees keys p - window + 1 .. p, all of 0 .. p with window 0. `sinks[heads]` are scores that take
+    part in the softmax but have no value (Xiao et al. 2024; learned, as in gpt-oss). Raises GraphError if k and v are
+    not the two halves of one `cache.append`.
     """
     if k.value != v.value or (k.part, v.part) != ("k", "v"):
         raise GraphError(f'{model_line()}: attend: k and v must be ["k"] and ["v"] of one cache.append')
     if window < 0:
         raise GraphError(f"{model_line()}: attend: window {window} is negative")
     cache = q.graph.node(k.value.key).attributes["cache"]
-    return _record("attend", (q, k.value), cache=cache, scale=scale, window=window)
+    weights = {} if sinks is None else {"sinks": sinks("")}
+    return _record("attend", (q, k.value), weights, cache=cache, scale=scale, window=window)
 
 
 def swiglu(gate: Value, up: Value) -> Value:
     """silu(gate) * up, both [T, width] (Shazeer 2020)."""
     return _record("swiglu", (gate, up))
+
+
+def clamped_swiglu(gate: Value, up: Value, *, limit: float, alpha: float) -> Value:
+    """(u + 1) * g * sigmoid(alpha * g) with g = min(gate, limit), u = clamp(up, -limit, limit), as in gpt-oss."""
+    return _record("swiglu", (gate, up), limit=limit, alpha=alpha)
+
+
+def softmax(x: Value) -> Value:
+    """softmax over the last dim of x [T, experts], for `route`."""
+    return _record("softmax", (x,))
+
+
+def sigmoid(x: Value) -> Value:
+    """1 / (1 + exp(-x)) of x [T, experts], for `route`."""
+    return _record("sigmoid", (x,))
+
+
+def route(
+    scores: Value,
+    k: int,
+    *,
+    normalize: bool | str = False,
+    scale: float = 1.0,
+    bias: Weights | None = None,
+    groups: int = 0,
+    keep_groups: int = 0,
+    group_top: int = 1,
+    masked: float = 0.0,
+) -> Routes:
+    """Choose the k experts of each row that have the highest scores [T, experts]; ties go to the lower number.
+
+    What an expert weighs is its score; with `normalize` True divided by the sum over those chosen, with "softmax" its
+    softmax over those chosen; then times `scale`. `bias[experts]` is added to the scores for the choice only. With
+    `groups`, experts are that many runs of equal length, and only those of the `keep_groups` best runs are eligible,
+    the rest count as `masked`: a run's score is its highest (`group_top` 1) or the sum of its two highest (2).
+    """
+    how = normalize if isinstance(normalize, str) else "sum" if normalize else "none"
+    weights = {} if bias is None else {"bias": bias("")}
+    attributes: dict[str, Any] = {"k": k, "normalize": how, "scale": scale}
+    if groups:
+        attributes |= {"groups": groups, "keep_groups": keep_groups, "group_top": group_top, "masked": masked}
+    value = _record("route", (scores,), weights, **attributes)
+    return Routes(value, features(scores.shape)[0])
+
+
+def experts(routes: Routes, x: Value, body: Callable[[Value, Expert], Value]) -> Value:
+    """Sum over the experts e of each row of what e weighs times body(row, e): x [T, width] gives [T, width].
+
+    `body(rows, e)` is called once, with symbolic rows [R, width] and a symbolic e for the indices of its weights. Only
+    the experts that some row goes to are run.
+    """
+    rows = _record("dispatch", (routes.value, x))
+    y = body(rows, Expert(routes.experts))
+    if not isinstance(y, Value) or y.shape[0] != R:
+        shape = text(y.shape) if isinstance(y, Value) else repr(y)
+        raise GraphError(f"{model_line()}: experts: the body must return routed rows [R, width], it returned {shape}")
+    return _record("combine", (routes.value, y))
 
 
 def logits(x: Value, head: Weights) -> Value:

@@ -1,24 +1,32 @@
-"""The weights region: which checkpoint rows become which packed columns, and at which offset."""
+"""The weights region: which checkpoint rows become which packed columns, and at which offset.
+
+An entry says how one packed weight, or a bank of equally shaped ones (experts, heads), is made of checkpoint tensors;
+`ellm.checkpoint.loader` documents its keys.
+"""
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ellm.dsl.tensor import Weight
-from ellm.dsl.tiling import COLUMNS, TILE_BYTES, depth_tiles, tiles
+from ellm.dsl.tiling import COLUMNS, depth_tiles, tiles
+from ellm.kernels import contract
 
 PAGE = 4096
 LINE = 64
-Run = tuple[int, int, int, int]
-"""(source, first row, rows, first packed column)."""
+_SCALED = 128  # rows and columns of an fp8 weight that share a scale
+_FOUR_BIT = 32  # columns of an mxfp4 weight that do
+Run = tuple[int, ...]
+"""(source, first row, rows, first packed column), and the step from row to row if it is not 1."""
 
 
 @dataclass(eq=False)
 class Packed:
-    """One packed weight. `entry` is what the loader reads; `offset` is set when the region is laid out."""
+    """One packed weight, or bank. `entry` is what the loader reads; `offset` is set when the region is laid out."""
 
     entry: dict[str, Any]
     offset: int = -1
@@ -27,6 +35,16 @@ class Packed:
     def bytes(self) -> int:
         """Size in the weights region."""
         return self.entry["bytes"]
+
+    @property
+    def format(self) -> int:
+        """The format's number in task.h."""
+        return contract.FORMATS[self.entry["format"]]
+
+    @property
+    def stride(self) -> int:
+        """Bytes from one matrix of a bank to the next; 0 if it is none."""
+        return self.entry.get("bank_stride", 0)
 
 
 @functools.cache
@@ -60,40 +78,78 @@ def interleaved(width: int) -> tuple[Run, ...]:
     )
 
 
+@functools.cache
+def _stored_runs(
+    weights: tuple[Weight | None, ...], numbers: tuple[int, ...], runs: tuple[Run, ...]
+) -> tuple[Run, ...]:
+    """Runs over the rows that weights show, as runs over those of the tensors `numbers` that store them."""
+    found: list[Run] = []
+    for source, first, rows, column in runs:
+        weight = weights[source]
+        if weight is None:
+            continue
+        part = weight.part
+        if part is None:
+            found.append((numbers[source], first, rows, column))
+            continue
+        while rows:
+            within = first % part.rows
+            count = min(rows, part.rows - within)
+            row = first // part.rows * part.period + part.first + part.step * within
+            run = (numbers[source], row, count, column)
+            found.append(run if part.step == 1 else (*run, part.step))
+            first, rows, column = first + count, rows - count, column + count
+    return tuple(found)
+
+
 @dataclass
 class Region:
     """Collects packed weights; one that is asked for twice (a tied head) is stored once."""
 
     packed: dict[tuple, Packed] = field(default_factory=dict)
 
-    def tiles(self, sources: Sequence[Weight], runs: tuple[Run, ...], k: int, n_tiles: int, task_tiles: int) -> Packed:
-        """Tiles [n_tiles][ceil(k / 32)] of sources [rows, k]."""
-        k_tiles = depth_tiles(k)
-        entry = {
-            "name": _join([source.name for source in sources]),
-            "layout": "tiles",
-            "bytes": n_tiles * k_tiles * TILE_BYTES,
-            "sources": [{"name": source.name, "shape": [source.size // k, k]} for source in sources],
-            "runs": runs,
-            "k": k,
-            "k_tiles": k_tiles,
-            "n_tiles": n_tiles,
-            "task_tiles": task_tiles,
-        }
-        return self._add(("tiles", *sources, runs, k, task_tiles), entry)
+    def tiles(self, weights: Sequence[Weight], runs: tuple[Run, ...], k: int, n_tiles: int, task_tiles: int) -> Packed:
+        """Tiles [n_tiles][ceil(k / 32)] of weights [rows, k], a bank of them if they are of experts."""
+        sources, numbers = _sources([_source(weight, math.prod(weight.shape) // k, k) for weight in weights])
+        entry = self._matrix(weights, sources, _stored_runs(tuple(weights), numbers, runs), k, n_tiles, task_tiles)
+        if weights[0].experts:
+            entry |= _bank(weights[0].experts, entry["bytes"], PAGE)
+        return self._add(("tiles", *weights, runs, k, task_tiles), entry)
 
-    def vector(self, sources: Sequence[Weight | None], runs: tuple[Run, ...], width: int) -> Packed:
-        """`width` f32 numbers, rounded up to 16; the runs of an absent source stay zero."""
-        present = [source for source in sources if source is not None]
-        number = {index: present.index(source) for index, source in enumerate(sources) if source is not None}
-        entry = {
-            "name": _join([source.name for source in present]),
+    def heads(self, weight: Weight, n_tiles: int, task_tiles: int) -> Packed:
+        """A bank of tiles with one matrix [n, k] for each head of weight [heads, n, k]."""
+        count, n, k = weight.shape
+        source = _source(weight, count * n, k) if not weight.transposed else _source(weight, n, count * k)
+        cut = weight.k_part if weight.transposed else weight.part
+        seen = k if weight.transposed else n
+        source["head_rows"] = cut.period if cut else seen
+        first = cut.first if cut else 0
+        if weight.transposed and first:
+            source["first_k"] = first
+        runs = ((0, 0 if weight.transposed else first, n, 0),)
+        entry = self._matrix([weight], [source], runs, k, n_tiles, task_tiles)
+        if weight.transposed:
+            entry["format"] = _aligned(entry["format"], source["head_rows"], first)
+        entry["bytes"] = n_tiles * contract.column_bytes(contract.FORMATS[entry["format"]], depth_tiles(k))
+        entry |= _bank(count, entry["bytes"], PAGE) | {"one_group": True}
+        return self._add(("heads", weight, task_tiles), entry)
+
+    def vector(self, weights: Sequence[Weight | None], runs: tuple[Run, ...], width: int) -> Packed:
+        """`width` f32 numbers, rounded up to 16; the runs of an absent weight stay zero."""
+        present = [weight for weight in weights if weight is not None]
+        sources, places = _sources([_vector_source(weight) for weight in present])
+        where = iter(places)
+        numbers = tuple(-1 if weight is None else next(where) for weight in weights)
+        entry: dict[str, Any] = {
+            "name": _join([weight.name for weight in present]),
             "layout": "vector",
             "bytes": 4 * COLUMNS * tiles(width),
-            "sources": [{"name": source.name, "shape": [source.size]} for source in present],
-            "runs": tuple((number[run[0]], *run[1:]) for run in runs if run[0] in number),
+            "sources": sources,
+            "runs": _stored_runs(tuple(weights), numbers, runs),
         }
-        return self._add(("vector", *sources, runs), entry)
+        if present[0].experts:
+            entry |= _bank(present[0].experts, entry["bytes"], LINE)
+        return self._add(("vector", *weights, runs), entry)
 
     def constant(self, name: str, values: tuple[float, ...]) -> Packed:
         """f32 numbers that the compiler computed."""
@@ -116,8 +172,79 @@ class Region:
         placed = sorted(self.packed.values(), key=lambda packed: packed.offset)
         return [packed.entry | {"offset": packed.offset, "runs": _lists(packed.entry["runs"])} for packed in placed]
 
+    def _matrix(
+        self,
+        weights: Sequence[Weight],
+        sources: list[dict[str, Any]],
+        runs: tuple[Run, ...],
+        k: int,
+        n_tiles: int,
+        task_tiles: int,
+    ) -> dict[str, Any]:
+        k_tiles = depth_tiles(k)
+        precision = weights[0].precision
+        return {
+            "name": _join([weight.name for weight in weights]),
+            "layout": "tiles",
+            "format": precision,
+            "bytes": n_tiles * contract.column_bytes(contract.FORMATS[precision], k_tiles),
+            "sources": sources,
+            "runs": runs,
+            "k": k,
+            "k_tiles": k_tiles,
+            "n_tiles": n_tiles,
+            "task_tiles": task_tiles,
+        }
+
     def _add(self, key: tuple, entry: dict[str, Any]) -> Packed:
         return self.packed.setdefault(key, Packed(entry))
+
+
+def _bank(count: int, matrix_bytes: int, alignment: int) -> dict[str, int]:
+    stride = _round_up(matrix_bytes, alignment)
+    return {"experts": count, "bank_stride": stride, "bytes": count * stride}
+
+
+def _aligned(precision: str, *first_columns: int) -> str:
+    """The format to pack in: bf16 if the scales' blocks of the stored format do not begin where the matrices do."""
+    block = {"fp8": _SCALED, "mxfp4": _FOUR_BIT}.get(precision, 1)
+    return "bf16" if any(first % block for first in first_columns) else precision
+
+
+def _source(weight: Weight, rows: int, k: int) -> dict[str, Any]:
+    """The tensor that stores a weight [rows, k]: its name, shape and scales."""
+    rows, k = (
+        seen if part is None else seen // part.rows * part.period
+        for seen, part in ((rows, weight.part), (k, weight.k_part))
+    )
+    turned = weight.transposed and weight.precision != "mxfp4"
+    shape = [k, rows] if turned else [rows, k]
+    stack = [weight.experts] if weight.stacked else []
+    source: dict[str, Any] = {"name": weight.name, "shape": stack + shape}
+    if weight.stacked:
+        source["stacked"] = True
+    if turned:
+        source["transposed"] = True
+    if weight.precision == "fp8":
+        blocks = [-(-size // _SCALED) for size in shape]
+        source["scales"] = {"name": weight.name + "_scale_inv", "shape": stack + blocks}
+    if weight.precision == "mxfp4":
+        blocks = [rows, -(-k // _FOUR_BIT)]
+        source |= {"name": weight.name + "_blocks", "shape": [*stack, *blocks, _FOUR_BIT // 2]}
+        source["scales"] = {"name": weight.name + "_scales", "shape": stack + blocks}
+    return source
+
+
+def _vector_source(weight: Weight) -> dict[str, Any]:
+    size = weight.size if weight.part is None else weight.size // weight.part.rows * weight.part.period
+    shape = [weight.experts, size] if weight.stacked else [size]
+    return {"name": weight.name, "shape": shape} | ({"stacked": True} if weight.stacked else {})
+
+
+def _sources(given: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], tuple[int, ...]]:
+    """Sources without repetition, and the number in them of each given one."""
+    different = [source for number, source in enumerate(given) if source not in given[:number]]
+    return different, tuple(different.index(source) for source in given)
 
 
 @functools.cache
@@ -132,7 +259,7 @@ def _round_up(number: int, multiple: int) -> int:
 
 def _join(names: Sequence[str]) -> str:
     """Print ["a.q_proj.weight", "a.k_proj.weight"] as "a.{q_proj,k_proj}.weight"."""
-    if len(names) == 1:
+    if len(set(names)) == 1:
         return names[0]
     parts = [name.split(".") for name in names]
     if len({len(part) for part in parts}) > 1:

@@ -1,4 +1,4 @@
-"""Plans the arena: one offset for each buffer of a row block's section.
+"""Plans the arena: one offset for each buffer of a row block's section, and of what all row blocks share.
 
 Greedy by size, lowest fit (Pisarchyk and Lee, "Efficient Memory Management for Deep Neural Net Inference", 2020), with
 lifetimes from the task graph: two buffers share bytes only if the graph orders every access of one before every write
@@ -15,7 +15,7 @@ ALIGNMENT = 64
 
 @dataclass(eq=False)
 class Buffer:
-    """Bytes of a section. `writers` and `readers` are operator numbers; `offset` is set by `plan`."""
+    """Bytes of the arena. `writers` and `readers` are operator numbers; `offset` is set by `plan`."""
 
     name: str
     bytes: int
@@ -28,10 +28,21 @@ class Buffer:
         """First byte after the buffer."""
         return self.offset + self.bytes
 
+    def described(self) -> dict[str, str | int]:
+        """What `Program.meta["plan"]` says of it; `first` and `last` are the operators that access it so."""
+        accesses = self.writers + self.readers
+        return {
+            "name": self.name,
+            "offset": self.offset,
+            "bytes": self.bytes,
+            "first": min(accesses),
+            "last": max(accesses),
+        }
+
 
 @dataclass(frozen=True)
 class Plan:
-    """Bytes of a section, and the least that any plan could need."""
+    """Bytes of a section or of what is shared, and the least that any plan could need."""
 
     bytes: int
     lower_bound: int
@@ -47,10 +58,28 @@ def descendants(after: Sequence[Sequence[int]]) -> list[int]:
     return masks
 
 
-def plan(buffers: Sequence[Buffer], after: Sequence[Sequence[int]]) -> Plan:
-    """Set every buffer's offset, so that buffers that may be live at once are disjoint."""
+def across(masks: Sequence[int], fences: Iterable[int]) -> list[int]:
+    """Bit masks of what runs after every row block's and every expert's part of an operator, from `descendants`.
+
+    Row blocks run on their own, and so do experts, so an operator after another in the graph may yet run before some
+    part of it. A fence is an operator of which all parts are done before anything after it starts.
+    """
+    found = [0] * len(masks)
+    for fence in fences:
+        for operator in range(fence + 1):
+            if operator == fence or masks[operator] >> fence & 1:
+                found[operator] |= masks[fence]
+    return found
+
+
+def plan(buffers: Sequence[Buffer], after: Sequence[Sequence[int]], fences: Sequence[int] | None = None) -> Plan:
+    """Set every buffer's offset, so that buffers that may be live at once are disjoint.
+
+    With `fences` the buffers are those that all row blocks share, see `across`.
+    """
     masks = descendants(after)
-    all_after = [_common(buffer, masks) for buffer in buffers]
+    ordered = masks if fences is None else across(masks, fences)
+    all_after = [_common(buffer, ordered) for buffer in buffers]
     writes = [sum(1 << writer for writer in set(buffer.writers)) for buffer in buffers]
     placed: list[int] = []
     for index in sorted(range(len(buffers)), key=lambda i: (-buffers[i].bytes, i)):

@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 
 import networkx
 
+from ellm.dsl.errors import LoweringError
 from ellm.dsl.grammar import MATMULS, Node
 from ellm.dsl.graph import Graph
-from ellm.dsl.tensor import Weight
+from ellm.dsl.tensor import R, Weight
 from ellm.dsl.verify import verify
 
 
@@ -32,6 +33,30 @@ def remove_dead(graph: Graph) -> None:
     """Remove what the logits do not depend on."""
     alive = networkx.ancestors(graph, graph.output) | {graph.output}
     graph.remove_nodes_from([key for key in graph.order() if key not in alive])
+
+
+def fold_scores(graph: Graph) -> None:
+    """Fold the softmax or sigmoid of scores into the route that reads them."""
+    for key in [key for key, node in graph.items() if node.op == "route"]:
+        node = graph.node(key)
+        (scores,) = graph.inputs(key)
+        if scores.op in ("softmax", "sigmoid"):
+            source, attributes = node.inputs[0], node.attributes | {"score": scores.op}
+            graph.put(key, replace(node, inputs=scores.inputs, attributes=attributes))
+            if not graph.consumers(source):
+                graph.remove_node(source)
+
+
+def join_experts(graph: Graph) -> None:
+    """Join the gate and up projections of experts, which no kernel does apart. Raises LoweringError."""
+    for key in [key for key, node in graph.items() if node.op == "swiglu" and node.shape[0] == R]:
+        gate, up = graph.inputs(key)
+        if not _join_gate_up(graph, key):
+            names = [str(weight) for part in (gate, up) for weight in part.weights.values()]
+            stored = {weight.precision for part in (gate, up) for weight in part.weights.values()}
+            line = graph.node(key).line
+            why = f"they are stored in {' and '.join(sorted(stored))}" if len(stored) > 1 else "no kernel computes this"
+            raise LoweringError(f"{line}: swiglu: cannot join {' and '.join(names) or gate.op} of an expert: {why}")
 
 
 def hoist_gather(graph: Graph) -> None:
@@ -64,7 +89,7 @@ def _heads(graph: Graph, key: int) -> _Heads | None:
     norm: Node | None = None
     angles: int | None = None
     node = graph.node(key)
-    if node.op == "rope":
+    if node.op == "rope" and "interleaved" not in node.attributes:
         keys.append(key)
         key, angles = node.inputs
         node = graph.node(key)
@@ -82,7 +107,8 @@ def join_qkv(graph: Graph) -> None:
     """Join the q, k and v projections of an attend with their head norms, rope and cache append: one `qkv`."""
     for key in [key for key, node in graph.items() if node.op == "append"]:
         readers = graph.consumers(key)
-        if len(readers) != 1 or graph.node(readers[0]).op != "attend":
+        apart = len(graph.node(key).inputs) == 2
+        if not apart or len(readers) != 1 or graph.node(readers[0]).op != "attend":
             continue
         append, attend = graph.node(key), graph.node(readers[0])
         q, k, v = (_heads(graph, part) for part in (attend.inputs[0], *append.inputs))
@@ -103,6 +129,7 @@ def _joinable(q: _Heads, k: _Heads, v: _Heads) -> bool:
         and len(epsilons) <= 1
         and k.linear.shape == v.linear.shape
         and q.linear.shape[2] == k.linear.shape[2]
+        and len({heads.linear.weights["weight"].precision for heads in (q, k, v)}) == 1
     )
 
 
@@ -125,19 +152,28 @@ def _joined(append: Node, q: _Heads, k: _Heads, v: _Heads) -> Node:
 def join_gate_up(graph: Graph) -> None:
     """Join the gate and up projections of a swiglu that feeds matrix products only: one `gate_up`."""
     for key in [key for key, node in graph.items() if node.op == "swiglu"]:
-        node = graph.node(key)
-        gate, up = graph.inputs(key)
-        plain = all(part.op == "linear" and len(part.inputs) == 1 and "norm" not in part.weights for part in (gate, up))
-        if not plain or gate.inputs != up.inputs or node.inputs[0] == node.inputs[1] or not _feeds_matmuls(graph, key):
-            continue
-        if any(graph.consumers(part) != [key] for part in node.inputs):
-            continue
-        weights = {"gate": gate.weights["weight"], "up": up.weights["weight"]}
-        for role, part in (("gate_bias", gate), ("up_bias", up)):
-            if "bias" in part.weights:
-                weights[role] = part.weights["bias"]
-        graph.remove_nodes_from(node.inputs)
-        graph.put(key, graph.shaped(Node("gate_up", gate.inputs, weights, scope=node.scope, line=gate.line)))
+        if "limit" not in graph.node(key).attributes:
+            _join_gate_up(graph, key)
+
+
+def _join_gate_up(graph: Graph, key: int) -> bool:
+    node = graph.node(key)
+    gate, up = graph.inputs(key)
+    plain = all(part.op == "linear" and len(part.inputs) == 1 and "norm" not in part.weights for part in (gate, up))
+    if not plain or gate.inputs != up.inputs or node.inputs[0] == node.inputs[1] or not _feeds_matmuls(graph, key):
+        return False
+    if any(graph.consumers(part) != [key] for part in node.inputs):
+        return False
+    weights = {"gate": gate.weights["weight"], "up": up.weights["weight"]}
+    if weights["gate"].precision != weights["up"].precision:
+        return False
+    for role, part in (("gate_bias", gate), ("up_bias", up)):
+        if "bias" in part.weights:
+            weights[role] = part.weights["bias"]
+    graph.remove_nodes_from(node.inputs)
+    joined = Node("gate_up", gate.inputs, weights, dict(node.attributes), scope=node.scope, line=gate.line)
+    graph.put(key, graph.shaped(joined))
+    return True
 
 
 def _feeds_matmuls(graph: Graph, key: int) -> bool:
@@ -164,22 +200,32 @@ def fold_norm(graph: Graph) -> None:
         graph.remove_node(key)
 
 
+def start_sums(graph: Graph) -> None:
+    """Start the sum of `x + experts(...)` with x. Always done: added at the end, x would make another rounding."""
+    _fold_add(graph, "combine", 2)
+
+
 def fold_residual(graph: Graph) -> None:
     """Fold `x + linear(...)` into the epilogue of the linear."""
+    _fold_add(graph, "linear", 1)
+
+
+def _fold_add(graph: Graph, op: str, own_inputs: int) -> None:
+    """Make what an operator is added to, if nothing else reads it, its input after its own."""
     for key in [key for key, node in graph.items() if node.op == "add"]:
         node = graph.node(key)
         for product, residual in (node.inputs[::-1], node.inputs):
-            linear = graph.node(product)
-            if linear.op != "linear" or len(linear.inputs) != 1 or len(linear.shape) != 2 or product == residual:
+            producer = graph.node(product)
+            fits = producer.op == op and len(producer.inputs) == own_inputs and len(producer.shape) == 2
+            if not fits or product == residual or producer.shape[0] == R or graph.consumers(product) != [key]:
                 continue
-            if graph.consumers(product) == [key]:
-                graph.remove_node(product)
-                graph.put(key, replace(linear, inputs=(*linear.inputs, residual), scope=node.scope))
-                break
+            graph.remove_node(product)
+            graph.put(key, replace(producer, inputs=(*producer.inputs, residual), scope=node.scope))
+            break
 
 
 Pass = Callable[[Graph], None]
-CLEANING: tuple[Pass, ...] = (share_equal, remove_dead)
+CLEANING: tuple[Pass, ...] = (share_equal, remove_dead, fold_scores, join_experts, start_sums)
 FUSING: tuple[Pass, ...] = (hoist_gather, join_qkv, join_gate_up, fold_norm, fold_residual)
 
 

@@ -1,13 +1,15 @@
-"""The task graph: one group per operator and row block, events between them.
+"""The task graph: one group per operator and row block, or expert, and events between them.
 
-Row blocks run independently of each other, coupled only by attention: attend of block b waits until blocks 0 .. b have
-appended their keys and values, by a chain of events from block to block.
+Row blocks run independently of each other, coupled only by attention and by experts. Attend of block b waits until
+blocks 0 .. b have appended their keys and values, by a chain of events from block to block. Dispatch waits until all
+blocks are routed; then it wakes the experts that got rows, and when these are done every block sums up its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 from ellm.dsl.operator import Operator
 from ellm.dsl.plan import descendants
@@ -16,15 +18,20 @@ from ellm.scheduler.program import Kind
 
 @dataclass
 class TaskGraph:
-    """Groups and events as lists; see `ellm.scheduler.program.Program` for what each means."""
+    """Groups and events as lists; see `ellm.scheduler.program.Program` for what each means.
+
+    A wake is (operator of dispatch, first group of the experts, event that joins them).
+    """
 
     blocks: int
+    first: list[int]  # operator -> its first group
     groups: list[tuple[int, int, int, int, int, int]] = field(default_factory=list)
     signals: list[list[int]] = field(default_factory=list)
     events: list[tuple[int, int]] = field(default_factory=list)
     publishes: list[list[int]] = field(default_factory=list)
     triggers: list[list[int]] = field(default_factory=list)
     roots: list[int] = field(default_factory=list)
+    wakes: list[tuple[int, int, int]] = field(default_factory=list)
     end: int = -1
 
     def event(self, needed: int, dynamic: int = -1) -> int:
@@ -34,36 +41,47 @@ class TaskGraph:
         self.triggers.append([])
         return len(self.events) - 1
 
-    def group(self, operator: int, block: int) -> int:
-        """Return the number of an operator's group on a row block."""
-        return operator * self.blocks + block
+    def group(self, operator: int, number: int) -> int:
+        """Return an operator's group on a row block, or of an expert."""
+        return self.first[operator] + number
 
 
 def build(operators: Sequence[Operator], blocks: int) -> TaskGraph:
     """Make the groups and events of operators that come in topological order."""
-    graph = TaskGraph(blocks)
+    counts = [operator.groups(blocks) for operator in operators]
+    graph = TaskGraph(blocks, [0, *accumulate(counts)])
     for number, operator in enumerate(operators):
-        empty = int(operator.kind == Kind.SAMPLE or operator.kernel == "merge")
+        empty = int(operator.kind == Kind.SAMPLE or operator.kernel == "merge" or operator.experts > 0)
         fields = (operator.kind, operator.tiles, int(operator.logit_rows), empty)
-        graph.groups += [(number, block, *fields) for block in range(blocks)]
+        graph.groups += [(number, part, *fields) for part in range(counts[number])]
     graph.signals = [[] for _ in graph.groups]
     graph.end = graph.event(needed=1, dynamic=Kind.LOGITS)
     appended = _append_chains(graph, operators)
+    joined: dict[int, int] = {}
     waits = _direct_waits(operators)
     made: dict[tuple, int] = {}
     for number, operator in enumerate(operators):
-        if operator.kernel == "gather":
-            _gather(graph, number, waits[number])
-            continue
-        for block in range(blocks):
-            group = graph.group(number, block)
-            if not operator.after:
-                graph.roots.append(group)
-            else:
-                event = _event(graph, made, waits[number], operator.cache_after, appended, block)
-                graph.publishes[event].append(group)
-            if operator.kernel == "sample":
-                graph.signals[group].append(graph.end)
+        if operator.kernel in ("gather", "dispatch"):
+            event = _all_blocks(graph, waits[number])
+            graph.publishes[event] += [graph.group(number, part) for part in range(counts[number])]
+            if operator.kernel == "gather":
+                graph.triggers[event].append(graph.end)
+        elif operator.kernel == "expert_down":
+            joined[number] = _experts(graph, number, operators)
+        elif operator.kernel != "expert_gate_up":
+            for block in range(blocks):
+                group = graph.group(number, block)
+                if not operator.after:
+                    graph.roots.append(group)
+                    continue
+                done = [joined[one] for one in waits[number] if one in joined]
+                if operator.cache_after is not None:
+                    done.append(appended[operator.cache_after][block])
+                plain = tuple(one for one in waits[number] if one not in joined)
+                graph.publishes[_event(graph, made, plain, tuple(done), block)].append(group)
+        if operator.kernel == "sample":
+            for block in range(blocks):
+                graph.signals[graph.group(number, block)].append(graph.end)
     return graph
 
 
@@ -80,6 +98,20 @@ def _append_chains(graph: TaskGraph, operators: Sequence[Operator]) -> dict[int,
     return chains
 
 
+def _experts(graph: TaskGraph, down: int, operators: Sequence[Operator]) -> int:
+    """Chain gate_up and down of each expert, wake them by dispatch, and return the event that joins those that ran."""
+    (gate_up,) = operators[down].after
+    (dispatch,) = operators[gate_up].after
+    join = graph.event(needed=0)
+    for expert in range(operators[down].experts):
+        event = graph.event(needed=1)
+        graph.signals[graph.group(gate_up, expert)].append(event)
+        graph.publishes[event].append(graph.group(down, expert))
+        graph.signals[graph.group(down, expert)].append(join)
+    graph.wakes.append((dispatch, graph.group(gate_up, 0), join))
+    return join
+
+
 def _direct_waits(operators: Sequence[Operator]) -> list[tuple[int, ...]]:
     """What each operator waits for, without what the rest of it waits for anyway."""
     masks = descendants([operator.after for operator in operators])
@@ -92,31 +124,30 @@ def _direct_waits(operators: Sequence[Operator]) -> list[tuple[int, ...]]:
 
 
 def _event(
-    graph: TaskGraph,
-    made: dict[tuple, int],
-    waits: tuple[int, ...],
-    cache: int | None,
-    appended: dict[int, list[int]],
-    block: int,
+    graph: TaskGraph, made: dict[tuple, int], waits: tuple[int, ...], events: tuple[int, ...], block: int
 ) -> int:
-    """Return the event of a block that fires when `waits` are done there and, if it reads a cache, that is ready."""
-    if cache is not None and not waits:
-        return appended[cache][block]
-    key = (waits, cache, block)
+    """Return the event of a block that fires when `waits` are done there and `events` have fired."""
+    if not waits and len(events) == 1:
+        return events[0]
+    key = (waits, events, block)
     if key not in made:
-        made[key] = graph.event(needed=len(waits) + (cache is not None))
+        made[key] = graph.event(needed=len(waits) + len(events))
         for number in waits:
             graph.signals[graph.group(number, block)].append(made[key])
-        if cache is not None:
-            graph.triggers[appended[cache][block]].append(made[key])
+        for event in events:
+            graph.triggers[event].append(made[key])
     return made[key]
 
 
-def _gather(graph: TaskGraph, number: int, waits: tuple[int, ...]) -> None:
-    """Gathers read every block: all wait for the event that counts each active block's last value."""
-    (last,) = waits
-    event = graph.event(needed=0, dynamic=Kind.ROWS)
-    for block in range(graph.blocks):
-        graph.signals[graph.group(last, block)].append(event)
-    graph.publishes[event] += [graph.group(number, block) for block in range(graph.blocks)]
-    graph.triggers[event].append(graph.end)
+def _all_blocks(graph: TaskGraph, waits: tuple[int, ...]) -> int:
+    """Return the event that fires when `waits` are done in every active block."""
+    events = [graph.event(needed=0, dynamic=Kind.ROWS) for _ in waits]
+    for number, event in zip(waits, events, strict=True):
+        for block in range(graph.blocks):
+            graph.signals[graph.group(number, block)].append(event)
+    if len(events) == 1:
+        return events[0]
+    last = graph.event(needed=len(events))
+    for event in events:
+        graph.triggers[event].append(last)
+    return last

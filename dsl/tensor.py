@@ -24,6 +24,32 @@ T = Dim("T")
 """Rows of a step, all sequences flattened."""
 L = Dim("L")
 """Rows of a step that want logits."""
+R = Dim("R")
+"""Rows of a step that were routed to an expert: each row once for each of its choices."""
+
+
+@dataclass(frozen=True)
+class Expert:
+    """The number of one of `count` experts, in the indices of its weights."""
+
+    count: int
+
+    def __str__(self) -> str:
+        return "{expert}"
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is seen of a stored tensor's rows: of every `period`, these `rows`: `first`, `first + step`, ..."""
+
+    period: int
+    rows: int
+    first: int = 0
+    step: int = 1
+
+    def __str__(self) -> str:
+        end = self.first + (self.rows - 1) * self.step + 1
+        return f"({self.first}:{end}:{self.step} of {self.period})"
 
 
 def text(shape: Sequence[int | Dim]) -> str:
@@ -40,24 +66,35 @@ def features(shape: Shape) -> tuple[int, ...]:
 class Weight:
     """A tensor of the checkpoint, with the shape that the model sees: output dims, then contracted dims.
 
-    The checkpoint stores it as [product of the output dims, product of the contracted dims], a vector as [size].
+    The checkpoint stores it as [product of the output dims, product of the contracted dims], a vector as [size]. Or it
+    is `transposed`: stored [contracted, output]; or `part` of a tensor's output dims, `k_part` of its contracted ones.
+    `experts` are the tensors of as many experts, "{expert}" in the name standing for their number; or, if `stacked`,
+    one tensor [experts, ...]. `precision` is what the checkpoint stores: bf16, f16, fp8 or mxfp4.
     """
 
     name: str
     shape: tuple[int, ...]
+    experts: int = 0
+    stacked: bool = False
+    transposed: bool = False
+    part: Part | None = None
+    k_part: Part | None = None
+    precision: str = "bf16"
 
     @property
     def size(self) -> int:
-        """Number of elements."""
+        """Number of elements that the model sees, of one expert."""
         return math.prod(self.shape)
 
     def __str__(self) -> str:
-        return self.name + text(self.shape)
+        stack = f"[{self.experts}]" if self.stacked else ""
+        parts = "".join(f" {part}" for part in (self.part, self.k_part) if part)
+        return self.name + stack + text(self.shape) + parts
 
 
 @dataclass(frozen=True)
 class Rope:
-    """Rotation of pairs (i, i + rotary / 2) of a head by position * inv_freq[i]; cos and sin are times `factor`."""
+    """Rotation of pair i of a head's dims by position * inv_freq[i]; cos and sin are times `factor`."""
 
     inv_freq: tuple[float, ...]
     factor: float = 1.0

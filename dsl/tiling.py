@@ -1,6 +1,7 @@
 """How an operator's columns are cut into tasks: depends on the operator alone, so results never depend on a step."""
 
 TILE_BYTES = 1024
+COMBINE_COLUMNS = 1024  # of one task that sums experts
 COLUMNS = 16
 DEPTH = 32
 _TASK_BYTES = 512 << 10
@@ -29,6 +30,11 @@ def task_tiles(n_tiles: int, k_tiles: int) -> int:
     """
     fits = 8 * k_tiles * TILE_BYTES <= _TASK_BYTES and n_tiles >= _MANY_TILES
     return min(8 if fits else 4, n_tiles)
+
+
+def matrix_task_tiles(n_tiles: int, column_bytes: int) -> int:
+    """Column tiles of one task of a bank of matrices, one a head: all of a matrix if it is small."""
+    return n_tiles if n_tiles * column_bytes <= _TASK_BYTES // 2 else min(4, n_tiles)
 
 
 def task_heads(heads: int, head_tiles: int, k_tiles: int) -> int:

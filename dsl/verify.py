@@ -31,7 +31,8 @@ def _verify_node(graph: Graph, key: int, after: str) -> None:
     if form is None:
         raise GraphError(f"{where}: no such operator; there are {', '.join(GRAMMAR)}")
     required = sum(not name.endswith("?") for name in form.inputs)
-    if not required <= len(node.inputs) <= len(form.inputs):
+    many = any(name.endswith("...") for name in form.inputs)
+    if not required <= len(node.inputs) <= (len(node.inputs) if many else len(form.inputs)):
         raise GraphError(f"{where}: has {len(node.inputs)} inputs, takes ({', '.join(form.inputs)})")
     if set(graph.predecessors(key)) != set(node.inputs):
         edges = sorted(graph.predecessors(key))

@@ -108,7 +108,7 @@ def probe_program(kernel: str, args: dict[str, Any], weights_bytes: int) -> Prog
         op_names=[kernel],
         args=contract.pack(kernel, **args)[None],
         relocations=np.array([[0, at] for at in contract.weight_fields(kernel).values()], np.int32).reshape(-1, 2),
-        groups=np.array([(0, 0, Kind.ROWS, contract.tasks(kernel, args), 0, 1)], GROUP),
+        groups=np.array([(0, 0, Kind.ROWS, contract.tasks(kernel, args), 0, 1, -1)], GROUP),
         events=np.array([(1, -1)], EVENT),
         signals=Ranges.of([[0]]),
         publishes=Ranges.of([[]]),

@@ -13,12 +13,14 @@ from ellm.checkpoint.loader import load_weights
 from ellm.kernels import isa as isas
 from ellm.kernels.errors import InputError
 from ellm.scheduler import Pool
+from ellm.scheduler.program import Program
 
 
 class Runtime:
     """Opens, compiles and loads `model` (a folder, a .gguf file, a hub name or an alias).
 
-    `progress` is called with the bytes loaded so far and in all. Raises InputError if the model, an option or this
+    `progress` is called with the bytes loaded so far and in all. `ignored` are the checkpoint's tensors that the model
+    does not use. Raises InputError if the model, an option or this
     machine will not do.
     """
 
@@ -39,15 +41,16 @@ class Runtime:
         try:
             self.checkpoint = open_checkpoint(model, progress=progress)
             self._closers.append(self.checkpoint.close)
-            self.model = ellm.models.from_config(self.checkpoint.config)
+            self.model = ellm.models.from_config(self.checkpoint.config, precision=self.checkpoint.precision)
             self.context = check_context(context, self.model.context)
             self.chunk = chunk
             self.program = ellm.dsl.compile(self.model.graph(), context=self.context, chunk=chunk)
-            check_room(self.program.weights_bytes + self.program.arena_bytes, str(model))
             self.pool = Pool(threads)
             self._closers.append(self.pool.close)
+            check_room(self.program, self.pool.threads, str(model))
             self.weights = memory.Mapping(self.program.weights_bytes, "the weights", huge=True)
             load_weights(self.program, self.checkpoint, self.weights.address, self.pool.cores, progress)
+            self.ignored = self.checkpoint.ignored(self.program)
             self.checkpoint.close()  # its tokenizer stays usable
             self.table = isas.table(self.choice.isa)
             self.executable = self.pool.load(self.program, self.table, self.weights.address)
@@ -73,10 +76,13 @@ def check_context(context: int | None, longest: int) -> int:
     return context
 
 
-def check_room(needed: int, model: str) -> None:
-    """Raise InputError if `needed` bytes are not there."""
+def check_room(program: Program, threads: int, model: str) -> None:
+    """Raise InputError if the memory that a program takes before the first token is not there."""
+    needed = program.weights_bytes + program.arena_bytes + threads * program.scratch_bytes
     there = memory.available()
     if needed > there:
+        precisions = " and ".join(name for name in program.meta["weight_bytes"] if name != "f32")
         raise InputError(
-            f"{model}: needs {memory.readable(needed)} of memory in bf16, {memory.readable(there)} are available"
+            f"{model}: needs {memory.readable(needed)} of memory in {precisions}, "
+            f"{memory.readable(there)} are available"
         )

@@ -1,6 +1,11 @@
-/* Writing one position of a KV head into its tiles; task.h gives their layout. */
+/* Writing one position of a KV head into its tiles, and values that are stored as the first dims of the keys; task.h
+ * gives the layouts. */
 #ifndef ELLM_CACHE_H
 #define ELLM_CACHE_H
+#ifdef __AVX512BW__
+#include <immintrin.h>
+#endif
+
 #include "vector.h"
 
 static inline int64_t tiles_of_32(int64_t n) { return (n + 31) / 32; }
@@ -17,6 +22,54 @@ static inline void cache_store_value(ellm_bf16 *values, int64_t position, const 
     ellm_bf16 *tile = values + position / 32 * tiles_of_16(head_dim) * ELLM_TILE;
     tile += position % 32 / 2 * 32 + position % 2;
     for (int64_t d = 0; d < head_dim; d++) tile[d / 16 * ELLM_TILE + d % 16 * 2] = bf16_from_f32(x[d]);
+}
+
+/* A key tile has 16 pairs of dims of 16 keys, value tiles have pairs of keys; what two of each have in common, 64 bits
+ * that hold 2 dims of 2 keys, moves whole. Takes 8 pairs of dims and writes 8 pairs of keys of a value tile. */
+#ifdef __AVX512BW__
+static inline void cache_transpose(const ellm_bf16 *keys, ellm_bf16 *values) {
+    const __m512i swap = _mm512_set4_epi32(0x0f0e0b0a, 0x0d0c0908, 0x07060302, 0x05040100); /* the middle two of 4 */
+    __m512i row[8], pair[8];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) row[i] = _mm512_shuffle_epi8(_mm512_loadu_si512(keys + 32 * i), swap);
+#pragma GCC unroll 4
+    for (int i = 0; i < 8; i += 2) {
+        pair[i] = _mm512_unpacklo_epi64(row[i], row[i + 1]);
+        pair[i + 1] = _mm512_unpackhi_epi64(row[i], row[i + 1]);
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; i++) {
+        __m512i a = _mm512_shuffle_i64x2(pair[i], pair[i + 2], 0x44);
+        __m512i b = _mm512_shuffle_i64x2(pair[i + 4], pair[i + 6], 0x44);
+        __m512i c = _mm512_shuffle_i64x2(pair[i], pair[i + 2], 0xee);
+        __m512i d = _mm512_shuffle_i64x2(pair[i + 4], pair[i + 6], 0xee);
+        _mm512_storeu_si512(values + 32 * i, _mm512_shuffle_i64x2(a, b, 0x88));
+        _mm512_storeu_si512(values + 32 * (i + 2), _mm512_shuffle_i64x2(a, b, 0xdd));
+        _mm512_storeu_si512(values + 32 * (i + 4), _mm512_shuffle_i64x2(c, d, 0x88));
+        _mm512_storeu_si512(values + 32 * (i + 6), _mm512_shuffle_i64x2(c, d, 0xdd));
+    }
+}
+#else
+static inline void cache_transpose(const ellm_bf16 *keys, ellm_bf16 *values) {
+    for (int d = 0; d < 8; d++)
+        for (int s = 0; s < 8; s++) {
+            uint64_t x;
+            memcpy(&x, keys + 32 * d + 4 * s, sizeof x);
+            x = (x & 0xffff00000000ffffu) | (x >> 16 & 0xffff0000u) | (x & 0xffff0000u) << 16;
+            memcpy(values + 32 * s + 4 * d, &x, sizeof x);
+        }
+}
+#endif
+
+/* Value tiles [n_tiles][k_tiles] of 32 * k_tiles positions, whose values are the dims of the keys from the first of the
+ * key tile `keys` on. A position tile has key_tiles key tiles. */
+static inline void cache_values_of_keys(const ellm_bf16 *keys, int64_t key_tiles, int64_t k_tiles, int64_t n_tiles,
+                                        ellm_bf16 *values) {
+    for (int64_t s = 0; s < 2 * k_tiles; s++)
+        for (int64_t n = 0; n < n_tiles; n++) {
+            const ellm_bf16 *key = keys + (s * key_tiles + n / 2) * ELLM_TILE + n % 2 * (ELLM_TILE / 2);
+            cache_transpose(key, values + (n * k_tiles + s / 2) * ELLM_TILE + s % 2 * (ELLM_TILE / 2));
+        }
 }
 
 #endif

@@ -131,7 +131,9 @@ def tasks(kernel: str, args: Mapping[str, Any]) -> int:
         return int(_banks(kernel, args) * -(-args["n_tiles"] // args["task_tiles"]))
     if kernel == "combine":
         return -(-args["n"] // args["task_columns"])
-    if kernel in ("attend", "merge", "append"):
+    if kernel in ("attend", "merge"):
+        return int(args["kv_heads"]) * -(-args["heads"] // args["kv_heads"] // FOLD)
+    if kernel == "append":
         return int(args["kv_heads"])
     if kernel in ("probe_read", "probe_matmul"):
         return int(args["tasks"])
@@ -194,10 +196,11 @@ def _matmul_scratch(args: Mapping[str, Any], row_block: int) -> int:
 
 
 def _attend_scratch(args: Mapping[str, Any], row_block: int) -> int:
-    """The struct Fold of attend.pxi: per folded row scores and p, two numerators, the query and four scalars."""
-    rows = _up(max(FOLD, args["heads"] // args["kv_heads"]), 16)
+    """The struct Fold of attend.pxi: per folded row scores and p, two numerators, the query and four scalars; and four
+    column tiles of values that are in keys."""
     q_stride, s_stride = (32 * (-(-n // 32) | 1) for n in (args["head_dim"], SPLIT))
-    return rows * (6 * s_stride + 8 * _up(args["head_dim"], 16) + 2 * q_stride + 16)
+    tiles = 4 * SPLIT // 32 if args["values_in_keys"] else 0
+    return FOLD * (6 * s_stride + 8 * _up(args["value_dim"], 16) + 2 * q_stride + 16) + 2 * TILE * tiles
 
 
 def _up(n: int, multiple: int) -> int:
@@ -210,6 +213,7 @@ _SCRATCH: dict[str, Callable[[Mapping[str, Any], int], int]] = {
     "expert_down": _product_scratch,
     "attend": _attend_scratch,
     "merge": lambda args, row_block: 4 * args["value_dim"],
+    "route": lambda args, row_block: 8 * args["experts"] + 8 * args["groups"],  # scores, choices; groups: score, number
     "sample": lambda args, row_block: 12 * args["vocab"],  # penalised logits, weights and a heap of tokens
     "probe_matmul": lambda args, row_block: 4096,
     "probe_read": lambda args, row_block: 8,

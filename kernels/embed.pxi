@@ -2,7 +2,7 @@
 #
 #   out[r, :] = table[:, tokens[row + r]] * scale          f32 [rows, width]
 #
-# `table` is a packed weight [n_tiles][k_tiles] with n = token and k = element, as a tied head reads it.
+# `table` is a packed weight [n_tiles][k_tiles] of any format with n = token and k = element, as a tied head reads it.
 # A token outside [0, vocab) is an error; its row is left as it was. 1 task.
 
 cdef enum:
@@ -11,7 +11,7 @@ cdef enum:
 
 cdef void embed(const ellm_task *task) noexcept nogil:
     cdef const ellm_embed *op = <const ellm_embed *> task.args
-    cdef const ellm_bf16 *column
+    cdef const char *column
     cdef float *out
     cdef float scale = <float> op.scale
     cdef int64_t token, i
@@ -21,7 +21,7 @@ cdef void embed(const ellm_task *task) noexcept nogil:
         if token < 0 or token >= op.vocab:
             task.error[0] = ERROR_TOKEN
             continue
-        column = <const ellm_bf16 *> op.table + token // 16 * op.k_tiles * ELLM_TILE + token % 16 * 2
+        column = <const char *> op.table + token // 16 * column_bytes(op.format, op.k_tiles)
         out = <float *> (task.section + op.out) + row * op.width
         for i in range(op.width):
-            out[i] = f32_from_bf16(column[i // 2 * 32 + i % 2]) * scale
+            out[i] = expand_element(column, op.format, token % 16, i) * scale

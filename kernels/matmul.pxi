@@ -1,4 +1,4 @@
-# The part that linear, logits, gate_up and qkv share: which column tiles a task owns, and their product.
+# The part that linear, logits, gate_up, qkv and the kernels of banks share: a task's column tiles and their product.
 
 cdef extern from "panel.h" nogil:
     ctypedef struct ellm_matmul:
@@ -7,12 +7,24 @@ cdef extern from "panel.h" nogil:
         ellm_int n_tiles
         ellm_weight bias
         ellm_int task_tiles
+        ellm_int format
     ctypedef struct ellm_panel:
         const ellm_bf16 *a
         int64_t lda
         float *c
     char *scratch_memory(const ellm_task *task)
     ellm_panel panel(const ellm_task *task, const ellm_matmul *m)
+    ellm_panel panel_in_place(const ellm_task *task, const ellm_matmul *m, const char *x)
+    ellm_panel panel_rows(const ellm_task *task, const ellm_matmul *m, int64_t part, const char *x)
+    ellm_panel panel_gather(
+        const ellm_task *task, const ellm_matmul *m, int64_t part, const int32_t *step_rows, int64_t rows
+    )
+
+cdef extern from "expand.h" nogil:
+    int64_t column_bytes(int64_t format, int64_t k_tiles)
+    void weight_matmul(const ellm_bf16 *a, int64_t lda, int rows, const char *weight, int64_t format, int n_tiles,
+                       int k_tiles, float *c, int64_t ldc, ellm_bf16 *tiles)
+    float expand_element(const char *column, int64_t format, int64_t n, int64_t k)
 
 
 cdef struct product:
@@ -22,21 +34,28 @@ cdef struct product:
     int64_t stride
 
 
-# c = panel(x) . W[tile : tile + tiles]^T (+ bias), accumulated in f32 over ascending k.
-cdef inline product multiply(const ellm_task *task, const void *args) noexcept nogil:
-    cdef const ellm_matmul *m = <const ellm_matmul *> args
-    cdef ellm_panel x = panel(task, m)
+# c = x . W[tile : tile + tiles]^T (+ bias), accumulated in f32 over ascending k, for column task `index` of a weight.
+cdef inline product multiply_by(
+    const ellm_task *task, const ellm_matmul *m, ellm_panel x, int64_t rows, int64_t index, const char *weight,
+    const float *bias
+) noexcept nogil:
     cdef product p
     cdef int64_t row
-    cdef const float *bias
-    p.tile = task.index * m.task_tiles
+    p.tile = index * m.task_tiles
     p.tiles = min(m.task_tiles, m.n_tiles - p.tile)
     p.c = x.c
     p.stride = 16 * m.task_tiles
-    tile_matmul(x.a, x.lda, task.rows, <const ellm_bf16 *> m.weight + p.tile * m.k_tiles * ELLM_TILE,
-                m.k_tiles * ELLM_TILE, ELLM_TILE, <int> p.tiles, <int> m.k_tiles, p.c, p.stride, 0)
-    if m.bias != NULL:
-        bias = <const float *> m.bias + 16 * p.tile
-        for row in range(task.rows):
-            vector_add(p.c + row * p.stride, bias, p.c + row * p.stride, 16 * p.tiles)
+    weight_matmul(
+        x.a, x.lda, <int> rows, weight + p.tile * column_bytes(m.format, m.k_tiles), m.format, <int> p.tiles,
+        <int> m.k_tiles, p.c, p.stride, <ellm_bf16 *> (p.c + task.row_block * p.stride),
+    )
+    if bias != NULL:
+        for row in range(rows):
+            vector_add(p.c + row * p.stride, bias + 16 * p.tile, p.c + row * p.stride, 16 * p.tiles)
     return p
+
+
+# The product of a kernel that has one weight and the rows of its block.
+cdef inline product multiply(const ellm_task *task, const void *args) noexcept nogil:
+    cdef const ellm_matmul *m = <const ellm_matmul *> args
+    return multiply_by(task, m, panel(task, m), task.rows, task.index, <const char *> m.weight, <const float *> m.bias)

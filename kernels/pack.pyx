@@ -88,7 +88,7 @@ def pack_scales(
     """
     cdef Layout layout = _layout(format, k_tiles)
     cdef int64_t per_header = layout.header // (16 * sizeof(Scale)), block = layout.header + 4 * layout.tile
-    cdef int64_t run, index, last, column, row, i, place, count = scales.shape[1]
+    cdef int64_t run, index, last, column, row, i, part, count = scales.shape[1]
     cdef Scale *out
     if (first_scale + count) * 4 > (k_tiles + 3) // 4 * 4 * per_header:
         raise ValueError(f"{count} scales from {first_scale} on do not fit {k_tiles} tiles of {format}")
@@ -98,10 +98,15 @@ def pack_scales(
             for index in range(index, last):
                 column = runs[run, 3] + index
                 row = (runs[run, 1] + index * runs[run, 4] + offset) // rows_per_scale
+                out = <Scale *> (address + column // 16 * layout.column + first_scale // per_header * block)
+                out += column % 16
+                part = first_scale % per_header
                 for i in range(count):
-                    place = first_scale + i
-                    out = <Scale *> (address + column // 16 * layout.column + place // per_header * block)
-                    out[place % per_header * 16 + column % 16] = scales[row, i]
+                    out[16 * part] = scales[row, i]
+                    part += 1
+                    if part == per_header:
+                        part = 0
+                        out += block // sizeof(Scale)
 
 
 # The part [index, last) of a run whose source rows lie in [begin, end).

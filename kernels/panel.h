@@ -1,7 +1,8 @@
 /* A worker's scratch memory, and the A operand of a matmul in it.
  *
  * Scratch is a 64-byte tag, then memory. A panel, bf16(rms_norm(x)) of all rows of the block, is the same for every
- * task of an operator on a row block, so the tag says whose panel the memory holds and a worker prepares it once.
+ * task of an operator on a row block (or on a head or a row tile of an expert: a part), so the tag says whose panel the
+ * memory holds and a worker prepares it once.
  */
 #ifndef ELLM_PANEL_H
 #define ELLM_PANEL_H
@@ -21,6 +22,7 @@ typedef struct panel_tag {
     const void *args;
     int64_t step;
     int64_t block;
+    int64_t part;
 } panel_tag;
 
 #define PANEL_HEADER 64
@@ -34,31 +36,64 @@ static inline char *scratch_memory(const ellm_task *task) {
 /* Elements between a panel's rows: an odd number of cache lines, so that rows spread over the sets of L1. */
 static inline int64_t panel_stride(int64_t k_tiles) { return 32 * (k_tiles | 1); }
 
-static inline void panel_prepare(const ellm_task *task, const ellm_matmul *m, ellm_bf16 *out, int64_t stride) {
-    for (int64_t row = 0; row < task->rows; row++) {
-        const float *x = (const float *)(task->section + m->x) + row * m->x_stride;
-        if (m->norm)
-            vector_norm_to_bf16(x, (const float *)m->norm, vector_rms_scale(x, m->eps, m->k), out + row * stride, m->k);
-        else
-            vector_to_bf16(x, out + row * stride, m->k);
-        memset(out + row * stride + m->k, 0, (size_t)(32 * m->k_tiles - m->k) * sizeof *out);
-    }
+/* One row of a panel from x, bf16 or f32 [k]. */
+static inline void panel_row(const ellm_matmul *m, const char *x, ellm_bf16 *out) {
+    if (m->x_bf16)
+        memcpy(out, x, (size_t)m->k * sizeof *out);
+    else if (m->norm)
+        vector_norm_to_bf16((const float *)x, (const float *)m->norm, vector_rms_scale((const float *)x, m->eps, m->k), out,
+                            m->k);
+    else
+        vector_to_bf16((const float *)x, out, m->k);
+    memset(out + m->k, 0, (size_t)(32 * m->k_tiles - m->k) * sizeof *out);
+}
+
+/* Bytes between the rows of x. */
+static inline int64_t panel_source_stride(const ellm_matmul *m) {
+    return m->x_stride * (int64_t)(m->x_bf16 ? sizeof(ellm_bf16) : sizeof(float));
+}
+
+/* bf16 rows used where they are, each followed by what pads it to 32 * k_tiles. */
+static inline ellm_panel panel_in_place(const ellm_task *task, const ellm_matmul *m, const char *x) {
+    return (ellm_panel){(const ellm_bf16 *)x, m->x_stride, (float *)scratch_memory(task)};
+}
+
+/* Whether scratch lacks the panel of this operator, step, block and part (0, or which rows of x it is); now it is tagged
+ * as theirs. */
+static inline int panel_claim(const ellm_task *task, const ellm_matmul *m, int64_t part) {
+    panel_tag wanted = {m, task->step->number, task->block, part};
+    if (memcmp(task->scratch, &wanted, sizeof wanted) == 0) return 0;
+    memcpy(task->scratch, &wanted, sizeof wanted);
+    return 1;
+}
+
+/* A panel of the task's rows of x. */
+static inline ellm_panel panel_rows(const ellm_task *task, const ellm_matmul *m, int64_t part, const char *x) {
+    ellm_bf16 *a = (ellm_bf16 *)(task->scratch + PANEL_HEADER);
+    int64_t stride = panel_stride(m->k_tiles);
+    if (panel_claim(task, m, part))
+        for (int64_t row = 0; row < task->rows; row++) panel_row(m, x + row * panel_source_stride(m), a + row * stride);
+    return (ellm_panel){a, stride, (float *)(a + task->row_block * stride)};
+}
+
+/* A panel of step rows, each in the section of its own row block. */
+static inline ellm_panel panel_gather(const ellm_task *task, const ellm_matmul *m, int64_t part, const int32_t *step_rows,
+                                      int64_t rows) {
+    ellm_bf16 *a = (ellm_bf16 *)(task->scratch + PANEL_HEADER);
+    int64_t stride = panel_stride(m->k_tiles);
+    if (panel_claim(task, m, part))
+        for (int64_t row = 0; row < rows; row++) {
+            const char *section = task->arena + step_rows[row] / task->row_block * task->section_bytes;
+            const char *x = section + m->x + step_rows[row] % task->row_block * panel_source_stride(m);
+            panel_row(m, x, a + row * stride);
+        }
+    return (ellm_panel){a, stride, (float *)(a + task->row_block * stride)};
 }
 
 /* The A operand of this task: bf16 rows in place, f32 rows as a panel. */
 static inline ellm_panel panel(const ellm_task *task, const ellm_matmul *m) {
-    if (m->x_bf16) {
-        const ellm_bf16 *x = (const ellm_bf16 *)(task->section + m->x);
-        return (ellm_panel){x, m->x_stride, (float *)scratch_memory(task)};
-    }
-    panel_tag *tag = (panel_tag *)task->scratch;
-    int64_t stride = panel_stride(m->k_tiles);
-    ellm_bf16 *a = (ellm_bf16 *)(task->scratch + PANEL_HEADER);
-    if (tag->args != m || tag->step != task->step->number || tag->block != task->block) {
-        panel_prepare(task, m, a, stride);
-        *tag = (panel_tag){m, task->step->number, task->block};
-    }
-    return (ellm_panel){a, stride, (float *)(a + task->row_block * stride)};
+    const char *x = task->section + m->x;
+    return m->x_bf16 ? panel_in_place(task, m, x) : panel_rows(task, m, 0, x);
 }
 
 #endif

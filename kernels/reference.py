@@ -8,14 +8,17 @@ layouts are those of task.h.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from ellm.kernels import layout
-from ellm.kernels.contract import SPLIT
+from ellm.kernels.contract import FOLD, SPLIT
 from ellm.kernels.layout import activation, from_bf16, memory, to_bf16
+from ellm.kernels.reference_matmul import expert_down, expert_gate_up, gate_up, head_linear, linear, logits, qkv
+from ellm.kernels.reference_routing import combine, dispatch, route
+from ellm.kernels.reference_task import StepView, Task, append_keys, append_values, norm, rotate, silu, write
+
+__all__ = ["KERNELS", "StepView", "Task"]
 
 
 def embed(task: Task) -> None:
@@ -23,7 +26,7 @@ def embed(task: Task) -> None:
     tokens = task.step.tokens[task.row : task.row + task.rows]
     if tokens.min() < 0 or tokens.max() >= task.vocab:
         raise IndexError(f"a token is outside [0, {task.vocab}): {tokens.tolist()}")
-    table = layout.weight(task.table, -(-task.vocab // 16), task.k_tiles)
+    table = layout.weight(task.table, -(-task.vocab // 16), task.k_tiles, task.format)
     task.buffer(task.out, task.width)[:] = table[tokens, : task.width] * np.float32(task.scale)
 
 
@@ -56,34 +59,34 @@ def rms_norm(task: Task) -> None:
 
 
 def rope(task: Task) -> None:
-    """out = x * cos + rotate_half(x) * sin, f32 [rows, heads, head_dim] (Su et al., 2021)."""
+    """Pairs of each head's dims turned by `angles`, f32 [rows, heads, head_dim] (Su et al., 2021)."""
     x = task.buffer(task.x, task.heads, task.head_dim)
     cos_sin = task.buffer(task.angles, task.rotary // 2, 2)
-    task.buffer(task.out, task.heads, task.head_dim)[:] = rotate(x, cos_sin)
+    task.buffer(task.out, task.heads, task.head_dim)[:] = rotate(x, cos_sin, bool(task.interleaved))
 
 
 def append(task: Task) -> None:
-    """K[position] = bf16(k), V[position] = bf16(v) of KV head `index`; k, v: f32 [rows, kv_heads, head_dim]."""
+    """K[position] = bf16(k) and, unless values_in_keys, V[position] = bf16(v) of KV head `index`.
+
+    k: f32 [rows, kv_heads, head_dim], v: f32 [rows, kv_heads, value_dim].
+    """
     append_keys(task, task.index, task.buffer(task.k, task.kv_heads, task.head_dim)[:, task.index])
-    append_values(task, task.index, task.buffer(task.v, task.kv_heads, task.head_dim)[:, task.index])
+    if not task.values_in_keys:
+        append_values(task, task.index, task.buffer(task.v, task.kv_heads, task.value_dim)[:, task.index])
 
 
 def attend(task: Task) -> None:
-    """out = softmax(scale * q . K^T) V per (row, head), bf16 [rows, heads * head_dim], or its partials split by split.
+    """out = softmax(scale * q . K^T) V per (row, head), bf16 [rows, heads * value_dim], or its partials split by split.
 
     A row sees keys position - window + 1 .. position, or 0 .. position if window is 0; head h those of KV head
-    h // (heads / kv_heads). Online softmax: Milakov and Gimelshein, 2018.
+    h // (heads / kv_heads). Online softmax: Milakov and Gimelshein, 2018. V is the first dims of K if values_in_keys.
     """
-    n, group = task.head_dim, task.heads // task.kv_heads
-    item = task.step.items[task.window_class][_item(task, task.step.item_begin)]
-    kv_head = task.index % task.kv_heads
-    base = int(task.step.ranges[item["slot"]])
-    seen = int(item["position"] + item["rows"])
-    keys = layout.read_keys(base + task.keys + kv_head * task.key_stride, seen, n)
-    values = layout.read_values(base + task.values + kv_head * task.value_stride, seen, n)
+    index, kv_head, heads = _head_group(task)
+    item = task.step.items[task.window_class][task.step.item_begin[task.window_class][task.block] + index]
+    keys, values = _cached(task, int(task.step.ranges[item["slot"]]), kv_head, int(item["position"] + item["rows"]))
     for r in range(item["rows"]):
         position = int(item["position"]) + r
-        for head in range(kv_head * group, (kv_head + 1) * group):
+        for head in heads:
             q = _query(task, int(item["row"]) - task.row + r, head)
             parts = {}
             for split in range(item["split_begin"], item["split_end"]):
@@ -96,19 +99,30 @@ def attend(task: Task) -> None:
             for split, part in parts.items():
                 splits = int(item["split_last"] - item["split_first"])
                 partial = int(item["partial"]) + r * splits + split - int(item["split_first"])
-                task.step.partials.reshape(-1, task.heads, n + 2)[partial, head] = part
+                task.step.partials.reshape(-1, task.heads, task.value_dim + 2)[partial, head] = part
 
 
 def merge(task: Task) -> None:
-    """The output of attend from the partials of a merge item's rows, bf16 [rows, heads * head_dim]."""
-    n, group = task.value_dim, task.heads // task.kv_heads
-    item = task.step.merges[task.window_class][_item(task, task.step.merge_begin)]
-    kv_head = task.index % task.kv_heads
+    """The output of attend from the partials of a merge item's rows, bf16 [rows, heads * value_dim]."""
+    index, _, heads = _head_group(task)
+    item = task.step.merges[task.window_class][task.step.merge_begin[task.window_class][task.block] + index]
     for r in range(item["rows"]):
         first = int(item["partial"]) + r * int(item["splits"])
-        for head in range(kv_head * group, (kv_head + 1) * group):
-            parts = task.step.partials.reshape(-1, task.heads, n + 2)[first : first + int(item["splits"]), head]
-            _write_head(task, int(item["row"]) + r, head, list(parts))
+        for head in heads:
+            partials = task.step.partials.reshape(-1, task.heads, task.value_dim + 2)
+            _write_head(task, int(item["row"]) + r, head, list(partials[first : first + int(item["splits"]), head]))
+
+
+def copy(task: Task) -> None:
+    """out[r, g, out_first + i] = x[r, g, x_first + i], i < width; f32 to f32 or bf16."""
+    x = task.buffer(task.x, task.x_stride)
+    out = task.buffer(task.out, task.out_stride, dtype=np.uint16 if task.out_bf16 else np.float32)
+    for g in range(task.groups):
+        begin, at = g * task.x_group_stride + task.x_first, g * task.out_group_stride + task.out_first
+        columns = x[:, begin : begin + task.width]
+        out[:, at : at + task.width] = to_bf16(columns) if task.out_bf16 else columns
+    if task.out_bf16:
+        out[:, at + task.width : at + task.width + task.pad] = 0
 
 
 def swiglu(task: Task) -> None:
@@ -184,13 +198,29 @@ def probe(task: Task) -> None:
 
 
 _TWINS: tuple[Callable[[Task], None], ...] = (
-    embed, angles, gather, rms_norm, linear, logits, gate_up, qkv, rope, append, attend, merge, swiglu, add, sample
+    embed, angles, gather, rms_norm, linear, logits, gate_up, qkv, rope, append, attend, merge, copy, swiglu, add,
+    sample, head_linear, expert_gate_up, expert_down, route, dispatch, combine
 )  # fmt: skip
 KERNELS = {twin.__name__: twin for twin in _TWINS} | {"probe_read": probe, "probe_matmul": probe}
 
 
-def _item(task: Task, begin: list[np.ndarray]) -> int:
-    return int(begin[task.window_class][task.block]) + task.index // task.kv_heads
+def _head_group(task: Task) -> tuple[int, int, range]:
+    """Number of the item in its row block, KV head, and the query heads of an attend or merge task."""
+    shared = task.heads // task.kv_heads
+    parts = -(-shared // FOLD)
+    most = -(-shared // parts)
+    item, head_group = divmod(task.index, task.kv_heads * parts)
+    kv_head, part = divmod(head_group, parts)
+    first = kv_head * shared
+    return item, kv_head, range(first + part * most, first + min(shared, (part + 1) * most))
+
+
+def _cached(task: Task, base: int, kv_head: int, positions: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first keys and values of a KV head, f32 [positions, head_dim] and [positions, value_dim]."""
+    keys = layout.read_keys(base + task.keys + kv_head * task.key_stride, positions, task.head_dim)
+    if task.values_in_keys:
+        return keys, keys[:, : task.value_dim]
+    return keys, layout.read_values(base + task.values + kv_head * task.value_stride, positions, task.value_dim)
 
 
 def _query(task: Task, row: int, head: int) -> np.ndarray:
@@ -202,9 +232,9 @@ def _query(task: Task, row: int, head: int) -> np.ndarray:
 
 
 def _attend_split(q: np.ndarray, keys: np.ndarray, values: np.ndarray, scale: float) -> np.ndarray:
-    """Numerator, max and sum, f32 [head_dim + 2], of one row and head over its keys of a split; of none, sum 0."""
+    """Numerator, max and sum, f32 [value_dim + 2], of one row and head over its keys of a split; of none, sum 0."""
     if len(keys) == 0:
-        return np.array([0] * len(q) + [-1e30, 0], np.float32)
+        return np.array([0] * values.shape[1] + [-1e30, 0], np.float32)
     s = (keys @ q).astype(np.float32) * np.float32(scale)
     p = np.exp(s - s.max())
     numerator = from_bf16(to_bf16(p)).astype(np.float64) @ values
@@ -212,8 +242,14 @@ def _attend_split(q: np.ndarray, keys: np.ndarray, values: np.ndarray, scale: fl
 
 
 def _write_head(task: Task, row: int, head: int, parts: list[np.ndarray]) -> None:
-    """o / l of the partials (o, m, l) merged in order, to columns [head * value_dim, + value_dim) of a step row."""
+    """o / l of the partials (o, m, l) merged in order, to columns [head * value_dim, + value_dim) of a step row.
+
+    A sink is merged last: a split with maximum `sink`, sum 1 and value 0.
+    """
     n = task.value_dim
+    if task.sinks:
+        sink = memory(task.sinks, (task.heads,), np.float32)[head]
+        parts = [*parts, np.array([0] * n + [sink, 1], np.float32)]
     o, m, total = np.zeros(n, np.float32), np.float32(-1e30), np.float32(0)
     for part in parts:
         if part[n + 1] == 0:

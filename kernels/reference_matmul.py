@@ -48,9 +48,9 @@ def qkv(task: Task) -> None:
         head = begin // (16 * task.head_tiles) + i
         x = y[:, i]
         if head < task.heads + task.kv_heads:
-            norm = task.q_norm if head < task.heads else task.k_norm
-            if norm:
-                x = norm(x, memory(norm, (task.head_dim,), np.float32), task.head_eps)
+            gain = task.q_norm if head < task.heads else task.k_norm
+            if gain:
+                x = norm(x, memory(gain, (task.head_dim,), np.float32), task.head_eps)
             if task.angles >= 0:
                 x = rotate(x[:, None], task.buffer(task.angles, task.rotary // 2, 2))[:, 0]
         if head < task.heads:
@@ -62,15 +62,88 @@ def qkv(task: Task) -> None:
             append_values(task, head - task.heads - task.kv_heads, x)
 
 
+def head_linear(task: Task) -> None:
+    """out[r, h] = bf16(x[r, h]) . W[h]^T, f32 or bf16 columns [out_first, out_first + n) of each head."""
+    head, column_task = divmod(task.index, -(-task.n_tiles // task.task_tiles))
+    dtype = np.dtype(np.uint16 if task.x_bf16 else np.float32)
+    x = task.buffer(task.x + head * task.x_head_stride * dtype.itemsize, task.k, dtype=dtype, stride=task.x_stride)
+    y, begin, end = _multiply(task, x, column_task, task.n, task.weight + head * task.bank_stride, 0)
+    out = task.buffer(task.out, task.out_stride, dtype=np.uint16 if task.out_bf16 else np.float32)
+    first = head * task.out_head_stride + task.out_first
+    out[:, first + begin : first + end] = to_bf16(y) if task.out_bf16 else y
+    if task.out_bf16 and head + 1 == task.heads and end == task.n:
+        out[:, first + end : first + end + task.pad] = 0
+
+
+def expert_gate_up(task: Task) -> None:
+    """gate_up, or gpt-oss's clamped form of it, of expert `block` for its routed rows, bf16 [routed, out_stride]."""
+    positions, column_task = _routed(task)
+    rows = task.shared(task.args["rows"], int(positions.stop), dtype=np.int32)[positions]
+    x = np.array([_section_row(task, int(row)) for row in rows])
+    weight, bias = _bank(task)
+    y, begin, end = _multiply(task, x, column_task, 2 * 16 * -(-task.n // 16), weight, bias)
+    y = y.reshape(len(rows), -1, 2, 16)
+    gate, up = (y[:, :, i].reshape(len(rows), -1) for i in (0, 1))
+    begin, end = begin // 2, min(task.n, end // 2)
+    out = task.shared(task.out, int(positions.stop), task.out_stride, dtype=np.uint16)[positions]
+    out[:, begin:end] = to_bf16(silu(gate) * up if task.activation == 0 else _clamped(task, gate, up))[:, : end - begin]
+    if end == task.n:
+        out[:, end:] = 0
+
+
+def expert_down(task: Task) -> None:
+    """linear of expert `block` on its routed rows, f32 [routed, n]."""
+    positions, column_task = _routed(task)
+    x = task.shared(task.routed, int(positions.stop), task.k, dtype=np.uint16, stride=task.x_stride)[positions]
+    y, begin, end = _multiply(task, x, column_task, task.n, *_bank(task))
+    task.shared(task.out, int(positions.stop), task.n)[positions, begin:end] = y
+
+
+def _routed(task: Task) -> tuple[slice, int]:
+    """The routed positions of the task, and which columns are its."""
+    row_tile, column_task = divmod(task.index, -(-task.n_tiles // task.task_tiles))
+    begin, end = task.shared(task.begin, task.block + 2, dtype=np.int32)[task.block :].tolist()
+    first = begin + row_tile * task.row_block
+    return slice(first, min(end, first + task.row_block)), column_task
+
+
+def _section_row(task: Task, row: int) -> np.ndarray:
+    """x of a step row, [k]."""
+    block, row = divmod(row, task.row_block)
+    dtype = np.dtype(np.uint16 if task.x_bf16 else np.float32)
+    section = task.arena[block * task.section_bytes :]
+    return layout.activation(section, task.x, (row + 1, task.k), dtype, task.x_stride)[row]
+
+
+def _bank(task: Task) -> tuple[int, int]:
+    """Addresses of the expert's weight and bias."""
+    return task.weight + task.block * task.bank_stride, task.bias and task.bias + task.block * task.bias_stride
+
+
+def _clamped(task: Task, gate: np.ndarray, up: np.ndarray) -> np.ndarray:
+    """gpt-oss: (u + 1) * g * sigmoid(alpha * g) with g = min(gate, limit) and u = clamp(up, -limit, limit)."""
+    g = np.minimum(gate, np.float32(task.limit)).astype(np.float64)
+    u = np.clip(up, np.float32(-task.limit), np.float32(task.limit)).astype(np.float64)
+    return ((u + 1) * (g / (1 + np.exp(-task.alpha * g)))).astype(np.float32)
+
+
 def _product(task: Task, columns: int) -> tuple[np.ndarray, int, int]:
-    """f32 bf16(norm(x)) . W^T + bias for the task's columns [begin, end) of `columns`."""
+    """_multiply for a kernel that has one weight and the rows of its block."""
     x = task.buffer(task.x, task.k, dtype=np.uint16 if task.x_bf16 else np.float32, stride=task.x_stride)
+    return _multiply(task, x, task.index, columns, task.weight, task.bias)
+
+
+def _multiply(
+    task: Task, x: np.ndarray, column_task: int, columns: int, weight: int, bias: int
+) -> tuple[np.ndarray, int, int]:
+    """f32 bf16(norm(x)) . W^T + bias for columns [begin, end) of `columns`, those of the column task."""
     if task.norm:
         x = norm(x, memory(task.norm, (task.k,), np.float32), task.eps)
     a = from_bf16(x if task.x_bf16 else to_bf16(x)).astype(np.float64)
-    begin = 16 * task.index * task.task_tiles
+    begin = 16 * column_task * task.task_tiles
     end = min(columns, begin + 16 * task.task_tiles)
-    y = a @ layout.weight(task.weight, task.n_tiles, task.k_tiles)[begin:end, : task.k].T.astype(np.float64)
-    if task.bias:
-        y = y + memory(task.bias, (16 * task.n_tiles,), np.float32)[begin:end]
+    w = layout.weight(weight, task.n_tiles, task.k_tiles, task.format)[begin:end, : task.k]
+    y = a @ w.T.astype(np.float64)
+    if bias:
+        y = y + memory(bias, (16 * task.n_tiles,), np.float32)[begin:end]
     return y.astype(np.float32), begin, end

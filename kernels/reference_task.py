@@ -66,21 +66,26 @@ class Task:
 
 
 def norm(x: np.ndarray, weight: np.ndarray, eps: float) -> np.ndarray:
+    """x / sqrt(mean(x^2) + eps) * weight over the last axis (Zhang and Sennrich, 2019)."""
     wide = x.astype(np.float64)
     return (wide / np.sqrt((wide**2).mean(-1, keepdims=True) + eps) * weight).astype(np.float32)
 
 
 def silu(x: np.ndarray) -> np.ndarray:
+    """x * sigmoid(x)."""
     with np.errstate(over="ignore"):
         return (x / (1 + np.exp(-x.astype(np.float64)))).astype(np.float32)
 
 
-def rotate(x: np.ndarray, cos_sin: np.ndarray) -> np.ndarray:
-    """x: [rows, heads, head_dim], cos_sin: [rows, rotary / 2, 2]."""
+def rotate(x: np.ndarray, cos_sin: np.ndarray, interleaved: bool = False) -> np.ndarray:
+    """Pairs (i, i + rotary / 2) or (2 i, 2 i + 1) of x, [rows, heads, head_dim], by cos_sin, [rows, rotary / 2, 2]."""
     half = cos_sin.shape[1]
     cos, sin = cos_sin[:, None, :, 0], cos_sin[:, None, :, 1]
-    first, second = x[:, :, :half], x[:, :, half : 2 * half]
-    return np.concatenate((first * cos - second * sin, second * cos + first * sin, x[:, :, 2 * half :]), -1)
+    one, other = (slice(0, 2 * half, 2), slice(1, 2 * half, 2)) if interleaved else (slice(half), slice(half, 2 * half))
+    out = x.copy()
+    out[:, :, one] = x[:, :, one] * cos - x[:, :, other] * sin
+    out[:, :, other] = x[:, :, other] * cos + x[:, :, one] * sin
+    return out
 
 
 def write(task: Task, y: np.ndarray, columns: int, begin: int = 0) -> None:
@@ -93,6 +98,7 @@ def write(task: Task, y: np.ndarray, columns: int, begin: int = 0) -> None:
 
 
 def append_keys(task: Task, head: int, x: np.ndarray) -> None:
+    """Keys x, [rows, head_dim], of a KV head to the KV ranges of the rows' sequences."""
     d = np.arange(task.head_dim)
     for base, s, row in _places(task, x):
         tiles = layout.keys_view(base + task.keys + head * task.key_stride, s + 1, task.head_dim)
@@ -100,9 +106,10 @@ def append_keys(task: Task, head: int, x: np.ndarray) -> None:
 
 
 def append_values(task: Task, head: int, x: np.ndarray) -> None:
-    d = np.arange(task.head_dim)
+    """As append_keys, for values, [rows, value_dim]."""
+    d = np.arange(x.shape[1])
     for base, s, row in _places(task, x):
-        tiles = layout.values_view(base + task.values + head * task.value_stride, s + 1, task.head_dim)
+        tiles = layout.values_view(base + task.values + head * task.value_stride, s + 1, x.shape[1])
         tiles[s // 32, d // 16, s % 32 // 2, d % 16, s % 2] = to_bf16(row)
 
 

@@ -1,9 +1,10 @@
 # rope: rotary position embedding of every head.
 #
-#   out = x * cos + rotate_half(x) * sin          x, out: f32 [rows, heads, head_dim]
+#   x'_i = x_i cos - x_j sin,  x'_j = x_j cos + x_i sin          x, out: f32 [rows, heads, head_dim]
 #
-# Pairs are (i, i + rotary / 2), as in Hugging Face checkpoints; the dims from `rotary` on are copied. `angles` is what
-# the kernel of that name wrote; out may be x. Su et al., 2021, section 3.4.2. 1 task.
+# Pairs (i, j) are (i, i + rotary / 2), as in most Hugging Face checkpoints, or, interleaved, (2 i, 2 i + 1); the dims
+# from `rotary` on are copied. `angles` is what the kernel of that name wrote; out may be x. Su et al., 2021, section
+# 3.4.2. 1 task.
 
 from libc.string cimport memmove
 
@@ -17,4 +18,7 @@ cdef void rope(const ellm_task *task) noexcept nogil:
     memmove(out, task.section + op.x, task.rows * width * sizeof(float))
     for row in range(task.rows):
         for head in range(op.heads):
-            vector_rotate(out + row * width + head * op.head_dim, angles + row * op.rotary, op.rotary)
+            if op.interleaved:
+                vector_rotate_interleaved(out + row * width + head * op.head_dim, angles + row * op.rotary, op.rotary)
+            else:
+                vector_rotate(out + row * width + head * op.head_dim, angles + row * op.rotary, op.rotary)

@@ -15,10 +15,17 @@ include "linear.pxi"
 include "logits.pxi"
 include "gate_up.pxi"
 include "qkv.pxi"
+include "head_linear.pxi"
+include "expert_gate_up.pxi"
+include "expert_down.pxi"
 include "rope.pxi"
 include "append.pxi"
 include "attend.pxi"
 include "merge.pxi"
+include "copy.pxi"
+include "route.pxi"
+include "dispatch.pxi"
+include "combine.pxi"
 include "swiglu.pxi"
 include "add.pxi"
 include "sample.pxi"
@@ -42,10 +49,17 @@ ADDRESSES = {
     "logits": <uintptr_t> &logits,
     "gate_up": <uintptr_t> &gate_up,
     "qkv": <uintptr_t> &qkv,
+    "head_linear": <uintptr_t> &head_linear,
+    "expert_gate_up": <uintptr_t> &expert_gate_up,
+    "expert_down": <uintptr_t> &expert_down,
     "rope": <uintptr_t> &rope,
     "append": <uintptr_t> &append,
     "attend": <uintptr_t> &attend,
     "merge": <uintptr_t> &merge,
+    "copy": <uintptr_t> &copy,
+    "route": <uintptr_t> &route,
+    "dispatch": <uintptr_t> &dispatch,
+    "combine": <uintptr_t> &combine,
     "swiglu": <uintptr_t> &swiglu,
     "add": <uintptr_t> &add,
     "sample": <uintptr_t> &sample,

@@ -36,7 +36,7 @@
 #define ELLM_F16 1
 #define ELLM_FP8 2
 #define ELLM_MXFP4 3
-#define ELLM_EXPAND 32768    /* bytes of scratch in which a part of a weight is expanded to bf16 tiles */
+#define ELLM_EXPAND 65536    /* bytes of scratch in which a part of a weight is expanded to bf16 tiles */
 
 typedef uint16_t ellm_bf16;
 typedef int64_t ellm_int;
@@ -46,7 +46,7 @@ typedef const void *ellm_weight;
 typedef int64_t ellm_range;
 typedef int64_t ellm_shared;
 
-/* A run of consecutive positions of one sequence whose attention over splits [split_begin, split_end) is one task per KV head. */
+/* A run of consecutive positions of one sequence whose attention over splits [split_begin, split_end) is one task per head group. */
 typedef struct ellm_attend_item {
     int32_t row;          /* first step row */
     int32_t rows;
@@ -60,7 +60,7 @@ typedef struct ellm_attend_item {
     int32_t reserved;
 } ellm_attend_item;
 
-/* Rows whose partials are to be merged in order of split, one task per KV head. */
+/* Rows whose partials are to be merged in order of split, one task per head group. */
 typedef struct ellm_merge_item {
     int32_t row;
     int32_t rows;
@@ -247,7 +247,8 @@ typedef struct ellm_append {
     ellm_range value_stride;
 } ellm_append;
 
-/* Causal grouped-query attention with online softmax over splits of ELLM_SPLIT keys. Task = item * kv_heads + KV head. */
+/* Causal grouped-query attention with online softmax over splits of ELLM_SPLIT keys. The heads of a KV head are cut into
+ * ceil(heads / kv_heads / ELLM_FOLD) head groups. Task = (item * kv_heads + KV head) * groups + group. */
 typedef struct ellm_attend {
     ellm_buffer q;            /* [rows, heads, head_dim], f32 or bf16 */
     ellm_int q_bf16;
@@ -270,7 +271,7 @@ typedef struct ellm_attend {
     ellm_int out_stride;
 } ellm_attend;
 
-/* Merges the partials of attend in order of split and writes its output. Task = merge item * kv_heads + KV head. */
+/* Merges the partials of attend in order of split and writes its output. Task = merge item and head group as of attend. */
 typedef struct ellm_merge {
     ellm_int heads;
     ellm_int kv_heads;

@@ -143,6 +143,16 @@ static inline void vector_silu_mul_f32(const float *gate, const float *up, float
     for (int64_t i = 0; i < n; i++) out[i] = silu_f32(gate[i]) * up[i];
 }
 
+/* g = min(gate, limit), u = clamp(up, -limit, limit): out = (u + 1) * g * sigmoid(alpha * g), as in gpt-oss. */
+static inline void vector_clamped_glu(const float *restrict gate, const float *restrict up, float limit, float alpha,
+                                      ellm_bf16 *restrict out, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        float g = gate[i] > limit ? limit : gate[i];
+        float u = up[i] > limit ? limit : up[i] < -limit ? -limit : up[i];
+        out[i] = bf16_from_f32((u + 1.0f) * (g / (1.0f + exp_f32(-(alpha * g)))));
+    }
+}
+
 /* x = e^(x * scale - max), in place. */
 static inline void vector_exp(float *x, float scale, float max, int64_t n) {
     for (int64_t i = 0; i < n; i++) x[i] = exp_f32(x[i] * scale - max);
@@ -158,6 +168,21 @@ static inline void vector_rotate(float *restrict x, const float *restrict angles
         x[i] = a * c - b * s;
         second[i] = b * c + a * s;
     }
+}
+
+/* As vector_rotate, of the pairs (2 i, 2 i + 1). The FMA is spelled out because gcc 12 makes one of these sums wherever it
+ * vectorises them, though told not to (-ffp-contract=off). */
+static inline void vector_rotate_interleaved(float *restrict x, const float *restrict angles, int64_t rotary) {
+    for (int64_t i = 0; i < rotary; i += 2) {
+        float c = angles[i], s = angles[i + 1], a = x[i], b = x[i + 1];
+        x[i] = multiply_add(a, c, -(b * s));
+        x[i + 1] = multiply_add(b, c, a * s);
+    }
+}
+
+/* out += x * scale. */
+static inline void vector_add_scaled(const float *restrict x, float scale, float *restrict out, int64_t n) {
+    for (int64_t i = 0; i < n; i++) out[i] += x[i] * scale;
 }
 
 #endif

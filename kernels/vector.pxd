@@ -17,11 +17,17 @@ cdef extern from "vector.h" nogil:
     void vector_add(const float *a, const float *b, float *out, int64_t n)
     void vector_silu_mul(const float *gate, const float *up, uint16_t *out, int64_t n)
     void vector_silu_mul_f32(const float *gate, const float *up, float *out, int64_t n)
+    void vector_clamped_glu(const float *gate, const float *up, float limit, float alpha, uint16_t *out, int64_t n)
     void vector_exp(float *x, float scale, float max, int64_t n)
     void vector_rotate(float *x, const float *angles, int64_t rotary)
+    void vector_rotate_interleaved(float *x, const float *angles, int64_t rotary)
+    void vector_add_scaled(const float *x, float scale, float *out, int64_t n)
 
 cdef extern from "cache.h" nogil:
     int64_t tiles_of_32(int64_t n)
     int64_t tiles_of_16(int64_t n)
     void cache_store_key(uint16_t *keys, int64_t position, const float *x, int64_t head_dim)
     void cache_store_value(uint16_t *values, int64_t position, const float *x, int64_t head_dim)
+    void cache_values_of_keys(
+        const uint16_t *keys, int64_t key_tiles, int64_t k_tiles, int64_t n_tiles, uint16_t *values
+    )

@@ -7,12 +7,18 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from ellm.dsl import Graph, InputError, trace
+from ellm.dsl import Graph, InputError, Precision, trace
 from ellm.models.config import DecoderConfig
+from ellm.models.deepseek_v2 import deepseek_v2_block, read_deepseek_v2
+from ellm.models.deepseek_v3 import deepseek_v3_block, read_deepseek_v3
+from ellm.models.gpt_oss import gpt_oss_block, read_gpt_oss
 from ellm.models.layers import Block, decoder
 from ellm.models.llama import llama_block, read_llama, read_mistral
+from ellm.models.mixtral import mixtral_block, read_mixtral
+from ellm.models.precision import precision_of
 from ellm.models.qwen2 import qwen2_block, read_qwen2
 from ellm.models.qwen3 import qwen3_block, read_qwen3
+from ellm.models.qwen3_moe import qwen3_moe_block, read_qwen3_moe
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,11 @@ ARCHITECTURES: dict[str, Architecture] = {
     "MistralForCausalLM": Architecture("mistral", read_mistral, llama_block),
     "Qwen2ForCausalLM": Architecture("qwen2", read_qwen2, qwen2_block),
     "Qwen3ForCausalLM": Architecture("qwen3", read_qwen3, qwen3_block),
+    "Qwen3MoeForCausalLM": Architecture("qwen3_moe", read_qwen3_moe, qwen3_moe_block),
+    "MixtralForCausalLM": Architecture("mixtral", read_mixtral, mixtral_block),
+    "DeepseekV2ForCausalLM": Architecture("deepseek_v2", read_deepseek_v2, deepseek_v2_block),
+    "DeepseekV3ForCausalLM": Architecture("deepseek_v3", read_deepseek_v3, deepseek_v3_block),
+    "GptOssForCausalLM": Architecture("gpt_oss", read_gpt_oss, gpt_oss_block),
 }
 
 
@@ -39,6 +50,7 @@ class Model:
     family: str
     config: DecoderConfig
     block: Block
+    precision: Precision
 
     @property
     def context(self) -> int:
@@ -47,18 +59,22 @@ class Model:
 
     def graph(self) -> Graph:
         """Trace the model. Raises ShapeError."""
-        return trace(partial(decoder, c=self.config, block=self.block), self.context)
+        return trace(partial(decoder, c=self.config, block=self.block), self.context, self.precision)
 
 
-def from_config(config: Mapping[str, Any]) -> Model:
-    """Return the model that a config.json describes. Raises InputError naming the field and its value."""
+def from_config(config: Mapping[str, Any], precision: Precision | None = None) -> Model:
+    """Return the model that a config.json describes. Raises InputError naming the field and its value.
+
+    `precision` tells what the checkpoint stores a tensor in, by its name; without it, the config does.
+    """
     names = config.get("architectures")
     if not isinstance(names, list) or not names:
         raise InputError(f"config.json: architectures: {names!r} names no architecture")
     if names[0] not in ARCHITECTURES:
         raise InputError(f"config.json: architectures: {names[0]!r} is unknown; known are {', '.join(ARCHITECTURES)}")
     architecture = ARCHITECTURES[names[0]]
-    return Model(architecture.family, architecture.read(config), architecture.block)
+    by_config = precision_of(config)
+    return Model(architecture.family, architecture.read(config), architecture.block, precision or by_config)
 
 
 __all__ = ["ARCHITECTURES", "Architecture", "Model", "from_config"]

@@ -20,6 +20,10 @@ class Fields:
         """Make the error for a field; the caller raises it."""
         return InputError(f"config.json: {name}: {self.config.get(name)!r} {problem}")
 
+    def named(self, *names: str) -> str:
+        """Return the one of a field's names that the config uses, the first if none."""
+        return next((name for name in names if self.config.get(name) is not None), names[0])
+
     def size(self, name: str, default: int | None = None) -> int:
         """Return a positive int; null or absent is the default. Raises InputError."""
         value = self.config.get(name)
@@ -37,6 +41,10 @@ class Fields:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
             raise self.error(name, "is not a positive number")
         return float(value)
+
+    def count(self, name: str, default: int) -> int:
+        """Return an int that may be 0; null or absent is the default. Raises InputError."""
+        return self.size(name, default) if self.config.get(name) != 0 or self.config.get(name) is False else 0
 
     def flag(self, name: str, default: bool = False) -> bool:
         """Return a bool. Raises InputError."""
@@ -76,6 +84,8 @@ class Defaults:
     head_dim: int | None = None  # None: hidden_size / num_attention_heads
     num_key_value_heads: int | None = None  # None: num_attention_heads
     max_position_embeddings: int = 32768
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 10000.0
 
 
 def read_decoder(
@@ -111,17 +121,30 @@ def read_decoder(
         num_key_value_heads=kv_heads,
         head_dim=head_dim,
         max_position_embeddings=context,
-        rms_norm_eps=fields.number("rms_norm_eps", 1e-6),
+        rms_norm_eps=fields.number("rms_norm_eps", defaults.rms_norm_eps),
         tie_word_embeddings=fields.flag("tie_word_embeddings"),
         attention_bias=attention_bias,
         mlp_bias=mlp_bias,
-        rope=rope_from(config, head_dim, context),
+        rope=rope_from(config, head_dim, context, defaults.rope_theta),
         windows=windows,
     )
 
 
+def read_experts(config: Mapping[str, Any], *names: str, chosen: int | None = None) -> tuple[int, int]:
+    """Return how many experts there are, a field of one of these names, and how many a row goes to (else `chosen`).
+
+    Raises InputError.
+    """
+    fields = Fields(config)
+    name = fields.named(*names)
+    experts, top_k = fields.size(name), fields.size("num_experts_per_tok", chosen)
+    if top_k > experts:
+        raise InputError(f"config.json: num_experts_per_tok: {top_k} is more than the {experts} of {name}")
+    return experts, top_k
+
+
 def layer_windows(config: Mapping[str, Any]) -> tuple[int, ...]:
-    """Return the window of each layer of a Qwen: by layer_types, or by max_window_layers. Raises InputError."""
+    """Return the window of each layer: by layer_types, or by max_window_layers. Raises InputError."""
     fields = Fields(config)
     layers = fields.size("num_hidden_layers")
     used = fields.flag("use_sliding_window") and config.get("sliding_window", 4096) is not None
@@ -129,11 +152,16 @@ def layer_windows(config: Mapping[str, Any]) -> tuple[int, ...]:
     first = config.get("max_window_layers", 28)
     if isinstance(first, bool) or not isinstance(first, int) or first < 0:
         raise fields.error("max_window_layers", "is not a number of layers")
-    types = config.get("layer_types")
-    if types is None:
+    if config.get("layer_types") is None:
         return tuple(window if layer >= first else 0 for layer in range(layers))
+    return typed_windows(config, layers, window)
+
+
+def typed_windows(config: Mapping[str, Any], layers: int, window: int) -> tuple[int, ...]:
+    """Return the window of each layer by `layer_types`. Raises InputError."""
+    types = config.get("layer_types")
     if not isinstance(types, list) or len(types) != layers:
-        raise fields.error("layer_types", f"is not a list of {layers} layers")
+        raise Fields(config).error("layer_types", f"is not a list of {layers} layers")
     for name in types:
         if name not in ("full_attention", "sliding_attention"):
             raise InputError(f"config.json: layer_types: {name!r} is not full_attention or sliding_attention")

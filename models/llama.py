@@ -6,20 +6,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from ellm.dsl import Cache, Value, Weights, linear, rms_norm
-from ellm.models.config import DecoderConfig, Defaults, Fields, read_decoder
+from ellm.models.config import DecoderConfig, Defaults, Fields, layer_windows, read_decoder
 from ellm.models.layers import attention, mlp
 
 
-def llama_block(x: Value, w: Weights, cache: Cache, c: DecoderConfig, window: int) -> Value:
+def llama_block(x: Value, w: Weights, cache: Cache, c: DecoderConfig, layer: int) -> Value:
     """One layer: x [T, hidden] gives [T, hidden]."""
     d, h, g, k, eps = c.hidden_size, c.num_attention_heads, c.num_key_value_heads, c.head_dim, c.rms_norm_eps
     a = rms_norm(x, w.input_layernorm[d], eps)
     query = linear(a, w.self_attn.q_proj[h, k, d], bias=c.attention_bias)
     key = linear(a, w.self_attn.k_proj[g, k, d], bias=c.attention_bias)
     value = linear(a, w.self_attn.v_proj[g, k, d], bias=c.attention_bias)
-    o = attention(query, key, value, cache, c, window)
+    o = attention(query, key, value, cache, c, layer)
     x = x + linear(o, w.self_attn.o_proj[d, h, k], bias=c.attention_bias)
-    return x + mlp(rms_norm(x, w.post_attention_layernorm[d], eps), w.mlp, c)
+    m = rms_norm(x, w.post_attention_layernorm[d], eps)
+    return x + mlp(m, w.mlp, d, c.intermediate_size, bias=c.mlp_bias)
 
 
 def read_llama(config: Mapping[str, Any]) -> DecoderConfig:
@@ -35,13 +36,16 @@ def read_llama(config: Mapping[str, Any]) -> DecoderConfig:
 
 
 def read_mistral(config: Mapping[str, Any]) -> DecoderConfig:
-    """Read the config of a MistralForCausalLM, all of whose layers share one window. Raises InputError."""
+    """Read the config of a MistralForCausalLM: one window for all layers, or layer_types. Raises InputError."""
     fields = Fields(config)
     sliding = config.get("sliding_window", 4096) is not None
-    window = fields.size("sliding_window", 4096) if sliding else 0
+    if config.get("layer_types") is not None:
+        windows = layer_windows({**config, "use_sliding_window": sliding})
+    else:
+        windows = (fields.size("sliding_window", 4096) if sliding else 0,) * fields.size("num_hidden_layers")
     return read_decoder(
         config,
         Defaults(num_key_value_heads=8, max_position_embeddings=131072),
         attention_bias=False,
-        windows=(window,) * fields.size("num_hidden_layers"),
+        windows=windows,
     )

@@ -10,15 +10,15 @@ from ellm.models.config import DecoderConfig, Defaults, layer_windows, read_deco
 from ellm.models.layers import attention, mlp
 
 
-def qwen2_block(x: Value, w: Weights, cache: Cache, c: DecoderConfig, window: int) -> Value:
+def qwen2_block(x: Value, w: Weights, cache: Cache, c: DecoderConfig, layer: int) -> Value:
     """One layer: x [T, hidden] gives [T, hidden]."""
     d, h, g, k, eps = c.hidden_size, c.num_attention_heads, c.num_key_value_heads, c.head_dim, c.rms_norm_eps
     a = rms_norm(x, w.input_layernorm[d], eps)
     query = linear(a, w.self_attn.q_proj[h, k, d], bias=True)
     key = linear(a, w.self_attn.k_proj[g, k, d], bias=True)
     value = linear(a, w.self_attn.v_proj[g, k, d], bias=True)
-    x = x + linear(attention(query, key, value, cache, c, window), w.self_attn.o_proj[d, h, k])
-    return x + mlp(rms_norm(x, w.post_attention_layernorm[d], eps), w.mlp, c)
+    x = x + linear(attention(query, key, value, cache, c, layer), w.self_attn.o_proj[d, h, k])
+    return x + mlp(rms_norm(x, w.post_attention_layernorm[d], eps), w.mlp, d, c.intermediate_size)
 
 
 def read_qwen2(config: Mapping[str, Any]) -> DecoderConfig:

@@ -13,23 +13,16 @@ import numpy as np
 
 from ellm.dsl import InputError, Rope
 
-_DEFAULT_THETA = 10000.0
 _ONE = np.float32(1.0)
 
 
-def rope_from(config: Mapping[str, Any], head_dim: int, max_position: int) -> Rope:
+def rope_from(config: Mapping[str, Any], head_dim: int, max_position: int, default_theta: float) -> Rope:
     """Return the rotary frequencies of a config. Raises InputError naming the field.
 
     The config is in its old form (`rope_theta`, `rope_scaling`) or that of transformers 5 (`rope_parameters`).
     """
-    field = "rope_parameters" if config.get("rope_parameters") is not None else "rope_scaling"
-    given = config.get(field) or {}
-    if not isinstance(given, Mapping):
-        raise InputError(f"config.json: {field}: {given!r} is not an object")
-    parameters = _Parameters(field, given, config.get("rope_theta"))
-    kind = given.get("rope_type") or given.get("type") or "default"
-    if kind not in _KINDS:
-        raise InputError(f"config.json: {field}: rope_type {kind!r} is not supported, only {', '.join(_KINDS)} are")
+    parameters, kind = _parameters(config, default_theta)
+    given = parameters.values
     partial = given.get("partial_rotary_factor", config.get("partial_rotary_factor"))
     if partial not in (None, 1, 1.0):
         raise InputError(f"config.json: partial_rotary_factor: {partial!r} is not supported, only 1 is")
@@ -37,13 +30,35 @@ def rope_from(config: Mapping[str, Any], head_dim: int, max_position: int) -> Ro
     return Rope(tuple(float(number) for number in frequencies.astype(np.float32)), float(factor))
 
 
+def score_factor(config: Mapping[str, Any]) -> float:
+    """Return what YaRN multiplies attention scores with where `mscale_all_dim` is given, as DeepSeek's models have it.
+
+    Raises InputError.
+    """
+    parameters, kind = _parameters(config, 1.0)
+    if kind == "default" or not parameters.values.get("mscale_all_dim"):
+        return 1.0
+    return _mscale(parameters.number("factor"), parameters.number("mscale_all_dim")) ** 2
+
+
+def _parameters(config: Mapping[str, Any], default_theta: float) -> tuple[_Parameters, str]:
+    field = "rope_parameters" if config.get("rope_parameters") is not None else "rope_scaling"
+    given = config.get(field) or {}
+    if not isinstance(given, Mapping):
+        raise InputError(f"config.json: {field}: {given!r} is not an object")
+    kind = given.get("rope_type") or given.get("type") or "default"
+    if kind not in _KINDS:
+        raise InputError(f"config.json: {field}: rope_type {kind!r} is not supported, only {', '.join(_KINDS)} are")
+    return _Parameters(field, given, config.get("rope_theta"), default_theta), kind
+
+
 class _Parameters:
-    def __init__(self, field: str, values: Mapping[str, Any], theta: Any):
-        self.field, self.values, self._theta = field, values, theta
+    def __init__(self, field: str, values: Mapping[str, Any], theta: Any, default_theta: float):
+        self.field, self.values, self._theta, self._default_theta = field, values, theta, default_theta
 
     def theta(self) -> float:
         if self.values.get("rope_theta") is not None or self._theta is None:
-            return self.number("rope_theta", _DEFAULT_THETA)
+            return self.number("rope_theta", self._default_theta)
         return _positive("rope_theta", self._theta)
 
     def number(self, name: str, default: float | None = None) -> float:

@@ -6,32 +6,42 @@ import cython
 import numpy as np
 
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
-from libc.string cimport memcpy
+from posix.unistd cimport getpid, pid_t
 
 from ellm.kernels.task cimport ellm_kernel, ellm_step
 from ellm.scheduler.memory cimport Pages
-from ellm.scheduler.threads cimport load_relaxed, pthread_join, pthread_t, start_pinned
+from ellm.scheduler.rings cimport Rings
+from ellm.scheduler.tables cimport StepTables
+from ellm.scheduler.threads cimport clock_ticks, load_relaxed, pthread_join, pthread_t, start_pinned
 from ellm.scheduler.worker cimport (
+    LOG_END,
+    RECORD_PREPARE,
+    RECORD_STEP,
+    ROWS_OF_EXPERT,
+    ROWS_OF_LOGITS,
+    ROWS_OF_STEP,
+    Dynamic,
     Event,
     Group,
     PoolState,
     ProgramState,
     Stream,
     Thread,
+    Wake,
     WorkerState,
     await_step,
     open_step,
+    record,
     stop_workers,
     worker_main,
 )
 
-from ellm.kernels.contract import ARGS_BYTES, FIELDS, STEP, TILE, unpack
+from ellm.kernels.contract import ARGS_BYTES, FIELDS, column_bytes, unpack
 from ellm.kernels.errors import InputError
 from ellm.scheduler import topology
-from ellm.scheduler.step import StepTables
+from ellm.scheduler.trace import Trace
 
 PAGE = 4096
-assert sizeof(ellm_step) == STEP.itemsize
 
 
 class StepError(RuntimeError):
@@ -58,6 +68,7 @@ cdef class Pool:
     cdef Thread *threads_
     cdef pthread_t *handles
     cdef int started
+    cdef pid_t process  # whose threads the workers are
     cdef Pages pages
 
     def __init__(self, threads=None, *, cores=None):
@@ -66,6 +77,7 @@ cdef class Pool:
         if outside or not self.cores:
             raise InputError(f"cores: {self.cores} asked for, the affinity mask allows {topology.allowed_cores()}")
         self.victims = topology.nearest_first(self.cores)
+        self.process = getpid()
         self.lock = threading.Lock()
         cdef int count = len(self.cores)
         self.pages = Pages(sizeof(PoolState) + count * (sizeof(Thread) + sizeof(pthread_t)), "pool")
@@ -95,11 +107,13 @@ cdef class Pool:
         return Executable(self, program, table, weights_address)
 
     def close(self):
-        """Stop the workers once the step that they are in has ended. Nothing can be run afterwards."""
+        """Stop the workers, of which a fork has none, once their step has ended. Nothing can be run afterwards."""
         with self.lock, nogil:
             self.end_workers()
 
     cdef void end_workers(self) noexcept nogil:
+        if self.process != getpid():
+            return
         if self.started:
             stop_workers(self.state)
         while self.started:
@@ -128,10 +142,14 @@ cdef class Executable:
     cdef ProgramState *state
     cdef list memory  # Pages
     cdef dict arrays  # NumPy arrays that the state points to
-    cdef char *partials
+    cdef StepTables tables
+    cdef Rings rings  # None: nothing is recorded
+    cdef readonly list watched  # what `watch` returned
+    cdef float *partials
     cdef const int32_t *roots
-    cdef list dynamic  # (event, signals in every step, kind)
-    cdef object before  # counters before the last step
+    cdef int32_t root_count
+    cdef Dynamic *dynamic
+    cdef int32_t dynamic_count
 
     def __init__(self, Pool pool, program, table, uint64_t weights_address):
         program.check()
@@ -139,19 +157,19 @@ cdef class Executable:
         if missing:
             raise InputError(f"the {table.isa} kernels lack {', '.join(missing)}, which this program needs")
         self.pool, self.program, self.number = pool, program, 0
-        self.memory, self.arrays = [], {}
+        self.memory, self.arrays, self.watched = [], {}, []
         self.state = <ProgramState *>self.take(sizeof(ProgramState), "scheduler state")
         self.state.pool = pool.state
+        self.tables = StepTables(program, pool.threads)
         self.fill_args(weights_address)
         self.fill_groups(table.addresses)
         self.fill_events()
         self.fill_streams()
         self.fill_workers()
-        self.partials = self.take(4 * program.partials * program.partial_floats, "partials")
-        self.roots = self.keep("roots", program.roots)
+        self.partials = <float *>self.take(4 * program.partials * program.partial_floats, "partials")
+        self.roots, self.root_count = self.keep("roots", program.roots), len(program.roots)
         self.state.enter = <void (*)() noexcept nogil><size_t>table.enter
         self.state.leave = <void (*)() noexcept nogil><size_t>table.leave
-        self.before = self.counters()
 
     cdef char *take(self, size, purpose) except NULL:
         """Zeroed pages that live as long as this object."""
@@ -183,13 +201,16 @@ cdef class Executable:
         cdef int32_t count = len(program.groups), i
         cdef const int32_t *signals_begin = self.keep("signals.begin", program.signals.begin)
         cdef const int32_t *following = self.keep("next", _following(program))
+        cdef const int32_t[::1] op_kernel = np.ascontiguousarray(program.op_kernel, np.int32)
         cdef const int32_t[::1] op = np.ascontiguousarray(program.groups["op"])
         cdef const int32_t[::1] block = np.ascontiguousarray(program.groups["block"])
         cdef const int32_t[::1] kind = np.ascontiguousarray(program.groups["kind"])
         cdef const int32_t[::1] tiles = np.ascontiguousarray(program.groups["tiles"])
-        cdef const int32_t[::1] logit_rows = np.ascontiguousarray(program.groups["logit_rows"])
+        cdef const int32_t[::1] logit = np.ascontiguousarray(program.groups["logit_rows"])
+        cdef const int64_t[::1] counts = np.ascontiguousarray(program.groups["counts"])
+        cdef const int32_t[::1] wake = self.fill_wakes()
         cdef const int32_t[::1] completes_empty = np.ascontiguousarray(program.groups["completes_empty"])
-        cdef const uint64_t[::1] kernel = np.array([addresses[program.kernels[k]] for k in program.op_kernel], np.uint64)
+        cdef const uint64_t[::1] kernel = np.array([addresses[name] for name in program.kernels], np.uint64)
         cdef int32_t blocks = program.blocks
         cdef Group *group
         self.state.groups = <Group *>self.take(count * sizeof(Group), "groups")
@@ -198,12 +219,29 @@ cdef class Executable:
         self.state.signals = self.keep("signals", program.signals.items)
         for i in range(count):
             group = &self.state.groups[i]
-            group.kernel = <ellm_kernel><size_t>kernel[op[i]]
+            group.kernel = <ellm_kernel><size_t>kernel[op_kernel[op[i]]]
             group.op, group.block, group.tiles = op[i], block[i], tiles[i]
-            group.count = kind[i] * blocks + block[i]
-            group.logit_rows, group.completes_empty = logit_rows[i], completes_empty[i]
+            group.completes_empty = completes_empty[i]
+            if counts[i] < 0:
+                group.rows = ROWS_OF_LOGITS if logit[i] else ROWS_OF_STEP
+                group.count = self.tables.count + kind[i] * blocks + block[i]
+            else:
+                group.rows = ROWS_OF_EXPERT
+                group.count = <const int32_t *>(self.state.arena + counts[i]) + block[i]
             group.signals_begin, group.signals_end = signals_begin[i], signals_begin[i + 1]
-            group.next = following[i]
+            group.next, group.wake = following[i], wake[i]
+
+    cdef fill_wakes(self):
+        """Returns each group's index in wakes, or -1."""
+        program = self.program
+        cdef Wake *wakes = <Wake *>self.take(len(program.wakes) * sizeof(Wake), "wakes")
+        wake_of = np.full(len(program.groups), -1, np.int32)
+        for i, (group, where, first, join) in enumerate(program.wakes.tolist()):
+            wakes[i].list = <const int32_t *>(self.state.arena + <int64_t>where)
+            wakes[i].first, wakes[i].join = first, join
+            wake_of[group] = i
+        self.state.wakes = wakes
+        return wake_of
 
     cdef fill_events(self):
         program = self.program
@@ -217,7 +255,11 @@ cdef class Executable:
         self.state.publishes = self.keep("publishes", program.publishes.items)
         self.state.triggers = self.keep("triggers", program.triggers.items)
         dynamic = np.flatnonzero(program.events["dynamic"] >= 0).tolist()
-        self.dynamic = [(number, *program.events[number].tolist()) for number in dynamic]
+        self.dynamic_count = len(dynamic)
+        self.dynamic = <Dynamic *>self.take(len(dynamic) * sizeof(Dynamic), "dynamic events")
+        for i, number in enumerate(dynamic):
+            self.dynamic[i].event = number
+            self.dynamic[i].needed, self.dynamic[i].kind = program.events[number].tolist()
         for i in range(count):
             self.state.events[i].needed = needed[i]
             self.state.events[i].publishes_begin = publishes_begin[i]
@@ -231,12 +273,15 @@ cdef class Executable:
         self.state.streams = <Stream *>self.take(len(program.op_names) * sizeof(Stream), "streams")
         cdef Stream *streams = <Stream *>self.state.streams
         cdef int32_t op
+        expert = np.zeros(len(program.op_names), bool)
+        expert[program.groups["op"][program.groups["counts"] >= 0]] = True
         for op in range(len(program.op_names)):
             kernel = program.kernels[program.op_kernel[op]]
             if "task_tiles" in FIELDS.get(kernel, ()):
                 args = unpack(kernel, self.arrays["args"][op * ARGS_BYTES : (op + 1) * ARGS_BYTES])
                 streams[op].weights = <const char *><size_t>args["weight"]
-                streams[op].task_bytes = args["task_tiles"] * args["k_tiles"] * TILE * 2
+                streams[op].task_bytes = args["task_tiles"] * column_bytes(args["format"], args["k_tiles"])
+                streams[op].expert_bytes = args["bank_stride"] if expert[op] else 0
 
     cdef fill_workers(self):
         program = self.program
@@ -268,55 +313,111 @@ cdef class Executable:
         """Run one step and return when it has ended; the GIL is released meanwhile. Steps of a pool run one at a time.
 
         Raises ValueError for rows that do not fit the program, StepError if a kernel failed (the next step is not
-        affected), RuntimeError if the pool is closed.
+        affected), RuntimeError if the pool is closed or another process made it.
         """
-        tables = StepTables(self.program, inputs, self.pool.threads)
-        cdef int32_t root_count = len(self.program.roots)
+        if self.pool.process != getpid():
+            raise RuntimeError("the pool's workers are threads of another process, of which this one is a fork")
         cdef bint opened = False
         cdef uint64_t failure = 0
+        cdef int64_t begin, prepared
         with self.pool.lock:
             if not self.pool.started:
                 raise RuntimeError("the pool is closed")
-            self.number += 1
-            self.before = self.counters()
-            self.fill_step(tables)
+            begin = clock_ticks()
+            self.fill_step(inputs)
+            prepared = clock_ticks()
             with nogil:
-                opened = open_step(self.state, self.roots, root_count)
+                opened = open_step(self.state, self.roots, self.root_count)
                 if opened:
                     await_step(self.pool.state)
+            if self.rings is not None:
+                self.record_step(begin, prepared)
             failure = self.state.failure
         if not opened:
             raise ValueError("no root of the program has a task for these rows")
         if failure:
             raise StepError(<int32_t><uint32_t>failure, self.program.op_names[(failure >> 32) - 1])
 
-    cdef fill_step(self, tables):
-        record = tables.record(self.number, <size_t>self.partials)
-        memcpy(&self.state.step, <void *><size_t>record.ctypes.data, sizeof(ellm_step))
-        self.state.counts = self.keep("counts", tables.counts.reshape(-1))
-        for number, needed, kind in self.dynamic:
-            self.state.events[number].needed = needed + np.count_nonzero(tables.counts[kind])
+    cdef fill_step(self, inputs):
+        cdef const Dynamic *dynamic
+        self.state.step = self.tables.fill_step(inputs)[0]
+        self.number += 1
+        self.state.step.number, self.state.step.partials = self.number, self.partials
+        for i in range(self.dynamic_count):
+            dynamic = &self.dynamic[i]
+            self.state.events[dynamic.event].needed = dynamic.needed + self.tables.active(dynamic.kind)
 
-    cdef counters(self):
-        cdef WorkerState *worker
-        found = np.zeros((self.pool.threads, 3), np.int64)
-        for i in range(self.pool.threads):
-            worker = &self.state.workers[i]
-            found[i] = load_relaxed(&worker.tasks), load_relaxed(&worker.steals), load_relaxed(&worker.parks)
-        return found
+    cdef record_step(self, int64_t begin, int64_t prepared):
+        cdef uint32_t number = <uint32_t>self.number
+        cdef int32_t rows = <int32_t>self.state.step.rows
+        record(self.rings.of(self.pool.threads), RECORD_PREPARE, begin, prepared, -1, rows, number)
+        record(self.rings.of(self.pool.threads), RECORD_STEP, prepared, clock_ticks(), -1, rows, number)
+
+    def record(self, Rings rings):
+        """Have every worker, and the caller after them, record into these rings from the next step on; None: no more."""
+        cdef int i
+        with self.pool.lock:
+            self.rings = rings
+            for i in range(self.pool.threads + 1):
+                self.state.workers[i].ring = NULL if rings is None else rings.of(i)
+
+    def watch(self, places):
+        """For each of the program's wakes an int32 array: a copy of (offset, length) of the arena as it was when the wake's
+        group was done, in the last step that was recorded.
+        """
+        with self.pool.lock:
+            self.watched = [np.zeros(length, np.int32) for _, length in places]
+            for i, (offset, length) in enumerate(places):
+                if not 0 <= offset <= self.program.arena_bytes - 4 * length:
+                    raise ValueError(f"offset {offset}, {length} words: the arena has {self.program.arena_bytes} bytes")
+                self.state.wakes[i].watched = self.state.arena + <int64_t>offset
+                self.state.wakes[i].copy = <char *><size_t>self.watched[i].ctypes.data
+                self.state.wakes[i].bytes = 4 * length
+        return self.watched
+
+    def trace(self, capacity=1 << 16):
+        """Records what the workers do in the steps from now on: a Trace, with room for `capacity` records a worker."""
+        return Trace(self, capacity)
 
     def statistics(self):
-        """Counts of tasks run, ranges stolen and parks within steps: `total`, `last` (step) and per worker of `last`."""
-        with self.pool.lock:
-            total = self.counters()
-            last = total - self.before
+        """Counts of tasks run, ranges stolen and parks within steps: `total`, `last` (step) and per worker of `last`.
+
+        `operators`: the `groups` (row blocks, or experts hit) and `tasks` of each operator that ran in the last step.
+        """
         names = ("tasks", "steals", "parks")
+        total = np.zeros((self.pool.threads, 3), np.int64)
+        before = np.zeros((self.pool.threads, 3), np.int64)
+        cdef WorkerState *worker
+        with self.pool.lock:
+            for i in range(self.pool.threads):
+                worker = &self.state.workers[i]
+                total[i] = load_relaxed(&worker.tasks), load_relaxed(&worker.steals), load_relaxed(&worker.parks)
+                before[i] = total[i]
+                if worker.joined == self.state.generation:
+                    before[i] = worker.tasks_before, worker.steals_before, worker.parks_before
+            operators = self.operators()
+        last = total - before
         return {
             "steps": self.number,
             "total": dict(zip(names, total.sum(0).tolist(), strict=True)),
             "last": dict(zip(names, last.sum(0).tolist(), strict=True)),
             "workers": [dict(zip(names, row, strict=True)) for row in last.tolist()],
+            "operators": operators,
         }
+
+    cdef operators(self):
+        """The groups and tasks of each operator in the last step: its log says which groups ran."""
+        cdef const Group *group
+        cdef uint64_t entry, i
+        found = {}
+        for i in range(self.state.tail):
+            entry = self.state.log[i]
+            if <uint32_t>entry != LOG_END:
+                group = &self.state.groups[<uint32_t>entry - 1]
+                counted = found.setdefault(self.program.op_names[group.op], {"groups": 0, "tasks": 0})
+                counted["groups"] += 1
+                counted["tasks"] += group.tasks
+        return found
 
 
 def _paged(size):
@@ -325,16 +426,16 @@ def _paged(size):
 
 def _following(program):
     """For each group the first matmul group that its completion may publish, or -1."""
-    streams = np.array(["task_tiles" in FIELDS.get(program.kernels[kernel], ()) for kernel in program.op_kernel], bool)
-    first = np.full(len(program.events), -1, np.int32)
-    for event in range(len(program.events)):
-        for group in program.publishes[event]:
-            if streams[program.groups["op"][group]]:
-                first[event] = group
-                break
-    found = np.full(len(program.groups), -1, np.int32)
-    for group in range(len(program.groups)):
-        candidates = first[program.signals[group]]
-        if np.any(candidates >= 0):
-            found[group] = candidates[candidates >= 0][0]
-    return found
+    matmul = np.array(["task_tiles" in FIELDS.get(program.kernels[kernel], ()) for kernel in program.op_kernel], bool)
+    first = _first_of(program.publishes, np.where(matmul[program.groups["op"]], np.arange(len(program.groups)), -1))
+    return _first_of(program.signals, first)
+
+
+def _first_of(ranges, values):
+    """For each owner of ranges the first value of its items that is not -1; -1: there is none."""
+    owners = np.repeat(np.arange(len(ranges)), np.diff(ranges.begin))
+    found = values[ranges.items]
+    owners, found = owners[found >= 0], found[found >= 0]
+    out = np.full(len(ranges), -1, np.int32)
+    out[owners[::-1]] = found[::-1]  # the last to be stored, the first, stays
+    return out

@@ -10,7 +10,7 @@ import numpy as np
 
 from ellm.kernels.contract import ARGS_BYTES
 from ellm.kernels.isa import Table
-from ellm.scheduler.program import EVENT, GROUP, Kind, Program, Ranges
+from ellm.scheduler.program import EVENT, GROUP, WAKE, Kind, Program, Ranges
 from ellm.scheduler.step import StepInput
 
 TABLE = Table("probe", probes.ADDRESSES, probes.ENTER, probes.LEAVE)
@@ -42,7 +42,7 @@ def assemble(
     edges: dict[str, list[list[int]]],
     **fields: Any,
 ) -> Program:
-    """A program of which group i is operator i, with the `edges` signals, publishes and triggers.
+    """A program of operators with these kernels and args, and the `edges` signals, publishes and triggers.
 
     `fields` are those of Program that matter; the rest are as small as they can be.
     """
@@ -86,11 +86,52 @@ def probe_program(groups: list[ProbeGroup]) -> Program:
     return assemble(
         [group.kernel for group in groups],
         [group.args for group in groups],
-        [(number, 0, Kind.ROWS, group.tiles, 0, 1) for number, group in enumerate(groups)],
+        [(number, 0, Kind.ROWS, group.tiles, 0, 1, -1) for number, group in enumerate(groups)],
         [(len(sources), -1) for sources in events],
         {"signals": signals, "publishes": publishes, "triggers": [[] for _ in events]},
         roots=np.array([number for number, group in enumerate(groups) if not group.after], np.int32),
         end=len(events) - 1,
+    )
+
+
+def choice(experts: int, hit: list[int], counts: list[int]) -> np.ndarray:
+    """What `choose` writes: the experts that are hit and each one's count; the others' counts are not to be used."""
+    out = np.full(1 + 2 * experts, 1 << 30, np.int32)
+    out[0], out[1 : 1 + len(hit)] = len(hit), hit
+    out[1 + experts + np.array(hit, int)] = counts
+    return out
+
+
+def routed_program(layers: int, choice: np.ndarray, tiles: int, *, between: str = "empty", **args: int) -> Program:
+    """Layers one after the other: choose, an operator `up` and an operator `down` of the experts hit, and `between`."""
+    experts = len(choice) // 2
+    list_bytes, counts = 4 * (1 + experts), 64 + 4 * (1 + experts)
+    chosen = {"choice": choice.ctypes.data, "experts": experts, "list": 64, "counts": counts}
+    groups: list[tuple[int, ...]] = []
+    edges: dict[str, list[list[int]]] = {"signals": [], "publishes": [], "triggers": []}
+    wakes = []
+    for layer in range(layers):
+        first, op, event = len(groups), 4 * layer, (experts + 2) * layer
+        ups, downs, last = first + 1, first + 1 + experts, first + 1 + 2 * experts
+        join, done = event + experts, event + experts + 1
+        groups += [(op, 0, Kind.ROWS, 1, 0, 1, -1)]
+        groups += [(op + i, e, Kind.ROWS, tiles, 0, 1, counts) for i in (1, 2) for e in range(experts)]
+        groups += [(op + 3, 0, Kind.ROWS, 1, 0, 1, -1)]
+        edges["signals"] += [[], *([event + e] for e in range(experts)), *([join] for _ in range(experts)), [done]]
+        edges["publishes"] += [*([downs + e] for e in range(experts)), [last], [last + 1] if layer + 1 < layers else []]
+        wakes.append((first, 64, ups, join))
+    events = [(1, -1)] * ((experts + 2) * layers)
+    edges["triggers"] = [[] for _ in events]
+    return assemble(
+        ["choose", "empty", "empty", between] * layers,
+        [chosen, {}, {}, args] * layers,
+        groups,
+        events,
+        edges,
+        roots=np.array([0], np.int32),
+        end=len(events) - 1,
+        shared_bytes=list_bytes + 4 * experts,
+        wakes=np.array(wakes, WAKE),
     )
 
 

@@ -2,7 +2,8 @@
 
 A *group* is a range of tasks of one operator on one row block; an *event* fires when its count is reached and publishes
 groups. How many tasks a group has is decided by the step: `counts[kind, block] * tiles`, where `counts` is a small
-table that the step builder fills (see `Kind`). Nothing here knows about models or threads.
+table that the step builder fills (see `Kind`). Of the groups of experts, a step runs those that it *wakes*: their
+numbers, and the counts that size them, are written by a kernel. Nothing here knows about models or threads.
 """
 
 from __future__ import annotations
@@ -32,11 +33,12 @@ class Kind(IntEnum):
 GROUP = np.dtype(
     [
         ("op", "i4"),
-        ("block", "i4"),
+        ("block", "i4"),  # row block; the expert, of a group that a wake publishes
         ("kind", "i4"),
         ("tiles", "i4"),
         ("logit_rows", "i4"),  # 1: the block counts logit rows (task.rows), 0: step rows
         ("completes_empty", "i4"),  # with no task: 1 = complete at once and signal, 0 = its whole chain is idle
+        ("counts", "i8"),  # -1: sized by the step's counts; else by int32 counts[block] at this offset of the arena
     ]
 )
 EVENT = np.dtype(
@@ -45,6 +47,15 @@ EVENT = np.dtype(
         ("dynamic", "i4"),  # a Kind: one more signal for each block whose count of that kind is not 0; -1: none
     ]
 )
+WAKE = np.dtype(
+    [
+        ("group", "i8"),  # when it is done, the groups of the experts in its list are published
+        ("list", "i8"),  # offset in the arena of int32: how many experts, then which
+        ("first", "i8"),  # group of expert 0, the others' follow
+        ("join", "i8"),  # the event that needs one signal for each of them, and no other, in this step
+    ]
+)
+MOST_TASKS = (1 << 20) - 1  # of one group: what a packed slice can say
 
 
 @dataclass
@@ -91,7 +102,9 @@ class Program:
     row_block: int  # rows in a full block
     blocks: int  # row blocks: chunk = blocks * row_block at most
     windows: list[int]  # attention window of each window class; 0 = full
-    kv_heads: int  # most KV heads of an attend, for deciding how finely to split
+    kv_heads: (
+        int  # most tasks of an attend item, one per KV head or part of its heads, for deciding how finely to split
+    )
     fold_heads: int  # query heads folded per KV head: an item has at most ELLM_FOLD // fold_heads rows (1 at least)
     section_bytes: int  # arena of one row block
     scratch_bytes: int  # per worker
@@ -101,12 +114,14 @@ class Program:
     range_bytes: int  # virtual size of one sequence's KV range
     context: int  # most positions of a sequence
     vocab: int
+    shared_bytes: int = 0  # arena behind the sections: what all row blocks share
+    wakes: np.ndarray = field(default_factory=lambda: np.zeros(0, WAKE))  # WAKE [n]
     meta: dict[str, Any] = field(default_factory=dict)  # JSON: packed weights, operator labels, plan
 
     @property
     def arena_bytes(self) -> int:
-        """Bytes of all sections."""
-        return self.section_bytes * self.blocks
+        """Bytes of all sections and of what they share."""
+        return self.section_bytes * self.blocks + self.shared_bytes
 
     @property
     def chunk(self) -> int:
@@ -120,19 +135,31 @@ class Program:
 
     @cached_property
     def most_tiles(self) -> dict[int, int]:
-        """Kind -> most tiles of its groups."""
-        kinds = np.unique(self.groups["kind"]).tolist()
-        return {kind: int(self.groups["tiles"][self.groups["kind"] == kind].max()) for kind in kinds}
+        """Kind -> most tiles of the groups that the step's counts size."""
+        groups = self.groups[self.groups["counts"] < 0]
+        return {kind: int(groups["tiles"][groups["kind"] == kind].max()) for kind in np.unique(groups["kind"]).tolist()}
 
     def check(self) -> None:
         """Raise ValueError unless every number that stands for something is in range."""
         groups, events, ops = len(self.groups), len(self.events), len(self.op_names)
+        static = self.groups[self.groups["counts"] < 0]
+        routed = self.groups[self.groups["counts"] >= 0]
+        wakers = self.groups[self.wakes["group"] % max(1, groups)]
         limits = {
             "op_kernel": (self.op_kernel, len(self.kernels)),
             "groups.op": (self.groups["op"], ops),
-            "groups.block": (self.groups["block"], self.blocks),
+            "groups.block": (static["block"], self.blocks),
             "groups.kind": (self.groups["kind"], self.kinds),
-            "groups.tiles": (self.groups["tiles"], 1 << 20),
+            "groups.tiles": (self.groups["tiles"], MOST_TASKS + 1),
+            "groups.counts": (self.groups["counts"] + 1, self.arena_bytes + 1),
+            "groups.counts + block": (routed["counts"] + 4 * routed["block"].astype(int), self.arena_bytes - 3),
+            "tasks of an expert": (routed["tiles"] * self.blocks, MOST_TASKS + 1),  # each row chooses it once at most
+            "wakes.group": (self.wakes["group"], groups),
+            "wakes.list": (self.wakes["list"], self.arena_bytes - 3),
+            "wakes.first": (self.wakes["first"], groups),
+            "wakes.join": (self.wakes["join"], events),
+            "block of a group that wakes": (wakers["block"], 1),
+            "kind of a group that wakes": (wakers["kind"], 1),
             "events.dynamic": (self.events["dynamic"] + 1, self.kinds + 1),
             "signals": (self.signals.items, events),
             "publishes": (self.publishes.items, groups),

@@ -77,6 +77,16 @@ static inline int64_t clock_ns(void)
     return t.tv_sec * INT64_C(1000000000) + t.tv_nsec;
 }
 
+/* A clock that all cores share, in units that `clock_ns` read beside it tells: reading it is half as dear. */
+static inline int64_t clock_ticks(void)
+{
+#if defined(__x86_64__)
+    return (int64_t)__builtin_ia32_rdtsc();
+#else
+    return clock_ns();
+#endif
+}
+
 static inline void prefetch_lines(const char *p, int64_t bytes)
 {
     for (int64_t i = 0; i < bytes; i += 64)

@@ -15,7 +15,10 @@ from ellm.kernels.task cimport ellm_kernel, ellm_step, ellm_task
 cdef enum:
     TASK_BITS = 20
     GENERATIONS = 0xFFFFFF  # generations run from 1 to this
-    LINE = 64
+    LOG_END = 0xFFFFFFFF  # the log entry after which a step has no more
+    ROWS_OF_STEP = 0
+    ROWS_OF_LOGITS = 1
+    ROWS_OF_EXPERT = 2  # the block is no row block but the number of an expert, whose rows only its kernel knows
 
 cdef struct ProgramState
 cdef struct WorkerState
@@ -23,17 +26,17 @@ cdef struct WorkerState
 cdef struct Group:  # one cache line
     ellm_kernel kernel
     uint64_t remaining  # atomic; set by the publisher
+    const int32_t *count  # how many times `tiles` tasks it has in this step
     uint32_t tasks  # set by the publisher
     int32_t op
     int32_t block
-    int32_t count  # index in counts
     int32_t tiles
-    int32_t logit_rows
+    int32_t rows  # what the block counts: ROWS_OF_*
     int32_t completes_empty
     int32_t signals_begin
     int32_t signals_end
     int32_t next  # group whose weights a worker that waits after this one may prefetch, or -1
-    char pad[8]
+    int32_t wake  # index in wakes, or -1
 
 cdef struct Event:  # one cache line
     uint64_t count  # atomic
@@ -44,9 +47,23 @@ cdef struct Event:  # one cache line
     int32_t triggers_end
     char pad[36]
 
+cdef struct Wake:  # the groups first + list[1] .. first + list[list[0]] are published when a group is done
+    const int32_t *list
+    int32_t first
+    int32_t join  # event that they all signal
+    const char *watched  # while records are made, copied to `copy` when the group is done
+    char *copy
+    int64_t bytes  # 0: nothing is
+
+cdef struct Dynamic:  # an event that gets one more signal for each block whose count of a kind is not 0
+    int32_t event
+    int32_t needed
+    int32_t kind
+
 cdef struct Stream:  # the weights that an operator's tasks read one after the other
     const char *weights  # NULL: none
     int64_t task_bytes
+    int64_t expert_bytes  # from one expert's weights to the next; 0: the block is a row block
 
 cdef struct PoolState:
     uint64_t state  # atomic
@@ -67,6 +84,7 @@ cdef struct ProgramState:
     const int32_t *signals
     const int32_t *publishes
     const int32_t *triggers
+    Wake *wakes
     const Stream *streams
     const char *args
     int64_t args_bytes
@@ -80,7 +98,6 @@ cdef struct ProgramState:
     void (*leave)() noexcept nogil
     uint64_t *log
     WorkerState *workers  # [workers + 1]: the last is the caller's, who publishes the roots
-    const int32_t *counts
     uint64_t generation
     ellm_step step
     char pad0[64]
@@ -88,8 +105,38 @@ cdef struct ProgramState:
     char pad1[56]
     uint64_t failure  # atomic: op + 1 << 32 | error code of the first kernel that failed in this step
 
+cdef enum:  # what a record tells of, as trace.Activity
+    RECORD_TASK = 0
+    RECORD_STOLEN = 1  # a task of a range that was stolen
+    RECORD_WAIT = 2  # nothing was ready
+    RECORD_STEAL = 3  # a search for tasks that found some
+    RECORD_PARK = 4
+    RECORD_JOIN = 5  # the worker's part in the step
+    RECORD_STEP = 6  # of the caller: from its first root to its end
+    RECORD_PREPARE = 7  # of the caller: its tables
+
+cdef struct Record:
+    int64_t begin  # ticks
+    int64_t end
+    int32_t group  # of a task; rows of a step
+    int32_t index
+    uint32_t step  # the low half of its number
+    int32_t what
+
+cdef struct Ring:  # what one worker records; one cache line
+    Record *records
+    int64_t capacity
+    int64_t count
+    int64_t dropped  # for want of room
+    int64_t since  # begin of what is to be recorded when the worker is idle no longer
+    int64_t searched  # begin of the last search for tasks to steal
+    int32_t waited  # it is idle
+    int32_t stolen  # what it drains was stolen
+    char pad[8]
+
 cdef struct WorkerState:
     ProgramState *program
+    Ring *ring  # NULL: nothing is recorded
     uint64_t *slices  # [groups]
     const int32_t *victims  # [workers - 1], nearest first
     int32_t *queue  # [events] events that fired and are to be handled
@@ -103,6 +150,10 @@ cdef struct WorkerState:
     uint64_t tasks  # statistics; written by the worker alone, so relaxed
     uint64_t steals
     uint64_t parks
+    uint64_t joined  # generation of the last step that the worker took part in
+    uint64_t tasks_before  # statistics when it did
+    uint64_t steals_before
+    uint64_t parks_before
     ellm_task task
     char pad[64]
 
@@ -110,6 +161,8 @@ cdef struct Thread:
     PoolState *pool
     int32_t index
 
+cdef void record(Ring *ring, int32_t what, int64_t begin, int64_t end, int32_t group, int32_t index,
+                 uint32_t step) noexcept nogil
 cdef void *worker_main(void *thread) noexcept nogil
 cdef int open_step(ProgramState *program, const int32_t *roots, int32_t count) noexcept nogil
 cdef void await_step(PoolState *pool) noexcept nogil

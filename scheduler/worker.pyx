@@ -1,33 +1,18 @@
 """The workers: they drain the log of a step, run tasks, fire events and publish groups. No Python object in here.
 
-A step's ready groups are entries of an append-only log that every worker reads in order. A group's tasks are cut into one
-home slice per worker. A worker claims from the front of its own slice; when its slices are dry it steals half of what is
-left from the back of another's. Whoever finishes a group's last task signals its events and publishes what they release.
+A step's ready groups are entries of an append-only log that every worker reads in order. A group's tasks are cut into
+one home slice per worker. A worker claims from the front of its own slice; when its slices are dry it steals half of
+what is left from the back of another's. Whoever finishes a group's last task signals its events and publishes what they
+release; after a group that chooses experts, the groups of those too.
 """
 
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from ellm.scheduler.threads cimport (
-    INT_MAX,
-    add_word,
-    clock_ns,
-    compare_exchange,
-    fetch_add,
-    fetch_or,
-    fetch_sub,
-    futex_wait,
-    futex_wake,
-    load_acquire,
-    load_ordered,
-    load_relaxed,
-    load_word,
-    prefetch_lines,
-    spin_pause,
-    store_ordered,
-    store_published,
-    store_relaxed,
-    store_word,
+    INT_MAX, add_word, clock_ns, clock_ticks, compare_exchange, fetch_add, fetch_or, fetch_sub, futex_wait, futex_wake,
+    load_acquire, load_ordered, load_relaxed, load_word, prefetch_lines, spin_pause, store_ordered, store_published,
+    store_relaxed, store_word,
 )
 
 cdef enum:
@@ -37,7 +22,6 @@ cdef enum:
 
 cdef uint64_t CLOSED = 1ULL << 31
 cdef uint64_t ROUND = 1ULL << 32
-cdef uint64_t LOG_END = 0xFFFFFFFF
 cdef uint64_t TASKS = (1ULL << TASK_BITS) - 1
 
 
@@ -118,7 +102,7 @@ cdef int64_t publish(WorkerState *self, int32_t number) noexcept nogil:
     cdef ProgramState *program = self.program
     cdef Group *group = &program.groups[number]
     cdef uint64_t slot
-    group.tasks = program.counts[group.count] * group.tiles
+    group.tasks = group.count[0] * group.tiles
     if group.tasks == 0:
         if group.completes_empty:
             signal_events_of(self, group)
@@ -127,6 +111,25 @@ cdef int64_t publish(WorkerState *self, int32_t number) noexcept nogil:
     slot = fetch_add(&program.tail, 1)
     store_published(&program.log[slot], program.generation << 32 | <uint64_t>(number + 1))
     return group.tasks
+
+
+cdef int64_t wake_groups(WorkerState *self, const Wake *wake) noexcept nogil:
+    """Publish the groups that a list in the arena names, and have their join wait for them; returns how many tasks.
+
+    After a failure the list may be that of another step: nothing is published then.
+    """
+    cdef ProgramState *program = self.program
+    cdef int32_t count = 0 if load_relaxed(&program.failure) else wake.list[0], i
+    cdef int64_t tasks = 0
+    if self.ring and wake.bytes:
+        memcpy(wake.copy, wake.watched, wake.bytes)
+    program.events[wake.join].needed = count
+    if count == 0:
+        self.queue[self.queued] = wake.join
+        self.queued += 1
+    for i in range(1, count + 1):
+        tasks += publish(self, wake.first + wake.list[i])
+    return tasks
 
 
 cdef int64_t fire_events(WorkerState *self) noexcept nogil:
@@ -155,6 +158,45 @@ cdef void close_step(ProgramState *program) noexcept nogil:
     wake(program.pool, INT_MAX)
 
 
+# Records --------------------------------------------------------------------------------------------------------------
+
+
+cdef void record(
+    Ring *ring, int32_t what, int64_t begin, int64_t end, int32_t group, int32_t index, uint32_t step
+) noexcept nogil:
+    cdef Record *entry
+    if ring.count == ring.capacity:
+        ring.dropped += 1
+        return
+    entry = &ring.records[ring.count]
+    entry.begin, entry.end = begin, end
+    entry.group, entry.index = group, index
+    entry.step, entry.what = step, what
+    ring.count += 1
+
+
+cdef void record_since(WorkerState *self, int32_t what, int64_t end) noexcept nogil:
+    """Record what this worker has done since it turned idle, or since its last record of that."""
+    record(self.ring, what, self.ring.since, end, -1, -1, <uint32_t>self.program.step.number)
+    self.ring.since = end
+
+
+cdef void record_idleness(WorkerState *self, int64_t now) noexcept nogil:
+    """Record how a worker that has work again, or goes home, came by it; nothing if it came at once."""
+    cdef Ring *ring = self.ring
+    if ring.waited:
+        record_since(self, RECORD_WAIT, ring.searched if ring.stolen else now)
+    if ring.stolen:
+        ring.since = ring.searched
+        record_since(self, RECORD_STEAL, now)
+    ring.waited = 0
+
+
+cdef inline void record_task(WorkerState *self, int32_t number, int64_t begin) noexcept nogil:
+    record(self.ring, RECORD_STOLEN if self.ring.stolen else RECORD_TASK, begin, clock_ticks(), number,
+           self.task.index, <uint32_t>self.program.step.number)
+
+
 # Sleep ----------------------------------------------------------------------------------------------------------------
 
 
@@ -176,9 +218,13 @@ cdef void park(WorkerState *self) noexcept nogil:
     add_word(&pool.sleepers, 1)
     if not log_ready(self):
         store_relaxed(&self.parks, self.parks + 1)
+        if self.ring:
+            record_since(self, RECORD_WAIT, clock_ticks())
         self.program.leave()
         futex_wait(&pool.signal, seen)
         self.program.enter()
+        if self.ring:
+            record_since(self, RECORD_PARK, clock_ticks())
     add_word(&pool.sleepers, <uint32_t>-1)
     self.idle_since = 0
 
@@ -186,22 +232,21 @@ cdef void park(WorkerState *self) noexcept nogil:
 cdef void prefetch_next(WorkerState *self) noexcept nogil:
     """Fetch the first lines of the weights that the group after the last one will make this worker read."""
     cdef ProgramState *program = self.program
-    cdef Group *group
-    cdef const Stream *stream
-    if self.last < 0 or program.groups[self.last].next < 0:
+    cdef int32_t next = program.groups[self.last].next if self.last >= 0 else -1
+    if next < 0:
         return
-    group = &program.groups[program.groups[self.last].next]
-    stream = &program.streams[group.op]
-    if stream.weights:
-        prefetch_lines(
-            stream.weights + group.tiles * <int64_t>self.index // program.pool.workers * stream.task_bytes, PREFETCH_BYTES
-        )
+    cdef Group *group = &program.groups[next]
+    cdef const Stream *stream = &program.streams[group.op]
+    cdef int64_t task = group.tiles * <int64_t>self.index // program.pool.workers
+    prefetch_lines(stream.weights + group.block * stream.expert_bytes + task * stream.task_bytes, PREFETCH_BYTES)
 
 
 cdef void wait(WorkerState *self) noexcept nogil:
     """Watch the log for a moment; after too many moments, sleep."""
     cdef int i
     cdef int64_t now
+    if self.ring and not self.ring.waited:
+        self.ring.since, self.ring.waited = clock_ticks(), 1
     for i in range(WATCHES):
         spin_pause()
         if log_ready(self):
@@ -221,9 +266,12 @@ cdef void run_task(WorkerState *self, Group *group) noexcept nogil:
     """Call the kernel, unless one has failed before in this step."""
     cdef ProgramState *program = self.program
     cdef uint64_t none = 0
+    cdef int64_t begin = clock_ticks() if self.ring else 0
     if load_relaxed(&program.failure):
         return
     group.kernel(&self.task)
+    if self.ring:
+        record_task(self, <int32_t>(group - program.groups), begin)
     if self.error:
         compare_exchange(&program.failure, &none, <uint64_t>(group.op + 1) << 32 | <uint32_t>self.error)
         self.error = 0
@@ -233,22 +281,27 @@ cdef void bind(WorkerState *self, Group *group) noexcept nogil:
     """Point this worker's task at a group."""
     cdef ProgramState *program = self.program
     cdef ellm_task *task = &self.task
-    cdef int64_t rows = program.step.logit_rows if group.logit_rows else program.step.rows
+    cdef int64_t rows = program.step.logit_rows if group.rows == ROWS_OF_LOGITS else program.step.rows
     task.args = program.args + group.op * program.args_bytes
-    task.section = program.arena + group.block * program.section_bytes
     task.block = group.block
+    if group.rows == ROWS_OF_EXPERT:
+        task.section, task.row, task.rows = program.arena, 0, 0
+        return
+    task.section = program.arena + group.block * program.section_bytes
     task.row = group.block * program.row_block
     task.rows = <int32_t>min(rows - task.row, <int64_t>program.row_block)
 
 
 cdef void drain(WorkerState *self, int32_t number) noexcept nogil:
     """Run the tasks of one's own slice of a group until it is dry, then count them all at once."""
-    cdef Group *group = &self.program.groups[number]
-    cdef uint64_t ran = 0
-    cdef int64_t ready
+    cdef ProgramState *program = self.program
+    cdef Group *group = &program.groups[number]
+    cdef int64_t ran = 0, ready = 0
     if not claim(self, group, &self.slices[number], &self.task.index):
         return
     bind(self, group)
+    if self.ring:
+        record_idleness(self, clock_ticks())
     while True:
         run_task(self, group)
         ran += 1
@@ -257,11 +310,13 @@ cdef void drain(WorkerState *self, int32_t number) noexcept nogil:
     self.last = number
     self.idle_since = 0
     store_relaxed(&self.tasks, self.tasks + ran)
-    if fetch_sub(&group.remaining, ran) == ran:
+    if fetch_sub(&group.remaining, ran) == <uint64_t>ran:
+        if group.wake >= 0:
+            ready = wake_groups(self, &program.wakes[group.wake])
         signal_events_of(self, group)
-        ready = fire_events(self)
+        ready += fire_events(self)
         if ready > 1:  # this worker takes one itself
-            wake(self.program.pool, <int>min(ready - 1, <int64_t>INT_MAX))
+            wake(program.pool, <int>min(ready - 1, <int64_t>INT_MAX))
 
 
 cdef inline int32_t entry_group(WorkerState *self, int32_t slot) noexcept nogil:
@@ -272,6 +327,8 @@ cdef bint steal(WorkerState *self) noexcept nogil:
     """Look through the groups read so far, oldest first, nearest victim first. False: nothing found."""
     cdef ProgramState *program = self.program
     cdef int32_t slot, number, i
+    if self.ring:
+        self.ring.searched = clock_ticks()
     while self.oldest < self.cursor and not load_acquire(&program.groups[entry_group(self, self.oldest)].remaining):
         self.oldest += 1
     for slot in range(self.oldest, self.cursor):
@@ -283,7 +340,11 @@ cdef bint steal(WorkerState *self) noexcept nogil:
         for i in range(program.pool.workers - 1):
             if take_half(self, number, self.victims[i]):
                 store_relaxed(&self.steals, self.steals + 1)
+                if self.ring:
+                    self.ring.stolen = 1
                 drain(self, number)
+                if self.ring:
+                    self.ring.stolen = 0
                 return True
     return False
 
@@ -292,9 +353,13 @@ cdef void work(WorkerState *self) noexcept nogil:
     """Take part in a step until its log ends."""
     cdef ProgramState *program = self.program
     cdef uint64_t entry
-    self.cursor = self.oldest = 0
+    cdef int64_t begin = clock_ticks() if self.ring else 0
+    self.cursor = self.oldest = self.idle_since = 0
     self.last = -1
-    self.idle_since = 0
+    self.joined = program.generation
+    self.tasks_before, self.steals_before, self.parks_before = self.tasks, self.steals, self.parks
+    if self.ring:
+        self.ring.waited = self.ring.stolen = 0
     program.enter()
     while True:
         entry = load_acquire(&program.log[self.cursor])
@@ -305,7 +370,11 @@ cdef void work(WorkerState *self) noexcept nogil:
             drain(self, <int32_t>(<uint32_t>entry - 1))
         elif not steal(self):
             wait(self)
+    if self.ring:
+        record_idleness(self, clock_ticks())
     program.leave()
+    if self.ring:
+        record(self.ring, RECORD_JOIN, begin, clock_ticks(), -1, -1, <uint32_t>program.step.number)
 
 
 # Steps ----------------------------------------------------------------------------------------------------------------
@@ -351,7 +420,7 @@ cdef void *worker_main(void *argument) noexcept nogil:
 
 
 cdef void forget(ProgramState *program) noexcept nogil:
-    """Wipe the words that carry a generation: done when generations start anew, so that none of them ever comes twice."""
+    """Wipe the words that carry a generation, when generations start anew: none ever comes twice."""
     cdef int32_t i
     memset(program.log, 0, (program.group_count + 1) * sizeof(uint64_t))
     for i in range(program.pool.workers):
@@ -370,7 +439,7 @@ cdef int open_step(ProgramState *program, const int32_t *roots, int32_t count) n
         forget(program)
     program.tail = program.failure = 0
     for i in range(count):
-        if program.counts[program.groups[roots[i]].count]:
+        if program.groups[roots[i]].count[0]:
             tasks += publish(caller, roots[i])
     if tasks:
         program.pool.program = program

@@ -1,15 +1,19 @@
 """The tiny models whose logits are compared with transformers: name -> arguments of tiny.write_checkpoint.
 
 Together they cover every architecture, grouped-query ratios 1, 2, 3 and 7, tied and untied heads, biases, implicit and
-explicit head sizes, every kind of rotary embedding, both forms of config.json and sizes that are no multiple of 16.
-The long ones are read in several splits of the context; where rms_norm_eps is large, a wrong one shows.
+explicit head sizes, every kind of rotary embedding, both forms of config.json and sizes that are no multiple of 16;
+with experts, their numbers 5, 7, 12 and 24, top-k from 1 to 8, groups, shared experts and dense layers between, and
+every precision. The long ones are read in several splits of the context; where rms_norm_eps is large, a wrong one
+shows.
 """
 
 import numpy as np
+from tiny import FAMILIES
 
 TOKENS = 512
 LONG_TOKENS = 1200
-KL_SHARE = 0.4  # of KL(float32 || bf16 transformers) that we may have: rounding as little as we do gives 0.16 to 0.26
+KL_SHARE = 0.4  # of KL(float32 || bf16 transformers) that we may have: rounding as little as we do gives 0.16 to 0.31
+EXPERTS_KL_SHARE = 1.1  # of models with experts: a few rows go to another expert, by chance more of ours or of theirs
 
 GOLDEN = {
     "llama": dict(architecture="LlamaForCausalLM"),
@@ -38,6 +42,41 @@ GOLDEN = {
         architecture="MistralForCausalLM", sliding_window=600, max_position_embeddings=2048, vocab=283
     ),
 }  # fmt: skip
+
+SPARSE = {  # models with experts or quantised weights that also have golden logits
+    "llama-f16": dict(architecture="LlamaForCausalLM", precision="f16"),
+    "qwen3-moe": dict(architecture="Qwen3MoeForCausalLM"),
+    "qwen3-moe-top8": dict(
+        architecture="Qwen3MoeForCausalLM", form="new", layers=3, num_experts=12, num_experts_per_tok=8,
+        norm_topk_prob=False, mlp_only_layers=[0], moe_intermediate_size=24, tie_word_embeddings=True,
+    ),
+    "qwen3-moe-fp8": dict(
+        architecture="Qwen3MoeForCausalLM", precision="fp8", hidden_size=136, moe_intermediate_size=144
+    ),
+    "mixtral": dict(architecture="MixtralForCausalLM", form="new", sliding_window=100),
+    "deepseek-v2": dict(
+        architecture="DeepseekV2ForCausalLM",
+        rope=dict(
+            type="yarn", factor=8, original_max_position_embeddings=128, beta_fast=32, beta_slow=1, mscale=0.707,
+            mscale_all_dim=0.707,
+        ),
+    ),
+    "deepseek-v2-groups": dict(
+        architecture="DeepseekV2ForCausalLM", form="new", topk_method="group_limited_greedy", n_routed_experts=12,
+        n_group=4, topk_group=2, num_experts_per_tok=4, q_lora_rank=56, routed_scaling_factor=1.5,
+    ),
+    "deepseek-v3": dict(architecture="DeepseekV3ForCausalLM", rope="yarn-mscale", layers=3),
+    "deepseek-v3-fp8": dict(
+        architecture="DeepseekV3ForCausalLM", precision="fp8", form="new", hidden_size=140, q_lora_rank=136,
+        kv_lora_rank=160, qk_nope_head_dim=128, v_head_dim=128, num_attention_heads=2, num_key_value_heads=2,
+    ),
+    "gpt-oss-mxfp4": dict(architecture="GptOssForCausalLM", rope="yarn-untruncated", precision="mxfp4"),
+    "gpt-oss": dict(
+        architecture="GptOssForCausalLM", rope="yarn-untruncated", form="new", hidden_size=88, intermediate_size=50,
+        num_local_experts=7, num_experts_per_tok=4, swiglu_limit=2.0,
+    ),
+}  # fmt: skip
+GOLDEN |= SPARSE
 
 ARCHITECTURES = {
     "llama": dict(architecture="LlamaForCausalLM", hidden_size=84),
@@ -79,6 +118,9 @@ LIVE = {
         architecture="Qwen3ForCausalLM", num_attention_heads=80, num_key_value_heads=1, head_dim=16
     ),
     "qwen3-narrow": dict(architecture="Qwen3ForCausalLM", hidden_size=8, intermediate_size=3, head_dim=256),
+    "mistral-layer-types": dict(
+        architecture="MistralForCausalLM", layer_types=["sliding_attention", "full_attention"], sliding_window=50
+    ),
     "mistral-window-1": dict(architecture="MistralForCausalLM", sliding_window=1),
     "llama-no-kv-heads": dict(architecture="LlamaForCausalLM", num_key_value_heads=..., rms_norm_eps=...),
     "llama-yarn-mscale": dict(
@@ -91,7 +133,70 @@ LIVE = {
         architecture="Qwen3ForCausalLM", hidden_size=256, head_dim=128, num_attention_heads=4, num_key_value_heads=2,
         intermediate_size=512, vocab=1000, layers=4, shards=3,
     ),
+    "llama-f16-tied": dict(architecture="LlamaForCausalLM", precision="f16", form="new", tie_word_embeddings=True),
+    "qwen3-moe-f16": dict(architecture="Qwen3MoeForCausalLM", precision="f16"),
+    "qwen3-moe-top1": dict(
+        architecture="Qwen3MoeForCausalLM", num_experts=5, num_experts_per_tok=1, norm_topk_prob=False, seed=4
+    ),
+    "qwen3-moe-steps": dict(
+        architecture="Qwen3MoeForCausalLM", layers=4, decoder_sparse_step=2, attention_bias=True, rope="yarn"
+    ),
+    "qwen3-moe-window": dict(
+        architecture="Qwen3MoeForCausalLM", use_sliding_window=True, sliding_window=60, form="new",
+        num_experts_per_tok=7,
+    ),
+    "qwen3-moe-long": dict(architecture="Qwen3MoeForCausalLM", max_position_embeddings=2048, vocab=283, num_experts=24),
+    "qwen3-moe-fp8-mixed": dict(
+        architecture="Qwen3MoeForCausalLM", precision="fp8", hidden_size=264, moe_intermediate_size=40,
+        kept_in_bf16=("model.layers.0.self_attn.o_proj", "model.layers.1.self_attn"),
+    ),
+    "mixtral-tied": dict(
+        architecture="MixtralForCausalLM", tie_word_embeddings=True, num_local_experts=12, num_experts_per_tok=5
+    ),
+    "deepseek-v2-fp8": dict(architecture="DeepseekV2ForCausalLM", precision="fp8", first_k_dense_replace=0),
+    "deepseek-v2-yarn": dict(
+        architecture="DeepseekV2ForCausalLM", form="new", n_shared_experts=1, attention_bias=True, q_lora_rank=40,
+        rope=dict(
+            rope_type="yarn", factor=8.0, original_max_position_embeddings=128, mscale=1.0, mscale_all_dim=0.5
+        ),
+    ),
+    "deepseek-v3-no-q-lora": dict(
+        architecture="DeepseekV3ForCausalLM", q_lora_rank=None, n_group=1, topk_group=1, n_routed_experts=7,
+        num_experts_per_tok=5, form="new", first_k_dense_replace=0, routed_scaling_factor=2.827,
+    ),
+    "deepseek-v3-top8": dict(
+        architecture="DeepseekV3ForCausalLM", n_routed_experts=24, n_group=4, topk_group=3, num_experts_per_tok=8,
+        attention_bias=True, tie_word_embeddings=True, seed=3,
+    ),
+    "deepseek-v3-top1": dict(
+        architecture="DeepseekV3ForCausalLM", num_experts_per_tok=1, norm_topk_prob=False, n_shared_experts=2,
+        routed_scaling_factor=1.0, seed=4,
+    ),
+    "deepseek-v3-fp8-odd": dict(architecture="DeepseekV3ForCausalLM", precision="fp8", rope="yarn-mscale", seed=5),
+    "deepseek-v3-long": dict(architecture="DeepseekV3ForCausalLM", max_position_embeddings=2048, vocab=283, seed=6),
+    "gpt-oss-mxfp4-tails": dict(
+        architecture="GptOssForCausalLM", precision="mxfp4", rope="yarn-untruncated", hidden_size=288, layers=3,
+        intermediate_size=32, num_local_experts=12, num_experts_per_tok=4, form="new",
+    ),
+    "gpt-oss-top1": dict(
+        architecture="GptOssForCausalLM", rope="yarn-untruncated", num_experts_per_tok=1, sliding_window=1, seed=1
+    ),
+    "gpt-oss-long": dict(
+        architecture="GptOssForCausalLM", rope="yarn-untruncated", max_position_embeddings=2048, vocab=283,
+        sliding_window=128, precision="mxfp4", num_local_experts=7,
+    ),
 }  # fmt: skip
+
+
+def kl_share(name: str) -> float:
+    """The bound of a case."""
+    dense = FAMILIES[LIVE[name]["architecture"]] in ("llama", "mistral", "qwen2", "qwen3")
+    return KL_SHARE if dense else EXPERTS_KL_SHARE
+
+
+def expanded(arguments: dict) -> dict:
+    """The arguments that write the same numbers unquantised: what transformers is given."""
+    return {**arguments, "expanded": arguments.get("precision") in ("fp8", "mxfp4")}
 
 
 def prompt(name: str) -> np.ndarray:

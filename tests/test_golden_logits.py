@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from logit_cases import GOLDEN, KL_SHARE, prompt
+from logit_cases import GOLDEN, kl_share, prompt
 from measures import agreement, divergence
 from tiny import write_checkpoint
 
@@ -26,5 +26,16 @@ def test_logits_are_closer_to_float32_than_bf16_transformers(name, tmp_path):
     assert digest == str(golden["sha256"]), "the checkpoint changed: run golden/make_logits.py again"
     with ellm.LLM(str(folder)) as llm:
         logits = llm.logits(prompt(name).tolist())
-    assert divergence(golden["truth"], logits[golden["positions"]]) <= KL_SHARE * float(golden["peer_kl"])
+    assert divergence(golden["truth"], logits[golden["positions"]]) <= kl_share(name) * float(golden["peer_kl"])
     assert agreement(golden["best"], logits) >= float(golden["peer_agreement"])
+
+
+def test_f16_weights_are_as_exact_as_bf16_ones(tmp_path):
+    """Each against float32 transformers on its own weights: what is left is the rounding of activations."""
+    errors = {}
+    for name in ("llama", "llama-f16"):
+        golden = np.load(FOLDER / f"{name}.npz")
+        with ellm.LLM(str(write_checkpoint(tmp_path / name, **GOLDEN[name]))) as llm:
+            logits = llm.logits(prompt(name).tolist())
+        errors[name] = divergence(golden["truth"], logits[golden["positions"]])
+    assert errors["llama-f16"] <= 1.1 * errors["llama"]

@@ -4,15 +4,83 @@ import json
 from pathlib import Path
 
 import numpy as np
+from tiny_formats import from_bf16, from_fp8, from_mxfp4, to_bf16, to_fp8, to_mxfp4
+from tiny_shapes import number_format, shapes
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+__all__ = ["from_bf16", "make_config", "random_weights", "shapes", "to_bf16", "write_checkpoint"]
 
 FAMILIES = {
     "LlamaForCausalLM": "llama",
     "MistralForCausalLM": "mistral",
     "Qwen2ForCausalLM": "qwen2",
     "Qwen3ForCausalLM": "qwen3",
+    "Qwen3MoeForCausalLM": "qwen3_moe",
+    "MixtralForCausalLM": "mixtral",
+    "DeepseekV2ForCausalLM": "deepseek_v2",
+    "DeepseekV3ForCausalLM": "deepseek_v3",
+    "GptOssForCausalLM": "gpt_oss",
 }
-ROPES = {
+LATENT = {
+    "head_dim": ...,
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 40,
+    "qk_nope_head_dim": 24,
+    "qk_rope_head_dim": 16,
+    "v_head_dim": 20,
+    "first_k_dense_replace": 1,
+    "moe_layer_freq": 1,
+    "moe_intermediate_size": 40,
+}
+SPECIFIC: dict[str, dict] = {  # what a family's config.json has besides, or instead
+    "qwen3_moe": {
+        "num_experts": 7,
+        "num_experts_per_tok": 3,
+        "moe_intermediate_size": 40,
+        "norm_topk_prob": True,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+    },
+    "mixtral": {"num_local_experts": 5, "num_experts_per_tok": 2, "intermediate_size": 72, "sliding_window": None},
+    "deepseek_v2": LATENT
+    | {
+        "q_lora_rank": None,
+        "n_routed_experts": 7,
+        "num_experts_per_tok": 3,
+        "n_shared_experts": 2,
+        "n_group": 1,
+        "topk_group": 1,
+        "topk_method": "greedy",
+        "scoring_func": "softmax",
+        "norm_topk_prob": False,
+        "routed_scaling_factor": 1.0,
+    },
+    "deepseek_v3": LATENT
+    | {
+        "q_lora_rank": 48,
+        "n_routed_experts": 12,
+        "num_experts_per_tok": 4,
+        "n_shared_experts": 1,
+        "n_group": 3,
+        "topk_group": 2,
+        "topk_method": "noaux_tc",
+        "scoring_func": "sigmoid",
+        "norm_topk_prob": True,
+        "routed_scaling_factor": 2.5,
+        "num_nextn_predict_layers": 0,
+    },
+    "gpt_oss": {
+        "hidden_size": 96,
+        "intermediate_size": 160,
+        "num_local_experts": 5,
+        "num_experts_per_tok": 2,
+        "attention_bias": True,
+        "rms_norm_eps": 1e-5,
+        "sliding_window": 50,
+        "swiglu_limit": 7.0,
+    },
+}
+ROPES: dict[str, dict] = {
     "linear": {"rope_type": "linear", "factor": 4.0},
     "llama3": {
         "rope_type": "llama3",
@@ -22,6 +90,40 @@ ROPES = {
         "original_max_position_embeddings": 128,
     },
     "yarn": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 256},
+    "yarn-mscale": {
+        "type": "yarn",
+        "factor": 8,
+        "original_max_position_embeddings": 128,
+        "beta_fast": 32,
+        "beta_slow": 1,
+        "mscale": 1.0,
+        "mscale_all_dim": 1.0,
+    },
+    "yarn-untruncated": {
+        "rope_type": "yarn",
+        "factor": 8.0,
+        "original_max_position_embeddings": 128,
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "truncate": False,
+    },
+}
+QUANTIZATION: dict[str, dict] = {
+    "fp8": {
+        "quant_method": "fp8",
+        "fmt": "e4m3",
+        "activation_scheme": "dynamic",
+        "weight_block_size": [128, 128],
+    },
+    "mxfp4": {
+        "quant_method": "mxfp4",
+        "modules_to_not_convert": [
+            "model.layers.*.self_attn",
+            "model.layers.*.mlp.router",
+            "model.embed_tokens",
+            "lm_head",
+        ],
+    },
 }
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 MERGES = [("t", "h"), ("th", "e"), ("Ġ", "the"), ("i", "n"), ("e", "r"), ("a", "n"), ("Ġ", "a"), ("o", "n")]
@@ -40,26 +142,42 @@ def write_checkpoint(
     layers=2,
     rope=None,
     form="old",
+    precision=None,
+    kept_in_bf16=(),
+    expanded=False,
     shards=1,
     **overrides,
 ) -> Path:
-    """Writes config.json, bf16 safetensors, tokenizer.json, tokenizer_config.json and generation_config.json.
+    """Writes config.json, safetensors, tokenizer.json, tokenizer_config.json and generation_config.json.
 
     `rope` is a name in ROPES, a dict in config.json's form, or None. `form` is "old" (rope_theta + rope_scaling) or
-    "new" (rope_parameters). With `shards` > 1 the weights are spread over that many files with an index. The
-    vocabulary must hold the tokenizer's 267 tokens. Other keywords are fields of config.json; `...` leaves one out.
+    "new" (rope_parameters). `precision` is None (bf16), "f16", "fp8" or "mxfp4"; with `expanded` the last two are
+    written as the bf16 numbers that their codes and scales mean. `kept_in_bf16` are parts of names for which fp8 makes
+    an exception. With `shards` > 1 the weights are spread over that
+    many files with an index. The vocabulary must hold the tokenizer's 267 tokens. Other keywords are fields of
+    config.json; `...` leaves one out.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    config = make_config(architecture, vocab=vocab, layers=layers, rope=rope, form=form, **overrides)
+    config = make_config(
+        architecture, vocab=vocab, layers=layers, rope=rope, form=form, precision=precision, **overrides
+    )
+    if kept_in_bf16:
+        config["quantization_config"]["modules_to_not_convert"] = list(kept_in_bf16)
+    weights = random_weights(config, seed)
+    if expanded:
+        del config["quantization_config"]
+        weights = expand(weights)
     write_json(folder / "config.json", config)
     write_json(folder / "generation_config.json", {"bos_token_id": 0, "eos_token_id": [2, 0]})
     write_tokenizer(folder)
-    write_weights(folder, random_weights(config, seed), shards)
+    write_weights(folder, weights, shards)
     return folder
 
 
-def make_config(architecture="LlamaForCausalLM", *, vocab=331, layers=2, rope=None, form="old", **overrides) -> dict:
+def make_config(
+    architecture="LlamaForCausalLM", *, vocab=331, layers=2, rope=None, form="old", precision=None, **overrides
+) -> dict:
     """config.json of a tiny model; sizes are no multiple of 16 unless overridden."""
     config = {
         "architectures": [architecture],
@@ -77,8 +195,11 @@ def make_config(architecture="LlamaForCausalLM", *, vocab=331, layers=2, rope=No
         "tie_word_embeddings": False,
         "bos_token_id": 0,
         "eos_token_id": 2,
-        "torch_dtype": "bfloat16",
+        "torch_dtype": "float16" if precision == "f16" else "bfloat16",
     }
+    config |= SPECIFIC.get(config["model_type"], {})
+    if precision in QUANTIZATION:
+        config["quantization_config"] = dict(QUANTIZATION[precision])
     scaling = dict(ROPES[rope]) if isinstance(rope, str) else rope
     theta = overrides.pop("rope_theta", 10000.0)
     if form == "old":
@@ -90,78 +211,68 @@ def make_config(architecture="LlamaForCausalLM", *, vocab=331, layers=2, rope=No
     return {name: value for name, value in config.items() if value is not ...}
 
 
-def shapes(config: dict) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every tensor, as in the state_dict of transformers."""
-    hidden, inner, family = config["hidden_size"], config["intermediate_size"], config["model_type"]
-    heads = config["num_attention_heads"]
-    kv_heads = config.get("num_key_value_heads") or heads
-    head_dim = config.get("head_dim") or hidden // heads
-    projections = {
-        "self_attn.q_proj": (heads * head_dim, hidden),
-        "self_attn.k_proj": (kv_heads * head_dim, hidden),
-        "self_attn.v_proj": (kv_heads * head_dim, hidden),
-        "self_attn.o_proj": (hidden, heads * head_dim),
-        "mlp.gate_proj": (inner, hidden),
-        "mlp.up_proj": (inner, hidden),
-        "mlp.down_proj": (hidden, inner),
-    }
-    biased = set()
-    if family == "qwen2":
-        biased = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"}
-    if config.get("attention_bias"):
-        biased |= {name for name in projections if name.startswith("self_attn")}
-    if config.get("mlp_bias"):
-        biased |= {name for name in projections if name.startswith("mlp")}
-    found: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (config["vocab_size"], hidden)}
-    for layer in range(config["num_hidden_layers"]):
-        prefix = f"model.layers.{layer}"
-        found[f"{prefix}.input_layernorm.weight"] = (hidden,)
-        found[f"{prefix}.post_attention_layernorm.weight"] = (hidden,)
-        for name, shape in projections.items():
-            found[f"{prefix}.{name}.weight"] = shape
-            if name in biased:
-                found[f"{prefix}.{name}.bias"] = shape[:1]
-        if family == "qwen3":
-            found[f"{prefix}.self_attn.q_norm.weight"] = (head_dim,)
-            found[f"{prefix}.self_attn.k_norm.weight"] = (head_dim,)
-    found["model.norm.weight"] = (hidden,)
-    if not config["tie_word_embeddings"]:
-        found["lm_head.weight"] = (config["vocab_size"], hidden)
+def random_weights(config: dict, seed: int) -> dict[str, np.ndarray]:
+    """Name -> stored tensor: uint16 is bf16 bits, uint8 codes of fp8 or mxfp4 or their scales, the rest itself.
+
+    The sizes of the numbers keep the softmax over the vocabulary peaked and attention and routers selective.
+    """
+    found = {}
+    for number, (name, shape) in enumerate(shapes(config).items()):
+        values = random_tensor(name, shape, np.random.PCG64([seed, number]))
+        found |= encode(name, values, number_format(config, name))
     return found
 
 
-def random_weights(config: dict, seed: int) -> dict[str, np.ndarray]:
-    """Name -> uint16 bf16 bits. Scales keep the softmax over the vocabulary peaked and attention selective."""
-    return {
-        name: random_tensor(name, shape, np.random.PCG64([seed, number]))
-        for number, (name, shape) in enumerate(shapes(config).items())
-    }
-
-
 def random_tensor(name: str, shape: tuple[int, ...], bits: np.random.PCG64) -> np.ndarray:
-    """uint16 bf16 bits of one tensor; raw integers only: NumPy promises to keep those, not its normals."""
+    """float32 values of one tensor; raw integers only: NumPy promises to keep those, not its normals."""
     lanes = bits.random_raw(int(np.prod(shape))).view(np.uint16).reshape(-1, 4)
     normal = (lanes.sum(axis=1, dtype=np.int64) - 2 * 65535).astype(np.float32) / np.float32(65536 / np.sqrt(3.0))
     if name.endswith("norm.weight"):
-        center = 1.5 if ".self_attn." in name else 1.0
+        center = 1.5 if name.endswith(("q_norm.weight", "k_norm.weight")) else 1.0
         values = np.float32(center) + np.float32(0.2) * normal
-    elif name.endswith(".bias"):
+    elif name.endswith("e_score_correction_bias"):
+        values = np.float32(0.2) * normal
+    elif name.endswith((".bias", "_bias", ".sinks")):
         values = np.float32(0.5) * normal
     else:
-        gain = 2.5 if name in ("model.embed_tokens.weight", "lm_head.weight") else 1.5
-        values = np.float32(gain / np.sqrt(shape[1])) * normal
-    return to_bf16(values).reshape(shape)
+        values = np.float32(gain(name) / np.sqrt(shape[1])) * normal
+    return values.reshape(shape)
 
 
-def to_bf16(values: np.ndarray) -> np.ndarray:
-    """float32 -> uint16 bf16 bits, rounded to nearest even (finite values)."""
-    bits = values.astype(np.float32).view(np.uint32)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+def gain(name: str) -> float:
+    """How much wider a product with this matrix is than what it multiplies.
+
+    What experts add is small, so that the few rows which rounding sends to another expert do not outweigh the rest.
+    """
+    if name.endswith(("embed_tokens.weight", "lm_head.weight", ".gate.weight", ".router.weight")):
+        return 2.5
+    down = name.endswith((".down_proj.weight", ".w2.weight", ".down_proj"))
+    return 0.3 if down and ".experts." in name else 1.5
 
 
-def from_bf16(bits: np.ndarray) -> np.ndarray:
-    """uint16 bf16 bits -> float32."""
-    return (bits.astype(np.uint32) << 16).view(np.float32)
+def encode(name: str, values: np.ndarray, kind: str) -> dict[str, np.ndarray]:
+    """The stored tensors of one, in fp8, mxfp4, or a safetensors type."""
+    if kind == "fp8":
+        codes, scales = to_fp8(values)
+        return {name: codes, f"{name}_scale_inv": scales}
+    if kind == "mxfp4":
+        blocks, scales = to_mxfp4(values.swapaxes(1, 2))
+        return {f"{name}_blocks": blocks, f"{name}_scales": scales}
+    return {name: {"BF16": to_bf16, "F16": np.float16, "F32": np.float32}[kind](values)}
+
+
+def expand(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same weights with fp8 and mxfp4 as bf16: the product of code and scale in float32, rounded once."""
+    found = {}
+    for name, values in weights.items():
+        if name.endswith("_blocks"):
+            base = name.removesuffix("_blocks")
+            found[base] = to_bf16(from_mxfp4(values, weights[f"{base}_scales"]).swapaxes(1, 2))
+        elif f"{name}_scale_inv" in weights:
+            found[name] = to_bf16(from_fp8(values, weights[f"{name}_scale_inv"]))
+        elif not name.endswith(("_scale_inv", "_scales")):
+            found[name] = values
+    return found
 
 
 def write_weights(folder: Path, weights: dict[str, np.ndarray], shards: int) -> None:
@@ -177,18 +288,25 @@ def write_weights(folder: Path, weights: dict[str, np.ndarray], shards: int) -> 
 
 
 def write_safetensors(path: Path, weights: dict[str, np.ndarray]) -> None:
-    """One file of BF16 tensors from their bits: NumPy has no bf16 for the safetensors package to save."""
+    """One file of stored tensors: NumPy has no bf16 or fp8 for the safetensors package to save."""
     header: dict[str, dict] = {"__metadata__": {"format": "pt"}}
     end = 0
-    for name, bits in weights.items():
-        begin, end = end, end + bits.nbytes
-        header[name] = {"dtype": "BF16", "shape": list(bits.shape), "data_offsets": [begin, end]}
+    for name, values in weights.items():
+        begin, end = end, end + values.nbytes
+        header[name] = {"dtype": stored_type(name, values), "shape": list(values.shape), "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for bits in weights.values():
-            file.write(np.ascontiguousarray(bits, dtype="<u2").data)
+        for values in weights.values():
+            file.write(np.ascontiguousarray(values, values.dtype.newbyteorder("<")).data)
+
+
+def stored_type(name: str, values: np.ndarray) -> str:
+    """The safetensors type of a stored tensor."""
+    if values.dtype == np.uint8:
+        return "U8" if name.endswith(("_blocks", "_scales")) else "F8_E4M3"
+    return {"uint16": "BF16", "float16": "F16", "float32": "F32"}[values.dtype.name]
 
 
 def write_tokenizer(folder: Path) -> None:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ellm.checkpoint.sources import used_tensors
 from ellm.checkpoint.tensors import TensorFiles, TensorInfo
 from ellm.kernels.errors import InputError
 from ellm.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from ellm.scheduler.program import Program
 
 _LAYER = re.compile(r"model\.layers\.(\d+)\.")
 
@@ -54,13 +58,33 @@ class Checkpoint:
         """The tokenizer, built at first use. Raises InputError if there is none or it is broken."""
         return self._build_tokenizer()
 
-    def read_rows(self, name: str, begin: int, end: int) -> np.ndarray:
-        """Rows [begin, end) of a matrix as the bits of bf16, uint16 [rows, k]. See `TensorFiles.read_rows`."""
-        return self._files.read_rows(name, begin, end)
+    def precision(self, name: str) -> str:
+        """What a weight is computed with: "bf16", "f16", "fp8" or "mxfp4", by what is stored.
 
-    def read_vector(self, name: str) -> np.ndarray:
-        """A one-dimensional tensor as float32 [n]. Thread-safe."""
-        return self._files.read_vector(name)
+        With "{expert}" in its name, expert 0 answers; an MXFP4 weight is known by its name without `_blocks` too.
+        "bf16" if there is no such tensor, which loading will complain about.
+        """
+        name = name.replace("{expert}", "0")
+        tensor = self.tensors.get(name) or self.tensors.get(f"{name}_blocks")
+        return tensor.precision if tensor else "bf16"
+
+    def ignored(self, program: Program) -> list[str]:
+        """Tensors that no weight of the program is made of, such as layers for multi-token prediction."""
+        return sorted(self.tensors.keys() - used_tensors(program.meta["weights"]))
+
+    def read_rows(
+        self, name: str, begin: int, end: int, *, matrix: int | None = None, columns: tuple[int, int] | None = None
+    ) -> np.ndarray:
+        """Rows [begin, end) of a matrix in the tensor's own precision. See `TensorFiles.read_rows`."""
+        return self._files.read_rows(name, begin, end, matrix=matrix, columns=columns)
+
+    def read_scales(self, name: str, begin: int, end: int, *, matrix: int | None = None) -> np.ndarray:
+        """Rows [begin, end) of a matrix of scales, float32, or uint8 as stored. See `TensorFiles.read_scales`."""
+        return self._files.read_scales(name, begin, end, matrix=matrix)
+
+    def read_vector(self, name: str, matrix: int | None = None) -> np.ndarray:
+        """A one-dimensional tensor, or one row of a stack of them, as float32 [n]. Thread-safe."""
+        return self._files.read_vector(name, matrix)
 
     def close(self) -> None:
         """Close the tensor files."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ def is_hub_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
-def download(name: str, progress: bool = True) -> Path:
-    """The folder of a model's snapshot, downloaded unless it is cached; `progress` shows bars on stderr.
+def download(name: str, progress: bool = True, files: Sequence[str] = FILES) -> Path:
+    """The folder of a model's snapshot, `files` downloaded unless they are cached; `progress` shows bars on stderr.
 
     HF_ENDPOINT, HF_TOKEN, HF_HOME and HF_HUB_OFFLINE are respected; without a network a cached snapshot serves.
     Raises InputError if the model cannot be had.
@@ -33,7 +34,7 @@ def download(name: str, progress: bool = True) -> Path:
             super().__init__(*args, **{**kwargs, "disable": kwargs.get("disable") or not progress})
 
     try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(FILES), tqdm_class=Bar))
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(files), tqdm_class=Bar))
     except GatedRepoError as error:
         raise InputError(f"{name}: access is restricted: accept its terms on the hub and set HF_TOKEN") from error
     except RepositoryNotFoundError as error:

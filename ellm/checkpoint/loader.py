@@ -1,26 +1,61 @@
-"""Packs a checkpoint's weights into the region that a program addresses."""
+"""Packs a checkpoint's weights into the region that a program addresses.
+
+What `Program.meta["weights"]` holds: one dict for each packed weight, or for each *bank* of weights of one shape
+(experts or heads), whose matrix i lies at offset + i * bank_stride. A key that is absent has its default.
+
+    name         for messages
+    layout       "tiles", "vector" (f32) or "constant" (f32)
+    offset       bytes in the weights region
+    bytes        of all of it; of a bank, experts * bank_stride
+    sources      checkpoint tensors, see below
+    runs         [source, first row, rows, first column, row step = 1] each: source rows first, first + step, ... become
+                 packed columns from first column on; of a vector, elements and positions. What no run names is zero.
+                 All matrices of a bank have the same runs.
+    values       of a constant: the numbers, instead of sources and runs
+  of tiles:
+    format       "bf16" (default), "f16", "fp8" or "mxfp4"
+    k, k_tiles, n_tiles, task_tiles
+  of a bank:
+    experts      matrices. Default 1: no bank.
+    bank_stride  bytes from one matrix to the next
+    one_group    True: all matrices are the tasks of one group, matrix by matrix, and a worker's home is its share of
+                 them all. Default False: a group each, and a worker's home is its share of every matrix.
+
+A source:
+    name         of the tensor; with "{expert}" in it, matrix i is the tensor with i in its place
+    shape        as stored: [rows, k], [k, rows] if transposed, [rows, k / 32, 16] of MXFP4, [n] of a vector, and
+                 [experts, ...] if stacked
+    stacked      True: the first axis is the matrix of the bank
+    transposed   True: stored as [k, rows]; not for MXFP4
+    head_rows    matrix i begins at stored row i * head_rows: at this row, or at this k if transposed
+    first_k      the source's k that becomes the first packed one. Default 0.
+    scales       name and shape of the tensor of scales, named and stacked like the source: F32, BF16 or F16
+                 [ceil(rows / 128), ceil(columns / 128)] of FP8, U8 [rows, k / 32] of MXFP4
+
+A weight is packed in the precision that it is stored in (`TensorInfo.precision`), or expanded to bf16 if it has
+scales: bf16(float32(code) * scale), which is what kernels compute from codes. In "fp8" and "mxfp4", a packed weight has
+its scales per block of k, so its first k must be the first of a block of the tensor; rows may begin anywhere.
+"""
 
 from __future__ import annotations
 
-import ctypes
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from threading import Event, Lock
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ellm.checkpoint.checkpoint import Checkpoint
-from ellm.checkpoint.tensors import READABLE
-from ellm.kernels.contract import TILE
-from ellm.kernels.errors import InputError
-from ellm.kernels.pack import pack_tiles
-from ellm.scheduler.program import Program
+from ellm.checkpoint.pieces import Piece, cut_pieces, pack_piece
+from ellm.checkpoint.sources import Entry, check_tensors, tensor_name
+from ellm.kernels.layout import memory
 
-_TILE_BYTES = 2 * TILE
+if TYPE_CHECKING:
+    from ellm.scheduler.program import Program
+
 _COLUMNS = 16  # of a tile
-_BLOCK_ELEMENTS = 1 << 18  # read at a time by each thread: with its raw, f32 and bf16 forms some 3 MB
 
 Progress = Callable[[int, int], None]
 
@@ -31,7 +66,7 @@ def load_weights(
     """Pack every weight of `program.meta["weights"]` to `address` + its offset, where memory is still zero.
 
     One thread per worker core, pinned to it, packs the tiles that are this worker's home, so that their pages are
-    touched first by their owner. Everything becomes bf16, except vectors and constants, which are f32.
+    touched first by their owner.
 
     Args:
         program: what to pack.
@@ -41,8 +76,8 @@ def load_weights(
         progress: called with bytes packed so far and in all, by one thread at a time.
 
     Raises:
-        InputError: a tensor is missing, of another shape or of an unknown dtype (before anything is read), or a file
-            has become unreadable.
+        InputError: a tensor is missing, of another shape or of an unfit dtype (before anything is read), holds NaN, or
+            a file has become unreadable.
     """
     weights = program.meta["weights"]
     check_tensors(weights, checkpoint)
@@ -70,22 +105,6 @@ def load_weights(
             thread.result()
 
 
-def check_tensors(weights: list[dict[str, Any]], checkpoint: Checkpoint) -> None:
-    """Raise InputError unless the checkpoint has every source of these weights, in its shape and a readable dtype."""
-    for weight in weights:
-        for source in weight.get("sources", ()):
-            tensor = checkpoint.tensors.get(source["name"])
-            if tensor is None:
-                raise InputError(f"{checkpoint.source}: tensor {source['name']} is missing")
-            if list(tensor.shape) != list(source["shape"]):
-                raise InputError(
-                    f"{tensor.path}: {tensor}: shape is {list(tensor.shape)}, "
-                    f"the configuration needs {list(source['shape'])}"
-                )
-            if tensor.dtype not in READABLE:
-                raise InputError(f"{tensor.path}: {tensor}: dtype is {tensor.dtype}, ellm reads {', '.join(READABLE)}")
-
-
 class _Report:
     """Adds up the bytes that the threads have packed."""
 
@@ -104,43 +123,53 @@ class _Report:
 
 
 def _pack_home(
-    weight: dict[str, Any],
-    checkpoint: Checkpoint,
-    address: int,
-    worker: int,
-    workers: int,
-    stop: Event,
-    report: _Report,
+    weight: Entry, checkpoint: Checkpoint, address: int, worker: int, workers: int, stop: Event, report: _Report
 ) -> None:
-    """Pack the column tiles of one weight that belong to this worker."""
+    """Pack the column tiles of one weight or bank that belong to this worker."""
+    pieces: dict[tuple[int, int], list[Piece]] = {}  # the same for most matrices of a bank
+    for matrix, begin, end in _home(weight, worker, workers):
+        if (begin, end) not in pieces:
+            pieces[begin, end] = cut_pieces(weight, begin, end)
+        base = address + weight["offset"] + matrix * weight.get("bank_stride", 0)
+        for piece in pieces[begin, end]:
+            if stop.is_set():
+                return
+            pack_piece(checkpoint, weight, piece, matrix, base)
+    # Shares are counted so that those of all workers add up to the whole.
+    report.add(weight["bytes"] * (worker + 1) // workers - weight["bytes"] * worker // workers)
+
+
+def _home(weight: Entry, worker: int, workers: int) -> Iterator[tuple[int, int, int]]:
+    """(matrix, first column, end column) of what this worker owns, for each matrix of which it owns any."""
+    experts, task_columns = weight.get("experts", 1), weight["task_tiles"] * _COLUMNS
     tasks = -(-weight["n_tiles"] // weight["task_tiles"])
-    first_tile = tasks * worker // workers * weight["task_tiles"]
-    last_tile = min(tasks * (worker + 1) // workers * weight["task_tiles"], weight["n_tiles"])
-    for source, row, rows, column in _blocks(weight, first_tile * _COLUMNS, last_tile * _COLUMNS):
-        if stop.is_set():
-            return
-        data = checkpoint.read_rows(weight["sources"][source]["name"], row, row + rows)
-        pack_tiles(data, address + weight["offset"], column, weight["k"], weight["k_tiles"])
-    report.add((last_tile - first_tile) * weight["k_tiles"] * _TILE_BYTES)
+    one_group = weight.get("one_group", False)
+    group = tasks * experts if one_group else tasks
+    begin, end = group * worker // workers, group * (worker + 1) // workers
+    for matrix in range(experts):
+        before = matrix * tasks if one_group else 0
+        first, last = max(begin - before, 0), min(end - before, tasks)
+        if first < last:
+            yield matrix, first * task_columns, min(last * task_columns, weight["n_tiles"] * _COLUMNS)
 
 
-def _blocks(weight: dict[str, Any], begin: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """(source, row, rows, column) of the packed columns [begin, end), in blocks small enough to read at once."""
-    most = max(_BLOCK_ELEMENTS // max(weight["k"], 1) // _COLUMNS, 1) * _COLUMNS
-    for source, first_row, rows, first_column in weight["runs"]:
-        column, last = max(first_column, begin), min(first_column + rows, end)
-        while column < last:
-            count = min(most - column % _COLUMNS, last - column)
-            yield source, first_row + column - first_column, count, column
-            column += count
-
-
-def _write_floats(weight: dict[str, Any], checkpoint: Checkpoint, address: int) -> None:
-    """Write a vector or a constant as f32."""
-    out = np.ctypeslib.as_array((ctypes.c_float * (weight["bytes"] // 4)).from_address(address + weight["offset"]))
+def _write_floats(weight: Entry, checkpoint: Checkpoint, address: int) -> None:
+    """Write vectors or a constant as f32."""
     if weight["layout"] == "constant":
-        out[: len(weight["values"])] = weight["values"]
+        memory(address + weight["offset"], (len(weight["values"]),), np.float32)[:] = weight["values"]
         return
-    vectors = [checkpoint.read_vector(source["name"]) for source in weight["sources"]]
-    for source, first, count, position in weight["runs"]:
-        out[position : position + count] = vectors[source][first : first + count]
+    experts = weight.get("experts", 1)
+    out = memory(address + weight["offset"], (experts, weight["bytes"] // experts // 4), np.float32)
+    places = [_elements(weight["runs"], number) for number in range(len(weight["sources"]))]
+    for matrix in range(experts):
+        for source, (elements, positions) in zip(weight["sources"], places, strict=True):
+            stacked = matrix if source.get("stacked") else None
+            out[matrix, positions] = checkpoint.read_vector(tensor_name(source, matrix), stacked)[elements]
+
+
+def _elements(runs: Sequence[Sequence[int]], source: int) -> tuple[np.ndarray, np.ndarray]:
+    """Elements of one source of a vector and their positions."""
+    own = [(*run, 1)[1:5] for run in runs if run[0] == source]
+    elements = [np.arange(first, first + count * step, step) for first, count, _, step in own]
+    positions = [np.arange(position, position + count) for _, count, position, _ in own]
+    return np.concatenate(elements), np.concatenate(positions)

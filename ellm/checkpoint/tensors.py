@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,18 @@ import gguf
 import numpy as np
 
 from ellm.kernels.errors import InputError
-from ellm.kernels.pack import to_bf16
+from ellm.kernels.layout import from_bf16
+from ellm.kernels.pack import read_strided, to_bf16
 
-_PLAIN: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
+_PLAIN: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<u2"),
+    "BF16": np.dtype("<u2"),
+    "F8_E4M3": np.dtype("u1"),
+    "U8": np.dtype("u1"),
+}
 _QUANTIZED = ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
+NUMBERS = ("F32", "F16", "BF16", *_QUANTIZED)  # dtypes that are numbers by themselves, without scales
 READABLE = (*_PLAIN, *_QUANTIZED)
 
 
@@ -25,14 +34,21 @@ class TensorInfo:
     name: str  # as Hugging Face names it
     stored: str  # as the file names it
     shape: tuple[int, ...]
-    dtype: str  # "BF16", "F16", "F32", or a GGUF quantisation such as "Q4_K"
+    dtype: str  # "BF16", "F16", "F32", "F8_E4M3", "U8", or a GGUF quantisation such as "Q4_K"
     path: Path
     offset: int  # of its first byte in the file
-    row_bytes: int  # bytes of one row; of one element if the tensor is a vector
+    row_bytes: int  # bytes of one index of the first axis: of a row, a vector's element, or a stacked tensor's matrix
     interleaved_heads: int = 0  # heads whose rows are stored in the order 0, d/2, 1, d/2 + 1, ...; 0: rows are in order
 
     def __str__(self) -> str:
         return self.stored if self.stored == self.name else f"{self.stored} ({self.name})"
+
+    @property
+    def precision(self) -> str:
+        """What it is computed with: "bf16", "f16", "fp8" or "mxfp4". F32 and everything of GGUF is rounded to bf16."""
+        if self.dtype == "F16" and self.path.suffix != ".gguf":
+            return "f16"
+        return {"F8_E4M3": "fp8", "U8": "mxfp4"}.get(self.dtype, "bf16")
 
 
 class TensorFiles:
@@ -48,54 +64,90 @@ class TensorFiles:
             self.close()
             raise InputError(f"{error.filename}: cannot be opened: {error.strerror}") from error
 
-    def read_rows(self, name: str, begin: int, end: int) -> np.ndarray:
-        """Rows [begin, end) of a matrix as uint16 [rows, k], the bits of bf16 rounded to nearest, ties to even.
+    def read_rows(
+        self, name: str, begin: int, end: int, *, matrix: int | None = None, columns: tuple[int, int] | None = None
+    ) -> np.ndarray:
+        """Rows [begin, end) of a matrix in the tensor's own precision, [rows, columns].
 
-        Raises InputError if the file has become too short or its dtype cannot be read.
+        bf16: uint16 bits, F32 and GGUF rounded to nearest, ties to even. f16: uint16 bits. fp8, mxfp4: uint8 as stored,
+        the inner axes of mxfp4 being one.
+
+        Args:
+            name: of the tensor.
+            begin: first row.
+            end: row after the last.
+            matrix: which one of a stacked tensor [matrices, rows, ...].
+            columns: only [first, end) of each row.
+
+        Raises:
+            InputError: the file has become too short, or its dtype cannot be read.
         """
         tensor = self.tensors[name]
-        values = self._read(tensor, begin, end).reshape(end - begin, *tensor.shape[1:])
-        return values if values.dtype == np.uint16 else to_bf16(values)
+        values = self._read(tensor, begin, end, matrix, columns)
+        return to_bf16(values) if values.dtype == np.float32 else values
 
-    def read_vector(self, name: str) -> np.ndarray:
-        """A whole one-dimensional tensor as float32 [n]. Raises InputError as `read_rows` does."""
+    def read_scales(self, name: str, begin: int, end: int, *, matrix: int | None = None) -> np.ndarray:
+        """Rows [begin, end) of a matrix of scales: uint8 as stored, or float32. [rows, columns]. See `read_rows`."""
         tensor = self.tensors[name]
-        values = self._read(tensor, 0, tensor.shape[0]).reshape(-1)
-        return (values.astype(np.uint32) << 16).view(np.float32) if values.dtype == np.uint16 else values
+        return _to_float(tensor, self._read(tensor, begin, end, matrix, None))
 
-    def _read(self, tensor: TensorInfo, begin: int, end: int) -> np.ndarray:
-        """Rows [begin, end) in the order of Hugging Face: float32, or uint16 if the file has bf16. [rows, ...]"""
+    def read_vector(self, name: str, matrix: int | None = None) -> np.ndarray:
+        """A whole one-dimensional tensor, or one row of a stack of them, as float32 [n]. Raises as `read_rows` does."""
+        tensor = self.tensors[name]
+        begin, end = (0, tensor.shape[0]) if matrix is None else (matrix, matrix + 1)
+        return _to_float(tensor, self._read(tensor, begin, end, None, None).reshape(-1))
+
+    def _read(
+        self, tensor: TensorInfo, begin: int, end: int, matrix: int | None, columns: tuple[int, int] | None
+    ) -> np.ndarray:
+        """Rows in the order of Hugging Face: float32, or bits as the file has them. [rows, columns]"""
         if not tensor.interleaved_heads:
-            return self._decode(tensor, begin, end)
+            return self._decode(tensor, begin, end, matrix, columns)
         # The stored row 2i + j of a head is its row j * d/2 + i (llama.cpp, convert_hf_to_gguf.py, permute).
         size = tensor.shape[0] // tensor.interleaved_heads
         first, last = begin // size, -(-end // size)
-        stored = self._decode(tensor, first * size, last * size)
+        stored = self._decode(tensor, first * size, last * size, matrix, columns)
         heads = stored.reshape(last - first, size // 2, 2, -1).swapaxes(1, 2).reshape(stored.shape)
         return heads[begin - first * size : end - first * size]
 
-    def _decode(self, tensor: TensorInfo, begin: int, end: int) -> np.ndarray:
-        data = np.empty(((end - begin), tensor.row_bytes), np.uint8)
-        self._pread(tensor, data.reshape(-1), tensor.offset + begin * tensor.row_bytes)
-        if tensor.dtype in _PLAIN:
-            values = data.view(_PLAIN[tensor.dtype])
-            return values.astype(np.float32) if tensor.dtype == "F16" else values
+    def _decode(
+        self, tensor: TensorInfo, begin: int, end: int, matrix: int | None, columns: tuple[int, int] | None
+    ) -> np.ndarray:
         if tensor.dtype in _QUANTIZED:
-            return gguf.quants.dequantize(data, gguf.GGMLQuantizationType[tensor.dtype])
-        raise InputError(f"{tensor.path}: {tensor}: dtype is {tensor.dtype}, ellm reads {', '.join(READABLE)}")
+            data = np.empty((end - begin, tensor.row_bytes), np.uint8)
+            self._pread(tensor, tensor.offset + begin * tensor.row_bytes, tensor.row_bytes, data)
+            values = gguf.quants.dequantize(data, gguf.GGMLQuantizationType[tensor.dtype])
+            return values[:, slice(*columns)] if columns else values
+        if tensor.dtype not in _PLAIN:
+            raise InputError(f"{tensor.path}: {tensor}: dtype is {tensor.dtype}, ellm reads {', '.join(READABLE)}")
+        dtype = _PLAIN[tensor.dtype]
+        offset, row_bytes = tensor.offset, tensor.row_bytes
+        if matrix is not None:
+            offset += matrix * tensor.row_bytes
+            row_bytes = dtype.itemsize * math.prod(tensor.shape[2:])
+        first, last = columns or (0, row_bytes // dtype.itemsize)
+        bits = np.empty((end - begin, last - first), dtype)
+        self._pread(tensor, offset + begin * row_bytes + first * dtype.itemsize, row_bytes, bits.view(np.uint8))
+        return _to_float(tensor, bits) if tensor.dtype == "F16" and tensor.precision == "bf16" else bits
 
-    def _pread(self, tensor: TensorInfo, data: np.ndarray, offset: int) -> None:
-        done = 0
-        while done < data.size:
-            try:
-                count = os.preadv(self._files[tensor.path], [data[done:].data], offset + done)
-            except OSError as error:
-                raise InputError(f"{tensor.path}: {tensor}: cannot be read: {error.strerror}") from error
-            if count == 0:
-                raise InputError(f"{tensor.path}: {tensor}: the file ends at byte {offset + done}")
-            done += count
+    def _pread(self, tensor: TensorInfo, offset: int, stride: int, out: np.ndarray) -> None:
+        """Fill the rows of `out`, uint8 [rows, bytes], from `offset` on, `stride` bytes apart in the file."""
+        try:
+            count = read_strided(self._files[tensor.path], offset, stride, out)
+        except OSError as error:
+            raise InputError(f"{tensor.path}: {tensor}: cannot be read: {error.strerror}") from error
+        if count < out.size:
+            row, byte = divmod(count, out.shape[1])
+            raise InputError(f"{tensor.path}: {tensor}: the file ends at byte {offset + row * stride + byte}")
 
     def close(self) -> None:
         """Close the files. No row can be read afterwards."""
         while self._files:
             os.close(self._files.popitem()[1])
+
+
+def _to_float(tensor: TensorInfo, values: np.ndarray) -> np.ndarray:
+    """Bits of BF16 or F16 as float32; anything else as it is."""
+    if values.dtype != np.uint16:
+        return values
+    return values.view(np.float16).astype(np.float32) if tensor.dtype == "F16" else from_bf16(values)

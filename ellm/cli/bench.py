@@ -1,7 +1,11 @@
 """`ellm bench`: prefill and decode in turn with the limits probe, in one run on the same cores.
 
 A machine's speed moves within seconds, so every window of measured work (at most a tenth of a second, or one step) has
-a probe of its limit right before it. A share is the median over those pairs.
+a probe of its limit right before it. A share is the median over those pairs. Of a mixture of experts, the bytes and
+operations of the experts that a token is routed to count.
+
+`--json` prints one object: `model`, `isa`, `threads`, `weight_bytes` (packed, by precision), `arena_bytes` and
+`results`, a list of objects with the fields of `Result`.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from ellm.cli.skipped import note_skipped
 from ellm.cli.terminal import loading, note
 from ellm.cost import Cost
 from ellm.kernels.contract import SAMPLING
@@ -24,18 +29,21 @@ from ellm.memory import Mapping
 from ellm.runtime import Runtime
 from ellm.scheduler import StepInput
 
+CHUNK = 128  # rows: enough to multiply more than to read, few enough for a short window
+
 
 @dataclass
 class Result:
     """Medians of one measurement; `rate` is in FLOP/s for prefill and in bytes/s for decode, as is its limit."""
 
-    name: str
+    name: str  # "prefill 512" tokens, "decode 128 at 128": tokens after a context of so many
+    rows: int  # of a step
     tokens_per_second: float
     rate: float
-    limit: float
-    share: float
-    bytes_per_token: float | None
-    pairs: int
+    limit: float  # of this machine, measured in turn with the model
+    share: float  # rate / limit
+    bytes_per_token: float | None  # of weights, keys and values that a decoded token touches; None for prefill
+    pairs: int  # of windows of measured work and probes of the limit
 
 
 def bench(
@@ -44,6 +52,7 @@ def bench(
     generate: int,
     depth: int,
     repeat: int,
+    chunk: int | None,
     *,
     as_json: bool,
     options: dict[str, Any],
@@ -54,9 +63,12 @@ def bench(
             raise InputError(f"{name} must be at least 1, not {value}")
     with loading(model) as progress:
         longest = max([*prompts, depth + generate])
-        opened = Runtime(model, context=longest, progress=progress, **options)
+        opened = Runtime(model, context=longest, chunk=chunk or CHUNK, progress=progress, **options)
     with closing(opened) as runtime, closing(Limits(runtime.pool, runtime.table)) as limits:
+        note_skipped(runtime)
         bencher = Bencher(runtime, limits)
+        if chunk is None:
+            bencher.fit_chunk()
         results = [bencher.prefill(tokens, repeat) for tokens in prompts] + [bencher.decode(depth, generate, repeat)]
         print(as_text(runtime, model, results) if not as_json else as_object(runtime, model, results))
 
@@ -65,7 +77,7 @@ class Bencher:
     """Runs one sequence of random tokens step by step."""
 
     def __init__(self, runtime: Runtime, limits: Limits):
-        self.runtime, self.limits = runtime, limits
+        self.runtime, self.limits, self.chunk = runtime, limits, runtime.chunk
         self.cost = Cost.of(runtime.program)
         self.range = Mapping(runtime.program.range_bytes, "the KV range of a sequence")
         self.tokens = np.random.default_rng(0).integers(0, runtime.program.vocab, runtime.context, dtype=np.int32)
@@ -90,26 +102,33 @@ class Bencher:
         self.runtime.executable.run(step)
         return time.perf_counter() - start
 
+    def fit_chunk(self) -> None:
+        """Halve the chunk, down to one row block, while a step takes longer than a window."""
+        while (
+            self.chunk > self.runtime.program.row_block and self.step(0, min(self.chunk, self.runtime.context)) > WINDOW
+        ):
+            self.chunk //= 2
+
     def fill(self, tokens: int) -> None:
         """Bring a context of so many tokens into the KV range."""
-        for begin in range(0, tokens, self.runtime.chunk):
-            self.step(begin, min(begin + self.runtime.chunk, tokens))
+        for begin in range(0, tokens, self.chunk):
+            self.step(begin, min(begin + self.chunk, tokens))
 
     def prefill(self, tokens: int, repeat: int) -> Result:
         """A prompt of so many tokens, in steps of the chunk, against the multiplication limit."""
         note(f"prefill of {tokens} tokens, {repeat} times")
-        self.step(0, min(tokens, self.runtime.chunk))
+        self.step(0, min(tokens, self.chunk))
         speeds, pairs = [], []
         for _ in range(repeat):
             total = 0.0
-            for begin in range(0, tokens, self.runtime.chunk):
-                end = min(begin + self.runtime.chunk, tokens)
+            for begin in range(0, tokens, self.chunk):
+                end = min(begin + self.chunk, tokens)
                 limit = self.limits.matmul()
                 seconds = self.step(begin, end)
                 total += seconds
                 pairs.append((self.cost.prefill_flops(begin, end) / seconds, limit))
             speeds.append(tokens / total)
-        return summary(f"prefill {tokens}", speeds, pairs, None)
+        return summary(f"prefill {tokens}", self.chunk, speeds, pairs, None)
 
     def decode(self, depth: int, tokens: int, repeat: int) -> Result:
         """So many tokens one by one after a context of `depth`, against the memory read limit."""
@@ -127,14 +146,15 @@ class Bencher:
                 pairs.append((sum(map(self.cost.decode_bytes, positions)) / seconds, limit))
             speeds.append(tokens / total)
         size = statistics.fmean(map(self.cost.decode_bytes, range(depth, depth + tokens)))
-        return summary(f"decode {tokens} at {depth}", speeds, pairs, size)
+        return summary(f"decode {tokens} at {depth}", 1, speeds, pairs, size)
 
 
-def summary(name: str, speeds: list[float], pairs: list[tuple[float, float]], size: float | None) -> Result:
+def summary(name: str, rows: int, speeds: list[float], pairs: list[tuple[float, float]], size: float | None) -> Result:
     """Medians of the repetitions' tokens a second and of the (rate, limit) pairs."""
     rates, limits = zip(*pairs, strict=True)
     return Result(
         name=name,
+        rows=rows,
         tokens_per_second=statistics.median(speeds),
         rate=statistics.median(rates),
         limit=statistics.median(limits),
@@ -146,15 +166,13 @@ def summary(name: str, speeds: list[float], pairs: list[tuple[float, float]], si
 
 def as_text(runtime: Runtime, model: str, results: list[Result]) -> str:
     """A table for people."""
-    lines = [
-        f"{model}: {runtime.choice.isa} ({runtime.choice.reason}), {runtime.pool.threads} threads, "
-        f"steps of up to {runtime.chunk} rows"
-    ]
+    lines = [f"{model}: {runtime.choice.isa} ({runtime.choice.reason}), {runtime.pool.threads} threads"]
     for result in results:
         speed = f"{result.name:<20} {result.tokens_per_second:>9.1f} tok/s"
         share = f"median of {result.pairs} pairs: {result.share:.1%} of the limit"
         if result.bytes_per_token is None:
-            figures = f"{result.rate / 1e12:.3f} TFLOP/s   {share} ({result.limit / 1e12:.3f} TFLOP/s)"
+            figures = f"{result.rate / 1e12:.3f} TFLOP/s   {share} ({result.limit / 1e12:.3f} TFLOP/s)   "
+            figures += f"steps of {result.rows} rows"
         else:
             figures = f"{result.bytes_per_token / 1e9:.3f} GB/token   {result.rate / 1e9:.1f} GB/s   "
             figures += f"{share} ({result.limit / 1e9:.1f} GB/s)"
@@ -168,7 +186,8 @@ def as_object(runtime: Runtime, model: str, results: list[Result]) -> str:
         "model": model,
         "isa": runtime.choice.isa,
         "threads": runtime.pool.threads,
-        "chunk": runtime.chunk,
+        "weight_bytes": runtime.program.meta["weight_bytes"],
+        "arena_bytes": runtime.program.arena_bytes,
         "results": [asdict(result) for result in results],
     }
     return json.dumps(report, indent=2)

@@ -5,21 +5,27 @@ from __future__ import annotations
 import statistics
 from contextlib import closing
 
-from ellm import memory
+from ellm import memory, operators
 from ellm.cli.terminal import note
+from ellm.kernels import contract
 from ellm.kernels import isa as isas
 from ellm.limits import Limits
 from ellm.scheduler import Pool, topology
 
-GIGABYTES_PER_TOKEN = {  # bf16 weights that one token reads: all of them but the embedding rows of other tokens
-    "SmolLM2-135M": 0.27,
-    "Qwen3-0.6B": 1.19,
-    "Llama-3.2-1B": 2.47,
-    "Llama-3.2-3B": 6.43,
-    "Llama-3.1-8B": 15.01,
-    "Qwen3-8B": 15.14,
-    "Qwen3-32B": 63.97,
-    "Llama-3.1-70B": 139.01,
+MODELS = {  # GB of weights that a decoded token reads, and billions of weights: those of its experts, no embedding rows
+    "SmolLM2-135M": (0.27, 0.13),
+    "Qwen3-0.6B": (1.19, 0.60),
+    "Llama-3.2-1B": (2.47, 1.24),
+    "Llama-3.2-3B": (6.43, 3.21),
+    "Llama-3.1-8B": (15.01, 7.50),
+    "Qwen3-8B": (15.14, 7.57),
+    "Qwen3-30B-A3B": (6.06, 3.03),
+    "Qwen3-32B": (63.97, 31.98),
+    "gpt-oss-20b (mxfp4)": (3.70, 3.61),
+    "gpt-oss-120b (mxfp4)": (4.97, 5.12),
+    "Llama-3.1-70B": (139.01, 69.50),
+    "Qwen3-480B-A35B": (69.08, 34.54),
+    "DeepSeek-V3 (fp8)": (37.66, 36.63),
 }
 SAMPLES = 15
 
@@ -28,7 +34,7 @@ def doctor(threads: int | None, isa: str | None) -> None:
     """Print the report; measuring takes a few seconds."""
     choice = isas.choose(isa)
     with Pool(threads) as pool:
-        lines = [*isa_lines(choice), *core_lines(pool), *memory_lines()]
+        lines = [*isa_lines(choice), *precision_lines(), *core_lines(pool), *memory_lines()]
         print("\n".join(lines), flush=True)
         note("measuring ...")
         with closing(Limits(pool, isas.table(choice.isa))) as limits:
@@ -44,6 +50,16 @@ def isa_lines(choice: isas.Choice) -> list[str]:
         if isa != choice.isa:
             lines.append(f"  {isa:<10} {obstacle or 'can be used'}")
     return lines
+
+
+def precision_lines() -> list[str]:
+    """The precisions in which weights stay in memory, and the kernels that take all of them."""
+    kernels = ", ".join(kernel for kernel, fields in contract.FIELDS.items() if "format" in fields)
+    return [
+        "precisions   as stored in the checkpoint; activations bf16, sums f32",
+        *(f"  {precision:<10} {operators.COMPUTED[precision]}" for precision in contract.FORMATS),
+        f"  kernels    {kernels}",
+    ]
 
 
 def core_lines(pool: Pool) -> list[str]:
@@ -80,10 +96,10 @@ def speed_lines(read: float, matmul: float) -> list[str]:
     """The measured limits, and the tokens a second that they allow."""
     lines = [
         f"measured     {read / 1e9:.1f} GB/s memory read, {matmul / 1e12:.3f} TFLOP/s bf16 multiplication",
-        "at most      decode of one sequence in bf16 (memory read) and prefill (multiplication), short contexts:",
+        "at most      decode of one sequence (memory read) and prefill (multiplication), bf16 or as named:",
     ]
-    for name, size in GIGABYTES_PER_TOKEN.items():
-        lines.append(f"  {name:<14} {read / 1e9 / size:>8.1f} tok/s {matmul / (size * 1e9):>9.0f} tok/s")
+    for name, (size, weights) in MODELS.items():
+        lines.append(f"  {name:<20} {read / 1e9 / size:>8.1f} tok/s {matmul / (2e9 * weights):>9.0f} tok/s")
     return lines
 
 

@@ -1,147 +1,176 @@
-"""`ellm inspect`: a model's graph, tasks and memory plan, from its configuration alone."""
+"""`ellm inspect`: a model's graph, operators, tasks and memory plan; config.json is enough."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import ellm.dsl
 import ellm.models
-from ellm.checkpoint import open_checkpoint
+from ellm import aliases, operators
+from ellm.checkpoint import Checkpoint, open_checkpoint
+from ellm.checkpoint.hub import download, is_hub_name
 from ellm.checkpoint.json_file import read_json
+from ellm.cli.skipped import skipped
+from ellm.cli.steps import Step
 from ellm.cost import Cost
-from ellm.kernels.contract import SAMPLING
+from ellm.kernels import isa as isas
 from ellm.memory import readable
 from ellm.runtime import check_context
-from ellm.scheduler import StepInput, StepTables, topology
+from ellm.scheduler import topology
 from ellm.scheduler.program import Program
 
+NATIVE = {"bf16": "BF16", "f16": "F16", "fp8": "F8_E4M3", "mxfp4": "U8"}  # the dtype that a precision stands for
+CHANGED = ", converted when loaded"
 
-def inspect(model: str, context: int | None) -> None:
+
+def inspect(model: str, context: int | None, *, no_weights: bool, isa: str | None) -> None:
     """Print the report."""
-    compiled = ellm.models.from_config(read_config(model))
+    choice = isas.choose(isa)
+    config, checkpoint = read_model(model, no_weights)
+    compiled = ellm.models.from_config(config, precision=checkpoint.precision if checkpoint else None)
     program = ellm.dsl.compile(compiled.graph(), context=check_context(context, compiled.context))
-    print("\n".join([*graph_lines(program), "", *task_lines(program), "", *memory_lines(program)]))
 
+    def why(kind: operators.OperatorKind, names: list[str]) -> str:
+        if checkpoint:
+            return stored_as(checkpoint, kind.precision, names)
+        return configured_as(config, compiled.precision(names[0]), kind.precision)
 
-def read_config(model: str) -> dict[str, Any]:
-    """config.json of a folder, whose weights need not be there, or of any other model."""
-    path = Path(model).expanduser() / "config.json"
-    if path.is_file():
-        return read_json(path)
-    with open_checkpoint(model, progress=True) as checkpoint:
-        return checkpoint.config
-
-
-def graph_lines(program: Program) -> list[str]:
-    """The graph after the rewrites, one line a node, and what a token costs."""
-    cost = Cost.of(program)
-    return [
+    lines = [
         "GRAPH (fused)",
         program.meta["graph"].rstrip(),
         "",
-        f"a token reads {readable(cost.weight_bytes)} of bf16 weights and "
-        f"{readable(program.meta['cache_bytes'])} of keys and values per token of context",
-        f"a row multiplies {cost.row_flops / 1e9:.3f} GFLOP, and {cost.logit_flops / 1e9:.3f} for its logits",
+        *buffer_lines(program),
+        "",
+        f"OPERATORS (kernels for {choice.isa}: {choice.reason})",
+        *operator_lines(program, {kind: why(kind, names) for kind, names in weights_of(program).items()}),
+        "",
+        *task_lines(program),
+        "",
+        *memory_lines(program),
+        *([] if checkpoint else ["The weights were not looked at: their precisions follow config.json."]),
+        *(skipped(checkpoint.ignored(program), compiled.config.num_hidden_layers) if checkpoint else []),
     ]
+    print("\n".join(lines))
+
+
+def read_model(model: str, no_weights: bool) -> tuple[dict[str, Any], Checkpoint | None]:
+    """The configuration, and the checkpoint (already closed) unless its weights are absent or not to be looked at.
+
+    Of a hub name, only config.json is downloaded; weights count as there if they are in the local cache.
+    """
+    path = aliases.resolve(model) or Path(model).expanduser()
+    if not path.exists() and is_hub_name(model):
+        path = download(model, progress=False, files=["config.json"])
+    config = path / "config.json"
+    if config.is_file() and (no_weights or not any(path.glob("model*.safetensors*"))):
+        return read_json(config), None
+    with open_checkpoint(path if path.exists() else model) as checkpoint:
+        return checkpoint.config, None if no_weights else checkpoint
+
+
+def operator_lines(program: Program, why: dict[operators.OperatorKind, str]) -> list[str]:
+    """Which kernel runs each kind of operator, in which precision, and why."""
+    used = sorted({kind.precision for kind in why})
+    return [
+        *operators.table(program, why),
+        *(f"{precision} weights are {operators.COMPUTED[precision]}" for precision in used),
+    ]
+
+
+def weights_of(program: Program) -> dict[operators.OperatorKind, list[str]]:
+    """The checkpoint's names of the matrices of each kind of operator that has any: those of one layer."""
+    found = {}
+    for description in program.meta["operators"]:
+        kind = operators.OperatorKind.of(description)
+        if kind.precision:
+            found[kind] = [weight["name"] for weight in description["weights"].values() if len(weight["shape"]) > 1]
+    return found
+
+
+def stored_as(checkpoint: Checkpoint, precision: str, names: list[str]) -> str:
+    """Why a kernel computes with a precision: the dtypes of the tensors in the checkpoint."""
+    found = [name.replace("{expert}", "0") for name in names]
+    tensors = [checkpoint.tensors.get(name) or checkpoint.tensors.get(f"{name}_blocks") for name in found]
+    dtypes = {tensor.dtype if tensor else "nothing (missing)" for tensor in tensors}
+    changed = dtypes != {NATIVE[precision]}
+    return f"stored as {', '.join(sorted(dtypes))}{CHANGED if changed else ''}"
+
+
+def configured_as(config: Mapping[str, Any], stored: str, precision: str) -> str:
+    """Why a kernel computes with a precision, if config.json says in which one the weights are stored."""
+    method = (config.get("quantization_config") or {}).get("quant_method")
+    dtype = config.get("dtype") or config.get("torch_dtype") or "not given"
+    if stored in ("fp8", "mxfp4"):
+        return f"quant_method {method}{CHANGED if stored != precision else ''}"
+    return f"not quantized, dtype {dtype}" if method else f"dtype {dtype}"
 
 
 def task_lines(program: Program) -> list[str]:
     """Tasks and events of a decode step and of a full prefill step, by kernel, and their critical paths."""
     workers = len(topology.choose_cores(None))
-    steps = {"decode": 1, f"prefill {program.chunk}": program.chunk}
-    counts = [step_counts(program, rows, workers) for rows in steps.values()]
-    tasks = [tasks_of(program, table) for table in counts]
-    paths = [critical_path(program, table) for table in counts]
-    blocks = f"{program.blocks} blocks of {program.row_block} rows"
+    steps = {f"{name}": Step(program, rows, workers) for name, rows in (("decode", 1), ("prefill", program.chunk))}
+    size = f"{len(program.op_names)} operators, {len(program.groups)} groups, {len(program.events)} events"
     lines = [
-        f"TASKS ({len(program.op_names)} operators, {blocks}, {workers} workers)",
-        f"{'kernel':<22}{'operators':>10}" + "".join(f"{name:>14}" for name in steps),
+        f"TASKS ({size}; {program.blocks} blocks of {program.row_block} rows, {workers} workers)",
+        f"{'kernel':<22}{'operators':>10}" + "".join(f"{f'{name} {step.rows}':>14}" for name, step in steps.items()),
     ]
     kernel_of_group = program.op_kernel[program.groups["op"]]
-    operators = Counter(program.op_kernel.tolist())
+    count = Counter(program.op_kernel.tolist())
     for number, kernel in enumerate(program.kernels):
-        sums = "".join(f"{numbers[kernel_of_group == number].sum():>14}" for numbers in tasks)
-        lines.append(f"{kernel:<22}{operators[number]:>10}{sums}")
-    lines.append(f"{'all tasks':<32}" + "".join(f"{numbers.sum():>14}" for numbers in tasks))
+        sums = "".join(f"{step.tasks[kernel_of_group == number].sum():>14}" for step in steps.values())
+        lines.append(f"{kernel:<22}{count[number]:>10}{sums}")
+    lines.append(f"{'all tasks':<32}" + "".join(f"{step.tasks.sum():>14}" for step in steps.values()))
+    paths = [step.critical_path() for step in steps.values()]
     lines.append(f"{'events':<32}" + "".join(f"{events:>14}" for _, events in paths))
     lines.append(f"{'critical path in tasks':<32}" + "".join(f"{length:>14}" for length, _ in paths))
+    if len(program.wakes):
+        lines.append("The experts' tasks are those of rows that are spread over all experts evenly.")
     return lines
 
 
 def memory_lines(program: Program) -> list[str]:
-    """What the program keeps, and its arena beside the least that any plan could do with."""
+    """What the program keeps and what a token touches, its arena beside the least that any plan could do with."""
+    cost = Cost.of(program)
     plan = program.meta["plan"]
+    shared = ""
+    if program.shared_bytes:
+        shared = f", and {program.shared_bytes} bytes that all share (lower bound {plan['shared_lower_bound']})"
+    last = program.context - 1
     return [
         "MEMORY",
-        f"weights      {readable(program.weights_bytes)}, packed",
+        f"weights      {readable(program.weights_bytes)}, packed ({by_precision(program.meta['weight_bytes'])})",
+        f"a token      touches {readable(cost.weight_bytes.total())} of weights ({by_precision(cost.weight_bytes)}) "
+        f"and up to {readable(cost.cache_bytes(last))} of keys and values",
+        f"  computes   {cost.row_flops / 1e9:.3f} GFLOP, and {cost.logit_flops / 1e9:.3f} for its logits",
+        f"KV cache     {readable(program.meta['cache_bytes'])} per token; {readable(program.range_bytes)} of address "
+        f"space per sequence of {program.context} tokens, touched as it grows",
         f"arena        {readable(program.arena_bytes)}: {program.blocks} sections of {plan['section_bytes']} bytes "
-        f"for {len(plan['buffers'])} buffers; lower bound {plan['lower_bound']} bytes",
+        f"(lower bound {plan['lower_bound']}){shared}",
         f"scratch      {readable(program.scratch_bytes)} per worker",
         f"partials     {readable(4 * program.partials * program.partial_floats)} of attention",
-        f"KV cache     {readable(program.range_bytes)} of address space per sequence of {program.context} tokens, "
-        f"touched as it grows",
-        "",
-        f"{'buffer':<40}{'offset':>12}{'bytes':>12}",
-        *buffer_lines(plan["buffers"]),
     ]
 
 
-def buffer_lines(buffers: list[dict[str, Any]]) -> list[str]:
-    """One line a place in a section; the layers' buffers that take turns there are one."""
+def by_precision(sizes: Mapping[str, int]) -> str:
+    """Sizes for people, largest first."""
+    ordered = sorted(sizes.items(), key=lambda item: -item[1])
+    return ", ".join(f"{precision} {readable(size)}" for precision, size in ordered)
+
+
+def buffer_lines(program: Program) -> list[str]:
+    """One line a place in a section or behind them all; the layers' buffers that take turns there are one."""
+    plan = program.meta["plan"]
+    buffers = plan["buffers"] + plan["shared_buffers"]
     places = Counter((re.sub(r"\d+", "*", buffer["name"]), buffer["offset"], buffer["bytes"]) for buffer in buffers)
+    title = f"BUFFERS ({len(plan['buffers'])} in a section, {len(plan['shared_buffers'])} shared)"
     return [
-        f"{name + (f' (x {count})' if count > 1 else ''):<40}{offset:>12}{size:>12}"
-        for (name, offset, size), count in sorted(places.items(), key=lambda item: item[0][1])
+        f"{title:<40}{'offset':>12}{'bytes':>12}",
+        *(
+            f"{name + (f' (x {count})' if count > 1 else ''):<40}{offset:>12}{size:>12}"
+            for (name, offset, size), count in sorted(places.items(), key=lambda item: item[0][1])
+        ),
     ]
-
-
-def step_counts(program: Program, rows: int, workers: int) -> np.ndarray:
-    """counts[kind, block] of a step of the first rows of one sequence, the last of which is sampled."""
-    step = StepInput(
-        tokens=np.zeros(rows, np.int32),
-        positions=np.arange(rows, dtype=np.int32) % program.context,
-        slots=np.arange(rows, dtype=np.int32) // program.context,
-        ranges=np.zeros(rows, np.uint64),
-        logit_row=np.array([rows - 1], np.int32),
-        logits=np.zeros((1, program.vocab), np.float32),
-        sampling=np.zeros(1, SAMPLING),
-        sampled=np.zeros(1, np.int32),
-        logprob=np.zeros(1, np.float32),
-    )
-    return StepTables(program, step, workers).counts
-
-
-def tasks_of(program: Program, counts: np.ndarray) -> np.ndarray:
-    """Tasks of every group."""
-    return counts[program.groups["kind"], program.groups["block"]] * program.groups["tiles"]
-
-
-def critical_path(program: Program, counts: np.ndarray) -> tuple[int, int]:
-    """(tasks on the longest chain of dependencies, events that fire) of a step."""
-    tasks = tasks_of(program, counts)
-    missing = [int(event["needed"]) for event in program.events]
-    for number, event in enumerate(program.events):
-        if event["dynamic"] >= 0:
-            missing[number] += int(np.count_nonzero(counts[event["dynamic"]]))
-    depth = [0] * len(program.events)
-    ready = [(int(group), 0) for group in program.roots]  # groups, and the tasks before them
-    fired = 0
-    while ready:
-        group, before = ready.pop()
-        if not tasks[group] and not program.groups["completes_empty"][group]:
-            continue
-        signals = [(int(event), before + bool(tasks[group])) for event in program.signals[group]]
-        while signals:
-            event, after = signals.pop()
-            depth[event] = max(depth[event], after)
-            missing[event] -= 1
-            if missing[event] == 0:
-                fired += 1
-                ready += [(int(published), depth[event]) for published in program.publishes[event]]
-                signals += [(int(other), depth[event]) for other in program.triggers[event]]
-    return depth[program.end], fired

@@ -97,14 +97,21 @@ def run(
 
 
 @app.command()
-def inspect(model: ModelArgument, context: ContextOption = None) -> None:
-    """Show the graph, the tasks and the memory plan of MODEL.
+def inspect(
+    model: ModelArgument,
+    context: ContextOption = None,
+    isa: IsaOption = None,
+    no_weights: Annotated[
+        bool, typer.Option("--no-weights", help="Go by config.json even if the weights are there.")
+    ] = False,
+) -> None:
+    """Show the graph, the operators, the tasks and the memory plan of MODEL.
 
-    A folder's config.json is enough: its weights need not be there.
+    A config.json is enough: weights need not be there, and are not downloaded.
     """
     from ellm.cli import inspect as command
 
-    command.inspect(model, context)
+    command.inspect(model, context, no_weights=no_weights, isa=isa)
 
 
 @app.command()
@@ -114,7 +121,10 @@ def bench(
     generate: Annotated[int, typer.Option("-n", "--generate", help="Tokens to generate.")] = 128,
     depth: Annotated[int, typer.Option("-d", "--depth", help="Tokens in the context before those.")] = 128,
     repeat: Annotated[int, typer.Option("-r", "--repeat", help="Times to repeat each.")] = 3,
-    chunk: Annotated[int, typer.Option(help="Rows in a step of a prompt; the limits are probed between steps.")] = 128,
+    chunk: Annotated[
+        int | None,
+        typer.Option(help="Rows in a step of a prompt.", show_default="128, or 64 where that takes over 0.1 s"),
+    ] = None,
     threads: ThreadsOption = None,
     isa: IsaOption = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
@@ -126,8 +136,8 @@ def bench(
     from ellm.cli import bench as command
 
     lengths = [parse_length(text) for text in prompt.split(",") if text.strip()]
-    options = {"threads": threads, "isa": isa, "chunk": chunk}
-    command.bench(model, lengths, generate, depth, repeat, as_json=json, options=options)
+    options = {"threads": threads, "isa": isa}
+    command.bench(model, lengths, generate, depth, repeat, chunk, as_json=json, options=options)
 
 
 @app.command()
@@ -150,7 +160,13 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that cannot show a character still gets the others
-    sys.exit(_call())
+    code = _call()
+    try:
+        sys.stdout.flush()
+    except OSError:  # nobody reads it any more: the interpreter must not try again when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = code or 1
+    sys.exit(code)
 
 
 def _call() -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ellm.aliases import DEFAULT
 from ellm.cli.chat import Chat
+from ellm.cli.skipped import note_skipped
 from ellm.cli.stats import report
 from ellm.cli.terminal import interruptible, loading, note, write
 from ellm.kernels.errors import InputError
@@ -46,11 +47,13 @@ def open_llm(model: str, options: dict[str, Any]) -> LLM:
     """The model, loaded under a progress bar."""
     try:
         with loading(model) as progress:
-            return LLM(model, progress=progress, **options)
+            llm = LLM(model, progress=progress, **options)
     except InputError as error:
         if " " in model.strip():
             raise InputError(f'{error}; a lone argument is the MODEL: ellm run {DEFAULT} "{model}"') from error
         raise
+    note_skipped(llm.runtime)
+    return llm
 
 
 def read_stdin() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from contextlib import closing
 
+from ellm import operators
 from ellm.cli.terminal import note
 from ellm.cost import Cost
 from ellm.limits import Limits
@@ -47,12 +48,12 @@ def speed(cost: Cost, output: Output, read: float, matmul: float) -> list[str]:
 
 
 def setup(llm: LLM) -> list[str]:
-    """Lines on what ran: ISA and why, kernels, number format, threads."""
+    """Lines on what ran: ISA and why, threads, kernel and precision of every kind of operator."""
     runtime = llm.runtime
     cores = ", ".join(map(str, runtime.pool.cores))
     return [
         f"isa      {runtime.choice.isa} ({runtime.choice.reason})",
-        f"kernels  {', '.join(sorted(runtime.program.kernels))}",
-        "dtype    bf16 weights and KV cache, f32 accumulation and residual stream",
         f"threads  {runtime.pool.threads} (cores {cores})",
+        "dtype    bf16 keys and values, f32 sums and residual stream, weights as below",
+        *operators.table(runtime.program),
     ]

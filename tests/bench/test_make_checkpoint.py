@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny
 from safetensors import safe_open
+from tiny_shapes import stored
 
 import ellm
 
@@ -19,34 +20,53 @@ def run(*arguments) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("architecture", tiny.FAMILIES)
-def test_a_model_of_the_given_shapes_runs(architecture, tmp_path):
-    config = tiny.make_config(architecture, layers=3)
+MODELS = {
+    **{architecture: {} for architecture in tiny.FAMILIES},
+    "LlamaForCausalLM f16": {"precision": "f16"},
+    "Qwen3MoeForCausalLM fp8": {"precision": "fp8", "hidden_size": 136},
+    "DeepseekV3ForCausalLM fp8": {"precision": "fp8", "num_nextn_predict_layers": 1},
+    "GptOssForCausalLM mxfp4": {"precision": "mxfp4", "layer_types": ["sliding_attention", "full_attention"] * 2},
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_of_the_given_shapes_runs(name, tmp_path):
+    config = tiny.make_config(name.split()[0], layers=4, **MODELS[name])
     tiny.write_json(tmp_path / "small.json", config)
     out = tmp_path / "out"
     done = run(tmp_path / "small.json", out, "--layers", "2")
     assert done.returncode == 0, done.stderr
     index = json.loads((out / "model.safetensors.index.json").read_text())["weight_map"]
-    assert set(index) == set(tiny.shapes({**config, "num_hidden_layers": 2}))
+    assert set(index) == set(stored({**config, "num_hidden_layers": 2, "num_nextn_predict_layers": 0}))
     with ellm.LLM(str(out)) as llm:
         logits = llm.logits([5, 6, 7])
     assert np.isfinite(logits).all()
     assert logits.std() > 0.01
 
 
-def test_shapes_and_types_are_those_of_the_config(tmp_path):
-    config = tiny.make_config("Qwen3ForCausalLM")
+@pytest.mark.parametrize("architecture, precision", [("Qwen3ForCausalLM", None), ("DeepseekV3ForCausalLM", "fp8")])
+def test_shapes_and_types_are_those_of_the_config(architecture, precision, tmp_path):
+    config = tiny.make_config(architecture, precision=precision)
     tiny.write_json(tmp_path / "config.json", config)
     assert run(tmp_path, tmp_path / "out").returncode == 0
     with safe_open(tmp_path / "out" / "model-00001-of-00001.safetensors", "numpy") as file:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-        assert {name: tuple(part.get_shape()) for name, part in slices.items()} == tiny.shapes(config)
-        assert {part.get_dtype() for part in slices.values()} == {"BF16"}
+        assert {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()} == stored(config)
+
+
+def test_fields_can_be_set(tmp_path):
+    tiny.write_json(tmp_path / "config.json", tiny.make_config("Qwen3MoeForCausalLM"))
+    assert run(tmp_path, tmp_path / "out", "--set", "num_experts=5", "--set", "norm_topk_prob=false").returncode == 0
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (config["num_experts"], config["norm_topk_prob"]) == (5, False)
+    index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())["weight_map"]
+    assert "model.layers.0.mlp.experts.4.up_proj.weight" in index
+    assert "model.layers.0.mlp.experts.5.up_proj.weight" not in index
 
 
 def test_an_unknown_family_is_refused(tmp_path):
-    tiny.write_json(tmp_path / "config.json", {"model_type": "gpt_oss"})
+    tiny.write_json(tmp_path / "config.json", {"model_type": "mamba"})
     done = run(tmp_path, tmp_path / "out")
     assert done.returncode == 2
-    assert "gpt_oss" in done.stderr
+    assert "mamba" in done.stderr
     assert not (tmp_path / "out").exists()

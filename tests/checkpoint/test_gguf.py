@@ -203,7 +203,7 @@ def test_unknown_dtype(tmp_path):
     """A tensor of a type that GGUF has but ellm does not read is refused when it is read."""
     info = TensorInfo("w", "w", (1, 32), "IQ4_NL", tmp_path / "rows", 0, 18)
     (tmp_path / "rows").write_bytes(bytes(18))
-    with pytest.raises(InputError, match=r"w: dtype is IQ4_NL, ellm reads F32, F16, BF16, Q8_0"):
+    with pytest.raises(InputError, match=r"w: dtype is IQ4_NL, ellm reads F32, F16, BF16, F8_E4M3, U8, Q8_0"):
         TensorFiles({"w": info}).read_rows("w", 0, 1)
 
 

@@ -5,39 +5,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tiny
+from packed_weights import floats, load, matrix, program, write_checkpoint
 
-from ellm.checkpoint import loader, open_checkpoint
-from ellm.checkpoint.loader import load_weights
+from ellm.checkpoint import loader, open_checkpoint, pieces
 from ellm.kernels.errors import InputError
 
 CORES = sorted(os.sched_getaffinity(0))[:2]
-
-
-def matrix(name, sources, runs, k, n_tiles, task_tiles=2):
-    k_tiles = -(-k // 32)
-    sources = [{"name": source, "shape": shape} for source, shape in sources]
-    return {
-        "name": name, "layout": "tiles", "sources": sources, "runs": runs, "k": k, "k_tiles": k_tiles,
-        "n_tiles": n_tiles, "task_tiles": task_tiles, "bytes": n_tiles * k_tiles * 1024,
-    }  # fmt: skip
-
-
-def floats(name, count, **rest):
-    return {"name": name, "bytes": 4 * count, **rest}
-
-
-def program(weights):
-    """A stand-in that has what the loader reads: weights at 4096-aligned offsets."""
-    offset = 0
-    for weight in weights:
-        weight["offset"] = offset
-        offset += -(-weight["bytes"] // 4096) * 4096
-    return SimpleNamespace(meta={"weights": weights}, weights_bytes=offset)
 
 
 def packed(weight, tensors) -> np.ndarray:
@@ -47,12 +24,6 @@ def packed(weight, tensors) -> np.ndarray:
         columns[column : column + rows, : weight["k"]] = tensors[weight["sources"][source]["name"]][row : row + rows]
     tiles = columns.reshape(weight["n_tiles"], 16, weight["k_tiles"], 16, 2)  # n, column, k, pair, half
     return tiles.transpose(0, 2, 3, 1, 4).reshape(-1)
-
-
-def load(program, checkpoint, cores, progress=None) -> np.ndarray:
-    region = np.zeros(program.weights_bytes, np.uint8)
-    load_weights(program, checkpoint, region.ctypes.data, cores, progress)
-    return region
 
 
 LAYER = "model.layers.0"
@@ -96,7 +67,7 @@ def tensors(folder):
 @pytest.mark.parametrize("block", [1, 16 * 88, 5000, 1 << 20])
 @pytest.mark.parametrize("workers", [1, 2, 3, 40])
 def test_every_byte(folder, tensors, workers, block, monkeypatch):
-    monkeypatch.setattr(loader, "_BLOCK_ELEMENTS", block)
+    monkeypatch.setattr(pieces, "_BLOCK_BYTES", block)
     everything = program(weights_of_every_layout())
     with open_checkpoint(folder) as checkpoint:
         region = load(everything, checkpoint, [CORES[i % len(CORES)] for i in range(workers)])
@@ -114,24 +85,24 @@ def test_every_byte(folder, tensors, workers, block, monkeypatch):
         np.testing.assert_array_equal(region[begin : begin + size].view(np.float32), expected)
 
 
-def test_each_worker_packs_its_home_tasks(folder):
+def home(weight, workers):
+    return [list(loader._home(weight, worker, workers)) for worker in range(workers)]
+
+
+def test_each_worker_packs_its_home_tasks():
     """Worker w of W owns tasks [n * w // W, n * (w + 1) // W), even if the last task has fewer tiles."""
     weight = matrix("embed", [("model.embed_tokens.weight", [331, 88])], [[0, 0, 331, 0]], 88, 21, 4)
-    calls = []
+    assert home(weight, 4) == [[(0, 0, 64)], [(0, 64, 192)], [(0, 192, 256)], [(0, 256, 336)]]
 
-    def read_rows(name, begin, end):
-        calls.append((begin, end))
-        return np.ones((end - begin, 88), np.uint16)
 
-    checkpoint = SimpleNamespace(read_rows=read_rows)
-    region = np.zeros(weight["bytes"], np.uint8)
-    report, going = loader._Report(0, None), SimpleNamespace(is_set=lambda: False)
-    owned = []
-    for worker in range(4):
-        calls.clear()
-        loader._pack_home(weight | {"offset": 0}, checkpoint, region.ctypes.data, worker, 4, going, report)
-        owned.append((calls[0][0], calls[-1][1]))
-    assert owned == [(0, 64), (64, 192), (192, 256), (256, 331)]
+def test_home_tasks_of_banks():
+    """Of experts, every worker has its share of each; of heads in one group, whole ones and parts of two at most."""
+    weight = matrix("bank", [("w", [3, 80, 88])], [[0, 0, 80, 0]], 88, 5, experts=3)
+    assert home(weight, 2) == [[(i, 0, 32) for i in range(3)], [(i, 32, 80) for i in range(3)]]
+    assert home(weight, 5)[0] == []
+    heads = weight | {"one_group": True}
+    assert home(heads, 2) == [[(0, 0, 80), (1, 0, 32)], [(1, 32, 80), (2, 0, 80)]]
+    assert [len(share) for share in home(heads, 9)] == [1] * 9
 
 
 def test_threads_are_pinned_and_the_caller_is_not(folder, monkeypatch):
@@ -168,25 +139,9 @@ def test_refusals(folder, sources, words):
     assert words in str(caught.value) and str(folder) in str(caught.value)
 
 
-def test_unknown_dtype(tmp_path):
-    from safetensors.numpy import save_file
-
-    folder = tiny.write_checkpoint(tmp_path, layers=1)
-    config = json.loads((folder / "config.json").read_text())
-    weights = {name: np.zeros(shape, np.float32) for name, shape in tiny.shapes(config).items()}
-    weights["lm_head.weight"] = np.zeros((331, 88), np.int8)
-    save_file(weights, folder / "model.safetensors")
-    head = matrix("head", [("lm_head.weight", [331, 88])], [[0, 0, 331, 0]], 88, 21)
-    with (
-        open_checkpoint(folder) as checkpoint,
-        pytest.raises(InputError, match=r"lm_head.weight: dtype is I8, ellm reads F32"),
-    ):
-        load(program([head]), checkpoint, CORES)
-
-
 def test_a_thread_that_fails_stops_the_others(tmp_path, monkeypatch):
     folder = tiny.write_checkpoint(tmp_path, layers=1, attention_bias=True)
-    monkeypatch.setattr(loader, "_BLOCK_ELEMENTS", 16 * 88)
+    monkeypatch.setattr(pieces, "_BLOCK_BYTES", 16 * 88)
     with open_checkpoint(folder) as checkpoint:
         os.truncate(folder / "model.safetensors", checkpoint.tensors["model.embed_tokens.weight"].offset + 88 * 2 * 100)
         with pytest.raises(InputError, match=r"model.embed_tokens.weight: the file ends at byte"):
@@ -211,26 +166,36 @@ print(int(peak.split()[1]) * 1024, size)
 """
 
 
-@pytest.mark.parametrize("dtype", ["BF16", "F32"])
-def test_peak_memory(tmp_path, dtype):
+@pytest.mark.parametrize(
+    "dtype, count, format", [("BF16", 5, "bf16"), ("F32", 5, "bf16"), ("F8_E4M3", 10, "fp8"), ("U8", 20, "mxfp4")]
+)
+def test_peak_memory(tmp_path, dtype, count, format):
     """Loading peaks below 1.3 times the packed size: nothing is mapped, and buffers are small whatever the tensor."""
-    rows, k, count = 16384, 2048, 5
-    folder = tiny.write_checkpoint(tmp_path, layers=1)
-    data = np.random.default_rng(0).integers(0, 255, (rows, k * (2 if dtype == "BF16" else 4)), np.uint8)
+    rows, k = 16384, 2048
+    shape = [rows, k // 32, 16] if dtype == "U8" else [rows, k]
+    scale_shape = [rows, k // 32] if dtype == "U8" else [rows // 128, k // 128]
+    size = 4 if dtype == "F32" else 2 if dtype == "BF16" else 1
+    data = np.random.default_rng(0).integers(0, 127, np.prod(shape) * size, np.uint8)
     header = {
-        f"w{i}": {"dtype": dtype, "shape": [rows, k], "data_offsets": [i * data.nbytes, (i + 1) * data.nbytes]}
+        f"w{i}": {"dtype": dtype, "shape": shape, "data_offsets": [i * data.nbytes, (i + 1) * data.nbytes]}
         for i in range(count)
     }
-    header["model.layers.0.x"] = {"dtype": dtype, "shape": [0], "data_offsets": [count * data.nbytes] * 2}
+    scales = np.ones(scale_shape, np.uint8 if dtype == "U8" else np.float32)
+    at = count * data.nbytes
+    header["scales"] = {
+        "dtype": "U8" if dtype == "U8" else "F32", "shape": scale_shape, "data_offsets": [at, at + scales.nbytes]
+    }  # fmt: skip
     text = json.dumps(header).encode()
+    folder = write_checkpoint(tmp_path, {})
     with open(folder / "model.safetensors", "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for _ in range(count):
             file.write(data.data)
-    config = json.loads((folder / "config.json").read_text()) | {"num_hidden_layers": 1}
-    tiny.write_json(folder / "config.json", config)
+        file.write(scales.data)
+    source = {"shape": shape, "scales": {"name": "scales", "shape": scale_shape}}
+    runs = [[0, 0, rows, 0]]
     everything = program(
-        [matrix(f"w{i}", [(f"w{i}", [rows, k])], [[0, 0, rows, 0]], k, rows // 16) for i in range(count)]
+        [matrix(f"w{i}", [source | {"name": f"w{i}"}], runs, k, rows // 16, format=format) for i in range(count)]
     )
     tiny.write_json(tmp_path / "weights.json", everything.meta["weights"])
     script = PEAK.format(

@@ -7,7 +7,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 import small_models
 
-from ellm.dsl import compile, rewrite, show
+from ellm.dsl import compile, rewrite, show, trace
 
 FOLDER = Path(__file__).parent / "golden"
 
@@ -24,15 +24,16 @@ def fused(architecture: str, **overrides) -> str:
     return show.text(rewrite.rewrite(small_models.graph(architecture, **overrides)))
 
 
-def operators(architecture: str, fuse: bool) -> str:
+def operators(architecture: str, fuse: bool, **overrides) -> str:
     """One line per operator of the task graph: kernel, what it waits for, tasks, and where its value lies."""
-    graph = small_models.graph(architecture, num_hidden_layers=1)
+    graph = small_models.graph(architecture, num_hidden_layers=1, **overrides)
     program = compile(graph, context=512, row_block=16, fuse=fuse)
     lines = []
     for number, operator in enumerate(program.meta["operators"]):
         after = " ".join(str(source) for source in operator["after"])
         lines.append(f"{number} {operator['name']}: {operator['kernel']} after [{after}] tiles {operator['tiles']}\n")
-    for buffer in program.meta["plan"]["buffers"]:
+    plan = program.meta["plan"]
+    for buffer in plan["buffers"] + plan["shared_buffers"]:
         lines.append(f"{buffer['offset']} + {buffer['bytes']} {buffer['name']}\n")
     return "".join(lines)
 
@@ -53,6 +54,17 @@ TEXTS: dict[str, Callable[[], str]] = {
     "qwen3": lambda: show.text(small_models.graph("Qwen3ForCausalLM", num_hidden_layers=1)),
     "qwen3.operators": lambda: operators("Qwen3ForCausalLM", fuse=False),
     "qwen3.fused.operators": lambda: operators("Qwen3ForCausalLM", fuse=True),
+    "qwen3_moe": lambda: show.text(small_models.graph("Qwen3MoeForCausalLM", num_hidden_layers=1)),
+    "qwen3_moe.fused": lambda: fused("Qwen3MoeForCausalLM", mlp_only_layers=[0]),
+    "qwen3_moe.fused.operators": lambda: operators("Qwen3MoeForCausalLM", fuse=True),
+    "mixtral.fused": lambda: fused("MixtralForCausalLM", num_hidden_layers=1),
+    "deepseek_v2.fused": lambda: fused("DeepseekV2ForCausalLM"),
+    "deepseek_v3": lambda: show.text(small_models.graph("DeepseekV3ForCausalLM")),
+    "deepseek_v3.fused": lambda: fused("DeepseekV3ForCausalLM"),
+    "deepseek_v3.fused.operators": lambda: operators("DeepseekV3ForCausalLM", fuse=True, first_k_dense_replace=0),
+    "gpt_oss.fused": lambda: fused("GptOssForCausalLM"),
+    "gpt_oss.fused.operators": lambda: operators("GptOssForCausalLM", fuse=True),
+    "sparse.fused": lambda: show.text(rewrite.rewrite(trace(small_models.sparse, 1024))),
     "qwen3.fused": lambda: fused("Qwen3ForCausalLM", tie_word_embeddings=True),
 }
 

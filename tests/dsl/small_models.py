@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ellm.dsl import attend, embed, linear, logits, rms_norm, rope, swiglu, trace
+from ellm.dsl import attend, embed, experts, linear, logits, rms_norm, rope, route, sigmoid, swiglu, trace
 from ellm.dsl.tensor import Rope
 from ellm.models import from_config
 
@@ -24,8 +24,30 @@ def config(architecture="LlamaForCausalLM", **overrides) -> dict:
         "rms_norm_eps": 1e-6,
         "tie_word_embeddings": False,
         "sliding_window": None,
+        **EXPERTS.get(architecture, {}),
         **overrides,
     }
+
+
+LATENT = {
+    "num_key_value_heads": 4,
+    "moe_intermediate_size": 40,
+    "first_k_dense_replace": 1,
+    "kv_lora_rank": 40,
+    "qk_nope_head_dim": 20,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 28,
+    "n_shared_experts": 2,
+    "num_experts_per_tok": 3,
+}
+EXPERTS = {
+    "Qwen3MoeForCausalLM": {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 40},
+    "MixtralForCausalLM": {"num_local_experts": 3, "num_experts_per_tok": 1},
+    "DeepseekV2ForCausalLM": {**LATENT, "n_routed_experts": 6, "q_lora_rank": None},
+    "DeepseekV3ForCausalLM": {**LATENT, "n_routed_experts": 12, "q_lora_rank": 24, "n_group": 4, "topk_group": 2},
+    "GptOssForCausalLM": {"num_local_experts": 7, "num_experts_per_tok": 4, "sliding_window": 16},
+}
+"""What the configs of architectures with experts add."""
 
 
 def graph(architecture="LlamaForCausalLM", **overrides):
@@ -59,6 +81,26 @@ def unusual(tokens, w, caches):
     return logits(linear(rms_norm(a + y, w.last_norm[16], 1e-5), w.last[24, 16]), w.head[50, 24])
 
 
+def sparse(tokens, w, caches):
+    """Experts in uncommon places: rows to route that others read too, two sets of experts on one choice, a sum without
+    residual, scores from elsewhere, joined gate and up projections."""
+    x = embed(tokens, w.embed[50, 16])
+    a = rms_norm(x, w.norm[16], 1e-5)
+    y = x + a
+    routes = route(sigmoid(linear(x, w.gate[7, 16])), 3, normalize=True)
+
+    def one(rows, e):
+        gate, up = w.one[e].gate_up[80, 16].split(40, 40)
+        return linear(swiglu(linear(rows, gate), linear(rows, up)), w.one[e].down[16, 40])
+
+    def other(rows, e):
+        gate, up = w.other.gate_up[e, 16, 2 * 8].transposed.interleaved(2)
+        return linear(swiglu(linear(rows, gate, bias=True), linear(rows, up, bias=True)), w.other.down[e, 16, 8])
+
+    z = experts(routes, a, one) + experts(routes, y, other)
+    return logits(rms_norm(y + z, w.last_norm[16], 1e-5), w.head[50, 16])
+
+
 def one_layer_graph():
     return trace(one_layer, 1024)
 
@@ -70,39 +112,61 @@ def to_bf16(values: np.ndarray) -> np.ndarray:
 
 
 def random_weights(program, seed=0) -> dict[str, np.ndarray]:
-    """Name -> f32 values, exact in bf16, for every source of the program."""
+    """Name -> f32 values, exact in bf16, for every source of the program, experts stacked."""
     random = np.random.default_rng(seed)
     found = {}
     for entry in program.meta["weights"]:
         for source in entry["sources"]:
-            scale = 1.0 if len(source["shape"]) == 1 else 1.5 / np.sqrt(source["shape"][1])
-            values = random.normal(0, scale, source["shape"]) + (len(source["shape"]) == 1)
+            many = "{expert}" in source["name"]
+            shape = [entry["experts"], *source["shape"]] if many else source["shape"]
+            vector = entry["layout"] == "vector"
+            depth = shape[-2] if source.get("transposed") and "head_rows" not in source else shape[-1]
+            values = random.normal(0, 1.0 if vector else 1.5 / np.sqrt(depth), shape) + vector
             bits = to_bf16(values).astype(np.uint32) << 16
             found.setdefault(source["name"], bits.view(np.float32))
     return found
 
 
 def packed_region(program, weights) -> np.ndarray:
-    """The weights region as bytes at a page-aligned address."""
+    """The weights region as bytes at a page-aligned address; every weight in bf16."""
     memory = np.zeros(program.weights_bytes + 4096, np.uint8)
     region = memory[-memory.ctypes.data % 4096 :][: program.weights_bytes]
     for entry in program.meta["weights"]:
-        data = _packed(entry, [weights[source["name"]] for source in entry["sources"]]).tobytes()
-        assert len(data) <= entry["bytes"]
-        region[entry["offset"] : entry["offset"] + len(data)] = np.frombuffer(data, np.uint8)
+        for number in range(entry.get("experts", 1)):
+            sources = [_matrix(weights[source["name"]], entry, source, number) for source in entry["sources"]]
+            data = _packed(entry, sources).tobytes()
+            assert len(data) <= entry.get("bank_stride", entry["bytes"])
+            begin = entry["offset"] + number * entry.get("bank_stride", 0)
+            region[begin : begin + len(data)] = np.frombuffer(data, np.uint8)
     return region
+
+
+def _matrix(values, entry, source, number) -> np.ndarray:
+    """Rows that the runs of matrix `number` of a bank count in."""
+    if "{expert}" in source["name"] or source.get("stacked"):
+        values = values[number]
+    if source.get("transposed"):
+        values = values.T
+    if "head_rows" in source and source.get("transposed"):
+        begin = number * source["head_rows"] + source.get("first_k", 0)
+        return values[:, begin : begin + entry["k"]]
+    return values[number * source.get("head_rows", 0) :]
 
 
 def _packed(entry, sources) -> np.ndarray:
     if entry["layout"] == "constant":
         return np.array(entry["values"], np.float32)
     if entry["layout"] == "vector":
-        out = np.zeros(entry["bytes"] // 4, np.float32)
-        for source, first, count, position in entry["runs"]:
-            out[position : position + count] = sources[source][first : first + count]
+        out = np.zeros(entry.get("bank_stride", entry["bytes"]) // 4, np.float32)
+        for source, first, count, position, *step in entry["runs"]:
+            out[position : position + count] = sources[source][_taken(first, count, *step)]
         return out
     n_tiles, k_tiles = entry["n_tiles"], entry["k_tiles"]
     out = np.zeros((16 * n_tiles, 32 * k_tiles), np.uint16)
-    for source, first, count, column in entry["runs"]:
-        out[column : column + count, : entry["k"]] = to_bf16(sources[source][first : first + count])
+    for source, first, count, column, *step in entry["runs"]:
+        out[column : column + count, : entry["k"]] = to_bf16(sources[source][_taken(first, count, *step)])
     return out.reshape(n_tiles, 16, k_tiles, 16, 2).transpose(0, 2, 3, 1, 4)
+
+
+def _taken(first, count, step=1) -> slice:
+    return slice(first, first + (count - 1) * step + 1, step)

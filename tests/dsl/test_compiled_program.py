@@ -5,9 +5,22 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
-from small_models import config, graph, one_layer_graph
+from small_models import config, graph, one_layer_graph, sparse
 
-from ellm.dsl import GraphError, LoweringError, attend, compile, embed, linear, logits, trace
+from ellm.dsl import (
+    GraphError,
+    LoweringError,
+    attend,
+    compile,
+    embed,
+    experts,
+    linear,
+    logits,
+    rms_norm,
+    route,
+    swiglu,
+    trace,
+)
 from ellm.kernels import contract
 from ellm.models import from_config
 from ellm.scheduler.program import Program, Ranges
@@ -22,6 +35,15 @@ QWEN3_06B = {
     "num_key_value_heads": 8,
     "head_dim": 128,
     "max_position_embeddings": 40960,
+}
+DEEPSEEK_671B = {
+    "architectures": ["DeepseekV3ForCausalLM"],
+    "vocab_size": 129280,
+    "hidden_size": 7168,
+    "intermediate_size": 18432,
+    "num_hidden_layers": 61,
+    "num_attention_heads": 128,
+    "max_position_embeddings": 163840,
 }
 LLAMA_70B = {
     **config(),
@@ -63,11 +85,84 @@ def test_saved_program_is_loaded_bit_for_bit(tmp_path, fuse):
     assert_equal(Program.load(tmp_path / "program.npz"), program)
 
 
-@pytest.mark.parametrize("model, seconds", [(QWEN3_06B, 3), (LLAMA_70B, 10)], ids=["28 layers", "80 layers"])
+@pytest.mark.parametrize(
+    "model, seconds",
+    [(QWEN3_06B, 3), (LLAMA_70B, 10), (DEEPSEEK_671B, 20)],
+    ids=["28 layers", "80 layers", "58 layers of 256 experts"],
+)
 def test_compiling_takes_seconds(model, seconds):
     begin = time.process_time()
-    compile(from_config(model).graph(), context=4096, chunk=512)
+    compile(from_config(model).graph(), context=4096, chunk=512).check()
     assert time.process_time() - begin < seconds
+
+
+def test_sizes_of_a_model_with_latent_attention_and_experts():
+    program = compile(from_config(DEEPSEEK_671B).graph(), context=4096, chunk=512)
+    assert program.meta["cache_bytes"] == 61 * 576 * 2
+    assert program.range_bytes == 61 * 576 * 2 * 4096
+    assert (program.kv_heads, program.fold_heads, program.partial_floats) == (2, 128, 128 * (512 + 2))
+    assert len(program.wakes) == 58
+    assert int((program.groups["counts"] >= 0).sum()) == 58 * 256 * 2
+    assert program.weights_bytes == pytest.approx(2 * 671e9, rel=0.01)
+    assert program.meta["token_bytes"] == pytest.approx(2 * 36.6e9, rel=0.01)
+
+
+def test_latent_queries_are_made_where_attend_reads_them():
+    program = compile(graph("DeepseekV3ForCausalLM", num_hidden_layers=1), context=64)
+    to_keys, to_values, attends, append, copied = (
+        arguments(program, f"layers.0.{name}") for name in ("kv_b_proj", "kv_b_proj_2", "attend", "append", "concat")
+    )
+    projected = arguments(program, "layers.0.q_b_proj")
+    assert (to_keys["x"], to_keys["x_stride"], to_keys["x_head_stride"]) == (projected["out"], 4 * 28, 28)
+    assert to_keys["out"] == copied["out"] == attends["q"]
+    assert (to_keys["out_bf16"], to_keys["out_head_stride"], to_keys["pad"]) == (1, 48, 0)
+    assert (copied["out_first"], copied["width"], copied["pad"]) == (40, 8, attends["q_stride"] - 4 * 48)
+    assert (attends["head_dim"], attends["value_dim"], attends["values_in_keys"]) == (48, 40, 1)
+    assert (append["v"], append["value_dim"], append["values_in_keys"]) == (-1, 40, 1)
+    assert (to_values["x"], to_values["x_head_stride"], to_values["heads"]) == (attends["out"], 40, 4)
+
+
+def test_experts_read_normalised_rows_that_are_stored_once():
+    program = compile(graph("Qwen3MoeForCausalLM", num_hidden_layers=1), context=64)
+    norm = arguments(program, "layers.0.post_attention_layernorm")
+    assert norm["out_bf16"] == 1
+    for reader in ("gate", "experts.gate_up"):
+        args = arguments(program, f"layers.0.{reader}")
+        assert (args["x"], args["x_bf16"], args["x_stride"]) == (norm["out"], 1, norm["out_stride"])
+    combine = arguments(program, "layers.0.experts.combine")
+    assert combine["out"] == combine["residual"] == arguments(program, "layers.0.o_proj")["out"]
+
+
+def test_rows_for_experts_that_others_need_in_full_precision_are_rounded_once():
+    program = compile(trace(sparse, 1024), context=64)
+    copied = arguments(program, "rounded")
+    assert (copied["out_bf16"], copied["width"], copied["pad"]) == (1, 16, 16)
+    assert arguments(program, "experts.gate_up")["x"] == copied["out"]
+    assert {"rounded_2", "dispatch", "dispatch_2"} <= set(program.op_names), "two sets of experts read different rows"
+
+
+@pytest.mark.parametrize(
+    "body, problem",
+    [
+        (lambda rows, w: linear(rows, w.up[16, 16]), "linear: of routed rows only that of swiglu is computed, not of"),
+        (lambda rows, w: rows, "experts: the body must end in linear, not in dispatch"),
+        (
+            lambda rows, w: rms_norm(
+                linear(swiglu(linear(rows, w.g[8, 16]), linear(rows, w.u[8, 16])), w.d[16, 8]), w.n[16], 1.0
+            ),
+            "rms_norm: no kernel computes this of",
+        ),
+    ],
+)
+def test_experts_that_no_kernel_computes_are_refused_by_line(body, problem):
+    def model(tokens, w, caches):
+        x = embed(tokens, w.embed[50, 16])
+        return logits(
+            experts(route(linear(x, w.gate[4, 16]), 2), x, lambda rows, e: body(rows, w.e[e])), w.head[50, 16]
+        )
+
+    with pytest.raises(LoweringError, match=rf"^dsl/test_compiled_program.py:\d+: {problem}"):
+        compile(trace(model, 64), context=64)
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,14 @@ import networkx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_models import config, one_layer, unusual
+from small_models import EXPERTS, config, graph, one_layer, sparse, unusual
+from test_task_graph import counts_of, walk
 
 from ellm.dsl import compile, trace
-from ellm.dsl.plan import ALIGNMENT, Buffer, plan
+from ellm.dsl.compiler import _plan
+from ellm.dsl.lower import lower
+from ellm.dsl.plan import ALIGNMENT, Buffer, across, descendants, plan
+from ellm.dsl.rewrite import rewrite
 from ellm.kernels import contract
 from ellm.models import from_config
 
@@ -85,6 +89,48 @@ def test_every_reader_finds_what_was_written_in_any_allowed_order(problem, rando
                 owner.update(dict.fromkeys(lines, number))
         waiting.remove(operator)
         done.add(operator)
+
+
+def test_fences_order_what_row_blocks_and_experts_do():
+    """0 and 1 in every block, 2 one task after all of them, 3 and 4 of every expert, 5 after all of these."""
+    masks = descendants([[], [0], [1], [2], [3], [4]])
+    assert masks[0] == 0b111110 and masks[3] == 0b110000
+    ordered = across(masks, [1, 2, 4])
+    assert ordered[0] == ordered[1] == 0b111100, "block 0 may be at 1 while block 1 is at 0"
+    assert ordered[2] == 0b111000
+    assert ordered[3] == ordered[4] == 0b100000, "an expert may be at 4 while another is at 3"
+
+
+@pytest.mark.parametrize("architecture", [*EXPERTS, "sparse"])
+@pytest.mark.parametrize("fuse", [True, False])
+def test_routed_rows_are_found_as_written_in_any_order_of_blocks_and_experts(architecture, fuse):
+    model = trace(sparse, 1024) if architecture == "sparse" else graph(architecture, num_hidden_layers=4)
+    program = compile(model, context=1024, chunk=64, row_block=16, fuse=fuse)
+    lowering = lower(rewrite(model, fuse), 1024, 16, 4)
+    _, planned = _plan(lowering)
+    assert planned.lower_bound <= planned.bytes == program.meta["plan"]["shared_bytes"]
+    if architecture != "sparse":  # whose two sets of experts may run at once, which the bound does not know
+        assert planned.bytes <= 1.1 * planned.lower_bound
+    counts = counts_of(program, 64, 1, False, True)
+    for seed in range(6):
+        owner: dict[int, str] = {}
+        for operator, _ in walk(program, counts, seed):
+            for buffer in lowering.shared:
+                lines = range(buffer.offset // 64, -(-buffer.end // 64))
+                if operator in buffer.readers:
+                    assert all(owner[line] == buffer.name for line in lines), program.op_names[operator]
+                if operator in buffer.writers:
+                    owner.update(dict.fromkeys(lines, buffer.name))
+
+
+def test_what_row_blocks_share_lies_behind_their_sections_and_does_not_grow_with_depth():
+    shallow, deep = (
+        compile(graph("MixtralForCausalLM", num_hidden_layers=layers), context=512, chunk=64) for layers in (3, 12)
+    )
+    assert deep.shared_bytes == shallow.shared_bytes > 0
+    assert deep.arena_bytes == deep.section_bytes * deep.blocks + deep.shared_bytes
+    for buffer in deep.meta["plan"]["shared_buffers"]:
+        assert deep.section_bytes * deep.blocks <= buffer["offset"] <= deep.arena_bytes - buffer["bytes"]
 
 
 def test_a_chain_needs_two_buffers():

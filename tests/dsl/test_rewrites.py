@@ -3,7 +3,22 @@
 import pytest
 from small_models import ROPE, one_layer_graph
 
-from ellm.dsl import Rope, attend, embed, linear, logits, rms_norm, rope, swiglu, trace
+from ellm.dsl import (
+    LoweringError,
+    Rope,
+    attend,
+    compile,
+    embed,
+    experts,
+    linear,
+    logits,
+    rms_norm,
+    rope,
+    route,
+    softmax,
+    swiglu,
+    trace,
+)
 from ellm.dsl.rewrite import rewrite
 
 
@@ -33,6 +48,10 @@ def test_plain_attention_without_rope_or_norm_is_joined():
     [
         lambda x, w: {"q": linear(rms_norm(x, w.other[16], 1e-6), w.q[4, 8, 16])},
         lambda x, w: {"q": rope(linear(x, w.q[4, 8, 16]), ROPE)},
+        lambda x, w: {
+            "q": rope(linear(x, w.q[4, 8, 16]), ROPE, interleaved=True),
+            "k": rope(linear(x, w.k[2, 8, 16]), ROPE, interleaved=True),
+        },
         lambda x, w: {"v": rms_norm(linear(x, w.v[2, 8, 16]), w.v_norm[8], 1e-6)},
         lambda x, w: {"k": (lambda k: k + k)(linear(x, w.k[2, 8, 16]))},
         lambda x, w: {
@@ -44,10 +63,63 @@ def test_plain_attention_without_rope_or_norm_is_joined():
             "k": rms_norm(linear(x, w.k[2, 8, 16]), w.k_norm[8], 1e-5),
         },
     ],
-    ids=["q of another input", "rope on q only", "norm on v", "k added to itself", "two ropes", "two epsilons"],
+    ids=[
+        "q of another input",
+        "rope on q only",
+        "interleaved rope",
+        "norm on v",
+        "k added to itself",
+        "two ropes",
+        "two epsilons",
+    ],
 )
 def test_projections_that_one_kernel_cannot_do_stay_apart(different):
     assert "qkv" not in fused_ops(lambda x, w, cache: attention(x, w, cache, **different(x, w)))
+
+
+def test_values_of_another_width_or_within_the_keys_are_not_joined():
+    def body(x, w, cache, v):
+        kv = cache.append(k=linear(x, w.k[2, 8, 16]), v=v)
+        return linear(attend(linear(x, w.q[4, 8, 16]), kv["k"], kv["v"], scale=1.0), w.o[16, 4, 6])
+
+    assert "append" in fused_ops(lambda x, w, cache: body(x, w, cache, linear(x, w.v[2, 6, 16])))
+    assert "append" in fused_ops(lambda x, w, cache: body(x, w, cache, 6))
+
+
+def expert(rows, w):
+    return linear(swiglu(linear(rows, w.gate[8, 16]), linear(rows, w.up[8, 16])), w.down[16, 8])
+
+
+def mixture(x, w, rows):
+    routes = route(softmax(linear(rows, w.router[4, 16])), 2)
+    return experts(routes, rows, lambda rows, e: expert(rows, w.experts[e]))
+
+
+def test_sum_of_experts_starts_with_what_it_is_added_to():
+    def body(x, w, cache):
+        return x + mixture(x, w, rms_norm(x, w.norm[16], 1e-6))
+
+    assert fused_ops(body) == ["rms_norm", "linear", "route", "dispatch", "gate_up", "linear", "combine"]
+
+
+def test_sum_of_experts_that_is_read_twice_is_added_apart():
+    def body(x, w, cache):
+        y = mixture(x, w, x)
+        return linear(x + y, w.z[16, 16]) + y
+
+    assert fused_ops(body)[-3:] == ["combine", "add", "linear"]
+
+
+def test_scores_with_another_reader_are_refused():
+    def body(x, w, cache):
+        scores = softmax(linear(x, w.router[16, 16]))
+        return scores + experts(route(scores, 2), x, lambda rows, e: expert(rows, w.experts[e]))
+
+    def model(tokens, w, caches):
+        return logits(body(embed(tokens, w.embed[50, 16]), w, caches[0]), w.head[50, 16])
+
+    with pytest.raises(LoweringError, match=r"softmax: no kernel computes this of \[T, 16\] here$"):
+        compile(trace(model, 64), context=64)
 
 
 def test_cache_read_by_two_attends_is_not_joined():

@@ -2,7 +2,25 @@
 
 import pytest
 
-from ellm.dsl import GraphError, Rope, ShapeError, attend, embed, linear, logits, rms_norm, rope, swiglu, trace
+from ellm.dsl import (
+    Expert,
+    GraphError,
+    Rope,
+    ShapeError,
+    attend,
+    concat,
+    embed,
+    experts,
+    head_linear,
+    linear,
+    logits,
+    rms_norm,
+    rope,
+    route,
+    softmax,
+    swiglu,
+    trace,
+)
 from ellm.kernels.errors import InputError
 
 
@@ -64,11 +82,13 @@ def test_rope_rotates_no_more_than_a_head():
     assert found == "rope: x is [T, 16], must be [T, heads, head_dim]"
 
 
-def test_cache_needs_keys_and_values_of_one_shape():
+def test_cache_needs_keys_and_values_of_the_same_heads():
     found = message(
-        lambda x, w, caches: caches[0].append(k=linear(x, w.k_proj[2, 8, 16]), v=linear(x, w.v_proj[2, 4, 16]))
+        lambda x, w, caches: caches[0].append(k=linear(x, w.k_proj[2, 8, 16]), v=linear(x, w.v_proj[4, 8, 16]))
     )
-    assert found == "append: k is [T, 2, 8], v is [T, 2, 4]: both must be [T, kv heads, head_dim]"
+    assert found == "append: k is [T, 2, 8], v is [T, 4, 8]: both must be [T, kv heads, dim]"
+    found = message(lambda x, w, caches: caches[0].append(k=linear(x, w.k_proj[2, 8, 16]), v=9))
+    assert found == "append: k is [T, 2, 8]: 9 of its dims cannot be the values"
 
 
 def test_attend_needs_heads_that_divide_and_equal_head_dims():
@@ -108,6 +128,91 @@ def test_biased_linear_takes_the_bias_of_the_output_dims():
 
     trace(model, 64)
     assert str(found["bias"]) == "q.bias[4, 8]"
+
+
+def scores(x, w):
+    return softmax(linear(x, w.gate[6, 16]))
+
+
+def routes(x, w):
+    return route(scores(x, w), 2)
+
+
+def expert(rows, w, n=8):
+    return linear(swiglu(linear(rows, w.gate[n, 16]), linear(rows, w.up[n, 16])), w.down[16, n])
+
+
+@pytest.mark.parametrize(
+    "how, problem",
+    [
+        ({"k": 7}, "scores are [T, 6]: cannot choose 7 of 6 experts"),
+        ({"k": 0}, "scores are [T, 6]: cannot choose 0 of 6 experts"),
+        ({"groups": 4, "keep_groups": 1}, "scores are [T, 6]: 6 experts are not 4 groups of one size"),
+        ({"groups": 3, "keep_groups": 4}, "cannot keep 4 of 3 groups"),
+        ({"k": 3, "groups": 3, "keep_groups": 1}, "cannot choose 3 experts of 1 groups of 2"),
+        ({"groups": 6, "keep_groups": 2, "group_top": 2}, "group_top is 2: a group of 1 has no such sum"),
+        ({"normalize": "max"}, "normalize is 'max', must be none, sum or softmax"),
+    ],
+)
+def test_route_needs_experts_and_groups_that_fit(how, problem):
+    assert message(lambda x, w, caches: route(scores(x, w), **{"k": 2, **how})) == f"route: {problem}"
+
+
+def test_bias_of_a_choice_has_one_number_per_expert():
+    found = message(lambda x, w, caches: route(scores(x, w), 2, bias=w.gate.bias[5]))
+    assert found == "route: bias layers.3.gate.bias[5] must be [6]"
+
+
+def test_expert_weights_need_the_experts_index_and_routed_rows():
+    found = message(lambda x, w, caches: experts(routes(x, w), x, lambda rows, e: linear(rows, w.up[8, 16])))
+    assert found == "linear: x is [R, 16], weight layers.3.up.weight[8, 16]: it needs the expert's index"
+    found = message(lambda x, w, caches: experts(routes(x, w), x, lambda rows, e: linear(x, w.e[e].up[8, 16])))
+    problem = "it has an expert's index, but x is no routed rows"
+    assert found == f"linear: x is [T, 16], weight layers.3.e.{{expert}}.up.weight[8, 16]: {problem}"
+    found = message(lambda x, w, caches: linear(x, w.up[8, Expert(6)]))
+    assert found == "weight layers.3.up: an expert's index comes first"
+
+
+def test_body_of_experts_returns_routed_rows():
+    found = message(lambda x, w, caches: experts(routes(x, w), x, lambda rows, e: x))
+    assert found == "experts: the body must return routed rows [R, width], it returned [T, 16]"
+
+
+def test_sum_of_experts_has_the_residuals_shape():
+    found = message(lambda x, w, caches: linear(x, w.y[8, 16]) + experts(routes(x, w), x, lambda r, e: expert(r, w[e])))
+    assert found == "add: left is [T, 8], right is [T, 16]"
+
+
+def test_slice_and_concat():
+    found = message(lambda x, w, caches: x[..., 4:4])
+    assert found == "slice: x is [T, 16]: it has no columns 4 to 4"
+    found = message(lambda x, w, caches: x[3])
+    assert found == "embed[T, 16]: only x[..., begin:end] can be taken, not 3"
+    found = message(lambda x, w, caches: concat(heads(x, w), x))
+    assert found == "concat: parts are [T, 4, 8], [T, 16]: only their last dims may differ"
+
+
+def test_head_linear_needs_a_matrix_for_each_head():
+    found = message(lambda x, w, caches: head_linear(heads(x, w), w.up[4, 5, 7]))
+    problem = "they must be [T, heads, in] and [heads, out, in]"
+    assert found == f"head_linear: x is [T, 4, 8], weight layers.3.up.weight[4, 5, 7]: {problem}"
+
+
+def test_sinks_are_one_a_head():
+    found = message(
+        lambda x, w, caches: attend(heads(x, w), *cached(x, w, caches).values(), scale=1.0, sinks=w.sinks[3])
+    )
+    assert found == "attend: sinks layers.3.sinks[3] must be [4]"
+
+
+def test_joined_weights_are_cut_into_what_they_hold():
+    assert message(lambda x, w, caches: w.qkv[24, 16].split(8, 8)) == (
+        "weight layers.3.qkv[24, 16]: dim 0 is not [8, 8] in sum"
+    )
+    found = message(lambda x, w, caches: w.gate_up[7, 16].interleaved(2))
+    assert found == "weight layers.3.gate_up[7, 16]: rows are not 2 views"
+    found = message(lambda x, w, caches: w.both[8, 16].interleaved(2)[0].split(2, 2))
+    assert found == "weight layers.3.both[4, 16]: only whole matrices can be cut"
 
 
 def test_shape_error_is_a_graph_error():

@@ -1,13 +1,13 @@
-"""The task graph of a compiled model, walked in pure Python in random orders: every group runs once, when it may, and
-the step ends."""
+"""The task graph of a compiled model, walked in pure Python in random orders and with random experts hit: every group
+runs once, when it may, those of experts that got no rows never, and the step ends."""
 
 import random
 
 import numpy as np
 import pytest
-from small_models import config
+from small_models import EXPERTS, config, sparse, unusual
 
-from ellm.dsl import compile, tasks
+from ellm.dsl import compile, tasks, trace
 from ellm.dsl.lower import lower
 from ellm.dsl.rewrite import rewrite
 from ellm.models import from_config
@@ -17,6 +17,7 @@ MODELS = {
     "llama": config(),
     "qwen3": config("Qwen3ForCausalLM"),
     "two windows": config("Qwen2ForCausalLM", use_sliding_window=True, sliding_window=9, max_window_layers=1),
+    **{architecture: config(architecture) for architecture in EXPERTS},
 }
 BLOCK = 16
 BLOCKS = 4
@@ -38,17 +39,35 @@ def counts_of(program, rows, logit_rows, sample, merges):
 
 
 def walk(program, counts, seed):
-    """Operators and blocks in the order in which they complete, choosing at random among groups that are ready."""
+    """Operators and blocks (experts) in the order in which they complete, choosing at random among ready groups.
+
+    Each wake hits random experts, one at least.
+    """
     chooser = random.Random(seed)
     groups = program.groups
+    wakes = {int(wake["group"]): wake for wake in program.wakes}
     missing = program.events["needed"].astype(int)
     for event, kind in enumerate(program.events["dynamic"]):
         missing[event] += np.count_nonzero(counts[kind]) if kind >= 0 else 0
     ready = [int(root) for root in program.roots if counts[groups["kind"][root], groups["block"][root]]]
     published, order, ended = set(ready), [], False
 
+    def tasks_of(group):
+        if groups["counts"][group] >= 0:
+            return chooser.randint(1, 3)
+        return counts[groups["kind"][group], groups["block"][group]]
+
     def complete(group):
         order.append((int(groups["op"][group]), int(groups["block"][group])))
+        if group in wakes:
+            wake = wakes[group]
+            operator = groups["op"][wake["first"]]
+            experts = int((groups["op"] == operator).sum())
+            hit = chooser.sample(range(experts), chooser.randint(1, experts))
+            assert missing[wake["join"]] == 0, "signalled before its experts ran"
+            missing[wake["join"]] = len(hit)
+            for expert in hit:
+                publish(int(wake["first"]) + expert)
         for event in program.signals[group]:
             signal(int(event))
 
@@ -62,12 +81,15 @@ def walk(program, counts, seed):
         for triggered in program.triggers[event]:
             signal(int(triggered))
         for group in map(int, program.publishes[event]):
-            assert group not in published, "published twice"
-            published.add(group)
-            if counts[groups["kind"][group], groups["block"][group]]:
-                ready.append(group)
-            elif groups["completes_empty"][group]:
-                complete(group)
+            publish(group)
+
+    def publish(group):
+        assert group not in published, "published twice"
+        published.add(group)
+        if tasks_of(group):
+            ready.append(group)
+        elif groups["completes_empty"][group]:
+            complete(group)
 
     while ready:
         assert not ended, "work after the end"
@@ -76,13 +98,20 @@ def walk(program, counts, seed):
     return order
 
 
+GRAPHS = {
+    **{name: from_config(model).graph() for name, model in MODELS.items()},
+    "unusual": trace(unusual, 1024),
+    "sparse": trace(sparse, 1024),
+}
+
+
 @pytest.mark.parametrize("fuse", [True, False])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", GRAPHS)
 @pytest.mark.parametrize("rows, logit_rows", [(1, 0), (1, 1), (16, 1), (17, 17), (50, 3), (64, 64)])
 def test_every_group_runs_once_after_all_it_needs(name, fuse, rows, logit_rows):
-    graph = from_config(MODELS[name]).graph()
+    graph = GRAPHS[name]
     program = compile(graph, context=1024, chunk=BLOCK * BLOCKS, row_block=BLOCK, fuse=fuse)
-    operators = lower(rewrite(graph, fuse), 1024, BLOCK).operators
+    operators = lower(rewrite(graph, fuse), 1024, BLOCK, BLOCKS).operators
     for seed, sample, merges in [(0, True, True), (1, False, False), (2, True, False), (3, False, True)]:
         counts = counts_of(program, rows, logit_rows, sample, merges)
         order = walk(program, counts, seed)
@@ -91,15 +120,22 @@ def test_every_group_runs_once_after_all_it_needs(name, fuse, rows, logit_rows):
             (number, block)
             for number, operator in enumerate(operators)
             for block in range(active[Kind.LOGITS if operator.logit_rows else Kind.ROWS])
+            if not operator.experts and not (operator.kernel == "dispatch" and block)
         }
         assert len(order) == len(set(order))
-        assert set(order) == wanted
+        assert {group for group in order if not operators[group[0]].experts} == wanted
         place = {group: i for i, group in enumerate(order)}
+        ran = {number: {part for op, part in order if op == number} for number in range(len(operators))}
         for number, block in order:
             operator = operators[number]
             for source in operator.after:
-                if operator.kernel == "gather":
-                    assert all(place[source, b] < place[number, block] for b in range(active[Kind.ROWS]))
+                if operator.kernel in ("gather", "dispatch") or operators[source].kernel == "expert_down":
+                    assert all(place[source, part] < place[number, block] for part in ran[source])
+                elif operator.kernel == "expert_gate_up":
+                    assert place[source, 0] < place[number, block]
+                elif operator.kernel == "expert_down":
+                    assert ran[source] == ran[number] != set()
+                    assert place[source, block] < place[number, block]
                 elif operators[source].kernel in ("qkv", "append") and operator.kernel == "attend":
                     assert all(place[source, b] < place[number, block] for b in range(block + 1))
                 else:
@@ -124,7 +160,36 @@ def test_a_fused_layer_is_a_chain_of_one_signal_events():
     assert joined == 1  # layer 0's qkv waits for embed and angles
 
 
+def test_experts_run_while_the_shared_expert_does():
+    """Neither waits for the other."""
+    program = compile(from_config(MODELS["DeepseekV3ForCausalLM"]).graph(), context=1024, chunk=16, row_block=16)
+    orders = [[op for op, _ in walk(program, counts_of(program, 16, 1, False, False), seed)] for seed in range(20)]
+    down = program.op_names.index("layers.1.experts.down")
+    combine = program.meta["operators"][program.op_names.index("layers.1.experts.combine")]
+    (shared,) = set(combine["after"]) - {down}
+    assert {order.index(down) < order.index(shared) for order in orders} == {True, False}
+
+
+def test_two_attends_of_a_block_take_turns():
+    """They use the same partials."""
+    operators = compile(GRAPHS["unusual"], context=1024).meta["operators"]
+    first, second = (number for number, operator in enumerate(operators) if operator["kernel"] == "attend")
+    assert operators[first + 1]["kernel"] == "merge" and first + 1 in operators[second]["after"]
+
+
+def test_expert_groups_follow_each_other_and_are_sized_by_dispatch():
+    program = compile(GRAPHS["GptOssForCausalLM"], context=1024, chunk=64, row_block=16)
+    (wake, _) = program.wakes
+    groups = program.groups[wake["first"] : wake["first"] + 7]
+    assert groups["block"].tolist() == list(range(7))
+    assert len(set(groups["counts"].tolist())) == len(set(groups["op"].tolist())) == 1
+    sizes = {buffer["name"]: buffer for buffer in program.meta["plan"]["shared_buffers"]}
+    assert groups["counts"][0] == sizes["layers.0.dispatch.tiles_of"]["offset"]
+    assert wake["list"] == sizes["layers.0.dispatch.list"]["offset"]
+    assert program.groups["op"][wake["group"]] == program.op_names.index("layers.0.dispatch")
+
+
 def test_every_operator_has_one_group_per_block():
-    built = tasks.build(lower(rewrite(from_config(config()).graph()), 1024, 16).operators, 3)
+    built = tasks.build(lower(rewrite(from_config(config()).graph()), 1024, 16, 3).operators, 3)
     assert [group[:2] for group in built.groups[:4]] == [(0, 0), (0, 1), (0, 2), (1, 0)]
     assert len(built.signals) == len(built.groups)

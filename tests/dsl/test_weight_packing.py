@@ -4,10 +4,11 @@ import itertools
 
 import numpy as np
 import pytest
-from small_models import graph
+from small_models import EXPERTS, config, graph
 
-from ellm.dsl import compile, packing, tiling
+from ellm.dsl import compile, embed, linear, logits, packing, swiglu, tiling, trace
 from ellm.dsl.tensor import Weight
+from ellm.models import from_config
 
 
 def entries(*, architecture="LlamaForCausalLM", **overrides) -> dict:
@@ -55,8 +56,110 @@ def test_bias_follows_the_packed_columns_and_an_absent_one_is_zero():
     assert partial["runs"] == ((0, 0, 8, 16),)
 
 
-def test_regions_are_disjoint_and_aligned():
-    placed = sorted(entries(architecture="Qwen3ForCausalLM").values(), key=lambda entry: entry["offset"])
+def test_bank_of_experts_has_one_tensor_for_each():
+    bank = entries(architecture="Qwen3MoeForCausalLM")["model.layers.0.mlp.experts.{expert}.{gate_proj,up_proj}.weight"]
+    expert = "model.layers.0.mlp.experts.{expert}"
+    assert bank["sources"] == [
+        {"name": f"{expert}.gate_proj.weight", "shape": [40, 72]},
+        {"name": f"{expert}.up_proj.weight", "shape": [40, 72]},
+    ]
+    assert bank["runs"] == [
+        [0, 0, 16, 0],
+        [1, 0, 16, 16],
+        [0, 16, 16, 32],
+        [1, 16, 16, 48],
+        [0, 32, 8, 64],
+        [1, 32, 8, 80],
+    ]
+    assert (bank["experts"], bank["bank_stride"], bank["bytes"]) == (5, 20480, 5 * 20480)  # 6 x 3 KiB in whole pages
+    assert (bank["k"], bank["k_tiles"], bank["n_tiles"], bank["format"]) == (72, 3, 6, "bf16")
+    assert "one_group" not in bank
+
+
+def test_stacked_experts_of_interleaved_rows():
+    found = entries(architecture="GptOssForCausalLM")
+    bank = found["model.layers.0.mlp.experts.gate_up_proj"]
+    assert bank["sources"] == [
+        {
+            "name": "model.layers.0.mlp.experts.gate_up_proj",
+            "shape": [7, 72, 176],
+            "stacked": True,
+            "transposed": True,
+        }
+    ]
+    assert bank["runs"][:4] == [[0, 0, 16, 0, 2], [0, 1, 16, 16, 2], [0, 32, 16, 32, 2], [0, 33, 16, 48, 2]]
+    bias = found["model.layers.0.mlp.experts.gate_up_proj_bias"]
+    assert bias["sources"] == [
+        {"name": "model.layers.0.mlp.experts.gate_up_proj_bias", "shape": [7, 176], "stacked": True}
+    ]
+    assert (bias["runs"], bias["experts"], bias["bank_stride"]) == (bank["runs"], 7, 4 * 16 * bank["n_tiles"])
+    down = found["model.layers.0.mlp.experts.down_proj"]
+    assert (down["sources"][0]["shape"], down["runs"]) == ([7, 88, 72], [[0, 0, 72, 0]])
+
+
+def test_mxfp4_is_stored_as_blocks_and_scales():
+    model = from_config(
+        config("GptOssForCausalLM", hidden_size=96), lambda name: "mxfp4" if "experts" in name else "bf16"
+    )
+    program = compile(model.graph(), context=64)
+    bank = next(entry for entry in program.meta["weights"] if entry["format"] == "mxfp4")
+    name = "model.layers.0.mlp.experts.gate_up_proj"
+    scales = {"name": f"{name}_scales", "shape": [7, 176, 3]}
+    assert bank["sources"] == [{"name": f"{name}_blocks", "shape": [7, 176, 3, 16], "stacked": True, "scales": scales}]
+    assert bank["bytes"] == 7 * bank["bank_stride"] and bank["bank_stride"] % 4096 == 0
+    assert bank["bank_stride"] - bank["n_tiles"] * (64 + 4 * 256) in range(4096)  # 96 k: one block of 128
+
+
+def latent(nope, v, precision):
+    """The two banks of kv_b_proj of one layer."""
+    model = from_config(
+        config("DeepseekV3ForCausalLM", num_hidden_layers=1, kv_lora_rank=64, qk_nope_head_dim=nope, v_head_dim=v),
+        lambda name: precision if "kv_b" in name else "bf16",
+    )
+    program = compile(model.graph(), context=64)
+    return [entry for entry in program.meta["weights"] if "kv_b_proj" in entry["name"]]
+
+
+def test_a_matrix_for_each_head_is_cut_from_a_joined_tensor():
+    to_keys, to_values = latent(128, 128, "fp8")
+    source = {"name": "model.layers.0.self_attn.kv_b_proj.weight", "shape": [1024, 64], "head_rows": 256}
+    source["scales"] = {"name": source["name"] + "_scale_inv", "shape": [8, 1]}
+    assert to_keys["sources"] == [source | {"transposed": True}]
+    assert (to_keys["k"], to_keys["runs"], to_keys["format"]) == (128, [[0, 0, 64, 0]], "fp8")
+    assert to_values["sources"] == [source]
+    assert (to_values["k"], to_values["runs"], to_values["format"]) == (64, [[0, 128, 128, 0]], "fp8")
+    for bank in (to_keys, to_values):
+        assert bank["one_group"] and bank["experts"] == 4
+
+
+def test_heads_that_scales_do_not_fit_are_expanded_to_bf16():
+    to_keys, to_values = latent(64, 128, "fp8")
+    assert (to_keys["format"], to_values["format"]) == ("bf16", "fp8")
+    assert "scales" in to_keys["sources"][0]
+
+
+def test_parts_of_a_joined_tensor_are_rows_of_it():
+    def model(tokens, w, caches):
+        x = embed(tokens, w.embed[50, 16])
+        gate, up = w.gate_up[48, 16].split(24, 24)
+        q, kv = w.qkv[2, 3 + 5, 16].split(3, 5, dim=1)
+        y = linear(swiglu(linear(x, gate), linear(x, up)), w.down[16, 24])
+        return logits(
+            y + linear(linear(x, q), w.q_out[16, 2, 3]) + linear(linear(x, kv), w.out[16, 2, 5]), w.head[50, 16]
+        )
+
+    program = compile(trace(model, 64), context=64)
+    gate_up = next(entry for entry in program.meta["weights"] if entry["name"] == "gate_up.weight")
+    assert gate_up["sources"] == [{"name": "gate_up.weight", "shape": [48, 16]}]
+    assert gate_up["runs"] == [[0, 0, 16, 0], [0, 24, 16, 16], [0, 16, 8, 32], [0, 40, 8, 48]]
+    q, kv = (entry["runs"] for entry in program.meta["weights"] if entry["name"] == "qkv.weight")
+    assert q == [[0, 0, 3, 0], [0, 8, 3, 3]]
+    assert kv == [[0, 3, 5, 0], [0, 11, 5, 5]]
+
+
+@pytest.mark.parametrize("architecture", ["Qwen3ForCausalLM", *EXPERTS])
+def test_regions_are_disjoint_and_aligned(architecture):
+    placed = sorted(entries(architecture=architecture).values(), key=lambda entry: entry["offset"])
     for entry, following in itertools.pairwise(placed):
         assert entry["offset"] + entry["bytes"] <= following["offset"]
     for entry in placed:

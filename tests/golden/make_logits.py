@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from logit_cases import GOLDEN, prompt
+from logit_cases import GOLDEN, expanded, prompt
 from measures import agreement, divergence, log_softmax
 from oracle.peer import peer_logits
 from tiny import write_checkpoint
 
 FOLDER = Path(__file__).parent / "logits"
-POSITIONS = 256  # of each prompt at least: the files then stay below 2 MB
+POSITIONS = 256  # of each prompt at least: the files then stay below 4 MB
 
 
 def main() -> None:
@@ -28,6 +28,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             write_checkpoint(folder, **arguments)
             digest = hashlib.sha256(Path(folder, "model.safetensors").read_bytes()).hexdigest()
+            write_checkpoint(folder, **expanded(arguments))
             exact = peer_logits(folder, prompt(name), torch.float32)
             rounded = peer_logits(folder, prompt(name), torch.bfloat16)
         positions = np.arange(1, len(exact), len(exact) // POSITIONS)

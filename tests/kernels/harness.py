@@ -19,6 +19,7 @@ from ellm.kernels import contract, isa, reference
 from ellm.kernels.layout import to_bf16
 
 GUARD = 256
+SHARED_BYTES = 1 << 20
 POISON = 0xFF
 
 
@@ -78,11 +79,12 @@ class Memory:
 class Case:
     """One operator on one row block: place what it reads, declare what it writes, then `run`."""
 
-    def __init__(self, kernel: str, rows: int, *, row_block: int = 64, block: int = 0, blocks: int = 1):
+    def __init__(self, kernel: str, rows: int, *, row_block: int = 64, block=0, blocks=1, section=1 << 19):
         self.kernel, self.rows, self.row_block, self.block = kernel, rows, row_block, block
-        self.section_bytes = 1 << 19
+        self.section_bytes = section
         self.args: dict = {}
-        self.arena = Memory(blocks * self.section_bytes)
+        self.arena = Memory(blocks * self.section_bytes + SHARED_BYTES)
+        self.shared_used = blocks * self.section_bytes + GUARD
         self.memories = [self.arena]
         self.outputs: dict[str, np.ndarray] = {}
         self.used = GUARD
@@ -119,6 +121,24 @@ class Case:
     def output(self, field: str, shape: tuple[int, ...], dtype: type) -> None:
         """Declare an activation that the kernel writes."""
         self.outputs[field] = self.activation(field, shape, dtype)
+
+    def shared(self, field: str, shape: tuple[int, ...], dtype: type) -> np.ndarray:
+        """A view of new memory that all row blocks share."""
+        self.args[field] = self.shared_used
+        view = self.arena.view(shape, dtype, self.shared_used)
+        self.shared_used += up(view.nbytes, 64) + GUARD
+        assert self.shared_used <= self.arena.bytes.nbytes
+        return view
+
+    def place_shared(self, field: str, x: np.ndarray) -> np.ndarray:
+        """Place what all row blocks share."""
+        view = self.shared(field, x.shape, x.dtype.type)
+        view[...] = x
+        return view
+
+    def output_shared(self, field: str, shape: tuple[int, ...], dtype: type) -> None:
+        """Declare memory shared by all row blocks that the kernel writes."""
+        self.outputs[field] = self.shared(field, shape, dtype)
 
     def constant(self, field: str, x: np.ndarray | None) -> None:
         """Place a packed weight or a constant; None: absent."""

@@ -18,36 +18,50 @@ from ellm.kernels.layout import from_bf16, to_bf16
 
 @dataclass
 class Shape:
-    """Heads of an attention."""
+    """Heads of an attention. With values_in_keys the values are the first value_dim dims of the keys."""
 
     kv_heads: int
     group: int
     head_dim: int
-    window: int
-    q_bf16: bool
+    value_dim: int
+    window: int = 0
+    q_bf16: bool = True
+    values_in_keys: bool = False
+    sinks: bool = False
 
     @property
     def heads(self) -> int:
         return self.kv_heads * self.group
 
+    @property
+    def sink(self) -> np.ndarray | None:
+        """A logit for each head, some above all scores and some below, f32 [heads]."""
+        if not self.sinks:
+            return None
+        return np.random.default_rng(self.heads).uniform(-30, 30, self.heads).astype(np.float32)
+
 
 class Sequence:
-    """Keys and values of one sequence, [kv_heads, positions, head_dim], and its KV range.
+    """Keys and values of one sequence, [kv_heads, positions, head_dim or value_dim], and its KV range.
 
     Past `positions` the range holds stale numbers, in the tiles that are in use, and NaN everywhere else.
     """
 
     def __init__(self, shape: Shape, positions: int, seed: int):
         random = np.random.default_rng(seed)
-        size = (shape.kv_heads, up(positions, 32), shape.head_dim)
-        self.keys, self.values = (from_bf16(to_bf16(random.standard_normal(size).astype(np.float32))) for _ in "kv")
+        size = (shape.kv_heads, up(positions, 32), shape.head_dim + shape.value_dim)
+        both = from_bf16(to_bf16(random.standard_normal(size).astype(np.float32)))
+        self.keys, self.values = both[:, :, : shape.head_dim], both[:, :, shape.head_dim :]
+        if shape.values_in_keys:
+            self.values = self.keys[:, :, : shape.value_dim]
         self.key_stride = 2 * up(positions, SPLIT) * up(shape.head_dim, 32) + 64
-        self.value_stride = 2 * up(positions, SPLIT) * up(shape.head_dim, 16) + 128
+        self.value_stride = 2 * up(positions, SPLIT) * up(shape.value_dim, 16) + 128
         self.at_values = 64 + shape.kv_heads * self.key_stride
         self.memory = Memory(self.at_values + shape.kv_heads * self.value_stride)
         for j in range(shape.kv_heads):
             self.put(64 + j * self.key_stride, pack_keys(self.keys[j]))
-            self.put(self.at_values + j * self.value_stride, pack_values(self.values[j]))
+            if not shape.values_in_keys:
+                self.put(self.at_values + j * self.value_stride, pack_values(self.values[j]))
 
     def put(self, offset: int, tiles: np.ndarray) -> None:
         self.memory.view(tiles.shape, np.uint16, offset)[:] = tiles
@@ -58,8 +72,8 @@ def make(
 ) -> Case:
     """Rows queries[i] [rows, heads, head_dim] of each sequence in one block, attended to by items of ATTEND_ITEM."""
     q = np.concatenate(queries)
-    case = Case("attend", len(q), block=1, blocks=2)
-    n, heads = shape.head_dim, shape.heads
+    case = Case("attend", len(q), block=1, blocks=2, section=1 << (22 if shape.heads > 20 else 19))
+    n, value_dim, heads = shape.head_dim, shape.value_dim, shape.heads
     width = up(n, 32) if shape.q_bf16 else n
     if shape.q_bf16:  # as qkv leaves it: each head padded
         padded = np.zeros((len(q), heads, width), np.uint16)
@@ -71,19 +85,20 @@ def make(
     case.args |= {
         "kv_heads": shape.kv_heads,
         "head_dim": n,
-        "value_dim": n,
-        "values_in_keys": 0,
-        "sinks": 0,
+        "value_dim": value_dim,
+        "values_in_keys": int(shape.values_in_keys),
         "scale": n**-0.5,
         "window": shape.window,
         "window_class": 1,
     }
     case.args |= {"keys": 64, "key_stride": longest.key_stride}
-    case.args |= {"values": longest.at_values, "value_stride": longest.value_stride, "out_stride": up(heads * n, 32)}
-    case.output("out", (up(heads * n, 32),), np.uint16)
+    case.args |= {"values": longest.at_values, "value_stride": longest.value_stride}
+    case.constant("sinks", shape.sink)
+    case.args["out_stride"] = up(heads * value_dim, 32)
+    case.output("out", (case.args["out_stride"],), np.uint16)
     case.memories += [sequence.memory for sequence in sequences]
     case.step.ranges = np.array([sequence.memory.address for sequence in sequences], np.uint64)
-    case.step.partials = case.written("partials", (partials, heads, n + 2), np.float32)
+    case.step.partials = case.written("partials", (partials, heads, value_dim + 2), np.float32)
     none = np.zeros(0, contract.ATTEND_ITEM)
     case.step.items = [none, np.array([none_before, *items], contract.ATTEND_ITEM)]
     case.step.item_begin = [np.zeros(3, np.int32), np.array([0, 1, 1 + len(items)], np.int32)]
@@ -119,11 +134,12 @@ def split_items(shape: Shape, begins: list[tuple[int, int]]) -> tuple[list[tuple
 
 
 def make_merge(shape: Shape, partials: np.ndarray, merges: list[tuple], rows: int) -> Case:
-    case = Case("merge", rows, block=1, blocks=2)
-    n, heads = shape.head_dim, shape.heads
-    case.args |= {"heads": heads, "kv_heads": shape.kv_heads, "value_dim": n, "window_class": 1, "sinks": 0}
+    case = Case("merge", rows, block=1, blocks=2, section=1 << (22 if shape.heads > 20 else 19))
+    n, heads = shape.value_dim, shape.heads
+    case.args |= {"heads": heads, "kv_heads": shape.kv_heads, "value_dim": n, "window_class": 1}
+    case.constant("sinks", shape.sink)
     case.args["out_stride"] = up(heads * n, 32)
-    case.output("out", (up(heads * n, 32),), np.uint16)
+    case.output("out", (case.args["out_stride"],), np.uint16)
     case.step.partials = case.memory(partials).view(partials.shape, np.float32)
     case.step.merges = [np.zeros(0, contract.MERGE_ITEM), np.array([(0, 0, 0, 0), *merges], contract.MERGE_ITEM)]
     case.step.merge_begin = [np.zeros(3, np.int32), np.array([0, 1, 1 + len(merges)], np.int32)]
@@ -131,14 +147,19 @@ def make_merge(shape: Shape, partials: np.ndarray, merges: list[tuple], rows: in
 
 
 def exact(shape: Shape, sequence: Sequence, q: np.ndarray, position: int) -> tuple[np.ndarray, np.ndarray]:
-    """softmax(q K^T) V in float64 for one row, [heads, head_dim], and sum p |v| / sum p."""
+    """softmax(q K^T) V in float64 for one row, [heads, value_dim], and sum p |v| / sum p.
+
+    A sink is one more column of the scores, whose value is 0.
+    """
     low = max(0, position - shape.window + 1) if shape.window else 0
     q = from_bf16(to_bf16(q)).astype(np.float64).reshape(shape.kv_heads, shape.group, -1)
     keys, values = sequence.keys[:, low : position + 1], sequence.values[:, low : position + 1]
     s = np.einsum("jgd,jsd->jgs", q, keys) * shape.head_dim**-0.5
+    sink = np.full(shape.heads, -np.inf) if shape.sink is None else shape.sink.astype(np.float64)
+    s = np.concatenate((s, sink.reshape(shape.kv_heads, shape.group, 1)), -1)
     p = np.exp(s - s.max(-1, keepdims=True))
     p /= p.sum(-1, keepdims=True)
-    y, spread = (np.einsum("jgs,jsd->jgd", p, v) for v in (values, np.abs(values)))
+    y, spread = (np.einsum("jgs,jsd->jgd", p[:, :, :-1], v) for v in (values, np.abs(values)))
     return y.reshape(shape.heads, -1), spread.reshape(shape.heads, -1)
 
 
@@ -146,9 +167,12 @@ shapes = st.builds(
     Shape,
     kv_heads=st.integers(1, 2),
     group=st.sampled_from([1, 2, 3, 7]),
-    head_dim=st.sampled_from([24, 40, 64, 80]),
+    head_dim=st.sampled_from([40, 64, 80]),
+    value_dim=st.sampled_from([8, 24, 40]),
     window=st.sampled_from([0, 0, 1, 30, 500, 700]),
     q_bf16=st.booleans(),
+    values_in_keys=st.booleans(),
+    sinks=st.booleans(),
 )
 positions = st.sampled_from([0, 1, 15, 31, 200, 505, 511, 512, 600, 1020, 1024, 1100])
 begins = st.lists(st.tuples(positions, st.integers(1, 20)), min_size=1, max_size=3)
@@ -179,14 +203,11 @@ def test_attend_and_merge(isa, shape, begins, seed):
     )  # unseen splits add nothing
 
     twin = make(shape, sequences, queries, whole_items(shape, begins)).run(None)["out"]
-    assert (direct[:, shape.heads * shape.head_dim :] == 0).all()
+    assert (direct[:, shape.heads * shape.value_dim :] == 0).all()
     rows = [(i, r) for i, (_, rows) in enumerate(begins) for r in range(rows)]
     for at, (i, r) in enumerate(rows):
-        y, spread = exact(shape, sequences[i], queries[i][r], begins[i][0] + r)
-        bound = 2.0**-7 * (spread + np.abs(y)) + 1e-6
         for out in (direct, twin):
-            result = from_bf16(out[at, : y.size]).reshape(y.shape)
-            assert (np.abs(result - y) <= bound).all()
+            assert within_bound(shape, sequences[i], queries[i][r], begins[i][0] + r, out[at])
     for at in {0, len(rows) - 1, seed % len(rows)}:
         i, r = rows[at]
         item = whole_items(shape, [(begins[i][0] + r, 1)])
@@ -199,7 +220,7 @@ def test_partials(isa, shape, begins, seed):
     """Numerator, max and sum of every split, and only of the items' partials."""
     begins, sequences, queries = drawn_case(shape, begins, seed)
     items, merges, count = split_items(shape, begins)
-    n = shape.head_dim
+    n = shape.value_dim
     native, twin = (make(shape, sequences, queries, items, count).run(which)["partials"] for which in (isa, None))
     used = np.zeros(count, bool)
     for _, rows, partial, splits in merges:
@@ -214,10 +235,17 @@ def test_partials(isa, shape, begins, seed):
     assert bf16_ulps(merged.run(isa)["out"], merged.run(None)["out"]).max() <= 1
 
 
+def within_bound(shape: Shape, sequence: Sequence, q: np.ndarray, position: int, out: np.ndarray) -> bool:
+    """Whether a row of `out` is the exact result up to the roundings named above."""
+    y, spread = exact(shape, sequence, q, position)
+    result = from_bf16(out[: y.size]).reshape(y.shape)
+    return bool((np.abs(result - y) <= 2.0**-7 * (spread + np.abs(y)) + 1e-6).all())
+
+
 @each_isa
 def test_partials_are_merged_in_order_of_split(isa):
     """Numerators 1e8, -1e8 and 1 add up to 1 in this order alone; a partial with sum 0 is passed over, NaN and all."""
-    shape = Shape(kv_heads=1, group=1, head_dim=24, window=0, q_bf16=True)
+    shape = Shape(kv_heads=1, group=1, head_dim=24, value_dim=24)
     partials = np.zeros((4, 1, 26), np.float32)
     partials[:, 0, :24] = np.array([1e8, np.nan, -1e8, 1])[:, None]
     partials[:, 0, 25] = [1, 0, 1, 1]
@@ -226,21 +254,44 @@ def test_partials_are_merged_in_order_of_split(isa):
 
 
 @each_isa
-def test_more_heads_than_a_fold(isa):
-    """One row of a group with more heads than ELLM_FOLD."""
-    shape = Shape(kv_heads=1, group=71, head_dim=24, window=0, q_bf16=True)
-    begins, sequences, queries = drawn_case(shape, [(40, 1)], seed=1)
-    y, spread = exact(shape, sequences[0], queries[0][0], 40)
-    out = make(shape, sequences, queries, whole_items(shape, begins)).run(isa)["out"]
-    result = from_bf16(out[0, : y.size]).reshape(y.shape)
-    assert (np.abs(result - y) <= 2.0**-7 * (spread + np.abs(y)) + 1e-6).all()
+@pytest.mark.parametrize("group", [FOLD, FOLD + 7, 2 * FOLD, 2 * FOLD + 1])
+def test_more_heads_than_a_fold(isa, group):
+    """Heads of one KV head in more than one task, and values in keys that are wider than what a task makes at once."""
+    shape = Shape(1, group, head_dim=90, value_dim=72, values_in_keys=True, sinks=True)
+    begins, sequences, queries = drawn_case(shape, [(600, 1)], seed=1)
+    direct = make(shape, sequences, queries, whole_items(shape, begins))
+    assert direct.tasks == -(-group // FOLD)
+    out = direct.run(isa)["out"]
+    assert within_bound(shape, sequences[0], queries[0][0], 600, out[0])
+    assert within_bound(shape, sequences[0], queries[0][0], 600, direct.run(None)["out"][0])
+
+    items, merges, count = split_items(shape, begins)
+    partials = make(shape, sequences, queries, items, count).run(isa)["partials"]
+    np.testing.assert_array_equal(make_merge(shape, partials, merges, 1).run(isa)["out"], out)
+
+    few = Shape(1, 3, head_dim=90, value_dim=72, values_in_keys=True)  # other heads in the task change nothing
+    alone = make(few, sequences, [queries[0][:, 60:63]], whole_items(few, begins))
+    alone.constant("sinks", shape.sink[60:63])
+    np.testing.assert_array_equal(alone.run(isa)["out"][0, : 3 * 72], out[0, 60 * 72 : 63 * 72])
+
+
+@each_isa
+def test_values_in_keys_are_the_same_as_stored_apart(isa):
+    shape = Shape(kv_heads=2, group=3, head_dim=80, value_dim=56, window=700, values_in_keys=True)
+    begins, sequences, queries = drawn_case(shape, [(1090, 11)], seed=3)
+    in_keys = make(shape, sequences, queries, whole_items(shape, begins)).run(isa)["out"]
+    apart = Shape(kv_heads=2, group=3, head_dim=80, value_dim=56, window=700)
+    for j in range(2):
+        stored = pack_values(sequences[0].values[j])
+        sequences[0].put(sequences[0].at_values + j * sequences[0].value_stride, stored)
+    np.testing.assert_array_equal(in_keys, make(apart, sequences, queries, whole_items(apart, begins)).run(isa)["out"])
 
 
 @each_isa
 @pytest.mark.parametrize("large", [False, True])
 def test_scores_of_any_size(isa, large):
     """A score far above the others takes all, and equal scores share alike, without overflow."""
-    shape = Shape(kv_heads=1, group=2, head_dim=24, window=0, q_bf16=False)
+    shape = Shape(kv_heads=1, group=2, head_dim=24, value_dim=24, q_bf16=False)
     begins, sequences, queries = drawn_case(shape, [(700, 1)], seed=2)
     queries[0][:] = 1e4 * sequences[0].keys[0, 600] if large else 0
     out = make(shape, sequences, queries, whole_items(shape, begins)).run(isa)["out"]
@@ -249,3 +300,17 @@ def test_scores_of_any_size(isa, large):
     expected = values[np.argmax(s)] if large else values[:701].mean(0)
     result = from_bf16(out[0, : 2 * 24]).reshape(2, 24)
     np.testing.assert_allclose(result, np.stack([expected] * 2), rtol=2.0**-7, atol=1e-4)
+
+
+@each_isa
+def test_a_sink_of_any_size(isa):
+    """A sink above every score takes all of the weight, far below it takes none, and either way nothing overflows."""
+    shape = Shape(kv_heads=1, group=3, head_dim=24, value_dim=24, sinks=True)
+    begins, sequences, queries = drawn_case(shape, [(700, 1)], seed=4)
+    case = make(shape, sequences, queries, whole_items(shape, begins))
+    case.constant("sinks", np.array([1e4, -1e4, -np.inf], np.float32))
+    out = from_bf16(case.run(isa)["out"][0, : 3 * 24]).reshape(3, 24)
+    without = Shape(kv_heads=1, group=3, head_dim=24, value_dim=24)
+    plain = from_bf16(make(without, sequences, queries, whole_items(without, begins)).run(isa)["out"][0, : 3 * 24])
+    assert (out[0] == 0).all()
+    np.testing.assert_array_equal(out[1:], plain.reshape(3, 24)[1:])

@@ -82,7 +82,8 @@ def test_tasks():
     assert contract.tasks("head_linear", linear(heads=5)) == 15
     assert contract.tasks("expert_down", linear()) == 3
     assert contract.tasks("combine", {"n": 100, "task_columns": 64}) == 2
-    assert contract.tasks("attend", {"kv_heads": 4}) == 4
+    assert contract.tasks("attend", {"heads": 4 * contract.FOLD, "kv_heads": 4}) == 4
+    assert contract.tasks("merge", {"heads": 4 * contract.FOLD + 4, "kv_heads": 4}) == 8
     assert contract.tasks("rope", {}) == 1
 
 

@@ -54,7 +54,8 @@ class Product:
         case.constant("bias", None if self.bias is None else np.append(self.bias, np.float32(0))[columns])
         case.constant("norm", self.gain)
         case.args |= {"x_bf16": int(x.dtype == np.uint16), "x_stride": stride, "eps": 1e-6, "k": self.k}
-        case.args |= {"k_tiles": up(self.k, 32) // 32, "n_tiles": len(columns) // 16, "task_tiles": task_tiles, "format": 0}
+        case.args |= {"k_tiles": up(self.k, 32) // 32, "n_tiles": len(columns) // 16, "task_tiles": task_tiles}
+        case.args["format"] = 0
 
     def bound(self) -> np.ndarray:
         """[rows, n]: the most that a sum may be off."""

@@ -1,40 +1,147 @@
-"""Packing into tiles and rounding to bf16."""
+"""Packing into the tiles of every format, reading strided bytes and rounding to bf16."""
+
+import os
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ellm.kernels import layout, pack
+from ellm.kernels import contract, layout, pack
+
+HEADERS = {"bf16": 0, "f16": 0, "fp8": 64, "mxfp4": 64}
+WORDS = {"bf16": 4, "f16": 4, "fp8": 2, "mxfp4": 1}  # bytes of a pair of k
 
 
-@settings(deadline=None, max_examples=80)
+def column_bytes(format, k_tiles):
+    return contract.column_bytes(contract.FORMATS[format], k_tiles)
+
+
+def code_bytes(format, k_tiles) -> np.ndarray:
+    """Where byte i of a row lies in a column tile, for its column 0: task.h's layouts."""
+    word = WORDS[format]
+    pair, byte = np.divmod(np.arange(k_tiles * 16 * word), word)
+    tile = pair // 16
+    return tile * 256 * word + HEADERS[format] * (tile // 4 + 1) + pair % 16 * 16 * word + byte
+
+
+def source_rows(run):
+    _, first, rows, column, step = run
+    return [(first + i * step, column + i) for i in range(rows)]
+
+
+@st.composite
+def runs(draw):
+    """Runs to columns apart, whose rows may overlap and lie beyond the rows that are given."""
+    found, column = [], draw(st.integers(0, 20))
+    for _ in range(draw(st.integers(0, 4))):
+        rows = draw(st.integers(0, 40))
+        found.append([0, draw(st.integers(0, 50)), rows, column, draw(st.integers(1, 3))])
+        column += rows + draw(st.integers(0, 20))
+    return np.array(found, np.int64).reshape(-1, 5)
+
+
+@settings(deadline=None, max_examples=150)
 @given(
+    format=st.sampled_from(sorted(WORDS)),
+    runs=runs(),
     n=st.integers(0, 70),
-    k=st.integers(0, 100),
-    first=st.integers(0, 40),
-    spare=st.integers(0, 1),
+    first_row=st.integers(0, 30),
+    k=st.integers(0, 300),
+    first_tile=st.integers(0, 5),
+    spare=st.integers(0, 2),
     seed=st.integers(0, 99),
 )
-def test_rows_become_columns(n, k, first, spare, seed):
-    k_tiles = max(1, -(-k // 32)) + spare
-    n_tiles = -(-(first + n + 5) // 16)
-    rows = np.random.default_rng(seed).integers(0, 2**15, (n, k), np.uint16) & 0x7F7F
-    packed = np.full(n_tiles * k_tiles * 512, 0x4000, np.uint16)
-    pack.pack_tiles(rows, packed.ctypes.data, first, k, k_tiles)
-    expected = np.full((16 * n_tiles, 32 * k_tiles), 2, np.float32)
-    expected[first : first + n, : k + k % 2] = 0
-    expected[first : first + n, :k] = layout.from_bf16(rows)
-    np.testing.assert_array_equal(layout.weight(packed.ctypes.data, n_tiles, k_tiles), expected)
+def test_rows_become_columns(format, runs, n, first_row, k, first_tile, spare, seed):
+    word = WORDS[format]
+    size = -(-k // 2) if format == "mxfp4" else k * word // 2
+    k_tiles = first_tile + -(-k // 32) + spare
+    columns = 16 + max((run[3] + run[2] for run in runs), default=0) // 16 * 16
+    rows = np.random.default_rng(seed).integers(0, 256, (n, size), np.uint8)
+    packed = np.full((columns // 16, column_bytes(format, k_tiles)), 0xEE, np.uint8)
+    expected = packed.copy()
+    places = code_bytes(format, k_tiles)[first_tile * 16 * word :][: -(-size // word) * word]
+    for run in runs:
+        for row, column in source_rows(run):
+            if first_row <= row < first_row + n:
+                padded = np.pad(rows[row - first_row], (0, len(places) - size))
+                expected[column // 16, places + column % 16 * word] = padded
+    pack.pack_rows(rows, first_row, runs, packed.ctypes.data, format, k_tiles, first_tile)
+    np.testing.assert_array_equal(packed, expected)
 
 
-def test_rows_that_do_not_fit_are_refused():
-    target = np.zeros(512, np.uint16)
-    with pytest.raises(ValueError, match=r"rows \[2, 40\] at column 0 do not fit k = 40 in 1 tiles"):
-        pack.pack_tiles(np.zeros((2, 40), np.uint16), target.ctypes.data, 0, 40, 1)
-    with pytest.raises(ValueError, match="do not fit k = 31"):
-        pack.pack_tiles(np.zeros((2, 32), np.uint16), target.ctypes.data, 0, 31, 1)
+@settings(deadline=None, max_examples=100)
+@given(
+    format=st.sampled_from(["fp8", "mxfp4"]),
+    runs=runs(),
+    first_row=st.integers(0, 30),
+    n=st.integers(0, 70),
+    offset=st.integers(0, 127),
+    count=st.integers(1, 9),
+    first_scale=st.integers(0, 4),
+    turned=st.booleans(),
+)
+def test_scales_go_to_headers(format, runs, first_row, n, offset, count, first_scale, turned):
+    per_header, dtype, rows_per_scale = (1, np.float32, 128) if format == "fp8" else (4, np.uint8, 1)
+    k_tiles = 4 // per_header * (first_scale + count)
+    columns = 16 + max((run[3] + run[2] for run in runs), default=0) // 16 * 16
+    height = (first_row + n + offset) // rows_per_scale + 1
+    scales = np.random.default_rng(0).integers(0, 255, (height, count)).astype(dtype)
+    packed = np.full((columns // 16, column_bytes(format, k_tiles)), 0xEE, np.uint8)
+    expected = packed.copy()
+    block = 64 + 4 * 256 * WORDS[format]
+    for run in runs:
+        for row, column in source_rows(run):
+            for i in range(count if first_row <= row < first_row + n else 0):
+                header, part = divmod(first_scale + i, per_header)
+                at = header * block + (part * 16 + column % 16) * scales.itemsize
+                value = scales[(row + offset) // rows_per_scale, i : i + 1]
+                expected[column // 16, at : at + scales.itemsize] = value.view(np.uint8)
+    given = np.asfortranarray(scales) if turned else scales
+    pack.pack_scales(
+        given, rows_per_scale, first_row, first_row + n, offset, runs, packed.ctypes.data, format, k_tiles, first_scale
+    )
+    np.testing.assert_array_equal(packed, expected)
+
+
+def test_what_does_not_fit_is_refused():
+    target, runs = np.zeros(4096, np.uint8), np.array([[0, 0, 2, 0, 1]], np.int64)
+    with pytest.raises(ValueError, match="rows of 66 bytes from tile 0 on do not fit 1 tiles of bf16"):
+        pack.pack_rows(np.ones((2, 66), np.uint8), 0, runs, target.ctypes.data, "bf16", 1)
+    with pytest.raises(ValueError, match="rows of 17 bytes from tile 1 on do not fit 2 tiles of mxfp4"):
+        pack.pack_rows(np.ones((2, 17), np.uint8), 0, runs, target.ctypes.data, "mxfp4", 2, 1)
+    with pytest.raises(ValueError, match="2 scales from 0 on do not fit 4 tiles of fp8"):
+        pack.pack_scales(np.ones((1, 2), np.float32), 128, 0, 2, 0, runs, target.ctypes.data, "fp8", 4)
+    with pytest.raises(ValueError, match="4 scales from 1 on do not fit 3 tiles of mxfp4"):
+        pack.pack_scales(np.ones((2, 4), np.uint8), 1, 0, 2, 0, runs, target.ctypes.data, "mxfp4", 3, 1)
     assert not target.any()
+
+
+def test_nan_codes():
+    codes = np.array([[code for code in range(256) if code & 0x7F != 0x7F]], np.uint8)
+    assert not pack.has_nan(codes) and not pack.has_nan(codes[:, :0])
+    for place, code in ((0, 0x7F), (100, 0xFF), (253, 0x7F)):
+        bad = codes.copy()
+        bad[0, place] = code
+        assert pack.has_nan(bad)
+
+
+@pytest.mark.parametrize("offset, stride, rows, size", [(0, 7, 5, 7), (3, 10, 4, 6), (9, 0, 3, 4), (50, 9, 0, 9)])
+def test_strided_bytes(tmp_path, offset, stride, rows, size):
+    content = np.random.default_rng(0).integers(0, 256, 100, np.uint8)
+    (tmp_path / "file").write_bytes(content.tobytes())
+    out = np.zeros((rows, size), np.uint8)
+    file = os.open(tmp_path / "file", os.O_RDONLY)
+    try:
+        assert pack.read_strided(file, offset, stride, out) == rows * size
+        for row in range(rows):
+            np.testing.assert_array_equal(out[row], content[offset + row * stride :][:size])
+        assert pack.read_strided(file, 80, 10, np.zeros((4, 6), np.uint8)) == 12
+        assert pack.read_strided(file, 70, 6, np.zeros((10, 6), np.uint8)) == 30
+    finally:
+        os.close(file)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        pack.read_strided(file, 0, 1, np.zeros((1, 1), np.uint8))
 
 
 def test_rounding_is_to_nearest_even():

@@ -99,14 +99,15 @@ def test_rms_norm(isa, rows, groups, width, bf16, large, seed):
 rotations = st.sampled_from([(24, 24), (40, 20), (80, 80), (128, 128)])
 
 
-@for_cases(20, rows=rows, heads=st.integers(1, 3), dims=rotations, seed=seeds)
-def test_rope(isa, rows, heads, dims, seed):
+@for_cases(30, rows=rows, heads=st.integers(1, 3), dims=rotations, interleaved=st.booleans(), seed=seeds)
+def test_rope(isa, rows, heads, dims, interleaved, seed):
     for in_place in (False, True):
         case = Case("rope", rows)
         x = normal(seed, rows, heads, dims[0])
         turn = normal(seed + 1, rows, dims[1] // 2)
         case.place("angles", np.stack((np.cos(turn), np.sin(turn)), -1))
-        case.args |= {"heads": heads, "head_dim": dims[0], "rotary": dims[1], "interleaved": 0}
+        case.args |= {"heads": heads, "head_dim": dims[0], "rotary": dims[1]}
+        case.args["interleaved"] = int(interleaved)
         if in_place:
             case.output("out", (heads, dims[0]), np.float32)
             case.outputs["out"][:] = x
@@ -114,7 +115,10 @@ def test_rope(isa, rows, heads, dims, seed):
         else:
             case.place("x", x)
             case.output("out", (heads, dims[0]), np.float32)
-        same_bits(case, isa)
+        if interleaved:  # by FMA
+            np.testing.assert_allclose(case.run(isa)["out"], case.run(None)["out"], rtol=1e-6, atol=1e-6)
+        else:
+            same_bits(case, isa)
 
 
 @for_cases(15, rows=rows, width=widths, seed=seeds)
@@ -154,13 +158,46 @@ def test_add(isa, rows, width, seed):
         same_bits(case, isa)
 
 
-def cache_case(rows: int, kv_heads: int, head_dim: int, seed: int) -> Case:
+@each_isa
+def test_rope_turns_the_pairs_of_its_order(isa):
+    """A quarter turn takes (a, b) to (-b, a)."""
+    expected = {0: [-2, -3, 0, 1, 4], 1: [-1, 0, -3, 2, 4]}
+    for interleaved, turned in expected.items():
+        case = Case("rope", 1)
+        case.place("x", np.arange(5, dtype=np.float32)[None])
+        case.place("angles", np.float32([[0, 1, 0, 1]]))
+        case.args |= {"heads": 1, "head_dim": 5, "rotary": 4, "interleaved": interleaved}
+        case.output("out", (5,), np.float32)
+        assert case.run(isa)["out"][0].tolist() == turned
+
+
+@for_cases(
+    25, rows=rows, groups=st.integers(1, 3), width=widths, gaps=st.integers(0, 9), bf16=st.booleans(), seed=seeds
+)
+def test_copy(isa, rows, groups, width, gaps, bf16, seed):
+    """Columns of groups that lie `gaps` apart, in rows that have more."""
+    case = Case("copy", rows, block=1, blocks=2)
+    x_group = width + gaps
+    case.place("x", normal(seed, rows, gaps + groups * x_group))
+    case.args |= {"x_stride": gaps + groups * x_group, "x_group_stride": x_group, "x_first": gaps}
+    group = width + 2 * gaps
+    end = (groups - 1) * group + gaps // 2 + width
+    stride = up(end + 1, 32)
+    case.args |= {"groups": groups, "width": width, "out_bf16": int(bf16), "out_stride": stride}
+    case.args |= {"out_group_stride": group, "out_first": gaps // 2, "pad": stride - end if bf16 else 0}
+    case.output("out", (stride,), np.uint16 if bf16 else np.float32)
+    same_bits(case, isa)
+    if bf16:
+        assert (case.run(isa)["out"][:, end:] == 0).all()
+
+
+def cache_case(rows: int, kv_heads: int, head_dim: int, value_dim: int, seed: int) -> Case:
     """Rows of two sequences, at positions that cross tiles."""
     case = Case("append", rows, block=1, blocks=2)
-    case.args |= {"kv_heads": kv_heads, "head_dim": head_dim, "value_dim": head_dim, "values_in_keys": 0, "keys": 128}
+    case.args |= {"kv_heads": kv_heads, "head_dim": head_dim, "value_dim": value_dim, "keys": 128}
     case.args["key_stride"] = 2 * 512 * up(head_dim, 32) + 64
     case.args["values"] = 128 + kv_heads * case.args["key_stride"]
-    case.args["value_stride"] = 2 * 512 * up(head_dim, 16) + 128
+    case.args["value_stride"] = 2 * 512 * up(value_dim, 16) + 128
     size = case.args["values"] + kv_heads * case.args["value_stride"] + 64
     cached = [case.written(f"range {i}", (size // 2,), np.uint16) for i in range(2)]
     for i, view in enumerate(cached):
@@ -174,11 +211,18 @@ def cache_case(rows: int, kv_heads: int, head_dim: int, seed: int) -> Case:
     return case
 
 
-@for_cases(15, rows=rows, kv_heads=st.integers(1, 3), head_dim=st.sampled_from([24, 40, 64, 80]), seed=seeds)
-def test_append(isa, rows, kv_heads, head_dim, seed):
-    case = cache_case(rows, kv_heads, head_dim, seed)
-    case.place("k", normal(seed, rows, kv_heads, head_dim))
-    case.place("v", normal(seed + 1, rows, kv_heads, head_dim))
+head_dims = st.sampled_from([24, 40, 64, 80])
+
+
+@for_cases(
+    20, rows=rows, kv_heads=st.integers(1, 3), dims=st.tuples(head_dims, head_dims), apart=st.booleans(), seed=seeds
+)
+def test_append(isa, rows, kv_heads, dims, apart, seed):
+    case = cache_case(rows, kv_heads, *dims, seed)
+    case.place("k", normal(seed, rows, kv_heads, dims[0]))
+    case.args |= {"v": -1, "values_in_keys": int(not apart)}
+    if apart:
+        case.place("v", normal(seed + 1, rows, kv_heads, dims[1]))
     same_bits(case, isa)
 
 
@@ -199,7 +243,8 @@ def test_append_rounds_to_nearest_even_and_keeps_nan(isa):
         0x00018000: 0x0002,  # subnormal
     }
     head_dim = len(bits)
-    case = cache_case(1, 1, head_dim, seed=0)
+    case = cache_case(1, 1, head_dim, head_dim, seed=0)
+    case.args["values_in_keys"] = 0
     values = np.array(list(bits), np.uint32).view(np.float32).reshape(1, 1, head_dim)
     case.place("k", values)
     case.place("v", values)

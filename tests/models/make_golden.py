@@ -2,22 +2,23 @@
 
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from model_configs import CONFIGS, HEAD_DIMS, ROPES, rope_config
 
 GOLDEN = Path(__file__).with_name("golden.json")
 
 
-def weights_of(config: dict) -> dict[str, list[int]]:
-    """Name -> stored shape of every weight that transformers would load."""
-    import torch
+def weights_of(name: str, config: dict) -> dict[str, list[int]]:
+    """Name -> stored shape of every weight in the checkpoint that transformers writes."""
+    from safetensors import safe_open
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    family = config["architectures"][0].removesuffix("ForCausalLM").lower()
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **config))
-    # Tied weights are parameters once.
-    return {name: list(tensor.shape) for name, tensor in model.named_parameters()}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(name.split("-")[0], **config))
+    with TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        with safe_open(Path(folder) / "model.safetensors", "pt") as file:
+            return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
 
 
 def frequencies_of(config: dict) -> dict:
@@ -31,7 +32,7 @@ def frequencies_of(config: dict) -> dict:
 
 def golden() -> dict:
     ropes = {f"{name}-{dim}": frequencies_of(rope_config(name, dim, "new")) for name in ROPES for dim in HEAD_DIMS}
-    return {"weights": {name: weights_of(config) for name, config in CONFIGS.items()}, "ropes": ropes}
+    return {"weights": {name: weights_of(name, config) for name, config in CONFIGS.items()}, "ropes": ropes}
 
 
 if __name__ == "__main__":

@@ -20,6 +20,48 @@ CONFIGS = {
     "qwen3": {"architectures": ["Qwen3ForCausalLM"], **BASE, "head_dim": 32},
     "qwen3-biased": {"architectures": ["Qwen3ForCausalLM"], **BASE, "head_dim": 32, "attention_bias": True},
 }
+_LATENT = {
+    **BASE,
+    "num_key_value_heads": 4,
+    "moe_intermediate_size": 40,
+    "first_k_dense_replace": 1,
+    "kv_lora_rank": 40,
+    "qk_nope_head_dim": 20,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 28,
+    "n_shared_experts": 2,
+    "num_experts_per_tok": 3,
+}
+_QWEN3_MOE = {**BASE, "head_dim": 32, "num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 40}
+CONFIGS |= {
+    "qwen3_moe": {"architectures": ["Qwen3MoeForCausalLM"], **_QWEN3_MOE},
+    "qwen3_moe-mixed": {
+        "architectures": ["Qwen3MoeForCausalLM"],
+        **_QWEN3_MOE,
+        "num_hidden_layers": 4,
+        "mlp_only_layers": [3],
+        "decoder_sparse_step": 2,
+        "attention_bias": True,
+    },
+    "mixtral": {"architectures": ["MixtralForCausalLM"], **BASE, "num_local_experts": 3},
+    "deepseek_v2": {
+        "architectures": ["DeepseekV2ForCausalLM"],
+        **_LATENT,
+        "n_routed_experts": 6,
+        "q_lora_rank": None,
+        "topk_method": "greedy",
+    },
+    "deepseek_v3": {
+        "architectures": ["DeepseekV3ForCausalLM"],
+        **_LATENT,
+        "n_routed_experts": 12,
+        "n_group": 4,
+        "topk_group": 2,
+        "q_lora_rank": 24,
+        "attention_bias": True,
+    },
+    "gpt_oss": {"architectures": ["GptOssForCausalLM"], **BASE, "head_dim": 32, "num_local_experts": 7},
+}
 LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 ROPES = {
     "default": {"rope_type": "default", "rope_theta": 10000.0},

@@ -1,5 +1,7 @@
 """config.json is read strictly: each wrong value is one line with the field and the value."""
 
+import math
+
 import pytest
 from model_configs import BASE, CONFIGS
 
@@ -8,6 +10,7 @@ from ellm.models import ARCHITECTURES, from_config
 
 LLAMA, QWEN3 = CONFIGS["llama"], CONFIGS["qwen3"]
 QWEN2 = CONFIGS["qwen2"]
+MOE, V2, V3, OSS = CONFIGS["qwen3_moe"], CONFIGS["deepseek_v2"], CONFIGS["deepseek_v3"], CONFIGS["gpt_oss"]
 
 
 @pytest.mark.parametrize(
@@ -56,6 +59,37 @@ QWEN2 = CONFIGS["qwen2"]
             "layer_types: 'sliding_attention' without a sliding_window in use",
         ),
         ({**QWEN3, "max_window_layers": -1}, "max_window_layers: -1 is not a number of layers"),
+        ({**MOE, "num_experts_per_tok": 6}, "num_experts_per_tok: 6 is more than the 5 of num_experts"),
+        ({**MOE, "num_experts_per_tok": 0}, "num_experts_per_tok: 0 is not a positive int"),
+        ({**MOE, "num_experts": ...}, "num_experts: missing"),
+        ({**MOE, "norm_topk_prob": 1}, "norm_topk_prob: 1 is not true or false"),
+        ({**MOE, "mlp_only_layers": 2}, "mlp_only_layers: 2 is not a list of layers"),
+        ({**MOE, "decoder_sparse_step": 0}, "decoder_sparse_step: 0 is not a positive int"),
+        ({**V3, "n_group": 5}, "n_routed_experts: 12 is no multiple of n_group 5"),
+        ({**V3, "topk_group": 5}, "topk_group: 5 is more than n_group 4"),
+        (
+            {**V3, "num_experts_per_tok": 7},
+            "num_experts_per_tok: 7 is more than the 6 experts of topk_group 2 groups",
+        ),
+        ({**V3, "n_group": 12, "topk_group": 6}, "n_group: 12 leaves groups of 1 of n_routed_experts 12, 2 are summed"),
+        ({**V3, "scoring_func": "softmax"}, "scoring_func: 'softmax' is not supported, only sigmoid is"),
+        ({**V3, "topk_method": "greedy"}, "topk_method: 'greedy' is not supported, only noaux_tc is"),
+        ({**V3, "moe_layer_freq": 2}, "moe_layer_freq: 2 is not supported, only 1 is"),
+        ({**V3, "q_lora_rank": 0}, "q_lora_rank: 0 is not a positive int"),
+        ({**V2, "topk_method": "noaux_tc"}, "topk_method: 'noaux_tc' is not greedy or group_limited_greedy"),
+        ({**V2, "topk_method": "group_limited_greedy"}, "n_group: missing"),
+        ({**OSS, "num_experts_per_tok": 8}, "num_experts_per_tok: 8 is more than the 7 of num_local_experts"),
+        ({**OSS, "layer_types": ["full_attention"]}, "layer_types: ['full_attention'] is not a list of 2 layers"),
+        ({**OSS, "swiglu_limit": 0}, "swiglu_limit: 0 is not a positive number"),
+        (
+            {**MOE, "quantization_config": {"quant_method": "gptq"}},
+            "quantization_config: quant_method 'gptq' is not supported, only fp8, mxfp4 are",
+        ),
+        ({**MOE, "quantization_config": 8}, "quantization_config: 8 is not an object"),
+        (
+            {**MOE, "quantization_config": {"quant_method": "fp8", "weight_block_size": [64, 128]}},
+            "quantization_config: weight_block_size [64, 128] is not [128, 128]",
+        ),
     ],
 )
 def test_wrong_value_is_one_line(config, message):
@@ -77,6 +111,46 @@ def test_defaults_are_those_of_the_family():
     assert (mistral.num_key_value_heads, mistral.windows) == (8, (4096, 4096))
 
 
+def test_defaults_of_families_with_experts():
+    bare = {name: value for name, value in BASE.items() if not name.startswith(("num_key", "max_", "rms", "tie"))}
+    bare |= {"num_attention_heads": 8, "head_dim": 16}
+    moe = from_config({"architectures": ["Qwen3MoeForCausalLM"], **bare, "num_local_experts": 128}).config
+    assert (moe.num_experts, moe.num_experts_per_tok, moe.norm_topk_prob, moe.sparse) == (128, 8, False, (True, True))
+    mixtral = from_config({"architectures": ["MixtralForCausalLM"], **bare, "num_local_experts": 8}).config
+    assert (mixtral.num_experts_per_tok, mixtral.num_key_value_heads, mixtral.windows) == (2, 8, (0, 0))
+    assert mixtral.rope.inv_freq[1] == pytest.approx(1e6 ** (-1 / 8))
+    v3 = from_config({"architectures": ["DeepseekV3ForCausalLM"], **bare, "num_hidden_layers": 4}).config
+    assert (v3.n_routed_experts, v3.n_group, v3.topk_group, v3.routed_scaling_factor) == (256, 8, 4, 2.5)
+    assert (v3.first_k_dense_replace, v3.q_lora_rank, v3.head_dim, v3.norm_topk_prob) == (3, 1536, 64, True)
+    v2 = from_config({"architectures": ["DeepseekV2ForCausalLM"], **bare, "num_experts_per_tok": 6}).config
+    assert (v2.n_routed_experts, v2.n_group, v2.n_shared_experts, v2.first_k_dense_replace) == (64, 0, 2, 0)
+    oss = from_config({"architectures": ["GptOssForCausalLM"], **bare, "num_local_experts": 32}).config
+    assert (oss.windows, oss.attention_bias, oss.swiglu_alpha, oss.num_experts_per_tok) == ((128, 0), True, 1.702, 4)
+    assert oss.rope.factor == pytest.approx(1.3466, abs=1e-4)
+
+
+def test_sparse_layers_of_qwen3_moe():
+    def sparse(**overrides):
+        return from_config({**MOE, "num_hidden_layers": 4, **overrides}).config.sparse
+
+    assert sparse(mlp_only_layers=[1]) == (True, False, True, True)
+    assert sparse(decoder_sparse_step=2) == (False, True, False, True)
+    assert sparse(decoder_sparse_step=2, mlp_only_layers=[3]) == (False, True, False, False)
+
+
+@pytest.mark.parametrize("form", ["old", "new"])
+def test_yarn_scales_deepseeks_scores(form):
+    yarn = {"factor": 40, "mscale": 1.0, "mscale_all_dim": 1.0, "original_max_position_embeddings": 4096}
+    rope = {
+        "old": {"rope_theta": 10000, "rope_scaling": {"type": "yarn", **yarn}},
+        "new": {"rope_parameters": {"rope_type": "yarn", "rope_theta": 10000.0, **yarn}},
+    }
+    c = from_config({**V3, **rope[form]}).config
+    assert c.score_factor == pytest.approx((0.1 * math.log(40) + 1) ** 2)
+    assert c.rope.factor == 1.0
+    assert from_config(V3).config.score_factor == 1.0
+
+
 def windows(**overrides):
     return from_config({**QWEN2, "num_hidden_layers": 3, **overrides}).config.windows
 
@@ -91,6 +165,13 @@ def test_windows_of_qwen_layers():
 
 def test_mistral_without_a_window_sees_everything():
     assert from_config({**CONFIGS["mistral"], "sliding_window": None}).config.windows == (0, 0)
+
+
+def test_layers_of_mistral_alternate_by_layer_types():
+    config = {**CONFIGS["mistral"], "sliding_window": 9, "layer_types": ["sliding_attention", "full_attention"]}
+    assert from_config(config).config.windows == (9, 0)
+    with pytest.raises(InputError, match="'sliding_attention' without a sliding_window"):
+        from_config({**config, "sliding_window": None})
 
 
 def test_model_names_its_family_and_context():

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from logit_cases import KL_SHARE, LIVE, prompt
+from logit_cases import LIVE, expanded, kl_share, prompt
 from measures import agreement, divergence
 from tiny import write_checkpoint
 
@@ -17,9 +17,10 @@ def test_logits_are_closer_to_float32_than_bf16_transformers(name, tmp_path):
     from oracle.peer import peer_logits
 
     folder = write_checkpoint(tmp_path / name, **LIVE[name])
+    numbers = write_checkpoint(tmp_path / "expanded", **expanded(LIVE[name]))
     ids = prompt(name)
-    truth = peer_logits(folder, ids, torch.float32)
-    theirs = peer_logits(folder, ids, torch.bfloat16)
+    truth = peer_logits(numbers, ids, torch.float32)
+    theirs = peer_logits(numbers, ids, torch.bfloat16)
     with ellm.LLM(str(folder)) as llm:
         ours = llm.logits(ids.tolist())
     assert ours.shape == truth.shape
@@ -29,5 +30,5 @@ def test_logits_are_closer_to_float32_than_bf16_transformers(name, tmp_path):
     ours_top, theirs_top = agreement(best, ours), agreement(best, theirs)
     print(f"\n{name}: KL {ours_kl:.2e} / {theirs_kl:.2e} = {ours_kl / theirs_kl:.2f}, ", end="")
     print(f"top-1 {ours_top:.4f} / {theirs_top:.4f}")
-    assert ours_kl <= KL_SHARE * theirs_kl
+    assert ours_kl <= kl_share(name) * theirs_kl
     assert ours_top >= theirs_top

@@ -1,10 +1,11 @@
 """Random programs of the shape that models compile to, whose tasks check that all they depend on has run.
 
 Row blocks that run the same random DAG, each ahead of the others unless an event couples it to the block before; groups
-sized by the step and often empty; an end that waits for the active blocks, their logits and their samples.
+sized by the step and often empty; an end that waits for the active blocks, their logits and their samples. After some
+DAGs come experts, of which each step wakes a few, and then another DAG.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 
 import numpy as np
@@ -12,8 +13,8 @@ import numpy as np
 from ellm.kernels.contract import SAMPLING, SPLIT
 from ellm.scheduler import StepInput, StepTables
 from ellm.scheduler.interpret import walk
-from ellm.scheduler.probe_program import TABLE, assemble
-from ellm.scheduler.program import Kind, Program
+from ellm.scheduler.probe_program import TABLE, assemble, choice
+from ellm.scheduler.program import WAKE, Kind, Program
 
 ROW_BLOCK = 16
 WINDOWS = [0, 700]
@@ -40,11 +41,38 @@ def random_nodes(random: Random) -> list[Node]:
     return nodes
 
 
+@dataclass
+class Routing:
+    """Experts between two DAGs."""
+
+    experts: int
+    tiles: tuple[int, int]  # of an expert's first and second group
+    beside: bool  # each row block has a group that runs beside the experts
+    chooser: int = -1  # group
+    shared: int = -1  # offset in the arena of its list; the counts come after it
+    choice: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))  # what it writes in this step
+
+    @property
+    def counts(self) -> int:
+        return self.shared + 4 * (1 + self.experts)
+
+    @property
+    def bytes(self) -> int:
+        return 4 * (1 + 2 * self.experts)
+
+
+def random_routing(random: Random) -> Routing:
+    return Routing(random.randint(1, 20), (random.randint(1, 4), random.randint(1, 4)), random.random() < 0.5)
+
+
 class BlockProgram:
     """A program and the memory in which its tasks leave their marks."""
 
     def __init__(self, random: Random):
-        self.nodes, self.blocks = random_nodes(random), random.randint(1, 3)
+        self.blocks = random.randint(1, 3)
+        self.routings = [random_routing(random) for _ in range(random.choice([0, 0, 1, 1, 2]))]
+        self.dags = [random_nodes(random) for _ in range(1 + len(self.routings))]
+        self.wakes: list[tuple[int, ...]] = []
         self.groups: list[tuple[int, ...]] = []
         self.events: list[list[int]] = []
         self.signals: list[list[int]] = []
@@ -52,6 +80,8 @@ class BlockProgram:
         self.triggers: list[list[int]] = []
         self.sources: list[set[int]] = []
         self.roots: list[int] = []
+        self.experts: dict[int, int] = {}  # group -> expert
+        self.shared_bytes = 0
         self._end()
         self.program = self._assemble()
 
@@ -60,10 +90,15 @@ class BlockProgram:
 
     def check_step(self, executable, inputs: StepInput) -> None:
         """Run one step natively and compare with the reference order."""
-        counts = StepTables(self.program, inputs, executable.pool.threads).counts
+        counts = StepTables(self.program, executable.pool.threads).fill(inputs).counts
         expected = np.zeros(len(self.groups), np.int64)
-        for group, tasks in walk(self.program, counts):
+        arena = np.full(self.program.arena_bytes, 0x55, np.uint8)
+        choosers = {routing.chooser: routing for routing in self.routings}
+        for group, tasks in walk(self.program, counts, arena):
             expected[group] = tasks
+            if group in choosers:
+                routing = choosers[group]
+                arena[routing.shared :][: routing.bytes] = routing.choice.view(np.uint8)
         self.extents[:] = expected
         executable.run(inputs)
         assert self.faults[0] == 0, "a task ran twice, or before a task that it depends on"
@@ -72,8 +107,17 @@ class BlockProgram:
             assert np.all(marks[:tasks] == executable.number), f"group {group}: a task was left out"
             assert not np.any(marks[tasks:] == executable.number), f"group {group}: a task that does not exist ran"
 
-    def _group(self, kind: int, block: int, tiles: int, *, logit: int = 0, empty: int = 1, sources=()) -> int:
-        self.groups.append((len(self.groups), block, kind, tiles, logit, empty))
+    def choose(self, random: Random) -> None:
+        """Choose the experts that the next step wakes, and how large their groups are."""
+        for routing in self.routings:
+            hit = random.sample(range(routing.experts), random.randint(0, routing.experts))
+            counts = [random.randint(1, self.blocks) for _ in hit]
+            routing.choice[:] = choice(routing.experts, hit, counts)
+
+    def _group(
+        self, kind: int, block: int, tiles: int, *, logit: int = 0, empty: int = 1, counts: int = -1, sources=()
+    ) -> int:
+        self.groups.append((len(self.groups), block, kind, tiles, logit, empty, counts))
         self.signals.append([])
         self.sources.append(set(sources))
         return len(self.groups) - 1
@@ -85,33 +129,80 @@ class BlockProgram:
         return len(self.events) - 1
 
     def _end(self) -> None:
-        """The events and groups after the blocks' last, then the blocks."""
+        """The event that ends the step, all DAGs and the experts between them, and the groups that come last."""
         self.end = self._event(1, Kind.LOGITS)
-        join = self._event(0, Kind.ROWS, triggers=[self.end])
-        last: set[int] = set()
-        before: list[tuple[int, set[int]]] | None = None
+        starts: list[tuple[int, set[int]]] = []
+        for nodes, routing in zip(self.dags, [*self.routings, None], strict=True):
+            join = self._event(0, Kind.ROWS)
+            last = self._dag(nodes, starts, join)
+            if routing:
+                starts = self._experts(routing, join, last)
+        self.triggers[join].append(self.end)
         for block in range(self.blocks):
-            before, sinks = self._block(block, before, join)
-            last |= sinks
-        for block in range(self.blocks):
-            logits = self._group(Kind.LOGITS, block, 3, logit=1, empty=0, sources=last)
+            logits = self._group(Kind.LOGITS, block, 3, logit=1, empty=0, sources=set().union(*(s for _, s in last)))
             sample = self._group(Kind.SAMPLE, block, 1, logit=1, sources=[logits])
             self.publishes[join].append(logits)
             self.signals[logits].append(self._event(1, publishes=[sample]))
             self.signals[sample].append(self.end)
 
-    def _block(self, block, before, join) -> tuple[list[tuple[int, set[int]]], set[int]]:
+    def _dag(self, nodes: list[Node], starts, join: int) -> list[tuple[int, set[int]]]:
+        """Add all blocks' groups, which come after `starts`; returns each block's event of its end and its sinks."""
+        before: list[tuple[int, set[int]]] | None = None
+        last = []
+        for block in range(self.blocks):
+            before, sinks = self._block(nodes, block, before, starts[block] if starts else None)
+            last.append((self._event(len(sinks), triggers=[join]), sinks))
+            for sink in sinks:
+                self.signals[sink].append(last[block][0])
+        return last
+
+    def _experts(self, routing: Routing, join: int, last) -> list[tuple[int, set[int]]]:
+        """Add the experts after a DAG; returns each block's event after them and what has run by then."""
+        routing.shared = 64 * self.blocks + self.shared_bytes
+        self.shared_bytes += routing.bytes
+        routing.choice = np.zeros(1 + 2 * routing.experts, np.int32)
+        routing.chooser = self._group(Kind.ROWS, 0, 1, sources=set().union(*(sinks for _, sinks in last)))
+        self.publishes[join].append(routing.chooser)
+        woken = self._event(0)
+        ups = [self._expert(routing, 0, e, [routing.chooser]) for e in range(routing.experts)]
+        downs = [self._expert(routing, 1, e, [up]) for e, up in enumerate(ups)]
+        for up, down in zip(ups, downs, strict=True):
+            self.signals[up].append(self._event(1, publishes=[down]))
+            self.signals[down].append(woken)
+        self.wakes.append((routing.chooser, routing.shared, ups[0], woken))
+        starts = []
+        for block in range(self.blocks):
+            event, sources = self._event(1), {routing.chooser, *downs}
+            self.triggers[woken].append(event)
+            if routing.beside:
+                group = self._group(Kind.ROWS, block, 3, sources=last[block][1])
+                self.publishes[last[block][0]].append(group)
+                self.signals[group].append(event)
+                self.events[event][0] += 1
+                sources.add(group)
+            starts.append((event, sources))
+        return starts
+
+    def _expert(self, routing: Routing, part: int, expert: int, sources: list[int]) -> int:
+        group = self._group(Kind.ROWS, expert, routing.tiles[part], counts=routing.counts, sources=sources)
+        self.experts[group] = expert
+        return group
+
+    def _block(self, nodes, block, before, start) -> tuple[list[tuple[int, set[int]]], set[int]]:
         """Add one block's groups; returns each operator's event and sources, and the groups that nothing follows."""
         first = len(self.groups)
         done: list[tuple[int, set[int]]] = []
-        for number, node in enumerate(self.nodes):
+        for number, node in enumerate(nodes):
             sources = {first + i for i in node.after}
             event = -1
-            group = self._group(node.kind, block, node.tiles, sources=sources)
+            group = self._group(node.kind, block, node.tiles, empty=int(bool(node.after)), sources=sources)
             if node.after:
                 event = self._event(len(sources), publishes=[group])
                 for source in sources:
                     self.signals[source].append(event)
+            elif start:
+                self.publishes[start[0]].append(group)
+                self.sources[group] |= start[1]
             else:
                 self.roots.append(group)
             if node.coupled and before:
@@ -119,19 +210,16 @@ class BlockProgram:
                 self.triggers[before[number][0]].append(event)
                 self.sources[group] |= before[number][1]
             done.append((event, self.sources[group]))
-        followed = set().union(*(self.sources[first + i] for i in range(len(self.nodes))))
-        sinks = set(range(first, len(self.groups))) - followed
-        finished = self._event(len(sinks), triggers=[join])
-        for sink in sinks:
-            self.signals[sink].append(finished)
-        return done, sinks
+        followed = set().union(*(self.sources[first + i] for i in range(len(nodes))))
+        return done, set(range(first, len(self.groups))) - followed
 
     def _assemble(self) -> Program:
         for sources in self.sources:  # groups are numbered in order, and an empty one hides what it waited for
             for source in list(sources):
                 sources |= self.sources[source] if self.groups[source][2] != Kind.ROWS else set()
         runs = ROW_BLOCK * CONTEXT // SPLIT
-        most = [group[3] * (1 if group[2] in (Kind.ROWS, Kind.LOGITS) else runs) for group in self.groups]
+        most = [group[3] * (runs if group[2] not in (Kind.ROWS, Kind.LOGITS) else 1) for group in self.groups]
+        most = [tasks * (self.blocks if group in self.experts else 1) for group, tasks in enumerate(most)]
         self.offsets = np.concatenate([[0], np.cumsum(most)]).astype(np.int64)
         self.marks = np.zeros(self.offsets[-1], np.int64)
         self.extents = np.zeros(len(self.groups), np.int64)
@@ -146,11 +234,21 @@ class BlockProgram:
                 "source_count": len(self.sources[group]),
                 "group": group,
                 "faults": self.faults.ctypes.data,
+                "expert": 1 + self.experts.get(group, -1),
             }
             for group in range(len(self.groups))
         ]
+        kernels = ["trail"] * len(self.groups)
+        for routing in self.routings:
+            kernels[routing.chooser] = "choose"
+            args[routing.chooser] |= {
+                "choice": routing.choice.ctypes.data,
+                "experts": routing.experts,
+                "list": routing.shared,
+                "counts": routing.counts,
+            }
         return assemble(
-            ["trail"] * len(self.groups),
+            kernels,
             args,
             self.groups,
             [tuple(event) for event in self.events],
@@ -165,6 +263,8 @@ class BlockProgram:
             partials=48,
             partial_floats=1,
             context=CONTEXT,
+            shared_bytes=self.shared_bytes,
+            wakes=np.array(self.wakes, WAKE),
         )
 
 

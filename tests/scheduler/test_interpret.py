@@ -10,7 +10,7 @@ from ellm.scheduler.program import Ranges
 
 
 def order(program):
-    return list(walk(program, StepTables(program, one_row(), 1).counts))
+    return list(walk(program, StepTables(program, 1).fill(one_row()).counts))
 
 
 def diamond():

@@ -24,6 +24,7 @@ def test_native_order_equals_the_reference(pool, random):
     graph = BlockProgram(random)
     executable = graph.load(pool)
     for _ in range(6):
+        graph.choose(random)
         graph.check_step(executable, random_step(random, graph.program))
 
 
@@ -37,4 +38,5 @@ def test_generations_that_start_anew(pool, random):
     for lap in range(3):
         executable.number = max(executable.number, (lap + 1) * 0xFFFFFF - 3)
         for step in steps:
+            graph.choose(random)
             graph.check_step(executable, step)

@@ -1,3 +1,4 @@
+import signal
 import subprocess
 import sys
 import threading
@@ -10,6 +11,16 @@ from ellm.scheduler import Pool
 from ellm.scheduler.probe_program import TABLE, ProbeGroup, one_row, probe_program
 
 SLOW = ProbeGroup(1, kernel="slow", args={"ns": 200_000_000})
+
+
+OPEN_POOL = """
+from ellm.scheduler import Pool
+from ellm.scheduler.probe_program import TABLE, ProbeGroup, one_row, probe_program
+pool = Pool()
+executable = pool.load(probe_program([ProbeGroup(1, kernel="slow", args={"ns": 50_000_000})]), TABLE)
+run = lambda: executable.run(one_row())
+run()
+"""
 
 
 def own_threads() -> int:
@@ -56,18 +67,50 @@ def test_close_waits_for_the_step():
     assert executable.statistics()["total"]["tasks"] == 1
 
 
-@pytest.mark.parametrize(
-    "ending", ["", "raise SystemExit(0)", "from threading import Thread as T; T(target=run).start()"]
-)
+THREAD = "from threading import Thread as T; T(target=run, daemon={}).start()"
+
+
+@pytest.mark.parametrize("ending", ["", "raise SystemExit(0)", THREAD.format(False), THREAD.format(True)])
 def test_the_interpreter_exits_with_a_pool_open(ending):
-    script = f"""
-from ellm.scheduler import Pool
-from ellm.scheduler.probe_program import TABLE, ProbeGroup, one_row, probe_program
-pool = Pool()
-executable = pool.load(probe_program([ProbeGroup(1, kernel="slow", args={{"ns": 50_000_000}})]), TABLE)
-run = lambda: executable.run(one_row())
-run()
-{ending}
-"""
-    done = subprocess.run([sys.executable, "-c", script], timeout=60, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", OPEN_POOL + ending], timeout=60, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_fork_neither_runs_nor_stops_the_workers():
+    ending = """
+import os
+child = os.fork()
+if child:
+    assert os.waitpid(child, 0)[1] == 0
+    run()
+else:
+    try:
+        run()
+    except RuntimeError as error:
+        assert "fork" in str(error)
+    pool.close()
+    del executable, run, pool
+"""
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", OPEN_POOL + ending]
+    done = subprocess.run(command, timeout=60, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_an_interrupt_takes_effect_when_the_step_has_ended():
+    ending = """
+print("ready", flush=True)
+try:
+    while True:
+        run()
+except KeyboardInterrupt:
+    done = executable.statistics()["total"]["tasks"]
+    run()
+    assert done == executable.number - 1
+    print("interrupted")
+"""
+    with subprocess.Popen([sys.executable, "-c", OPEN_POOL + ending], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=60)[0] == "interrupted\n"
+    assert process.returncode == 0

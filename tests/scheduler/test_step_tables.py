@@ -30,7 +30,7 @@ def program():
 @given(random=st.randoms(use_true_random=False), workers=st.integers(1, 64))
 def test_every_row_sees_every_split_of_its_window_once(program, random, workers):
     step = random_step(random, program)
-    tables = StepTables(program, step, workers)
+    tables = StepTables(program, workers).fill(step)
     for c, window in enumerate(WINDOWS):
         seen = set()
         for block in range(program.blocks):
@@ -50,7 +50,7 @@ def test_every_row_sees_every_split_of_its_window_once(program, random, workers)
 
 @given(random=st.randoms(use_true_random=False), workers=st.integers(1, 64))
 def test_partials_are_written_once_and_merged_once(program, random, workers):
-    tables = StepTables(program, random_step(random, program), workers)
+    tables = StepTables(program, workers).fill(random_step(random, program))
     by_block: list[set[int]] = [set() for _ in range(program.blocks)]
     for c in range(len(WINDOWS)):
         for block in range(program.blocks):
@@ -72,7 +72,7 @@ def test_partials_are_written_once_and_merged_once(program, random, workers):
 
 def test_counts(program):
     logits = {"logit_row": np.arange(3, 21, dtype=np.int32), "logits": np.zeros((18, 1), np.float32)}
-    counts = StepTables(program, rows((0, 20), (100, 8), **logits), 1).counts
+    counts = StepTables(program, 1).fill(rows((0, 20), (100, 8), **logits)).counts
     assert counts[Kind.ROWS].tolist() == [1, 1, 0]
     assert counts[Kind.LOGITS].tolist() == [1, 1, 0]
     assert counts[Kind.SAMPLE].tolist() == [0, 0, 0]
@@ -82,7 +82,7 @@ def test_counts(program):
 
 def test_context_is_cut_only_if_workers_would_idle(program):
     step = rows((CONTEXT - 1, 1))
-    few, many = StepTables(program, step, 1), StepTables(program, rows(*[(CONTEXT - 1, 1)] * 4), 1)
+    few, many = StepTables(program, 1).fill(step), StepTables(program, 1).fill(rows(*[(CONTEXT - 1, 1)] * 4))
     assert few.counts[Kind.ITEMS, 0] == 4 and few.counts[Kind.MERGES, 0] == 1
     assert many.counts[Kind.ITEMS, 0] == 4 and many.counts[Kind.MERGES, 0] == 0
     assert few.counts[Kind.ITEMS + 2, 0] == 2, "the window of 700 keys lies in two splits"
@@ -109,11 +109,11 @@ def test_rows_that_do_not_fit(program, change, message):
     for name, value in change.items():
         setattr(step, name, value if isinstance(value, np.ndarray) else np.array(value, np.int32))
     with pytest.raises(ValueError, match=message):
-        StepTables(program, step, 1)
+        StepTables(program, 1).fill(step)
 
 
 def test_a_group_too_large(program):
     huge = BlockProgram(Random(0)).program
     huge.groups["tiles"][0] = 1 << 20
     with pytest.raises(ValueError, match="1048576 tasks"):
-        StepTables(huge, rows((0, 1)), 1)
+        StepTables(huge, 1).fill(rows((0, 1)))

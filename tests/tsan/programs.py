@@ -1,4 +1,4 @@
-"""What runs under the sanitizer: random programs on 1 to 4 workers, for several steps each."""
+"""What runs under the sanitizer: random programs on 1 to 4 workers, for several steps each, every other one traced."""
 
 import os
 import sys
@@ -18,8 +18,11 @@ def main(seeds: int) -> None:
                 random = Random(seed)
                 graph = BlockProgram(random)
                 executable = graph.load(pool)
+                trace = executable.trace() if seed % 2 else None
                 for _ in range(8):
+                    graph.choose(random)
                     graph.check_step(executable, random_step(random, graph.program))
+                    assert trace is None or len(trace.events())
                 tasks += executable.statistics()["total"]["tasks"]
     print(f"{4 * seeds} programs, {32 * seeds} steps, {tasks} tasks")
 

@@ -1,0 +1,156 @@
+"""Lowers a mixture of experts: route, dispatch, one guarded chain of groups for each expert, and their weighted sum.
+
+Routed rows and what says where they are lie in buffers that all row blocks share.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from ellm.dsl import packing
+from ellm.dsl.errors import LoweringError
+from ellm.dsl.grammar import Node
+from ellm.dsl.lowering import Lowering
+from ellm.dsl.operator import Argument
+from ellm.dsl.packing import Packed, Run
+from ellm.dsl.plan import Buffer
+from ellm.dsl.tensor import features, text
+from ellm.dsl.tiling import COMBINE_COLUMNS, depth_tiles, padded, task_tiles, tiles
+from ellm.scheduler.program import Kind
+
+_SCORES = {"none": 0, "softmax": 1, "sigmoid": 2}
+_NORMALIZE = {"none": 0, "sum": 1, "softmax": 2}
+_GATED, _CLAMPED = 0, 1  # activations of task.h
+
+
+def route(low: Lowering, key: int, node: Node) -> None:
+    """Choose experts, and what they weigh, by step row."""
+    scores, attributes = low.dense(node.inputs[0]), node.attributes
+    (experts,), (top_k,) = features(low.graph.node(node.inputs[0]).shape), features(node.shape)
+    args: dict[str, Argument] = {"scores": scores.buffer, "bias": low.vector(node.weights.get("bias"))}
+    args |= {"experts": experts, "top_k": top_k, "scale": attributes["scale"]}
+    args |= {"score": _SCORES[attributes.get("score", "none")], "normalize": _NORMALIZE[attributes["normalize"]]}
+    args |= {name: attributes.get(name) for name in ("groups", "keep_groups", "group_top")}
+    args |= {"masked_value": attributes.get("masked")}
+    low.emit("route", "route", key, args)
+    low.share(key, {}, ids=4 * _rows(low) * top_k, weights=4 * _rows(low) * top_k)
+
+
+def _dispatch(low: Lowering, key: int, node: Node) -> None:
+    routes, source = node.inputs
+    x, chosen = low.dense(source), low.graph.node(routes)
+    (experts,), (top_k,) = features(low.graph.node(chosen.inputs[0]).shape), features(chosen.shape)
+    if not x.bf16:
+        low.keep(key, "rounded", math.prod(features(node.shape)), True)
+        low.copy("rounded", key, source, x, node.shape)
+    gathered = low.stored.pop(key, x)  # not written by dispatch
+    routed, ids = _rows(low) * top_k, {"ids": low.routed[routes]["ids"]}
+    low.emit("dispatch", "dispatch", key, {"experts": experts, "top_k": top_k}, Kind.ROWS, (routes, source))
+    sizes = {"begin": experts + 1, "rows": routed, "position": routed, "tiles_of": experts, "list": 1 + experts}
+    low.share(key, ids, **{name: 4 * size for name, size in sizes.items()})
+    low.stored[key] = gathered
+
+
+def _gate_up(low: Lowering, key: int, node: Node) -> None:
+    (source,) = node.inputs
+    (n,), dispatched = features(node.shape), _dispatched(low, node, source)
+    n_tiles = 2 * tiles(n)
+    x, task = low.stored[source], task_tiles(n_tiles, depth_tiles(low.depth(node)))
+    k = low.depth(node)
+    args: dict[str, Argument] = {"x": x.buffer, "x_bf16": 1, "x_stride": x.stride, "k": k, "k_tiles": depth_tiles(k)}
+    args |= _bank(low, node, ["gate", "up"], packing.interleaved(n), n_tiles, task)
+    clamped = "limit" in node.attributes
+    args |= {"n": n, "out_stride": padded(n), "activation": _CLAMPED if clamped else _GATED}
+    args |= {name: node.attributes.get(name) for name in ("limit", "alpha")}
+    low.emit("experts.gate_up", "expert_gate_up", key, args, experts=_experts(node))
+    chosen = low.routed[low.graph.node(source).inputs[0]]["ids"].bytes // 4
+    low.share(key, {name: dispatched[name] for name in ("begin", "rows")}, out=2 * chosen * padded(n))
+    _guard(low, dispatched)
+
+
+def _down(low: Lowering, key: int, node: Node) -> None:
+    source = node.inputs[0]
+    producer = low.graph.node(source)
+    if producer.op != "gate_up":
+        raise LoweringError(
+            f"{node.line}: linear: of routed rows only that of swiglu is computed, not of {producer.op}"
+        )
+    dispatched = _dispatched(low, node, producer.inputs[0])
+    (n,), k = features(node.shape), low.depth(node)
+    n_tiles = tiles(n)
+    args: dict[str, Argument] = {
+        "x_bf16": 1,
+        "x_stride": padded(k),
+        "k": k,
+        "k_tiles": depth_tiles(k),
+        "x": None,
+        "n": n,
+    }
+    args |= _bank(low, node, ["weight"], packing.whole(n), n_tiles, task_tiles(n_tiles, depth_tiles(k)))
+    low.emit("experts.down", "expert_down", key, args, experts=_experts(node))
+    routed = low.routed[source]["out"]
+    chosen = routed.bytes // (2 * padded(k))
+    low.share(key, {"begin": dispatched["begin"], "routed": routed}, out=4 * chosen * n)
+    _guard(low, dispatched)
+
+
+def combine(low: Lowering, key: int, node: Node) -> None:
+    """Sum the experts of each row, and add the residual."""
+    routes, y, *residual = node.inputs
+    down = low.graph.node(y)
+    if down.op != "linear":
+        raise LoweringError(f"{node.line}: experts: the body must end in linear, not in {down.op}")
+    dispatched = low.graph.node(down.inputs[0]).inputs[0]
+    if low.graph.node(dispatched).inputs[0] != routes:
+        raise LoweringError(f"{node.line}: experts: rows were routed otherwise than their results are weighed")
+    (n,), (top_k,) = features(node.shape), features(low.graph.node(routes).shape)
+    args: dict[str, Argument] = {"top_k": top_k, "n": n, "task_columns": min(n, COMBINE_COLUMNS)}
+    if residual:
+        args["residual"] = low.dense(residual[0]).buffer
+        args["out"] = low.store_sum(key, "experts").buffer
+    else:
+        args["out"] = low.store(key, "experts").buffer
+    low.emit("experts.combine", "combine", key, args, reads=(y, *residual))
+    places = {"weights": low.routed[routes]["weights"], "position": low.routed[dispatched]["position"]}
+    low.share(key, {"y": low.routed[y]["out"], **places})
+
+
+def _rows(low: Lowering) -> int:
+    return low.row_block * low.blocks
+
+
+def _experts(node: Node) -> int:
+    return next(iter(node.weights.values())).experts
+
+
+def _guard(low: Lowering, dispatched: dict[str, Buffer]) -> None:
+    """Let dispatch decide which groups of the last operator run, and their extents, which the scheduler reads."""
+    low.operators[-1].counts = dispatched["tiles_of"]
+    low.operators[-1].top_k = dispatched["ids"].bytes // (4 * _rows(low))
+    for name in ("list", "tiles_of"):
+        dispatched[name].readers.append(len(low.operators) - 1)
+
+
+def _dispatched(low: Lowering, node: Node, source: int) -> dict[str, Buffer]:
+    if low.graph.node(source).op != "dispatch":
+        shape = text(low.graph.node(source).shape)
+        raise LoweringError(f"{node.line}: {node.op}: experts multiply the rows routed to them, not {shape}")
+    return low.routed[source]
+
+
+def _bank(
+    low: Lowering, node: Node, roles: list[str], runs: tuple[Run, ...], n_tiles: int, task: int
+) -> dict[str, Argument]:
+    args = low.matrix(node, roles, runs, n_tiles, task)
+    for name, stride in (("weight", "bank_stride"), ("bias", "bias_stride")):
+        bank = args[name]
+        args[stride] = bank.stride if isinstance(bank, Packed) else 0
+    return args
+
+
+LOWER: dict[str, Callable[[Lowering, int, Node], None]] = {
+    "dispatch": _dispatch,
+    "gate_up": _gate_up,
+    "linear": _down,
+}

@@ -1,0 +1,30 @@
+"""Says which tensors of a checkpoint a model leaves out."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+from ellm.cli.terminal import note
+from ellm.runtime import Runtime
+
+_LAYER = re.compile(r"model\.layers\.(\d+)\.")
+
+
+def skipped(names: list[str], layers: int) -> list[str]:
+    """One line on the tensors that a model of so many layers does not use; none if there is nothing to say."""
+    if not names:
+        return []
+    places: Counter[str] = Counter()
+    for name in names:
+        layer = _LAYER.match(name)
+        beyond = layer is not None and int(layer[1]) >= layers
+        places[f"{layer[0]}*" if layer and beyond else re.sub(r"\b\d+\b", "*", name)] += 1
+    parts = ", ".join(f"{place} ({count})" if count > 1 else place for place, count in places.items())
+    return [f"not used: {len(names)} tensors of the checkpoint: {parts}"]
+
+
+def note_skipped(runtime: Runtime) -> None:
+    """Say on stderr what the loaded model leaves out."""
+    for line in skipped(runtime.ignored, runtime.model.config.num_hidden_layers):
+        note(line)

@@ -1,0 +1,93 @@
+"""All that is known of a program, as plain data: what --json prints and the page shows."""
+
+from __future__ import annotations
+
+import linecache
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import ellm
+from ellm.inspection.contracts import contracts
+from ellm.inspection.layers import layer_of, repeats
+from ellm.kernels import contract
+from ellm.scheduler.program import Kind, Program, Ranges
+
+_SIZES = ("row_block", "blocks", "chunk", "context", "vocab", "windows", "partials", "partial_floats")
+_BYTES = ("weights_bytes", "arena_bytes", "section_bytes", "shared_bytes", "scratch_bytes", "range_bytes")
+
+
+def record(program: Program, name: str, cores: list[int]) -> dict[str, Any]:
+    """Operators, kernels, layers, memory and the task graph of a program for workers on these cores."""
+    operators = program.meta["operators"]
+    used = sorted({operator["kernel"] for operator in operators})
+    return {
+        "name": name,
+        "ellm": ellm.__version__,
+        "cores": cores,
+        "program": {key: getattr(program, key) for key in _SIZES + _BYTES},
+        "token_bytes": program.meta["token_bytes"],
+        "cache_bytes": program.meta["cache_bytes"],
+        "weight_bytes": program.meta["weight_bytes"],
+        "kernels": {kernel: asdict(contracts()[kernel]) for kernel in used},
+        "layers": [asdict(repeat) for repeat in repeats(program)],
+        "operators": [_operator(program, number) for number in range(len(operators))],
+        "plan": program.meta["plan"],
+        "tasks": task_graph(program),
+    }
+
+
+def _operator(program: Program, number: int) -> dict[str, Any]:
+    described = program.meta["operators"][number]
+    args = contract.unpack(described["kernel"], program.args[number])
+    args = {field: value if math.isfinite(value) else str(value) for field, value in args.items()}  # JSON has no -inf
+    found = described | {"layer": layer_of(described["name"]), "args": args}
+    if "n_tiles" in args:
+        found["column_bytes"] = contract.column_bytes(args["format"], args["k_tiles"])
+    return found
+
+
+def task_graph(program: Program) -> dict[str, Any]:
+    """Groups and events; lists of signals, publishes and triggers are per owner, `kinds` names a group's kind."""
+    groups, events = program.groups, program.events
+    return {
+        "groups": {key: groups[key].tolist() for key in ("op", "block", "kind", "tiles")},
+        "routed": (groups["counts"] >= 0).astype(int).tolist(),
+        "kinds": [kind_name(kind) for kind in range(program.kinds)],
+        "events": {key: events[key].tolist() for key in ("needed", "dynamic")},
+        "signals": _lists(program.signals),
+        "publishes": _lists(program.publishes),
+        "triggers": _lists(program.triggers),
+        "wakes": [dict(zip(program.wakes.dtype.names or (), wake.tolist(), strict=True)) for wake in program.wakes],
+        "roots": program.roots.tolist(),
+        "end": program.end,
+    }
+
+
+def kind_name(kind: int) -> str:
+    """What the extent of a group of this kind follows."""
+    if kind < Kind.ITEMS:
+        return Kind(kind).name.lower()
+    window, merges = divmod(kind - Kind.ITEMS, 2)
+    return f"{'merges' if merges else 'items'} of window class {window}"
+
+
+def sources(program: Program) -> dict[str, str]:
+    """The text of every model line that an operator comes from, as far as it can be read."""
+    lines = {operator["line"] for operator in program.meta["operators"]}
+    return {line: text for line in sorted(lines) if (text := _source(line))}
+
+
+def _source(line: str) -> str:
+    name, _, number = line.rpartition(":")
+    package = Path(ellm.__file__).parent
+    path = (package / name).resolve()
+    if not number.isdecimal() or package.joinpath("models").resolve() not in path.parents:
+        return ""
+    return linecache.getline(str(path), int(number)).strip()
+
+
+def _lists(ranges: Ranges) -> list[list[int]]:
+    items, begin = ranges.items.tolist(), ranges.begin.tolist()
+    return [items[begin[owner] : begin[owner + 1]] for owner in range(len(ranges))]

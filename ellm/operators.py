@@ -1,0 +1,55 @@
+"""The operators of a program by kind: what runs in every layer is one kind."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from ellm.scheduler.program import Program
+
+COMPUTED = {
+    "bf16": "multiplied as they are",
+    "f16": "multiplied as the two bf16 terms that each weight is the exact sum of",
+    "fp8": "expanded to bf16 with their block scales on the way to the multiplication",
+    "mxfp4": "expanded to bf16 with their block scales on the way to the multiplication",
+}
+"""What a kernel does with weights of each precision; all sums are f32."""
+
+
+@dataclass(frozen=True)
+class OperatorKind:
+    """Operators that differ in their layer only."""
+
+    name: str  # "layers.*.qkv"
+    kernel: str
+    precision: str  # of its matrix of weights; "" if it has none
+    experts: int  # 0: not a bank of experts
+    top_k: int
+
+    @classmethod
+    def of(cls, description: dict[str, Any]) -> OperatorKind:
+        """The kind of one entry of `Program.meta["operators"]`."""
+        return cls(
+            name=re.sub(r"\b\d+\b", "*", description["name"]),
+            kernel=description["kernel"],
+            precision=description["precision"],
+            experts=description["experts"],
+            top_k=description["top_k"],
+        )
+
+
+def kinds(program: Program) -> Counter[OperatorKind]:
+    """How many operators of each kind there are, in the order of the program."""
+    return Counter(map(OperatorKind.of, program.meta["operators"]))
+
+
+def table(program: Program, why: dict[OperatorKind, str] | None = None) -> list[str]:
+    """One line a kind: how many, its kernel, the precision of its weights, and why it is that."""
+    lines = [f"{'operator':<34}{'count':>6}  {'kernel':<16}{'weights':<8}".rstrip()]
+    for kind, count in kinds(program).items():
+        experts = f"{kind.top_k} of {kind.experts} experts" if kind.experts else ""
+        reason = ", ".join(filter(None, [(why or {}).get(kind), experts]))
+        lines.append(f"{kind.name:<34}{count:>6}  {kind.kernel:<16}{kind.precision or '-':<8}{reason}".rstrip())
+    return lines

@@ -1,0 +1,57 @@
+"""Self-contained HTML pages: markup, style, scripts and data in one file that needs no network.
+
+What a page shows comes from models that nobody vouches for. So the data is a JSON block that cannot end early, the
+scripts put it into the document as text only, and the page's own policy lets nothing run but the scripts listed here
+and nothing be loaded at all.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from ellm.kernels.errors import InputError
+
+_FOLDER = Path(__file__).parent
+_ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
+
+
+def page(title: str, body: str, data: Any, scripts: Sequence[str]) -> str:
+    """One page: the markup in file `body`, `data` as JSON in the element `data`, and script files in this order."""
+    codes = [_script(name) for name in scripts]
+    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()}'" for code in codes)
+    return Template(_read("frame.html")).substitute(
+        policy=f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data:",
+        title=html.escape(title),
+        style=_read("page.css"),
+        body=_read(body),
+        data=json.dumps(data, separators=(",", ":"), allow_nan=False).translate(_ESCAPES),
+        scripts="\n".join(f"<script>{code}</script>" for code in codes),
+    )
+
+
+def write(path: str | Path, text: str) -> int:
+    """Write a file and return its size in bytes. Raises InputError if that cannot be done."""
+    encoded = text.encode(errors="replace")
+    try:
+        Path(path).expanduser().write_bytes(encoded)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from error
+    return len(encoded)
+
+
+def _read(name: str) -> str:
+    return (_FOLDER / name).read_text(encoding="utf-8")
+
+
+def _script(name: str) -> str:
+    code = re.sub(r"^//# sourceMappingURL=.*\n?", "", _read(name), flags=re.MULTILINE)  # it names a file not shipped
+    assert "</script" not in code.lower() and "<!--" not in code, f"{name} cannot stand in a script element"
+    return code

@@ -1,0 +1,1 @@
+"""Where the time of a model's steps goes: from the records of the workers to tables, traces and pages."""

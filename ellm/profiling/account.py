@@ -1,0 +1,172 @@
+"""Adds up where the time of steps went: by kind of operator, by core, and on the critical path.
+
+Times are core time divided by the number of workers, so that everything sums to the time that the caller waited.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ellm.operators import OperatorKind
+from ellm.profiling.dependencies import Dependencies, Link, StepOrder, critical_path, of_step
+from ellm.profiling.recorder import Step
+from ellm.profiling.work import work
+from ellm.scheduler.program import Program
+from ellm.scheduler.trace import Activity
+
+IDLE = (Activity.WAIT, Activity.STEAL, Activity.PARK)
+OUTSIDE = ("prepare", "start", "schedule", "steal", "wait", "park", "end")
+"""What a step's time outside of kernels is: the step's tables, until a worker takes part, finding and finishing tasks,
+looking for tasks to steal, having nothing to do, sleeping, and until the caller goes on."""
+
+
+@dataclass
+class KindTotal:
+    """What operators of one kind did in all steps of a phase."""
+
+    calls: int = 0  # operators that ran, in all steps
+    tasks: int = 0
+    stolen: int = 0
+    kernel_ns: float = 0
+    waited_ns: float = 0  # idle time that ended with a task of this kind
+    bytes: float = 0
+    flops: float = 0
+
+
+@dataclass
+class Account:
+    """All steps of one phase. Times in ns are sums over the steps; `cores` has one entry a worker, by activity."""
+
+    steps: list[Step]
+    kinds: dict[OperatorKind, KindTotal]
+    cores: list[Counter[str]]  # "kernel" and OUTSIDE, in ns of that core
+    path: list[Link]  # of the step of median length
+    path_step: Step
+    dropped: int
+    ends_waited_ns: float = 0  # idle time that the end of a step ended
+    outside: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def ns(self) -> int:
+        """How long the caller waited for these steps."""
+        return sum(step.ns for step in self.steps)
+
+    @property
+    def kernel_ns(self) -> float:
+        """Time in kernels."""
+        return sum(total.kernel_ns for total in self.kinds.values())
+
+    @property
+    def accounted(self) -> float:
+        """The share of the measured time that the trace tells of."""
+        return (self.kernel_ns + self.outside.total()) / self.ns
+
+
+class Accountant:
+    """Accounts for steps of a program by the events (trace.EVENT) of a trace."""
+
+    def __init__(self, program: Program, events: np.ndarray, cores: list[int], dropped: int):
+        self.program, self.workers, self.dropped = program, len(cores), dropped
+        self.events = events
+        self.dependencies = Dependencies(program)
+        self.kind_of = [OperatorKind.of(description) for description in program.meta["operators"]]
+        self.kinds = list(dict.fromkeys(self.kind_of))
+        self._kind_number = np.array([self.kinds.index(kind) for kind in self.kind_of])
+
+    def account(self, steps: list[Step]) -> Account:
+        """Add up these steps, of which there is one at least."""
+        numbers = [step.number for step in steps]
+        events = self.events[np.isin(self.events["step"], numbers)]
+        kinds = self._kinds(steps, events)
+        cores = self._cores(steps, events)
+        middle = sorted(steps, key=lambda step: step.ns)[len(steps) // 2]
+        order = StepOrder(self.dependencies, of_step(events, middle.number))
+        outside = Counter({name: sum(core[name] for core in cores) / self.workers for name in OUTSIDE})
+        ends = np.isin(events["what"], IDLE) & (events["op"] < 0)
+        return Account(
+            steps=steps,
+            kinds=kinds,
+            cores=cores,
+            path=critical_path(order, middle.begin_ns),
+            path_step=middle,
+            dropped=self.dropped,
+            ends_waited_ns=_lengths(events[ends]).sum() / self.workers,
+            outside=outside,
+        )
+
+    def task_counts(self, number: int) -> np.ndarray:
+        """Tasks that each operator ran in a step."""
+        return np.bincount(of_step(self.events, number)["op"], minlength=len(self.kind_of))
+
+    def _kinds(self, steps: list[Step], events: np.ndarray) -> dict[OperatorKind, KindTotal]:
+        tasks = events[events["what"] <= Activity.STOLEN]
+        idle = events[np.isin(events["what"], IDLE) & (events["op"] >= 0)]
+        kernel, waited = self._sum(tasks, _lengths(tasks)), self._sum(idle, _lengths(idle))
+        count, stolen = self._sum(tasks, np.ones(len(tasks))), self._sum(tasks, tasks["what"] == Activity.STOLEN)
+        totals = [
+            KindTotal(0, int(count[i]), int(stolen[i]), kernel[i] / self.workers, waited[i] / self.workers)
+            for i in range(len(self.kinds))
+        ]
+        for step in steps:
+            ran = self.task_counts(step.number)
+            for op, (size, flops) in enumerate(zip(*work(self.program, step, ran), strict=True)):
+                total = totals[self._kind_number[op]]
+                total.calls += bool(ran[op])
+                total.bytes += size
+                total.flops += flops
+        return {kind: total for kind, total in zip(self.kinds, totals, strict=True) if total.tasks}
+
+    def _sum(self, events: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """Values of events by kind of operator."""
+        return np.bincount(self._kind_number[events["op"]], weights=values, minlength=len(self.kinds))
+
+    def _cores(self, steps: list[Step], events: np.ndarray) -> list[Counter[str]]:
+        """For each worker, what each step's time was."""
+        cores: list[Counter[str]] = [Counter() for _ in range(self.workers)]
+        by_step = {int(number): events[events["step"] == number] for number in np.unique(events["step"])}
+        for step in steps:
+            own = by_step.get(step.number, events[:0])
+            (prepared,) = own[own["what"] == Activity.PREPARE]["end_ns"].tolist() or (step.begin_ns,)
+            for worker, core in enumerate(cores):
+                core.update(_times(own[own["worker"] == worker], step, prepared))
+        return cores
+
+
+def _times(events: np.ndarray, step: Step, prepared: int) -> dict[str, int]:
+    """What one worker did in one step; without a record of its part in it, it slept through."""
+    sums = {what: int(_lengths(events[events["what"] == what]).sum()) for what in Activity}
+    joined = events[events["what"] == Activity.JOIN]
+    found = {
+        "kernel": sums[Activity.TASK] + sums[Activity.STOLEN],
+        "steal": sums[Activity.STEAL],
+        "wait": sums[Activity.WAIT],
+        "park": sums[Activity.PARK],
+        "prepare": prepared - step.begin_ns,
+    }
+    if not len(joined):
+        return found | {"start": step.end_ns - prepared}
+    begin, end = int(joined["start_ns"][0]), int(joined["end_ns"][0])
+    within = found["kernel"] + found["steal"] + found["wait"] + found["park"]
+    return found | {"start": begin - prepared, "schedule": end - begin - within, "end": step.end_ns - end}
+
+
+def _lengths(events: np.ndarray) -> np.ndarray:
+    return events["end_ns"] - events["start_ns"]
+
+
+def path_kinds(account: Account, kind_of: list[OperatorKind]) -> tuple[Counter[OperatorKind], int, int]:
+    """Of the critical path: ns in kernels by kind, ns between tasks, and ns after its last task."""
+    found: Counter[OperatorKind] = Counter()
+    for link in account.path:
+        found[kind_of[link.task["op"]]] += int(link.task["end_ns"] - link.task["start_ns"])
+    gaps = sum(link.gap_ns for link in account.path)
+    return found, gaps, account.path_step.ns - gaps - found.total()
+
+
+def median_ns(steps: list[Step]) -> float:
+    """The length of a step."""
+    return statistics.median(step.ns for step in steps)

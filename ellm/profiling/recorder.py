@@ -1,0 +1,72 @@
+"""Runs the steps of an engine and keeps what a trace of the workers does not tell."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ellm.kernels import contract
+from ellm.scheduler import StepInput
+from ellm.scheduler.program import Program
+
+PREFILL, DECODE = "prefill", "decode"
+
+
+@dataclass
+class Step:
+    """One step of one sequence, as its caller saw it."""
+
+    number: int  # of the executable's steps
+    phase: str  # PREFILL or DECODE
+    first: int  # position of its first row
+    rows: int
+    logit_rows: int
+    begin_ns: int  # as time.perf_counter_ns counts
+    end_ns: int
+    experts: np.ndarray  # int [layers with experts, experts]: rows that each got
+
+    @property
+    def ns(self) -> int:
+        """How long the caller waited for it."""
+        return self.end_ns - self.begin_ns
+
+
+class Recorder:
+    """Stands in for an executable: runs its steps, which are those of one sequence, and lists them in `steps`."""
+
+    def __init__(self, executable: Any, prompt_length: int):
+        self._executable, self._prompt_length = executable, prompt_length
+        self._begins = executable.watch(_expert_begins(executable.program))
+        self.steps: list[Step] = []
+
+    def run(self, inputs: StepInput) -> None:
+        """Run one step."""
+        begin = time.perf_counter_ns()
+        self._executable.run(inputs)
+        end = time.perf_counter_ns()
+        first = int(inputs.positions[0])
+        self.steps.append(
+            Step(
+                number=self._executable.number,
+                phase=PREFILL if first < self._prompt_length else DECODE,
+                first=first,
+                rows=len(inputs.tokens),
+                logit_rows=len(inputs.logit_row),
+                begin_ns=begin,
+                end_ns=end,
+                experts=np.array([np.diff(begins) for begins in self._begins]),
+            )
+        )
+
+
+def _expert_begins(program: Program) -> list[tuple[int, int]]:
+    """Where in the arena each dispatch writes the first routed row of each expert: (offset, length)."""
+    places = []
+    for group in program.wakes["group"].tolist():
+        op = int(program.groups["op"][group])
+        args = contract.unpack("dispatch", program.args[op])
+        places.append((args["begin"], args["experts"] + 1))
+    return places

@@ -1,0 +1,43 @@
+"""What the operators of a program must read and compute in one step."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ellm.kernels import contract
+from ellm.profiling.recorder import Step
+from ellm.scheduler.program import Program
+
+
+def work(program: Program, step: Step, tasks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Bytes of weights, keys and values, and floating-point operations, of each operator: two arrays [operators].
+
+    `tasks` [operators] are those that ran: of the experts' weights, those count whose tasks did.
+    """
+    operators = program.meta["operators"]
+    size, flops = np.zeros(len(operators)), np.zeros(len(operators))
+    for op, description in enumerate(operators):
+        logits = description["kernel"] == "logits"
+        rows = step.logit_rows if logits else step.rows
+        if tasks[op] == 0:
+            continue
+        if description["kernel"] == "attend":
+            size[op], flops[op] = attention(program, op, step)
+        elif description["experts"]:
+            size[op] = tasks[op] * description["weight_bytes"] / (description["experts"] * description["tiles"])
+            flops[op] = description["flops"] * rows
+        else:
+            size[op] = description["weight_bytes"] * -(-rows // program.row_block)
+            flops[op] = description["flops"] * rows
+    return size, flops
+
+
+def attention(program: Program, op: int, step: Step) -> tuple[int, int]:
+    """Bytes of the keys and values that the rows see between them, and operations, of one attend."""
+    args = contract.unpack("attend", program.args[op])
+    end = step.first + step.rows
+    window = args["window"] or end
+    keys = np.minimum(np.arange(step.first + 1, end + 1), window)
+    flops, _ = contract.cost("attend", args, rows=1, keys=int(keys.sum()))
+    _, size = contract.cost("attend", args, rows=1, keys=min(end, window + step.rows - 1))
+    return size, flops

@@ -1,0 +1,195 @@
+/* Products with a packed weight in any format: FP8, MXFP4 and F16 are expanded to bf16 tiles, a few at a time.
+ *
+ * The plain C below defines what each code is worth (task.h gives the layouts). Where it is not fast enough, expand_avx512.h
+ * and expand_avx2.h do the same by intrinsics. Sums go over ascending k through C, so a product is bitwise equal to one with
+ * the weight expanded beforehand.
+ */
+#ifndef ELLM_EXPAND_H
+#define ELLM_EXPAND_H
+#include "vector.h"
+
+#define EXPAND_BLOCK 4   /* k tiles of a block of FP8 and MXFP4 */
+#define EXPAND_SCALES 64 /* bytes of scales at its start */
+#define EXPAND_COLUMNS 4 /* column tiles expanded at a time, which are read side by side */
+#define EXPAND_DEPTH 16  /* most k tiles of them */
+#define EXPAND_AHEAD 2   /* how many times that far prefetch runs ahead */
+
+/* Bytes of a k tile of one column tile. */
+static inline int64_t tile_bytes(int64_t format) {
+    return format == ELLM_MXFP4 ? ELLM_TILE / 2 : format == ELLM_FP8 ? ELLM_TILE : 2 * ELLM_TILE;
+}
+
+/* Bytes of EXPAND_BLOCK k tiles of one column tile, their scales included. */
+static inline int64_t block_bytes(int64_t format) {
+    int64_t scales = format == ELLM_FP8 || format == ELLM_MXFP4 ? EXPAND_SCALES : 0;
+    return scales + EXPAND_BLOCK * tile_bytes(format);
+}
+
+/* Bytes of one column tile. */
+static inline int64_t column_bytes(int64_t format, int64_t k_tiles) {
+    if (format == ELLM_BF16 || format == ELLM_F16) return k_tiles * tile_bytes(format);
+    return (k_tiles + EXPAND_BLOCK - 1) / EXPAND_BLOCK * block_bytes(format);
+}
+
+/* A float with few bits: `bits` are its exponent and mantissa, the mantissa moved up to where f32 has it, `bias` is what
+ * f32's exponent bias has more than its own. Subnormals are made by subtraction, as arithmetic on f32 ones is slow. */
+static inline float float_widen(uint32_t bits, uint32_t bias) {
+    float least = float_of((bias + 1) << 23);
+    return bits < 1u << 23 ? float_of(bits + ((bias + 1) << 23)) - least : float_of(bits + (bias << 23));
+}
+
+static inline float float_signed(float magnitude, uint32_t negative) {
+    return float_of(bits_of(magnitude) | negative << 31);
+}
+
+/* Few weights are E4M3 subnormals, so that here they may be f32 ones on the way. */
+static inline float f32_from_e4m3(uint32_t code) {
+    float x = float_of((code & 0x80) << 24 | (code & 0x7f) << 20) * 0x1p120f;
+    return (code & 0x7f) == 0x7f ? x * NAN : x;
+}
+
+static inline float f32_from_e2m1(uint32_t code) { return float_signed(float_widen((code & 7) << 22, 126), code >> 3 & 1); }
+
+/* 2^(code - 127); infinite for 255. */
+static inline float f32_from_e8m0(uint32_t code) { return float_of(code ? code << 23 : 1u << 22); }
+
+static inline float f32_from_f16(uint32_t half) {
+    float magnitude = float_widen((half & 0x7fff) << 13, 112);
+    return float_signed((half & 0x7c00) == 0x7c00 ? float_of(0x7f800000 | (half & 0x3ff) << 13) : magnitude, half >> 15);
+}
+
+/* Expands `count` tiles of a block of a column tile. */
+static inline void expand_fp8_plain(const char *block, int count, ellm_bf16 *restrict out) {
+    const uint8_t *codes = (const uint8_t *)block + EXPAND_SCALES;
+    float scale[32];
+    for (int i = 0; i < 32; i++) memcpy(&scale[i], block + i / 2 * sizeof(float), sizeof(float));
+    for (int row = 0; row < 16 * count; row++)
+        for (int i = 0; i < 32; i++) out[32 * row + i] = bf16_from_f32(f32_from_e4m3(codes[32 * row + i]) * scale[i]);
+}
+
+static inline void expand_mxfp4_plain(const char *block, int count, ellm_bf16 *restrict out) {
+    const uint8_t *scales = (const uint8_t *)block, *codes = scales + EXPAND_SCALES;
+    for (int tile = 0; tile < count; tile++) {
+        float scale[16];
+        for (int n = 0; n < 16; n++) scale[n] = f32_from_e8m0(scales[16 * tile + n]);
+        for (int row = 16 * tile; row < 16 * (tile + 1); row++) {
+            uint32_t pairs[16];
+            for (int n = 0; n < 16; n++) {
+                uint32_t code = codes[16 * row + n];
+                uint32_t even = bf16_from_f32(f32_from_e2m1(code) * scale[n]);
+                uint32_t odd = bf16_from_f32(f32_from_e2m1(code >> 4) * scale[n]);
+                pairs[n] = even | odd << 16;
+            }
+            memcpy(out + 32 * row, pairs, sizeof pairs);
+        }
+    }
+}
+
+/* x = high + low, exactly. */
+static inline void expand_f16_plain(const char *block, int count, ellm_bf16 *restrict high, ellm_bf16 *restrict low) {
+    for (int i = 0; i < ELLM_TILE * count; i++) {
+        uint16_t half;
+        memcpy(&half, block + i * sizeof half, sizeof half);
+        float x = f32_from_f16(half);
+        high[i] = bf16_from_f32(x);
+        low[i] = bf16_from_f32(x - f32_from_bf16(high[i]));
+    }
+}
+
+#if defined(__AVX512BF16__) && defined(__AVX512VBMI__)
+#include "expand_avx512.h"
+#elif defined(__AVX2__)
+#include "expand_avx2.h"
+#else
+static inline void expand_fp8(const char *block, int count, ellm_bf16 *out, int64_t ahead) {
+    expand_fp8_plain(block, count, out);
+}
+static inline void expand_mxfp4(const char *block, int count, ellm_bf16 *out, int64_t ahead) {
+    expand_mxfp4_plain(block, count, out);
+}
+static inline void expand_f16(const char *block, int count, ellm_bf16 *high, ellm_bf16 *low, int64_t ahead) {
+    expand_f16_plain(block, count, high, low);
+}
+#endif
+
+#ifndef EXPAND_ROW
+/* The product of one row with tiles that are expanded in registers: here there is none. */
+static inline int row_multiply(const ellm_bf16 *a, const char *block, int64_t stride, int64_t format, int count, float *c,
+                               int accumulate, int64_t ahead) {
+    return 0;
+}
+#endif
+
+/* One element of a column tile: column n, element k. F16 is exact, the others are bf16 numbers. */
+static inline float expand_element(const char *column, int64_t format, int64_t n, int64_t k) {
+    const char *block = column + k / 128 * block_bytes(format);
+    int64_t i = k % 128 / 2 * 32 + 2 * n + k % 2;
+    uint16_t two;
+    float scale;
+    if (format == ELLM_FP8) {
+        memcpy(&scale, block + n * sizeof scale, sizeof scale);
+        return f32_from_bf16(bf16_from_f32(f32_from_e4m3((uint8_t)block[EXPAND_SCALES + i]) * scale));
+    }
+    if (format == ELLM_MXFP4) {
+        scale = f32_from_e8m0((uint8_t)block[k % 128 / 32 * 16 + n]);
+        return f32_from_bf16(bf16_from_f32(f32_from_e2m1((uint8_t)block[EXPAND_SCALES + i / 2] >> 4 * (k % 2)) * scale));
+    }
+    memcpy(&two, block + i * sizeof two, sizeof two);
+    return format == ELLM_F16 ? f32_from_f16(two) : f32_from_bf16(two);
+}
+
+/* k tiles expanded at a time. Few rows: expansion and product take turns within L1. Many: sums pass through C seldom. F16
+ * adds its two terms in turn, so that its depth decides the order of the sum and is always the same. */
+static inline int expand_depth(int64_t format, int rows) { return format == ELLM_F16 || rows <= 16 ? 4 : EXPAND_DEPTH; }
+
+/* Expands k tiles [k, k + count) of a column tile, k a whole block; what lies `ahead` bytes on is fetched. */
+static inline void expand_column(const char *column, int64_t format, int k, int count, ellm_bf16 *high, ellm_bf16 *low,
+                                 int64_t ahead) {
+    const char *block = column + column_bytes(format, k);
+    for (; count > 0; count -= EXPAND_BLOCK, block += block_bytes(format), high += EXPAND_BLOCK * ELLM_TILE) {
+        int tiles = count < EXPAND_BLOCK ? count : EXPAND_BLOCK;
+        if (format == ELLM_FP8)
+            expand_fp8(block, tiles, high, ahead);
+        else if (format == ELLM_MXFP4)
+            expand_mxfp4(block, tiles, high, ahead);
+        else
+            expand_f16(block, tiles, high, low, ahead);
+    }
+}
+
+/* C[rows][16 * n_tiles] = A[rows][32 * k_tiles] . W for at most EXPAND_COLUMNS column tiles, `stride` bytes apart. */
+static inline void expand_multiply(const ellm_bf16 *a, int64_t lda, int rows, const char *weight, int64_t stride,
+                                   int64_t format, int n_tiles, int k_tiles, float *c, int64_t ldc, ellm_bf16 *high) {
+    int depth = expand_depth(format, rows);
+    int64_t column = depth * ELLM_TILE;
+    ellm_bf16 *low = high + EXPAND_COLUMNS * column;
+    for (int k = 0; k < k_tiles; k += depth) {
+        int count = k_tiles - k < depth ? k_tiles - k : depth;
+        int64_t ahead = column_bytes(format, EXPAND_AHEAD * depth); /* past the end: in the next column tiles */
+        if (k + EXPAND_AHEAD * depth >= k_tiles) ahead += (n_tiles - 1) * stride;
+        if (rows == 1 && n_tiles == EXPAND_COLUMNS &&
+            row_multiply(a + 32 * k, weight + column_bytes(format, k), stride, format, count, c, k > 0, ahead))
+            continue;
+        for (int n = 0; n < n_tiles; n++)
+            expand_column(weight + n * stride, format, k, count, high + n * column, low + n * column, ahead);
+        tile_matmul(a + 32 * k, lda, rows, high, column, ELLM_TILE, n_tiles, count, c, ldc, k > 0);
+        if (format == ELLM_F16)
+            tile_matmul(a + 32 * k, lda, rows, low, column, ELLM_TILE, n_tiles, count, c, ldc, 1);
+    }
+}
+
+/* C[rows][16 * n_tiles] = A[rows][32 * k_tiles] . W, a packed weight of any format. `tiles` is ELLM_EXPAND bytes. */
+static inline void weight_matmul(const ellm_bf16 *a, int64_t lda, int rows, const char *weight, int64_t format,
+                                 int n_tiles, int k_tiles, float *c, int64_t ldc, ellm_bf16 *tiles) {
+    int64_t stride = column_bytes(format, k_tiles);
+    if (format == ELLM_BF16) {
+        tile_matmul(a, lda, rows, (const ellm_bf16 *)weight, k_tiles * ELLM_TILE, ELLM_TILE, n_tiles, k_tiles, c, ldc, 0);
+        return;
+    }
+    for (int n = 0; n < n_tiles; n += EXPAND_COLUMNS) {
+        int columns = n_tiles - n < EXPAND_COLUMNS ? n_tiles - n : EXPAND_COLUMNS;
+        expand_multiply(a, lda, rows, weight + n * stride, stride, format, columns, k_tiles, c + 16 * n, ldc, tiles);
+    }
+}
+
+#endif

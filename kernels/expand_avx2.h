@@ -1,0 +1,79 @@
+/* The expansions of expand.h by AVX2, bit for bit. */
+#ifndef ELLM_EXPAND_AVX2_H
+#define ELLM_EXPAND_AVX2_H
+#include <immintrin.h>
+
+/* f32 in the upper half of each 32 bits, and 16 bits that do not count, rounded to nearest even; no NaN is among them. */
+static inline __m256i expand_round(__m256 x) {
+    __m256i bits = (__m256i)x, odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    return _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+}
+
+/* 16 E4M3 codes, each in the upper half of 16 bits, scaled; the two of a pair of k have the same scale. */
+static inline __m256i expand_pairs(__m256i codes, __m256 scale) {
+    const __m256 bias = _mm256_set1_ps(0x1p120f);
+    __m256i values = _mm256_and_si256(_mm256_srai_epi16(codes, 4), _mm256_set1_epi16((short)0x87f0));
+    __m256 even = (__m256)_mm256_slli_epi32(values, 16);
+    __m256 odd = (__m256)_mm256_and_si256(values, _mm256_set1_epi32((int)0xffff0000));
+    __m256i low = expand_round(_mm256_mul_ps(_mm256_mul_ps(even, bias), scale));
+    __m256i high = expand_round(_mm256_mul_ps(_mm256_mul_ps(odd, bias), scale));
+    return _mm256_blend_epi16(_mm256_srli_epi32(low, 16), high, 0xaa);
+}
+
+/* A block that holds a NaN, which nothing but a broken checkpoint has, is left to plain C. */
+static inline void expand_fp8(const char *block, int tiles, ellm_bf16 *out, int64_t ahead) {
+    const __m256i magnitude = _mm256_set1_epi8(0x7f);
+    __m256 first = _mm256_loadu_ps((const float *)block), second = _mm256_loadu_ps((const float *)block + 8);
+    int nan = _mm256_movemask_ps(_mm256_cmp_ps(first, second, _CMP_UNORD_Q));
+    for (int row = 0; row < 16 * tiles; row++) {
+        const char *at = block + EXPAND_SCALES + 32 * row;
+        if (row % 2 == 0) _mm_prefetch(at + ahead, _MM_HINT_T0);
+        __m256i codes = _mm256_loadu_si256((const __m256i *)at);
+        nan |= _mm256_movemask_epi8(_mm256_cmpeq_epi8(_mm256_and_si256(codes, magnitude), magnitude));
+        codes = _mm256_permute4x64_epi64(codes, 0xd8); /* unpacking within each half then keeps the order */
+        __m256i low = _mm256_unpacklo_epi8(_mm256_setzero_si256(), codes);
+        __m256i high = _mm256_unpackhi_epi8(_mm256_setzero_si256(), codes);
+        _mm256_store_si256((__m256i *)(out + 32 * row), expand_pairs(low, first));
+        _mm256_store_si256((__m256i *)(out + 32 * row + 16), expand_pairs(high, second));
+    }
+    if (nan) expand_fp8_plain(block, tiles, out);
+}
+
+/* High and low byte of E2M1 codes in bf16 times 2^126, with +0 for -0, as in expand_avx512.h. */
+#define E2M1_HIGH 0, 0x7e, 0x7e, 0x7e, 0x7f, 0x7f, 0x7f, 0x7f, 0, (char)0xfe, (char)0xfe, (char)0xfe, (char)0xff, \
+    (char)0xff, (char)0xff, (char)0xff
+#define E2M1_LOW 0, 0, (char)0x80, (char)0xc0, 0, 0x40, (char)0x80, (char)0xc0
+static inline void expand_mxfp4(const char *block, int tiles, ellm_bf16 *out, int64_t ahead) {
+    const __m128i high = _mm_setr_epi8(E2M1_HIGH), low = _mm_setr_epi8(E2M1_LOW, E2M1_LOW), half = _mm_set1_epi8(15);
+    const uint8_t *scales = (const uint8_t *)block;
+    for (int i = 0; i < 16 * tiles; i++)
+        if (scales[i] < 2 || scales[i] > 252) {
+            expand_mxfp4_plain(block, tiles, out);
+            return;
+        }
+    for (int row = 0; row < 16 * tiles; row++) {
+        const char *at = block + EXPAND_SCALES + 16 * row;
+        if (row % 4 == 0) _mm_prefetch(at + ahead, _MM_HINT_T0);
+        __m128i codes = _mm_loadu_si128((const __m128i *)at), even = _mm_and_si128(codes, half);
+        __m128i odd = _mm_and_si128(_mm_srli_epi16(codes, 4), half);
+        __m128i even_high = _mm_shuffle_epi8(high, even), even_low = _mm_shuffle_epi8(low, even);
+        __m128i odd_high = _mm_shuffle_epi8(high, odd), odd_low = _mm_shuffle_epi8(low, odd);
+        for (int part = 0; part < 2; part++) {
+            __m128i scale = _mm_loadl_epi64((const __m128i *)(scales + row / 16 * 16 + 8 * part));
+            scale = _mm_slli_epi16(_mm_sub_epi16(_mm_set1_epi16(127 + 126), _mm_cvtepu8_epi16(scale)), 7);
+            __m128i evens = part ? _mm_unpackhi_epi8(even_low, even_high) : _mm_unpacklo_epi8(even_low, even_high);
+            __m128i odds = part ? _mm_unpackhi_epi8(odd_low, odd_high) : _mm_unpacklo_epi8(odd_low, odd_high);
+            evens = _mm_subs_epu16(evens, scale);
+            odds = _mm_subs_epu16(odds, scale);
+            __m128i *target = (__m128i *)(out + 32 * row + 16 * part);
+            _mm_store_si128(target, _mm_unpacklo_epi16(evens, odds));
+            _mm_store_si128(target + 1, _mm_unpackhi_epi16(evens, odds));
+        }
+    }
+}
+
+static inline void expand_f16(const char *block, int tiles, ellm_bf16 *high, ellm_bf16 *low, int64_t ahead) {
+    expand_f16_plain(block, tiles, high, low);
+}
+
+#endif

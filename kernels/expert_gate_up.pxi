@@ -1,0 +1,63 @@
+# expert_gate_up: out = activation(gate, up) for the routed rows of one expert, task.block; columns as in gate_up
+#
+#   x       f32 or bf16 [rows, k] in the sections: routed position p takes step row rows[p]
+#   begin   i32 [experts + 1], rows  i32 [routed]: what dispatch wrote
+#   weight  a packed weight [n_tiles][k_tiles] per expert, bank_stride bytes apart; bias likewise, bias_stride
+#   out     bf16 [routed, out_stride]; the task that owns the last column zeroes the pad [n, out_stride)
+#
+# activation 0: silu(gate) * up. 1: (u + 1) * g * sigmoid(alpha * g) with g = min(gate, limit), u = clamp(up, -limit, limit).
+# Task = row tile * ceil(n_tiles / task_tiles) + column task.
+
+cdef struct expert_rows:
+    int64_t tile         # number of the row tile
+    int64_t first        # its first routed position
+    int64_t rows
+    int64_t column_task
+
+
+# The rows and columns of a task of an expert.
+cdef inline expert_rows expert_part(
+    const ellm_task *task, const ellm_matmul *m, const int32_t *begin
+) noexcept nogil:
+    cdef int64_t column_tasks = (m.n_tiles + m.task_tiles - 1) // m.task_tiles
+    cdef expert_rows part
+    part.tile = task.index // column_tasks
+    part.column_task = task.index % column_tasks
+    part.first = begin[task.block] + part.tile * task.row_block
+    part.rows = min(<int64_t> task.row_block, begin[task.block + 1] - part.first)
+    return part
+
+
+# The bias of this task's expert, or NULL.
+cdef inline const float *expert_bias(const ellm_task *task, const ellm_matmul *m, int64_t stride) noexcept nogil:
+    if m.bias == NULL:
+        return NULL
+    return <const float *> (<const char *> m.bias + task.block * stride)
+
+
+cdef void expert_gate_up(const ellm_task *task) noexcept nogil:
+    cdef const ellm_expert_gate_up *op = <const ellm_expert_gate_up *> task.args
+    cdef const ellm_matmul *m = <const ellm_matmul *> task.args
+    cdef expert_rows part = expert_part(task, m, <const int32_t *> (task.arena + op.begin))
+    cdef const int32_t *step_rows = <const int32_t *> (task.arena + op.rows) + part.first
+    cdef product p = multiply_by(
+        task, m, panel_gather(task, m, part.tile, step_rows, part.rows), part.rows, part.column_task,
+        <const char *> op.weight + task.block * op.bank_stride, expert_bias(task, m, op.bias_stride),
+    )
+    cdef int64_t begin = 8 * p.tile
+    cdef int64_t end = min(op.n, begin + 8 * p.tiles)
+    cdef int64_t row, column, width
+    cdef const float *c
+    cdef ellm_bf16 *out
+    for row in range(part.rows):
+        out = <ellm_bf16 *> (task.arena + op.out) + (part.first + row) * op.out_stride
+        c = p.c + row * p.stride
+        for column in range(begin, end, 16):
+            width = min(<int64_t> 16, end - column)
+            if op.activation == 0:
+                vector_silu_mul(c, c + 16, out + column, width)
+            else:
+                vector_clamped_glu(c, c + 16, <float> op.limit, <float> op.alpha, out + column, width)
+            c += 32
+        if end == op.n:
+            memset(out + end, 0, (op.out_stride - op.n) * sizeof(ellm_bf16))

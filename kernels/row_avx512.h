@@ -1,0 +1,75 @@
+/* One row times EXPAND_COLUMNS column tiles of FP8 or MXFP4, expanded in registers: the sums of tile_avx512.h over expanded
+ * tiles, in the same order, without a way through memory. */
+#ifndef ELLM_ROW_AVX512_H
+#define ELLM_ROW_AVX512_H
+#define EXPAND_ROW
+
+/* Two elements of the row for each column. */
+static inline __m512bh row_pair(const ellm_bf16 *a) {
+    int32_t two;
+    memcpy(&two, a, sizeof two);
+    return (__m512bh)_mm512_set1_epi32(two);
+}
+
+static inline void row_fp8(const ellm_bf16 *a, const char *block, int64_t stride, int count, __m512 *sum, int64_t ahead) {
+    e4m3_decoder decoder = e4m3_decoder_load();
+    e4m3_scales scales[EXPAND_COLUMNS];
+#pragma GCC unroll 4
+    for (int n = 0; n < EXPAND_COLUMNS; n++) {
+        scales[n] = e4m3_scales_load(block + n * stride);
+        expand_prefetch(block + n * stride + ahead);
+    }
+    for (int row = 0; row < 16 * count; row += 2) {
+        __m512bh first = row_pair(a + 2 * row), second = row_pair(a + 2 * row + 2);
+#pragma GCC unroll 4
+        for (int n = 0; n < EXPAND_COLUMNS; n++) {
+            const char *line = block + n * stride + EXPAND_SCALES + 32 * row;
+            __m512i rows[2];
+            expand_prefetch(line + ahead);
+            e4m3_rows(line, &decoder, scales[n], rows);
+            sum[n] = _mm512_dpbf16_ps(sum[n], first, (__m512bh)rows[0]);
+            sum[n] = _mm512_dpbf16_ps(sum[n], second, (__m512bh)rows[1]);
+        }
+    }
+}
+
+static inline void row_mxfp4(const ellm_bf16 *a, const char *block, int64_t stride, int count, __m512 *sum, int64_t ahead) {
+    e2m1_decoder decoder = e2m1_decoder_load();
+    for (int n = 0; n < EXPAND_COLUMNS; n++) expand_prefetch(block + n * stride + ahead);
+    for (int tile = 0; tile < count; tile++) {
+        __m512i scales[EXPAND_COLUMNS];
+#pragma GCC unroll 4
+        for (int n = 0; n < EXPAND_COLUMNS; n++) scales[n] = e2m1_scale(block + n * stride + 16 * tile);
+        for (int row = 16 * tile; row < 16 * (tile + 1); row += 4) {
+            const char *line = block + EXPAND_SCALES + 16 * row;
+#pragma GCC unroll 4
+            for (int n = 0; n < EXPAND_COLUMNS; n++) expand_prefetch(line + n * stride + ahead);
+#pragma GCC unroll 4
+            for (int i = 0; i < 4; i++)
+#pragma GCC unroll 4
+                for (int n = 0; n < EXPAND_COLUMNS; n++) {
+                    __m512i column = e2m1_row(line + n * stride + 16 * i, &decoder, scales[n]);
+                    sum[n] = _mm512_dpbf16_ps(sum[n], row_pair(a + 2 * (row + i)), (__m512bh)column);
+                }
+        }
+    }
+}
+
+/* c (= or +=) a . W for `count` k tiles of a block of column tiles that are `stride` bytes apart. Returns 0, and does
+ * nothing, for a format or scales that it cannot expand. */
+static inline int row_multiply(const ellm_bf16 *a, const char *block, int64_t stride, int64_t format, int count, float *c,
+                               int accumulate, int64_t ahead) {
+    __m512 sum[EXPAND_COLUMNS];
+    for (int n = 0; n < EXPAND_COLUMNS; n++) {
+        if (format != ELLM_FP8 && !(format == ELLM_MXFP4 && e2m1_normal(block + n * stride, count))) return 0;
+        sum[n] = accumulate ? _mm512_loadu_ps(c + 16 * n) : _mm512_setzero_ps();
+    }
+    if (format == ELLM_FP8)
+        row_fp8(a, block, stride, count, sum, ahead);
+    else
+        row_mxfp4(a, block, stride, count, sum, ahead);
+    for (int n = 0; n < EXPAND_COLUMNS; n++) _mm512_storeu_ps(c + 16 * n, sum[n]);
+    return 1;
+}
+
+#endif

@@ -1,0 +1,53 @@
+"""DeepSeek-V2 and V2-Lite: latent attention; softmax routing, among all experts or within groups."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ellm.dsl import Cache, Value, Weights, experts, linear, rms_norm, route, softmax
+from ellm.models.config import Fields
+from ellm.models.layers import mlp
+from ellm.models.mla import DeepseekConfig, latent_attention, read_deepseek
+
+
+def deepseek_v2_block(x: Value, w: Weights, cache: Cache, c: DeepseekConfig, layer: int) -> Value:
+    """One layer: x [T, hidden] gives [T, hidden]."""
+    d, eps, n = c.hidden_size, c.rms_norm_eps, c.moe_intermediate_size
+    x = x + latent_attention(rms_norm(x, w.input_layernorm[d], eps), w.self_attn, cache, c)
+    m = rms_norm(x, w.post_attention_layernorm[d], eps)
+    if layer < c.first_k_dense_replace:
+        return x + mlp(m, w.mlp, d, c.intermediate_size)
+    routes = route(
+        softmax(linear(m, w.mlp.gate[c.n_routed_experts, d])),
+        c.num_experts_per_tok,
+        scale=c.routed_scaling_factor,
+        groups=c.n_group,
+        keep_groups=c.topk_group,
+        group_top=1,
+    )
+    x = x + mlp(m, w.mlp.shared_experts, d, n * c.n_shared_experts)
+    return x + experts(routes, m, lambda rows, e: mlp(rows, w.mlp.experts[e], d, n))
+
+
+def read_deepseek_v2(config: Mapping[str, Any]) -> DeepseekConfig:
+    """Read the config of a DeepseekV2ForCausalLM. Raises InputError.
+
+    As in transformers, norm_topk_prob has no effect and rope is always interleaved.
+    """
+    fields = Fields(config)
+    method = config.get("topk_method") or "greedy"
+    if method not in ("greedy", "group_limited_greedy"):
+        raise fields.error("topk_method", "is not greedy or group_limited_greedy")
+    for name, only in (("scoring_func", "softmax"), ("moe_layer_freq", 1)):
+        if config.get(name, only) != only:
+            raise fields.error(name, f"is not supported, only {only} is")
+    return read_deepseek(
+        {**config, "rope_interleave": True},
+        grouped=method == "group_limited_greedy",
+        max_position_embeddings=2048,
+        q_lora_rank=1536,
+        n_routed_experts=64,
+        n_shared_experts=2,
+        moe_intermediate_size=1407,
+    )

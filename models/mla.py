@@ -1,0 +1,105 @@
+"""Multi-head latent attention of DeepSeek-V2 and V3 (DeepSeek-AI 2024): one latent a position is its keys and values.
+
+Keys and values are never expanded: the matrices that would do it are absorbed into the query and the output, for every
+row alike, so that a row's result does not depend on how its sequence was cut into steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ellm.dsl import Cache, InputError, Value, Weights, attend, concat, head_linear, linear, rms_norm, rope
+from ellm.models.config import DecoderConfig, Defaults, Fields, read_decoder, read_experts
+from ellm.models.rope import score_factor
+
+
+@dataclass(frozen=True)
+class DeepseekConfig(DecoderConfig):
+    """As config.json has it; head_dim is qk_rope_head_dim. `score_factor` is YaRN's on attention scores.
+
+    q_lora_rank is 0 if queries have no latent, n_group 0 if all experts are eligible.
+    """
+
+    q_lora_rank: int
+    kv_lora_rank: int
+    qk_nope_head_dim: int
+    qk_rope_head_dim: int
+    v_head_dim: int
+    score_factor: float
+    rope_interleave: bool
+    n_routed_experts: int
+    num_experts_per_tok: int
+    n_group: int
+    topk_group: int
+    n_shared_experts: int
+    moe_intermediate_size: int
+    first_k_dense_replace: int
+    routed_scaling_factor: float
+    norm_topk_prob: bool
+
+
+def latent_attention(x: Value, w: Weights, cache: Cache, c: DeepseekConfig) -> Value:
+    """Attention of normalised rows x [T, hidden], without residual: [T, hidden]."""
+    d, h, r, eps, bias = c.hidden_size, c.num_attention_heads, c.kv_lora_rank, c.rms_norm_eps, c.attention_bias
+    nope, rotary, v = c.qk_nope_head_dim, c.qk_rope_head_dim, c.v_head_dim
+    if c.q_lora_rank:
+        latent = linear(x, w.q_a_proj[c.q_lora_rank, d], bias=bias)
+        latent = rms_norm(latent, w.q_a_layernorm[c.q_lora_rank], eps)
+        query = linear(latent, w.q_b_proj[h, nope + rotary, c.q_lora_rank])
+    else:
+        query = linear(x, w.q_proj[h, nope + rotary, d])
+    to_keys, to_values = w.kv_b_proj[h, nope + v, r].split(nope, v, dim=1)
+    query = concat(
+        head_linear(query[..., :nope], to_keys.transposed),
+        rope(query[..., nope:], c.rope, interleaved=c.rope_interleave),
+    )
+    joined = linear(x, w.kv_a_proj_with_mqa[1, r + rotary, d], bias=bias)
+    latent = rms_norm(joined[..., :r], w.kv_a_layernorm[r], eps)
+    key = concat(latent, rope(joined[..., r:], c.rope, interleaved=c.rope_interleave))
+    kv = cache.append(k=key, v=r)
+    scale = (nope + rotary) ** -0.5 * c.score_factor
+    o = head_linear(attend(query, kv["k"], kv["v"], scale=scale), to_values)
+    return linear(o, w.o_proj[d, h, v], bias=bias)
+
+
+def read_deepseek(config: Mapping[str, Any], *, grouped: bool, **defaults: Any) -> DeepseekConfig:
+    """Read the fields that DeepSeek-V2 and V3 share; `defaults` for those that they differ in. Raises InputError."""
+    fields = Fields({**defaults, **{name: value for name, value in config.items() if value is not None}})
+    rotary = fields.size("qk_rope_head_dim", 64)
+    layers = fields.size("num_hidden_layers")
+    base = read_decoder(
+        {**config, "head_dim": rotary, "num_key_value_heads": config.get("num_attention_heads")},
+        Defaults(max_position_embeddings=defaults["max_position_embeddings"]),
+        attention_bias=fields.flag("attention_bias"),
+        windows=(0,) * layers,
+    )
+    count, top_k = read_experts(fields.config, "n_routed_experts", "num_local_experts")
+    groups, keep = (fields.size("n_group"), fields.size("topk_group")) if grouped else (0, 0)
+    if groups and count % groups:
+        raise InputError(f"config.json: n_routed_experts: {count} is no multiple of n_group {groups}")
+    if keep > groups:
+        raise InputError(f"config.json: topk_group: {keep} is more than n_group {groups}")
+    if groups and top_k > keep * (count // groups):
+        eligible = f"the {keep * (count // groups)} experts of topk_group {keep} groups"
+        raise InputError(f"config.json: num_experts_per_tok: {top_k} is more than {eligible}")
+    return DeepseekConfig(
+        **vars(base),
+        q_lora_rank=fields.size("q_lora_rank") if config.get("q_lora_rank", 1536) is not None else 0,
+        kv_lora_rank=fields.size("kv_lora_rank", 512),
+        qk_nope_head_dim=fields.size("qk_nope_head_dim", 128),
+        qk_rope_head_dim=rotary,
+        v_head_dim=fields.size("v_head_dim", 128),
+        score_factor=score_factor(config),
+        rope_interleave=fields.flag("rope_interleave", True),
+        n_routed_experts=count,
+        num_experts_per_tok=top_k,
+        n_group=groups,
+        topk_group=keep,
+        n_shared_experts=fields.size("n_shared_experts"),
+        moe_intermediate_size=fields.size("moe_intermediate_size"),
+        first_k_dense_replace=fields.count("first_k_dense_replace", 0),
+        routed_scaling_factor=fields.number("routed_scaling_factor", 1.0),
+        norm_topk_prob=fields.flag("norm_topk_prob"),
+    )

@@ -1,0 +1,9 @@
+from ellm.scheduler.memory cimport Pages
+from ellm.scheduler.worker cimport Ring
+
+
+cdef class Rings:
+    cdef readonly int workers
+    cdef Pages pages
+    cdef Ring *rings
+    cdef Ring *of(self, int worker) noexcept nogil

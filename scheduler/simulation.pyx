@@ -1,0 +1,455 @@
+"""The event loop of `ellm.scheduler.simulate`: workers that claim, steal and wait as worker.pyx does, in simulated time.
+
+Times are nanoseconds, rates bytes per nanosecond. Everything that a worker does to shared words takes the latency
+between cores; what it sees is the state at the moment when it starts to look.
+"""
+
+from libc.math cimport INFINITY
+from libc.stdint cimport int8_t, int32_t, int64_t
+from libc.string cimport memset
+
+import numpy as np
+
+cdef enum:
+    TURN = 0  # a worker looks for something to do
+    START = 1  # its task begins to read memory
+    FINISH = 2  # its task is done
+    COUNTED = 3  # the tasks that it ran of a group are counted
+    RUNNING = 0
+    IDLE = 1  # watches the log
+    PENDING = 2  # will take its turn at a time that is known
+    GONE = 3  # the step has ended
+
+cdef struct Entry:
+    double time
+    int32_t worker
+    int32_t kind
+
+
+cdef class Heap:
+    """Entries in order of time."""
+
+    cdef object memory
+    cdef Entry *entries
+    cdef int32_t size
+
+    def __cinit__(self, int32_t most):
+        self.memory = np.zeros((most + 1) * sizeof(Entry), np.uint8)
+        cdef int8_t[::1] view = self.memory.view(np.int8)
+        self.entries = <Entry *>&view[0]
+
+    cdef inline void push(self, double time, int32_t worker, int32_t kind) noexcept nogil:
+        cdef int32_t at = self.size, parent
+        self.size += 1
+        while at and self.entries[(at - 1) >> 1].time > time:
+            parent = (at - 1) >> 1
+            self.entries[at] = self.entries[parent]
+            at = parent
+        self.entries[at] = Entry(time, worker, kind)
+
+    cdef inline Entry pop(self) noexcept nogil:
+        cdef Entry first = self.entries[0], last
+        cdef int32_t at = 0, child
+        self.size -= 1
+        last = self.entries[self.size]
+        while True:
+            child = 2 * at + 1
+            if child >= self.size:
+                break
+            if child + 1 < self.size and self.entries[child + 1].time < self.entries[child].time:
+                child += 1
+            if self.entries[child].time >= last.time:
+                break
+            self.entries[at] = self.entries[child]
+            at = child
+        self.entries[at] = last
+        return first
+
+
+cdef class Domain:
+    """Memory that its readers share equally, each up to the rate of a core.
+
+    `served` grows by what each reader has got; a reader that joins leaves when it has grown by the reader's bytes.
+    """
+
+    cdef Heap readers
+    cdef double rate, core_rate, served, now
+
+    def __cinit__(self, double rate, double core_rate, int32_t workers):
+        self.readers, self.rate, self.core_rate = Heap(workers), rate, core_rate
+
+    cdef inline double share(self) noexcept nogil:
+        return min(self.core_rate, self.rate / self.readers.size)
+
+    cdef inline void advance(self, double time) noexcept nogil:
+        if self.readers.size:
+            self.served += self.share() * (time - self.now)
+        self.now = time
+
+    cdef inline void join(self, double time, double size, int32_t worker) noexcept nogil:
+        self.advance(time)
+        self.readers.push(self.served + size, worker, START)
+
+    cdef inline double next(self) noexcept nogil:
+        if not self.readers.size:
+            return INFINITY
+        return max(self.now, self.now + (self.readers.entries[0].time - self.served) / self.share())
+
+
+cdef class Simulation:
+    """One step. `step` and `machine` are StepWork and Workers of `ellm.scheduler.simulate`, `caches` its Caches."""
+
+    # the program and the work of its tasks
+    cdef int32_t groups, workers, end, domains
+    cdef const int32_t[::1] signals_begin, signals, publishes_begin, publishes, triggers_begin, triggers
+    cdef const int32_t[::1] tiles, count, completes_empty, wake_of, joins, woken_begin, woken, roots
+    cdef const int64_t[::1] item_begin, item_key
+    cdef const double[::1] item_bytes, item_ns, item_panel
+    cdef const int8_t[::1] item_local
+    # the machine
+    cdef const int32_t[::1] domain_of, cache_of, socket_of
+    cdef const int32_t[:, ::1] victims
+    cdef double remote_rate, cache_rate, cache_bytes, task_ns, near_ns, far_ns, socket_ns, spin_ns, wake_ns
+    cdef list memory
+    cdef int32_t[::1] key_cache
+    cdef double[::1] key_at, filled
+    # state of the groups and events
+    cdef int32_t[::1] needed, signalled, begin, limit, unclaimed, remaining, log, queue
+    cdef int32_t queued, logged
+    cdef double[::1] log_time, line_free
+    cdef int32_t[::1] log_worker
+    # state of the workers
+    cdef int32_t[::1] state, cursor, oldest, group_of, task_of, ran, last_item, source
+    cdef double[::1] idle_from, started, floor, size
+    cdef Heap events
+    cdef double ended
+    cdef bint recording
+    cdef list record
+    # what is found out
+    cdef readonly object published_at, done_at, cause, kernel_ns, tasks, steals
+    cdef readonly double memory_bytes, cached_bytes
+    cdef readonly int32_t last  # the group that ended the step
+    cdef double[::1] published, done, kernel
+    cdef int32_t[::1] because
+    cdef int64_t[::1] tasks_run, stolen
+
+    def __init__(self, program, step, machine, caches, bint record):
+        cdef int32_t i
+        self.groups, self.workers, self.end = len(program.groups), len(machine.domain_of), program.end
+        for name in ("signals", "publishes", "triggers"):
+            ranges = getattr(program, name)
+            assert ranges.begin.dtype == np.int32
+        self.signals_begin, self.signals = program.signals.begin, whole(program.signals.items)
+        self.publishes_begin, self.publishes = program.publishes.begin, whole(program.publishes.items)
+        self.triggers_begin, self.triggers = program.triggers.begin, whole(program.triggers.items)
+        self.tiles = np.ascontiguousarray(program.groups["tiles"])
+        self.completes_empty = np.ascontiguousarray(program.groups["completes_empty"])
+        self.roots = whole(program.roots)
+        wake_of = np.full(self.groups, -1, np.int32)
+        wake_of[program.wakes["group"]] = np.arange(len(program.wakes))
+        self.wake_of, self.joins = wake_of, program.wakes["join"].astype(np.int32)
+        self.woken_begin, self.woken = step.woken.begin, whole(step.woken.items)
+        self.count, self.needed = step.count, step.needed.copy()
+        self.item_begin, self.item_key = step.item_begin, step.item_key
+        self.item_bytes, self.item_ns, self.item_panel = step.item_bytes, step.item_ns, step.item_panel
+        self.item_local = step.item_local
+        self.domain_of, self.cache_of, self.socket_of = machine.domain_of, machine.cache_of, machine.socket_of
+        self.victims = machine.victims
+        self.remote_rate, self.cache_rate, self.cache_bytes = (
+            machine.remote_rate, machine.cache_rate, machine.cache_bytes
+        )
+        self.task_ns, self.near_ns, self.far_ns, self.socket_ns = (
+            machine.task_ns, machine.near_ns, machine.far_ns, machine.socket_ns
+        )
+        self.spin_ns, self.wake_ns = machine.spin_ns, machine.wake_ns
+        self.memory = [Domain(machine.domain_rate, machine.core_rate, self.workers) for _ in range(machine.domains)]
+        self.domains = machine.domains
+        self.key_cache, self.key_at, self.filled = caches.key_cache, caches.key_at, caches.filled
+        self.recording, self.record = record, []
+        self.allocate(len(program.events))
+
+    def allocate(self, events):
+        groups, workers = self.groups, self.workers
+        self.signalled, self.queue = np.zeros(events, np.int32), np.zeros(events, np.int32)
+        self.begin = np.full(groups * workers, -1, np.int32)
+        self.limit = np.empty(groups * workers, np.int32)
+        self.unclaimed, self.remaining, self.log, self.log_worker = (np.zeros(groups + 1, np.int32) for _ in range(4))
+        self.log_time, self.line_free = np.zeros(groups + 1), np.zeros(groups)
+        self.state, self.cursor, self.oldest, self.group_of, self.task_of, self.ran, self.source = (
+            np.zeros(workers, np.int32) for _ in range(7)
+        )
+        self.last_item = np.full(workers, -1, np.int32)
+        self.idle_from, self.started, self.floor, self.size = (np.zeros(workers) for _ in range(4))
+        self.events = Heap(2 * workers + 2)
+        self.published_at, self.done_at = np.full(groups, np.nan), np.full(groups, np.nan)
+        self.cause, self.kernel_ns = np.full(groups, -1, np.int32), np.zeros(workers)
+        self.tasks, self.steals = np.zeros(workers, np.int64), np.zeros(workers, np.int64)
+        self.published, self.done, self.because = self.published_at, self.done_at, self.cause
+        self.kernel, self.tasks_run, self.stolen = self.kernel_ns, self.tasks, self.steals
+
+    def run(self):
+        """Simulate the step. Returns (ns from its start to its end, the tasks in order of their end if recorded).
+
+        A recorded task is (worker, group, index, begin, end). Raises RuntimeError if the step never ends.
+        """
+        cdef int32_t i
+        cdef double time = 0
+        self.ended = -1
+        for i in range(len(self.roots)):
+            if self.count[self.roots[i]]:
+                self.publish(self.roots[i], 0, 0, -1)
+        for i in range(self.workers):
+            self.later(i, self.near_ns)
+        self.loop()
+        if self.ended < 0:
+            raise RuntimeError("the step never ends: an event does not get the signals it needs")
+        return self.ended, self.record
+
+    cdef void loop(self):
+        cdef double time, memory_time, other
+        cdef int32_t i, first
+        cdef Domain domain
+        cdef Entry entry
+        while True:
+            memory_time, first = INFINITY, -1
+            for i in range(self.domains):
+                domain = <Domain>self.memory[i]
+                other = domain.next()
+                if other < memory_time:
+                    memory_time, first = other, i
+            time = self.events.entries[0].time if self.events.size else INFINITY
+            if memory_time == INFINITY and time == INFINITY:
+                return
+            if memory_time <= time:
+                domain = <Domain>self.memory[first]
+                domain.advance(memory_time)
+                entry = domain.readers.pop()
+                self.events.push(max(memory_time, self.floor[entry.worker]), entry.worker, FINISH)
+            else:
+                entry = self.events.pop()
+                if entry.kind == TURN:
+                    self.turn(entry.worker, time)
+                elif entry.kind == START:
+                    (<Domain>self.memory[self.source[entry.worker]]).join(time, self.size[entry.worker], entry.worker)
+                elif entry.kind == FINISH:
+                    self.finish(entry.worker, time)
+                else:
+                    self.counted(entry.worker, time)
+
+    cdef inline double latency(self, int32_t a, int32_t b) noexcept:
+        """Nanoseconds for a word that worker a wrote to reach worker b."""
+        if self.socket_of[a] != self.socket_of[b]:
+            return self.socket_ns
+        return self.near_ns if self.cache_of[a] == self.cache_of[b] else self.far_ns
+
+    cdef inline double distance(self) noexcept:
+        """The latency of a word that any of the workers may have written last."""
+        if self.workers == 1:
+            return self.task_ns
+        return self.latency(0, self.workers - 1)
+
+    cdef inline void later(self, int32_t worker, double time) noexcept:
+        self.state[worker] = PENDING
+        self.events.push(time, worker, TURN)
+
+    # Work -------------------------------------------------------------------------------------------------------------
+
+    cdef void turn(self, int32_t worker, double time):
+        """Read the log, else steal, else watch."""
+        cdef int32_t group
+        cdef double visible
+        self.state[worker] = RUNNING
+        while self.cursor[worker] < self.logged:
+            visible = self.log_time[self.cursor[worker]]
+            visible += self.latency(self.log_worker[self.cursor[worker]], worker)
+            if visible > time:
+                self.later(worker, visible)
+                return
+            group = self.log[self.cursor[worker]]
+            self.cursor[worker] += 1
+            if self.claim(worker, group):
+                self.start(worker, group, time + self.task_ns)
+                return
+            time += self.task_ns
+        if self.ended >= 0:
+            self.state[worker] = GONE
+        elif not self.steal(worker, &time):
+            self.state[worker] = IDLE
+            self.idle_from[worker] = time
+
+    cdef inline bint claim(self, int32_t worker, int32_t group) noexcept:
+        """Take the first task of the worker's own slice."""
+        cdef int64_t at = <int64_t>group * self.workers + worker
+        self.home(group, worker)
+        if self.begin[at] == self.limit[at]:
+            return False
+        self.task_of[worker] = self.begin[at]
+        self.begin[at] += 1
+        self.unclaimed[group] -= 1
+        return True
+
+    cdef inline void home(self, int32_t group, int32_t worker) noexcept:
+        """A slice that nobody has touched is the home slice."""
+        cdef int64_t at = <int64_t>group * self.workers + worker
+        cdef int64_t tasks = <int64_t>self.count[group] * self.tiles[group]
+        if self.begin[at] < 0:
+            self.begin[at] = <int32_t>(tasks * worker // self.workers)
+            self.limit[at] = <int32_t>(tasks * (worker + 1) // self.workers)
+
+    cdef bint steal(self, int32_t worker, double *time):
+        """Look through the groups read so far, oldest first, nearest victim first; each look costs a latency."""
+        cdef int32_t slot, group, i, victim
+        cdef int64_t at, own
+        while self.oldest[worker] < self.cursor[worker] and not self.remaining[self.log[self.oldest[worker]]]:
+            self.oldest[worker] += 1
+        for slot in range(self.oldest[worker], self.cursor[worker]):
+            group = self.log[slot]
+            if not self.remaining[group]:
+                continue
+            for i in range(self.workers - 1):
+                if not self.unclaimed[group]:
+                    time[0] += self.near_ns * (self.workers - 1)
+                    break
+                victim = self.victims[worker, i]
+                time[0] += self.latency(worker, victim)
+                self.home(group, victim)
+                at = <int64_t>group * self.workers + victim
+                if self.begin[at] < self.limit[at]:
+                    own = <int64_t>group * self.workers + worker
+                    self.limit[own] = self.limit[at]
+                    self.limit[at] = self.begin[own] = self.begin[at] + (self.limit[at] - self.begin[at]) // 2
+                    self.stolen[worker] += 1
+                    self.claim(worker, group)
+                    self.start(worker, group, time[0] + self.task_ns)
+                    return True
+        return False
+
+    cdef void start(self, int32_t worker, int32_t group, double time):
+        """Begin the task that the worker has claimed."""
+        cdef int32_t task = self.task_of[worker], tiles = self.tiles[group]
+        cdef int64_t item = self.item_begin[group] + task // tiles, key
+        cdef double size = self.item_bytes[item], least = self.item_ns[item]
+        cdef int32_t place = task % tiles, owner, cache = self.cache_of[worker]
+        self.group_of[worker], self.started[worker] = group, time
+        self.ran[worker] += 1
+        if self.last_item[worker] != item:
+            self.last_item[worker] = <int32_t>item
+            least += self.item_panel[item]
+        if size and self.item_key[item] >= 0:
+            key = self.item_key[item] + place
+            if self.key_cache[key] == cache and self.filled[cache] - self.key_at[key] < self.cache_bytes:
+                least = max(least, size / self.cache_rate)
+                self.cached_bytes += size
+                size = 0
+            else:
+                self.key_cache[key], self.key_at[key] = cache, self.filled[cache]
+                self.filled[cache] += size
+        if not size:
+            self.events.push(time + least, worker, FINISH)
+            return
+        owner = worker if self.item_local[item] else <int32_t>(((place + 1) * <int64_t>self.workers - 1) // tiles)
+        if self.domain_of[owner] != self.domain_of[worker]:
+            least = max(least, size / self.remote_rate)
+        self.memory_bytes += size
+        self.floor[worker] = time + least
+        self.source[worker], self.size[worker] = self.domain_of[owner], size
+        self.events.push(time, worker, START)
+
+    cdef void finish(self, int32_t worker, double time):
+        """End a task and take the next of the slice; when it is dry, count its tasks."""
+        cdef int32_t group = self.group_of[worker]
+        self.kernel[worker] += time - self.started[worker]
+        self.tasks_run[worker] += 1
+        if self.recording:
+            self.record.append((worker, group, self.task_of[worker], self.started[worker], time))
+        if self.claim(worker, group):
+            self.start(worker, group, time + self.task_ns)
+            return
+        time = max(time, self.line_free[group]) + self.distance()  # one at a time
+        self.line_free[group] = time
+        self.events.push(time, worker, COUNTED)
+
+    # Events -----------------------------------------------------------------------------------------------------------
+
+    cdef void counted(self, int32_t worker, double time):
+        cdef int32_t group = self.group_of[worker], ready = 0
+        self.remaining[group] -= self.ran[worker]
+        self.ran[worker] = 0
+        if self.remaining[group] == 0:
+            self.done[group] = time
+            if self.wake_of[group] >= 0:
+                ready = self.wake_groups(self.wake_of[group], worker, &time)
+            self.signal_of(group, &time)
+            ready += self.fire(worker, group, &time)
+            if ready > 1:
+                self.wake_sleepers(ready - 1, worker, time)
+        self.turn(worker, time)
+
+    cdef int32_t wake_groups(self, int32_t wake, int32_t worker, double *time):
+        cdef int32_t i, ready = 0, first = self.woken_begin[wake], last = self.woken_begin[wake + 1]
+        self.needed[self.joins[wake]] = last - first
+        if first == last:
+            self.queue[self.queued] = self.joins[wake]
+            self.queued += 1
+        for i in range(first, last):
+            ready += self.publish(self.woken[i], worker, time[0], self.group_of[worker])
+            time[0] += self.task_ns
+        return ready
+
+    cdef inline void signal(self, int32_t event) noexcept:
+        self.signalled[event] += 1
+        if self.signalled[event] == self.needed[event]:
+            self.queue[self.queued] = event
+            self.queued += 1
+
+    cdef void signal_of(self, int32_t group, double *time):
+        cdef int32_t i
+        for i in range(self.signals_begin[group], self.signals_begin[group + 1]):
+            self.signal(self.signals[i])
+            time[0] += self.near_ns
+
+    cdef int32_t fire(self, int32_t worker, int32_t group, double *time):
+        """Handle the events that are met; returns how many tasks became ready."""
+        cdef int32_t head = 0, event, i, ready = 0
+        while head < self.queued:
+            event = self.queue[head]
+            for i in range(self.publishes_begin[event], self.publishes_begin[event + 1]):
+                ready += self.publish(self.publishes[i], worker, time[0], group)
+                time[0] += self.task_ns
+            for i in range(self.triggers_begin[event], self.triggers_begin[event + 1]):
+                self.signal(self.triggers[i])
+            if event == self.end:
+                self.ended = time[0]
+                self.last = group
+            head += 1
+        self.queued = 0
+        return ready
+
+    cdef int32_t publish(self, int32_t group, int32_t worker, double time, int32_t cause):
+        cdef int32_t tasks = self.count[group] * self.tiles[group], i
+        cdef double nothing = 0
+        self.because[group], self.published[group] = cause, time
+        if tasks == 0:
+            if self.completes_empty[group]:
+                self.done[group] = time
+                self.signal_of(group, &nothing)
+            return 0
+        self.remaining[group] = self.unclaimed[group] = tasks
+        self.log[self.logged], self.log_time[self.logged], self.log_worker[self.logged] = group, time, worker
+        self.logged += 1
+        for i in range(self.workers):  # those that watch see it
+            if self.state[i] == IDLE and time - self.idle_from[i] <= self.spin_ns:
+                self.later(i, max(time + self.latency(worker, i), self.idle_from[i]))
+        return tasks
+
+    cdef void wake_sleepers(self, int32_t most, int32_t worker, double time):
+        cdef int32_t i
+        for i in range(self.workers):
+            if self.state[i] == IDLE and most > 0:
+                most -= 1
+                self.later(i, max(time + self.wake_ns, self.idle_from[i]))
+
+
+cdef whole(values):
+    """int32 values, at least one, so that a view of them has an address."""
+    return np.ascontiguousarray(values, np.int32) if len(values) else np.zeros(1, np.int32)

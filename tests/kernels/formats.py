@@ -1,0 +1,68 @@
+"""Packed weights of every format, made from random codes, and what they are worth."""
+
+import numpy as np
+from harness import Memory, pack_weight, up
+
+from ellm.kernels import layout
+from ellm.kernels.contract import FORMATS, column_bytes
+
+BF16, F16, FP8, MXFP4 = (FORMATS[name] for name in ("bf16", "f16", "fp8", "mxfp4"))
+
+
+def in_tiles(x: np.ndarray) -> np.ndarray:
+    """[n, k], n and k whole blocks, as [n tile, block, k tile, k pair, n, k of the pair]."""
+    return x.reshape(x.shape[0] // 16, 16, -1, 4, 16, 2).transpose(0, 2, 3, 4, 1, 5)
+
+
+def pad(x: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    out = np.zeros((rows, columns), x.dtype)
+    out[: x.shape[0], : x.shape[1]] = x
+    return out
+
+
+def pack_fp8(codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """uint8 [n, k] and f32 [n, ceil(k / 128)] as a packed weight, bytes [n_tiles, blocks, bytes of a block]."""
+    n, blocks = up(codes.shape[0], 16), scales.shape[1]
+    tiles = in_tiles(pad(codes, n, 128 * blocks)).reshape(n // 16, blocks, -1)
+    heads = pad(scales, n, blocks).reshape(n // 16, 16, blocks).transpose(0, 2, 1).copy().view(np.uint8)
+    return np.concatenate((heads, tiles), -1)
+
+
+def pack_mxfp4(codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """4-bit codes in uint8 [n, k] and uint8 [n, ceil(k / 32)] as a packed weight, bytes likewise."""
+    n, blocks = up(codes.shape[0], 16), -(-codes.shape[1] // 128)
+    tiles = in_tiles(pad(codes, n, 128 * blocks))
+    pairs = (tiles[..., 0] | tiles[..., 1] << 4).reshape(n // 16, blocks, -1)
+    heads = (
+        pad(scales, n, 4 * blocks).reshape(n // 16, 16, blocks, 4).transpose(0, 2, 3, 1).reshape(n // 16, blocks, 64)
+    )
+    return np.concatenate((heads, pairs), -1)
+
+
+def pack_f16(w: np.ndarray) -> np.ndarray:
+    """float16 [n, k] as a packed weight."""
+    n, k = up(w.shape[0], 16), up(w.shape[1], 32)
+    return pad(w, n, k).reshape(n // 16, 16, k // 32, 16, 2).transpose(0, 2, 3, 1, 4)
+
+
+def random_weight(format: int, n: int, k: int, random: np.random.Generator, any_scale: bool = False) -> np.ndarray:
+    """A packed weight of random numbers of ordinary size. `any_scale`: every E8M0 and far FP8 scales too."""
+    if format == BF16:
+        return pack_weight(random.standard_normal((n, k)).astype(np.float32))
+    if format == F16:
+        return pack_f16((random.standard_normal((n, k)) * 2.0 ** random.integers(-18, 3, (n, k))).astype(np.float16))
+    if format == FP8:
+        codes = random.integers(0, 256, (n, k), np.uint8)
+        scales = random.uniform(0.1, 1, (n, -(-k // 128))) * 10.0 ** (random.integers(-20, 20) if any_scale else -3)
+        return pack_fp8(np.where(codes & 0x7F == 0x7F, 0, codes).astype(np.uint8), scales.astype(np.float32))
+    low, high = (0, 255) if any_scale else (110, 130)
+    codes = random.integers(0, 16, (n, k), np.uint8)
+    return pack_mxfp4(codes, random.integers(low, high, (n, -(-k // 32))).astype(np.uint8))
+
+
+def values(packed: np.ndarray, format: int, n: int, k: int) -> np.ndarray:
+    """What a packed weight is worth, float32 [n, k]."""
+    memory = Memory.of(packed)
+    n_tiles, k_tiles = up(n, 16) // 16, up(k, 32) // 32
+    assert memory.bytes.size == n_tiles * column_bytes(format, k_tiles)
+    return layout.weight(memory.address, n_tiles, k_tiles, format)[:n, :k].copy()

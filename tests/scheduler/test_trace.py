@@ -1,0 +1,139 @@
+"""A trace tells of every task once, on the core that ran it and after all that it waited for; idle time fills gaps."""
+
+import os
+import time
+
+import numpy as np
+import pytest
+from block_programs import BlockProgram, random_step
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ellm.scheduler import Pool, StepError
+from ellm.scheduler.probe_program import TABLE, ProbeGroup, one_row, probe_program
+from ellm.scheduler.trace import Activity
+
+TASKS = (Activity.TASK, Activity.STOLEN)
+
+
+@pytest.fixture(scope="module", params=[1, 2, 3, 4])
+def pool(request):
+    """More workers than cores included: then a worker loses its core at any moment."""
+    with Pool(cores=(sorted(os.sched_getaffinity(0)) * 4)[: request.param]) as pool:
+        yield pool
+
+
+def only(events, *what):
+    return events[np.isin(events["what"], what)]
+
+
+def check_order(graph, step, tasks):
+    """One step's tasks: those of the reference order, each once, after all tasks of the groups that theirs follows."""
+    ends = {}
+    for group in np.unique(tasks["group"]).tolist():
+        own = tasks[tasks["group"] == group]
+        assert sorted(own["index"]) == list(range(len(own)))
+        ends[group] = own["end_ns"].max()
+    extents = {group: int(extent) for group, extent in enumerate(graph.extents) if extent}
+    assert {group: int(np.count_nonzero(tasks["group"] == group)) for group in ends} == extents, f"step {step}"
+    for group in ends:
+        start = tasks["start_ns"][tasks["group"] == group].min()
+        assert all(ends[source] <= start for source in graph.sources[group] if source in ends)
+
+
+def check_workers(events, threads):
+    """Within a step, what a worker does happens one after the other and inside of its part in the step."""
+    for worker in range(threads):
+        own = events[events["worker"] == worker]
+        for step in np.unique(own["step"]):
+            done = own[own["step"] == step]
+            (join,) = only(done, Activity.JOIN)
+            inner = done[done["what"] < Activity.JOIN]
+            assert (inner["start_ns"] <= inner["end_ns"]).all()
+            assert (inner["end_ns"][:-1] <= inner["start_ns"][1:]).all()
+            assert (inner["start_ns"] >= join["start_ns"]).all() and (inner["end_ns"] <= join["end_ns"]).all()
+
+
+@given(random=st.randoms(use_true_random=False))
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_tasks_of_random_programs(pool, random):
+    graph = BlockProgram(random)
+    executable = graph.load(pool)
+    graph.check_step(executable, random_step(random, graph.program))
+    with executable.trace() as trace:
+        for _ in range(4):
+            graph.choose(random)
+            graph.check_step(executable, random_step(random, graph.program))
+            events = trace.events()
+            tasks = only(events[events["step"] == executable.number], *TASKS)
+            assert len(tasks) == executable.statistics()["last"]["tasks"]
+            check_order(graph, executable.number, tasks)
+        check_workers(events, pool.threads)
+    graph.check_step(executable, random_step(random, graph.program))
+    assert len(trace.events()) == len(events) and trace.dropped == 0
+    steps = only(events, Activity.STEP)
+    assert steps["step"].tolist() == list(range(executable.number - 4, executable.number))
+    assert (steps["worker"] == pool.threads).all() and (steps["core"] == -1).all()
+
+
+def test_what_the_workers_of_an_unequal_step_do():
+    """One long task: the other worker steals what it can, then waits and goes to sleep until the next group."""
+    groups = [
+        ProbeGroup(4, kernel="slow", args={"first": 0, "last": 0, "ns": 20_000_000}),
+        ProbeGroup(1, after=[0]),
+    ]
+    cores = sorted(os.sched_getaffinity(0))
+    with Pool(cores=(cores * 2)[:2]) as pool:
+        executable = pool.load(probe_program(groups), TABLE)
+        with executable.trace() as trace:
+            for _ in range(10):
+                begin = time.perf_counter_ns()
+                executable.run(one_row())
+                end = time.perf_counter_ns()
+        events = trace.events()
+    steps = only(events, Activity.STEP)
+    assert len(steps) == 10 and begin <= steps["start_ns"][-1] < steps["end_ns"][-1] <= end
+    long = only(events, *TASKS)
+    long = long[(long["group"] == 0) & (long["index"] == 0)]
+    durations = long["end_ns"] - long["start_ns"]
+    assert len(long) == 10 and (durations >= 19_990_000).all()
+    parked = only(events, Activity.PARK)
+    assert len(parked) and (parked["end_ns"] - parked["start_ns"]).max() > 10_000_000
+    assert set(parked["group"].tolist()) <= {1, -1}
+    assert np.isin(Activity.STOLEN, events["what"])
+
+
+def test_a_full_ring_drops_and_counts(pool):
+    executable = pool.load(probe_program([ProbeGroup(100)]), TABLE)
+    with executable.trace(capacity=30) as trace:
+        for _ in range(4):
+            executable.run(one_row())
+    events = trace.events()
+    per_worker = np.bincount(events["worker"], minlength=pool.threads + 1)
+    assert per_worker.max() == 30 and trace.dropped >= 400 - 30 * pool.threads
+    assert len(only(events, Activity.STEP)) == 4  # the caller's ring is its own
+    check = only(events, *TASKS)
+    assert (check["start_ns"] <= check["end_ns"]).all()
+
+
+def test_a_paused_trace_records_nothing_and_goes_on(pool):
+    executable = pool.load(probe_program([ProbeGroup(7)]), TABLE)
+    with executable.trace() as trace:
+        executable.run(one_row())
+        trace.pause()
+        executable.run(one_row())
+        trace.resume()
+        executable.run(one_row())
+    assert only(trace.events(), Activity.STEP)["step"].tolist() == [1, 3]
+    assert len(only(trace.events(), *TASKS)) == 14
+
+
+def test_a_step_that_fails_is_recorded_up_to_the_failure():
+    with Pool(threads=1) as pool:
+        groups = [ProbeGroup(3, kernel="fail", args={"first": 1, "code": 5}), ProbeGroup(2, after=[0])]
+        executable = pool.load(probe_program(groups), TABLE)
+        with executable.trace() as trace, pytest.raises(StepError):
+            executable.run(one_row())
+        events = trace.events()
+    assert only(events, *TASKS)["index"].tolist() == [0, 1]
+    assert len(only(events, Activity.STEP)) == 1
