@@ -16,7 +16,7 @@ from ellm.dsl.operator import Argument
 from ellm.dsl.packing import Packed, Run
 from ellm.dsl.plan import Buffer
 from ellm.dsl.tensor import features, text
-from ellm.dsl.tiling import COMBINE_COLUMNS, depth_tiles, padded, task_tiles, tiles
+from ellm.dsl.tiling import COMBINE_COLUMNS, ROWS, depth_tiles, padded, task_tiles, tiles
 from ellm.scheduler.program import Kind
 
 _SCORES = {"none": 0, "softmax": 1, "sigmoid": 2}
@@ -64,8 +64,8 @@ def _gate_up(low: Lowering, key: int, node: Node) -> None:
     args |= {"n": n, "out_stride": padded(n), "activation": _CLAMPED if clamped else _GATED}
     args |= {name: node.attributes.get(name) for name in ("limit", "alpha")}
     low.emit("experts.gate_up", "expert_gate_up", key, args, experts=_experts(node))
-    chosen = low.routed[low.graph.node(source).inputs[0]]["ids"].bytes // 4
-    low.share(key, {name: dispatched[name] for name in ("begin", "rows")}, out=2 * chosen * padded(n))
+    rows = _routed(dispatched) + ROWS - 1  # `down` reads whole tiles of rows, also at an expert's last row
+    low.share(key, {name: dispatched[name] for name in ("begin", "rows")}, out=2 * rows * padded(n))
     _guard(low, dispatched)
 
 
@@ -89,9 +89,8 @@ def _down(low: Lowering, key: int, node: Node) -> None:
     }
     args |= _bank(low, node, ["weight"], packing.whole(n), n_tiles, task_tiles(n_tiles, depth_tiles(k)))
     low.emit("experts.down", "expert_down", key, args, experts=_experts(node))
-    routed = low.routed[source]["out"]
-    chosen = routed.bytes // (2 * padded(k))
-    low.share(key, {"begin": dispatched["begin"], "routed": routed}, out=4 * chosen * n)
+    reads = {"begin": dispatched["begin"], "routed": low.routed[source]["out"]}
+    low.share(key, reads, out=4 * _routed(dispatched) * n)
     _guard(low, dispatched)
 
 
@@ -120,6 +119,11 @@ def _rows(low: Lowering) -> int:
     return low.row_block * low.blocks
 
 
+def _routed(dispatched: dict[str, Buffer]) -> int:
+    """Most routed rows of a step."""
+    return dispatched["ids"].bytes // 4
+
+
 def _experts(node: Node) -> int:
     return next(iter(node.weights.values())).experts
 
@@ -127,7 +131,7 @@ def _experts(node: Node) -> int:
 def _guard(low: Lowering, dispatched: dict[str, Buffer]) -> None:
     """Let dispatch decide which groups of the last operator run, and their extents, which the scheduler reads."""
     low.operators[-1].counts = dispatched["tiles_of"]
-    low.operators[-1].top_k = dispatched["ids"].bytes // (4 * _rows(low))
+    low.operators[-1].top_k = _routed(dispatched) // _rows(low)
     for name in ("list", "tiles_of"):
         dispatched[name].readers.append(len(low.operators) - 1)
 

@@ -4,6 +4,7 @@ TILE_BYTES = 1024
 COMBINE_COLUMNS = 1024  # of one task that sums experts
 COLUMNS = 16
 DEPTH = 32
+ROWS = 16  # of a tile: AMX reads and writes whole tiles
 _TASK_BYTES = 512 << 10
 _MANY_TILES = 64  # operators with fewer column tiles are cut finer, so that every core gets some
 

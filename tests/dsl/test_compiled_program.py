@@ -295,3 +295,15 @@ def test_costs_are_those_of_the_checkpoint():
     }
     # 8 heads of 2 column tiles, 3 deep
     assert operators["layers.0.qkv"]["weight_bytes"] == 8 * 2 * 3 * 1024 + 4 * 80
+
+
+def test_routed_rows_can_be_read_in_whole_tiles_of_rows():
+    program = compile(graph("Qwen3MoeForCausalLM"), context=512, chunk=64)
+    downs = [op for op, kernel in enumerate(program.op_kernel) if program.kernels[kernel] == "expert_down"]
+    assert downs
+    for op in downs:
+        args = contract.unpack("expert_down", program.args[op])
+        rows = program.chunk * program.meta["operators"][op]["top_k"]
+        buffers = program.meta["plan"]["shared_buffers"]
+        (routed,) = (b for b in buffers if b["offset"] == args["routed"] and "gate_up" in b["name"])
+        assert routed["bytes"] == 2 * (rows + 15) * args["x_stride"]
