@@ -19,6 +19,7 @@ from ellm.models.precision import precision_of
 from ellm.models.qwen2 import qwen2_block, read_qwen2
 from ellm.models.qwen3 import qwen3_block, read_qwen3
 from ellm.models.qwen3_moe import qwen3_moe_block, read_qwen3_moe
+from ellm.models.smollm3 import read_smollm3, smollm3_block
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "DeepseekV2ForCausalLM": Architecture("deepseek_v2", read_deepseek_v2, deepseek_v2_block),
     "DeepseekV3ForCausalLM": Architecture("deepseek_v3", read_deepseek_v3, deepseek_v3_block),
     "GptOssForCausalLM": Architecture("gpt_oss", read_gpt_oss, gpt_oss_block),
+    "SmolLM3ForCausalLM": Architecture("smollm3", read_smollm3, smollm3_block),
 }
 
 

@@ -143,12 +143,17 @@ def read_experts(config: Mapping[str, Any], *names: str, chosen: int | None = No
     return experts, top_k
 
 
+def used_window(config: Mapping[str, Any]) -> int:
+    """Return `sliding_window` if `use_sliding_window`, else 0. Raises InputError."""
+    fields = Fields(config)
+    used = fields.flag("use_sliding_window") and config.get("sliding_window", 4096) is not None
+    return fields.size("sliding_window", 4096) if used else 0
+
+
 def layer_windows(config: Mapping[str, Any]) -> tuple[int, ...]:
     """Return the window of each layer: by layer_types, or by max_window_layers. Raises InputError."""
-    fields = Fields(config)
+    fields, window = Fields(config), used_window(config)
     layers = fields.size("num_hidden_layers")
-    used = fields.flag("use_sliding_window") and config.get("sliding_window", 4096) is not None
-    window = fields.size("sliding_window", 4096) if used else 0
     first = config.get("max_window_layers", 28)
     if isinstance(first, bool) or not isinstance(first, int) or first < 0:
         raise fields.error("max_window_layers", "is not a number of layers")

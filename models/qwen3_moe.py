@@ -1,4 +1,4 @@
-"""Qwen3-MoE: Qwen3's attention; in sparse layers each row goes to a few of many small experts."""
+"""Qwen3-MoE: Qwen3's attention; in sparse layers each row goes to a few of many small experts. A window is every layer's."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ellm.dsl import Cache, Value, Weights, experts, linear, rms_norm, route, softmax
-from ellm.models.config import DecoderConfig, Defaults, Fields, layer_windows, read_decoder, read_experts
+from ellm.models.config import DecoderConfig, Defaults, Fields, read_decoder, read_experts
 from ellm.models.layers import attention, mlp
 
 
@@ -42,11 +42,13 @@ def qwen3_moe_block(x: Value, w: Weights, cache: Cache, c: Qwen3MoeConfig, layer
 def read_qwen3_moe(config: Mapping[str, Any]) -> Qwen3MoeConfig:
     """Read the config of a Qwen3MoeForCausalLM. Raises InputError."""
     fields = Fields(config)
+    used = fields.flag("use_sliding_window") and config.get("sliding_window", 4096) is not None
+    window = fields.size("sliding_window", 4096) if used else 0
     base = read_decoder(
         config,
         Defaults(num_key_value_heads=4),
         attention_bias=fields.flag("attention_bias"),
-        windows=layer_windows(config),
+        windows=(window,) * fields.size("num_hidden_layers"),
     )
     count, top_k = read_experts(config, "num_experts", "num_local_experts", chosen=8)
     return Qwen3MoeConfig(
