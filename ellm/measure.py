@@ -19,7 +19,7 @@ import numpy as np
 
 from ellm import memory
 from ellm.kernels import contract
-from ellm.kernels.contract import FORMATS, SAMPLING, SPLIT, TILE
+from ellm.kernels.contract import FORMATS, SAMPLING, SPLIT
 from ellm.kernels.isa import Table
 from ellm.limits import ONE_ROW, last_level_cache, probe_program
 from ellm.machine import Machine
@@ -57,20 +57,20 @@ class Meter:
         self.marks = np.zeros((CHAIN, pool.threads, 2), np.int64)
         empty = self._chain([ProbeGroup(1)])
         self.empty_step = min(empty() for _ in range(20)) / 1e6
-        self.runs = {
+        self.runs: dict[str, Callable[[], float]] = {
             "read_core": self._linear(self.single, 1, self.n_tiles // pool.threads),
             "read_all": self._linear(pool, 1, self.n_tiles),
             "matmul": self._linear(pool, ROW_BLOCK, 16 * TASK_TILES * pool.threads),
             "cache": self._linear(pool, 1, self._cached_tiles(max(cache // 2, 4 << 20), column)),
             "fp8": self._linear(pool, 1, self._cached_tiles(4 << 20, column // 2), "fp8"),
             "mxfp4": self._linear(pool, 1, self._cached_tiles(4 << 20, column // 4), "mxfp4"),
-            "softmax": self._attend(pool),
             "row": self._norm(),
             "sample": self._sample(),
             "tasks": self._chain([ProbeGroup(2000 * pool.threads)]),
             "handover": self._chain(self._stamped()),
             "step": empty,
         }
+        self.runs["softmax"] = self._attend(pool)
 
     def close(self) -> None:
         """Stop the worker and free the memory."""
@@ -79,15 +79,19 @@ class Meter:
         self.keys.close()
 
     def measure(self, rounds: int = ROUNDS) -> Machine:
-        """The machine right now: medians of rates, the least of latencies, over so many rounds of all in turn."""
-        found: dict[str, list[float]] = {name: [] for name in self.runs}
-        for _ in range(rounds):
-            for name, run in self.runs.items():
-                found[name].append(run())
-        least = ("tasks", "handover", "step")
-        return self._machine({name: (min if name in least else statistics.median)(found[name]) for name in found})
+        """The machine right now, from so many rounds of all measurements in turn."""
+        return self.machine([self.sample() for _ in range(rounds)])
 
-    def _machine(self, found: dict[str, float]) -> Machine:
+    def sample(self) -> dict[str, float]:
+        """One round of all measurements: takes some 50 ms."""
+        return {name: run() for name, run in self.runs.items()}
+
+    def machine(self, samples: list[dict[str, float]]) -> Machine:
+        """The medians of rates and the least of latencies."""
+        least = ("tasks", "handover", "step")
+        found = {
+            name: (min if name in least else statistics.median)(sample[name] for sample in samples) for name in self.runs
+        }
         nodes = topology.numa_nodes()
         used = [node for node, cores in nodes.items() if set(cores) & set(self.pool.cores)]
         caches = {last[-1].cores for core in self.pool.cores if (last := topology.caches(core))}
@@ -113,7 +117,7 @@ class Meter:
             vector_bf16_tflops_per_core=found["matmul"] if not amx else found["matmul"] / 16,
             expand_fp8_gb_per_s_per_core=found["fp8"],
             expand_mxfp4_gb_per_s_per_core=found["mxfp4"],
-            softmax_gelements_per_s_per_core=self._softmax(found),
+            softmax_gelements_per_s_per_core=found["softmax"],
             row_gelements_per_s_per_core=found["row"],
             sample_gelements_per_s_per_core=found["sample"],
             near_ns=latency,
@@ -123,12 +127,6 @@ class Meter:
             wake_us=found["step"] / 2,
             step_us=found["step"],
         )
-
-    def _softmax(self, found: dict[str, float]) -> float:
-        """Scores a nanosecond: what attention takes beyond its multiplications."""
-        flops, scores, seconds = self.attention[0], self.attention[1], found["softmax"]
-        left = seconds * 1e9 - flops / (1000 * found["matmul"])
-        return scores / max(left, 0.05 * seconds * 1e9)
 
     def _cached_tiles(self, size: int, column: int) -> int:
         """Column tiles that fill so much of the caches: as many tasks for each worker."""
@@ -175,7 +173,7 @@ class Meter:
         return run
 
     def _attend(self, pool: Pool) -> Callable[[], float]:
-        """Seconds of one worker's attention of a full fold to one split, with its keys in the cache."""
+        """Scores per nanosecond: what attention to cached keys takes beyond its multiplications."""
         heads, dim = 16, 128
         stride = SPLIT * dim * 2
         args = {
@@ -211,13 +209,15 @@ class Meter:
         )
         folds = rows * heads // contract.FOLD
         keys = SPLIT * contract.FOLD * folds
-        self.attention = (keys * 2 * 2 * dim, keys)
+        multiply = self.runs["matmul"]
 
         def run() -> float:
             executable.run(step)
             begin = time.perf_counter()
             executable.run(step)
-            return time.perf_counter() - begin - self.empty_step
+            seconds = time.perf_counter() - begin - self.empty_step
+            multiplying = keys * 2 * 2 * dim / multiply() / 1e12
+            return keys / max(seconds - multiplying, 0.1 * seconds) / 1e9
 
         return run
 
@@ -316,6 +316,3 @@ def _cpu_name() -> str:
         if line.startswith("model name"):
             return line.split(":", 1)[1].strip().replace('"', "")
     return platform.machine()
-
-
-assert TILE == 512

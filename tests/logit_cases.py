@@ -9,6 +9,7 @@ shows.
 
 import numpy as np
 from tiny import FAMILIES
+from tiny_shapes import MOE
 
 TOKENS = 512
 LONG_TOKENS = 1200
@@ -37,6 +38,7 @@ GOLDEN = {
     "qwen3-gqa3": dict(
         architecture="Qwen3ForCausalLM", rope="yarn", head_dim=40, num_attention_heads=6, intermediate_size=184
     ),
+    "smollm3": dict(architecture="SmolLM3ForCausalLM", layers=3, no_rope_layers=[1, 0, 1], tie_word_embeddings=True),
     "qwen3-long": dict(architecture="Qwen3ForCausalLM", max_position_embeddings=2048, vocab=283),
     "mistral-long-window": dict(
         architecture="MistralForCausalLM", sliding_window=600, max_position_embeddings=2048, vocab=283
@@ -121,6 +123,14 @@ LIVE = {
     "mistral-layer-types": dict(
         architecture="MistralForCausalLM", layer_types=["sliding_attention", "full_attention"], sliding_window=50
     ),
+    "smollm3-defaults": dict(
+        architecture="SmolLM3ForCausalLM", layers=5, tie_word_embeddings=..., use_sliding_window=True, sliding_window=60,
+        rope="yarn", form="new", head_dim=..., attention_bias=True, mlp_bias=True,
+    ),
+    "smollm3-types": dict(
+        architecture="SmolLM3ForCausalLM", no_rope_layer_interval=2, use_sliding_window=True, sliding_window=60,
+        layer_types=["sliding_attention", "full_attention"],
+    ),
     "mistral-window-1": dict(architecture="MistralForCausalLM", sliding_window=1),
     "llama-no-kv-heads": dict(architecture="LlamaForCausalLM", num_key_value_heads=..., rms_norm_eps=...),
     "llama-yarn-mscale": dict(
@@ -190,7 +200,7 @@ LIVE = {
 
 def kl_share(name: str) -> float:
     """The bound of a case."""
-    dense = FAMILIES[LIVE[name]["architecture"]] in ("llama", "mistral", "qwen2", "qwen3")
+    dense = FAMILIES[LIVE[name]["architecture"]] not in MOE
     return KL_SHARE if dense else EXPERTS_KL_SHARE
 
 

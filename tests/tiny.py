@@ -20,6 +20,7 @@ FAMILIES = {
     "DeepseekV2ForCausalLM": "deepseek_v2",
     "DeepseekV3ForCausalLM": "deepseek_v3",
     "GptOssForCausalLM": "gpt_oss",
+    "SmolLM3ForCausalLM": "smollm3",
 }
 LATENT = {
     "head_dim": ...,
@@ -69,6 +70,7 @@ SPECIFIC: dict[str, dict] = {  # what a family's config.json has besides, or ins
         "routed_scaling_factor": 2.5,
         "num_nextn_predict_layers": 0,
     },
+    "smollm3": {"pad_token_id": None},
     "gpt_oss": {
         "hidden_size": 96,
         "intermediate_size": 160,

@@ -12,7 +12,7 @@ def shapes(config: dict) -> Shapes:
     for layer in range(layers):
         found |= under(f"model.layers.{layer}", layer_shapes(config, layer))
     found["model.norm.weight"] = (hidden,)
-    if not config["tie_word_embeddings"]:
+    if not config.get("tie_word_embeddings", config["model_type"] == "smollm3"):
         found["lm_head.weight"] = (vocab, hidden)
     for layer in range(layers, layers + config.get("num_nextn_predict_layers", 0)):
         extra = {"enorm.weight": (hidden,), "hnorm.weight": (hidden,), "eh_proj.weight": (hidden, 2 * hidden)}
@@ -43,7 +43,8 @@ def number_format(config: dict, name: str) -> str:
     method, kept = quantization.get("quant_method"), quantization.get("modules_to_not_convert") or ()
     if method == "mxfp4" and name.endswith(("experts.gate_up_proj", "experts.down_proj")):
         return "mxfp4"
-    if method == "fp8" and name.endswith("_proj.weight") and not any(module in name for module in kept):
+    matrix = name.endswith(("_proj.weight", "_proj_with_mqa.weight"))
+    if method == "fp8" and matrix and not any(module in name for module in kept):
         return "fp8"
     if name.endswith("e_score_correction_bias"):
         return "F32"

@@ -1,8 +1,7 @@
-"""`ellm inspect`: a model's graph, operators, tasks and memory plan; config.json is enough."""
+"""`ellm inspect`: a model's operators, tasks and memory, and views of them; config.json is enough."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from ellm.checkpoint.hub import download, is_hub_name
 from ellm.checkpoint.json_file import read_json
 from ellm.cli.skipped import skipped
 from ellm.cli.steps import Step
+from ellm.cli.views import Subject, Views, load
 from ellm.cost import Cost
 from ellm.kernels import isa as isas
 from ellm.memory import readable
@@ -23,38 +23,45 @@ from ellm.runtime import check_context
 from ellm.scheduler import topology
 from ellm.scheduler.program import Program
 
+NOT_LOOKED_AT = "The weights were not looked at: their precisions follow config.json."
 NATIVE = {"bf16": "BF16", "f16": "F16", "fp8": "F8_E4M3", "mxfp4": "U8"}  # the dtype that a precision stands for
 CHANGED = ", converted when loaded"
 
 
-def inspect(model: str, context: int | None, *, no_weights: bool, isa: str | None) -> None:
-    """Print the report."""
+def inspect(model: str, context: int | None, *, no_weights: bool, isa: str | None, views: Views) -> None:
+    """Print the views that are asked for, or else the summary."""
     choice = isas.choose(isa)
-    config, checkpoint = read_model(model, no_weights)
-    compiled = ellm.models.from_config(config, precision=checkpoint.precision if checkpoint else None)
-    program = ellm.dsl.compile(compiled.graph(), context=check_context(context, compiled.context))
+    subject = read_subject(model, context, no_weights)
+    if views.wanted:
+        other = read_subject(views.diff, context, no_weights) if views.diff else None
+        print("\n".join(views.lines(subject, other)))
+    else:
+        print("\n".join(summary(subject, choice)))
 
-    def why(kind: operators.OperatorKind, names: list[str]) -> str:
-        if checkpoint:
-            return stored_as(checkpoint, kind.precision, names)
-        return configured_as(config, compiled.precision(names[0]), kind.precision)
 
-    lines = [
-        "GRAPH (fused)",
-        program.meta["graph"].rstrip(),
-        "",
-        *buffer_lines(program),
-        "",
-        f"OPERATORS (kernels for {choice.isa}: {choice.reason})",
-        *operator_lines(program, {kind: why(kind, names) for kind, names in weights_of(program).items()}),
+def summary(subject: Subject, choice: isas.Choice) -> list[str]:
+    """Operators, tasks and memory."""
+    program, checkpoint = subject.program, subject.checkpoint
+    return [
+        *operator_lines(program, choice, subject.config, checkpoint),
         "",
         *task_lines(program),
         "",
         *memory_lines(program),
-        *([] if checkpoint else ["The weights were not looked at: their precisions follow config.json."]),
-        *(skipped(checkpoint.ignored(program), compiled.config.num_hidden_layers) if checkpoint else []),
+        *([] if checkpoint else [NOT_LOOKED_AT]),
+        *(skipped(checkpoint.ignored(program), subject.layers) if checkpoint else []),
     ]
-    print("\n".join(lines))
+
+
+def read_subject(model: str, context: int | None, no_weights: bool) -> Subject:
+    """A model, compiled, or a saved program (.npz)."""
+    path = Path(model).expanduser()
+    if path.suffix == ".npz":
+        return load(path)
+    config, checkpoint = read_model(model, no_weights)
+    compiled = ellm.models.from_config(config, precision=checkpoint.precision if checkpoint else None)
+    program = ellm.dsl.compile(compiled.graph(), context=check_context(context, compiled.context))
+    return Subject(path.absolute().name, program, config, checkpoint, compiled.config.num_hidden_layers)
 
 
 def read_model(model: str, no_weights: bool) -> tuple[dict[str, Any], Checkpoint | None]:
@@ -159,18 +166,3 @@ def by_precision(sizes: Mapping[str, int]) -> str:
     """Sizes for people, largest first."""
     ordered = sorted(sizes.items(), key=lambda item: -item[1])
     return ", ".join(f"{precision} {readable(size)}" for precision, size in ordered)
-
-
-def buffer_lines(program: Program) -> list[str]:
-    """One line a place in a section or behind them all; the layers' buffers that take turns there are one."""
-    plan = program.meta["plan"]
-    buffers = plan["buffers"] + plan["shared_buffers"]
-    places = Counter((re.sub(r"\d+", "*", buffer["name"]), buffer["offset"], buffer["bytes"]) for buffer in buffers)
-    title = f"BUFFERS ({len(plan['buffers'])} in a section, {len(plan['shared_buffers'])} shared)"
-    return [
-        f"{title:<40}{'offset':>12}{'bytes':>12}",
-        *(
-            f"{name + (f' (x {count})' if count > 1 else ''):<40}{offset:>12}{size:>12}"
-            for (name, offset, size), count in sorted(places.items(), key=lambda item: item[0][1])
-        ),
-    ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -104,14 +105,29 @@ def inspect(
     no_weights: Annotated[
         bool, typer.Option("--no-weights", help="Go by config.json even if the weights are there.")
     ] = False,
+    graph: Annotated[bool, typer.Option("--graph", help="The dataflow graph, one line a node.")] = False,
+    tasks: Annotated[
+        str | None, typer.Option(metavar="OP", help="Groups, events and home cores of an operator.")
+    ] = None,
+    memory: Annotated[bool, typer.Option("--memory", help="Every buffer with its address and lifetime.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="All that is known, as one JSON object.")] = False,
+    dot: Annotated[bool, typer.Option("--dot", help="The operators for Graphviz.")] = False,
+    diff: Annotated[str | None, typer.Option(metavar="OTHER", help="What differs, operator by operator.")] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page for a browser.")] = None,
+    save: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Save the program, to compare with it later.")
+    ] = None,
 ) -> None:
-    """Show the graph, the operators, the tasks and the memory plan of MODEL.
+    """Show the operators, tasks and memory of MODEL, or the views that are asked for.
 
-    A config.json is enough: weights need not be there, and are not downloaded.
+    A config.json is enough: weights need not be there, and are not downloaded. MODEL and OTHER may also be programs
+    that --save wrote (.npz).
     """
     from ellm.cli import inspect as command
+    from ellm.cli.views import Views
 
-    command.inspect(model, context, no_weights=no_weights, isa=isa)
+    views = Views(graph=graph, tasks=tasks, memory=memory, json=json, dot=dot, diff=diff, html=html, save=save)
+    command.inspect(model, context, no_weights=no_weights, isa=isa, views=views)
 
 
 @app.command()
@@ -141,11 +157,62 @@ def bench(
 
 
 @app.command()
-def doctor(threads: ThreadsOption = None, isa: IsaOption = None) -> None:
+def plan(
+    model: ModelArgument,
+    machine: Annotated[str, typer.Option(help="xeon-6980p, xeon-8480plus, epyc-9755, or a file of `doctor --save`.")],
+    context: Annotated[int, typer.Option(help="Tokens of a sequence.")] = 4096,
+    prompt: Annotated[int, typer.Option(help="Tokens of the prompt whose time to first token is wanted.")] = 512,
+    batch: Annotated[int, typer.Option(help="Sequences that are decoded together.")] = 1,
+    dtype: Annotated[
+        str | None, typer.Option(help="bf16, fp8, mxfp4, int8 or int4.", show_default="as the model comes")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="Workers.", show_default="all cores")] = None,
+) -> None:
+    """Simulate MODEL on a machine that is only described: does it fit, how fast is it, and what would help.
+
+    A config.json is enough.
+    """
+    from ellm.cli import plan as command
+
+    command.plan(model, machine, context=context, prompt=prompt, batch=batch, dtype=dtype, threads=threads)
+
+
+@app.command()
+def doctor(
+    threads: ThreadsOption = None,
+    isa: IsaOption = None,
+    save: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Measure this machine into a description for `plan`.")
+    ] = None,
+) -> None:
     """Show what this machine can do, what ellm uses of it, and why."""
     from ellm.cli import doctor as command
 
     command.doctor(threads, isa)
+    if save is not None:
+        from ellm.cli import save_machine
+
+        save_machine.save(save, threads, isa)
+
+
+@app.command()
+def profile(
+    model: ModelArgument,
+    prompt: Annotated[
+        str | None, typer.Argument(metavar="PROMPT", help="What to answer.", show_default="a text of 60 words")
+    ] = None,
+    tokens: Annotated[int, typer.Option("-n", "--tokens", help="Tokens to generate.")] = 16,
+    trace: Annotated[str | None, typer.Option(metavar="FILE", help="Write a trace for ui.perfetto.dev.")] = None,
+    html: Annotated[str | None, typer.Option(metavar="FILE", help="Write a page with a timeline.")] = None,
+    context: ContextOption = None,
+    threads: ThreadsOption = None,
+    isa: IsaOption = None,
+) -> None:
+    """Show where the time goes: by operator, by core, and on the critical path."""
+    from ellm.cli import profile as command
+
+    options = {"context": context, "threads": threads, "isa": isa}
+    command.profile(model, prompt, tokens, trace=trace, html=html, options=options)
 
 
 def parse_length(text: str) -> int:

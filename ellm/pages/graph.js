@@ -276,7 +276,10 @@ ellm.graph = (function () {
     const node = cy.getElementById(state.unfolded.has(number) ? `box${number}` : `op${number}`);
     if (!node.length) return;
     if (state.unfolded.has(number)) {
-      cy.fit(node.descendants().closedNeighborhood().closedNeighborhood(), 40);
+      const area = node.descendants().closedNeighborhood().closedNeighborhood();
+      cy.fit(area, 40);
+      if (cy.zoom() > 1) cy.zoom(1);
+      cy.center(area);
       return;
     }
     const [view, box] = [cy.extent(), node.boundingBox()];
@@ -340,6 +343,7 @@ ellm.graph = (function () {
 
   function start() {
     const container = document.getElementById("drawing");
+    cytoscape.warnings(false); // it warns of edges that cannot be drawn by dagre's points: startsInside finds those
     cy = cytoscape({ container, style, minZoom: 0.08, maxZoom: 3, boxSelectionEnabled: false });
     ellm.cy = cy;
     listen();

@@ -36,6 +36,7 @@ class StepOrder:
         self.dependencies = dependencies
         self.tasks = tasks[np.argsort(tasks["end_ns"], kind="stable")]
         self._last = dict(zip(self.tasks["group"].tolist(), range(len(self.tasks)), strict=True))
+        self._blocks = set(self.tasks["block"][dependencies.static[self.tasks["group"]]].tolist())
         self._events: dict[int, int] = {}
 
     def ready_after(self, group: int) -> int:
@@ -65,7 +66,9 @@ class StepOrder:
         """Of a group without tasks, which is done as soon as it is ready, what that was after."""
         if group in self._last:
             return self._last[group]
-        passes = self.dependencies.static[group] and self.dependencies.program.groups["completes_empty"][group]
+        groups = self.dependencies.program.groups
+        passes = self.dependencies.static[group] and groups["completes_empty"][group]
+        passes = passes and int(groups["block"][group]) in self._blocks  # others are idle as a whole
         return self.ready_after(group) if passes else -1
 
 

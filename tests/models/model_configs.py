@@ -61,6 +61,7 @@ CONFIGS |= {
         "attention_bias": True,
     },
     "gpt_oss": {"architectures": ["GptOssForCausalLM"], **BASE, "head_dim": 32, "num_local_experts": 7},
+    "smollm3": {"architectures": ["SmolLM3ForCausalLM"], **BASE, "no_rope_layers": [1, 0], "pad_token_id": None},
 }
 LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 ROPES = {

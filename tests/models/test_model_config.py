@@ -9,7 +9,7 @@ from ellm.kernels.errors import InputError
 from ellm.models import ARCHITECTURES, from_config
 
 LLAMA, QWEN3 = CONFIGS["llama"], CONFIGS["qwen3"]
-QWEN2 = CONFIGS["qwen2"]
+QWEN2, SMOLLM3 = CONFIGS["qwen2"], CONFIGS["smollm3"]
 MOE, V2, V3, OSS = CONFIGS["qwen3_moe"], CONFIGS["deepseek_v2"], CONFIGS["deepseek_v3"], CONFIGS["gpt_oss"]
 
 
@@ -50,6 +50,8 @@ MOE, V2, V3, OSS = CONFIGS["qwen3_moe"], CONFIGS["deepseek_v2"], CONFIGS["deepse
         ),
         ({**LLAMA, "partial_rotary_factor": 0.5}, "partial_rotary_factor: 0.5 is not supported, only 1 is"),
         ({**QWEN2, "layer_types": ["full_attention"]}, "layer_types: ['full_attention'] is not a list of 2 layers"),
+        ({**SMOLLM3, "no_rope_layers": [1]}, "no_rope_layers: [1] is not a list of 2 zeros and ones"),
+        ({**SMOLLM3, "no_rope_layers": [1, 2]}, "no_rope_layers: [1, 2] is not a list of 2 zeros and ones"),
         (
             {**QWEN2, "layer_types": ["full_attention", "linear_attention"]},
             "layer_types: 'linear_attention' is not full_attention or sliding_attention",
