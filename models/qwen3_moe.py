@@ -1,4 +1,4 @@
-"""Qwen3-MoE: Qwen3's attention, with one window for all layers; in sparse layers a row goes to a few of many experts."""
+"""Qwen3-MoE: Qwen3's attention, one window for all layers; in sparse layers a row goes to a few of many experts."""
 
 from __future__ import annotations
 

@@ -41,16 +41,38 @@ def inspect(model: str, context: int | None, *, no_weights: bool, isa: str | Non
 
 def summary(subject: Subject, choice: isas.Choice) -> list[str]:
     """Operators, tasks and memory."""
-    program, checkpoint = subject.program, subject.checkpoint
+    program = subject.program
     return [
-        *operator_lines(program, choice, subject.config, checkpoint),
+        f"OPERATORS (kernels for {choice.isa}: {choice.reason})",
+        *operator_lines(program, reasons(subject)),
         "",
         *task_lines(program),
         "",
         *memory_lines(program),
-        *([] if checkpoint else [NOT_LOOKED_AT]),
-        *(skipped(checkpoint.ignored(program), subject.layers) if checkpoint else []),
+        *unused_lines(subject),
     ]
+
+
+def unused_lines(subject: Subject) -> list[str]:
+    """Tensors of the checkpoint that are not used, or that none were looked at."""
+    if subject.model is None:
+        return []
+    if subject.checkpoint is None:
+        return [NOT_LOOKED_AT]
+    return skipped(subject.checkpoint.ignored(subject.program), subject.model.config.num_hidden_layers)
+
+
+def reasons(subject: Subject) -> dict[operators.OperatorKind, str]:
+    """Why each kind of operator computes in its precision; a saved program does not say."""
+
+    def why(kind: operators.OperatorKind, names: list[str]) -> str:
+        if subject.model is None:
+            return ""
+        if subject.checkpoint:
+            return stored_as(subject.checkpoint, kind.precision, names)
+        return configured_as(subject.config, subject.model.precision(names[0]), kind.precision)
+
+    return {kind: why(kind, names) for kind, names in weights_of(subject.program).items()}
 
 
 def read_subject(model: str, context: int | None, no_weights: bool) -> Subject:
@@ -61,7 +83,7 @@ def read_subject(model: str, context: int | None, no_weights: bool) -> Subject:
     config, checkpoint = read_model(model, no_weights)
     compiled = ellm.models.from_config(config, precision=checkpoint.precision if checkpoint else None)
     program = ellm.dsl.compile(compiled.graph(), context=check_context(context, compiled.context))
-    return Subject(path.absolute().name, program, config, checkpoint, compiled.config.num_hidden_layers)
+    return Subject(path.absolute().name, program, compiled, config, checkpoint)
 
 
 def read_model(model: str, no_weights: bool) -> tuple[dict[str, Any], Checkpoint | None]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ellm import pages
 from ellm.cost import Cost
 from ellm.inspection.record import record, sources
@@ -26,16 +24,12 @@ def page(program: Program, name: str, cores: list[int]) -> str:
 
 def figures(program: Program) -> list[tuple[str, str, str]]:
     """The figures of the header: what they are of, how much, and what they mean."""
-    cost: Any = Cost.of(program)
-    last = program.context - 1
+    cost = Cost.of(program)
+    most = cost.cache_bytes(program.context - 1)
     return [
         ("weights", readable(program.weights_bytes), "packed, in memory"),
         ("weights a token", readable(cost.weight_bytes.total()), "read to decode one token"),
-        (
-            "KV a position",
-            readable(program.meta["cache_bytes"]),
-            f"at most {readable(cost.cache_bytes(last))} are read",
-        ),
+        ("KV a position", readable(program.meta["cache_bytes"]), f"at most {readable(most)} are read for a token"),
         ("a prefill row", f"{cost.row_flops / 1e9:.3g} GFLOP", "without attention and logits"),
         ("arena", readable(program.arena_bytes), f"{program.blocks} row blocks of {program.row_block} rows"),
         ("operators", f"{len(program.op_names):,}", "kernels with their arguments"),

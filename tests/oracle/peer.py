@@ -5,8 +5,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
+from transformers.utils import logging
 
 torch.set_num_threads(2)
+logging.disable_progress_bar()
 
 
 @dataclass

@@ -1,0 +1,124 @@
+"""`ellm plan`: what a model would do on a machine that is only described."""
+
+from __future__ import annotations
+
+from ellm import machine as machines
+from ellm.cli.inspect import read_model
+from ellm.kernels.errors import InputError
+from ellm.machine import Machine
+from ellm.planning import DTYPES, HYPOTHETICAL, Estimate, Planner, compile_for, what_helps
+
+PATH_SHOWN = 8
+
+
+def plan(
+    model: str, machine: str, *, context: int, prompt: int, batch: int, dtype: str | None, threads: int | None
+) -> None:
+    """Print the report. Raises InputError for bad options, a bad machine file, or a model that does not fit."""
+    for name, value in (("--context", context), ("--prompt", prompt), ("--batch", batch)):
+        if value < 1:
+            raise InputError(f"{name} must be at least 1, not {value}")
+    described = machines.load(machine)
+    config, checkpoint = read_model(model, no_weights=False)
+    longest = max(context, prompt) + 1
+    program = compile_for(config, checkpoint.precision if checkpoint else None, longest, batch)
+    planner = Planner(program, described, threads=threads, dtype=dtype, batch=batch)
+    print("\n".join(head_lines(model, planner, context)), flush=True)
+    needed = planner.memory_gb(longest)
+    if needed > described.capacity_gb:
+        smaller = [one for one in DTYPES if planner.changed(dtype=one).memory_gb(longest) <= described.capacity_gb]
+        hint = f"it would in {' or '.join(smaller)}" if smaller else "nor would it in any smaller dtype"
+        raise InputError(
+            f"{model}: does not fit: needs {needed:.1f} GB, {described.name} has {described.capacity_gb:g} GB; {hint}"
+        )
+    print("\n".join(speed_lines(planner, context, prompt)), flush=True)
+    print("\n".join(dtype_lines(planner, context)), flush=True)
+    print("\n".join(help_lines(planner, context)))
+
+
+def head_lines(model: str, planner: Planner, context: int) -> list[str]:
+    """The model, the machine, and what memory it takes."""
+    machine, dtype = planner.machine, planner.costing.dtype
+    kept = " and ".join(name for name in planner.program.meta["weight_bytes"] if name != "f32")
+    cache = planner.batch * context * planner.program.meta["cache_bytes"] / 1e9
+    return [
+        f"{model} on {machine.name}",
+        f"machine      {planner.threads} of {machine.cores} cores, {machine.read_gb_per_s:.0f} GB/s, "
+        f"{_matmul(machine, planner.threads)}",
+        f"weights      {planner.weights_gb:.1f} GB in {dtype or kept}{_hypothetical(dtype)}",
+        f"memory       {planner.memory_gb(context):.1f} GB of {machine.capacity_gb:g} GB, of which {cache:.2f} GB are keys "
+        f"and values of {planner.batch} x {context} tokens",
+    ]
+
+
+def speed_lines(planner: Planner, context: int, prompt: int) -> list[str]:
+    """Time to first token, time per token by context, and the critical path."""
+    first = planner.prefill(prompt)
+    points = sorted({min(128, context), *(n for n in (1024, 4096, 32768, 131072) if n < context), context})
+    decodes = {point: planner.decode(point) for point in points}
+    batch = f", {planner.batch} sequences a step" if planner.batch > 1 else ""
+    lines = [
+        "",
+        f"{'STEP':<28}{'time ms':>10}{'bound ms':>10}{'of bound':>10}{'scheduling':>12}{'cores wait':>12}{'GB read':>9}",
+        f"{f'first token of {prompt}':<28}{estimate_columns(first)}",
+        *(f"{f'a token after {at}':<28}{estimate_columns(one)}" for at, one in decodes.items()),
+        f"{planner.batch * 1000 / decodes[context].ms:.1f} tokens/s after {context}{batch}. Bound: bytes / bandwidth, or "
+        "operations / rate. Scheduling: what the step would be shorter if it were free.",
+        "",
+        *path_lines("CRITICAL PATH of a token", decodes[context]),
+        *path_lines("CRITICAL PATH of the first token", first),
+    ]
+    return lines
+
+
+def estimate_columns(one: Estimate) -> str:
+    """The figures of one line."""
+    return (
+        f"{one.ms:>10.2f}{one.bound_ms:>10.2f}{one.bound_ms / one.ms:>10.0%}{one.scheduling:>12.1%}{one.waiting:>12.1%}"
+        f"{one.memory_gb:>9.2f}"
+    )
+
+
+def path_lines(title: str, one: Estimate) -> list[str]:
+    """The kinds of operators that the critical path spends most time in."""
+    total = sum(one.path.values())
+    ordered = sorted(one.path.items(), key=lambda item: -item[1])
+    rest = sum(ms for _, ms in ordered[PATH_SHOWN:])
+    lines = [f"{name:<40}{ms:>10.3f} ms{ms / total:>8.1%}" for name, ms in ordered[:PATH_SHOWN]]
+    return [title, *lines, *([f"{'the rest':<40}{rest:>10.3f} ms{rest / total:>8.1%}"] if rest else [])]
+
+
+def dtype_lines(planner: Planner, context: int) -> list[str]:
+    """A token in each precision of the weights."""
+    lines = [
+        "",
+        f"{'WEIGHTS IN':<28}{'time ms':>10}{'bound ms':>10}{'of bound':>10}{'scheduling':>12}{'memory GB':>12}",
+    ]
+    for dtype in DTYPES:
+        other = planner.changed(dtype=dtype)
+        one, needed = other.decode(context), other.memory_gb(context)
+        fits = "" if needed <= planner.machine.capacity_gb else "  does not fit"
+        lines.append(
+            f"{dtype + _hypothetical(dtype):<28}{one.ms:>10.2f}{one.bound_ms:>10.2f}{one.bound_ms / one.ms:>10.0%}"
+            f"{one.scheduling:>12.1%}{needed:>12.1f}{fits}"
+        )
+    kept = "the head, the embedding and the routers stay as they are but in bf16; mxfp4: only experts, if there are any"
+    return [*lines, kept]
+
+
+def help_lines(planner: Planner, context: int) -> list[str]:
+    """What would make a token fastest."""
+    now = planner.decode(context).ms
+    found = sorted(what_helps(planner, context).items(), key=lambda item: item[1])
+    return ["", f"WHAT WOULD HELP (a token after {context}: {now:.2f} ms)"] + [
+        f"{name:<40}{ms:>10.2f} ms{now / ms:>8.2f} x" for name, ms in found
+    ]
+
+
+def _matmul(machine: Machine, threads: int) -> str:
+    kind = "AMX" if machine.matmul_rows > 1 else "vectors"
+    return f"{threads * machine.matmul_tflops_per_core:.1f} TFLOP/s bf16 by {kind}"
+
+
+def _hypothetical(dtype: str | None) -> str:
+    return " (hypothetical)" if dtype in HYPOTHETICAL else ""

@@ -1,0 +1,103 @@
+"""What `ellm inspect` shows besides its summary, one view an option."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from ellm import pages
+from ellm.checkpoint import Checkpoint
+from ellm.inspection import text
+from ellm.inspection.diff import diff
+from ellm.inspection.page import page
+from ellm.inspection.record import record
+from ellm.kernels.errors import InputError
+from ellm.memory import readable
+from ellm.models import Model
+from ellm.scheduler import topology
+from ellm.scheduler.program import Program
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A compiled model; of one that was read from a file of `Program.save` only the program is known."""
+
+    name: str
+    program: Program
+    model: Model | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    checkpoint: Checkpoint | None = None  # closed
+
+
+@dataclass(frozen=True)
+class Views:
+    """The views that are asked for."""
+
+    graph: bool = False
+    tasks: str | None = None  # of this operator
+    memory: bool = False
+    json: bool = False
+    dot: bool = False
+    diff: str | None = None  # with this model or saved program
+    html: Path | None = None  # to this file
+    save: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Raise InputError for views that cannot be printed one after the other."""
+        alone = [f"--{name}" for name in ("json", "dot", "diff") if getattr(self, name)]
+        others = [f"--{name}" for name in ("graph", "tasks", "memory") if getattr(self, name)]
+        if alone and len(alone + others) > 1:
+            raise InputError(f"{' and '.join(alone + others)} cannot be printed together")
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is any."""
+        return any(getattr(self, one.name) for one in fields(self))
+
+    def lines(self, subject: Subject, other: Subject | None) -> list[str]:
+        """The views in text, after the files are written. `other` is what to compare with."""
+        program, cores = subject.program, topology.choose_cores(None)
+        lines: list[str] = []
+        if self.save:
+            lines.append(save(program, self.save))
+        if self.html:
+            size = pages.write(self.html, page(program, subject.name, cores))
+            lines.append(f"wrote {self.html}: {readable(size)}")
+        if self.graph:
+            lines += ["GRAPH (fused)", program.meta["graph"].rstrip()]
+        if self.tasks:
+            lines += text.tasks(program, self.tasks, cores)
+        if self.memory:
+            lines += text.buffers(program)
+        if self.json:
+            lines.append(json.dumps(record(program, subject.name, cores)))
+        if self.dot:
+            lines += text.dot(program, subject.name)
+        if other:
+            lines += diff(program, other.program)
+        return lines
+
+
+def save(program: Program, path: Path) -> str:
+    """Save a program and say so. Raises InputError if that cannot be done."""
+    try:
+        program.save(path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from error
+    return f"wrote {path}: the program, to inspect or compare with later"
+
+
+def load(path: Path) -> Subject:
+    """A saved program. Raises InputError if the file is not one."""
+    try:
+        program = Program.load(path)
+        program.check()
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    missing = {"graph", "operators", "plan", "weight_bytes", "token_bytes", "cache_bytes"} - set(program.meta)
+    if missing:
+        raise InputError(f"{path}: the program was not saved by this version: it lacks {', '.join(sorted(missing))}")
+    return Subject(path.name, program)

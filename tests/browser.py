@@ -1,0 +1,53 @@
+"""Headless Chromium for tests of the pages, and what it complained of."""
+
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+
+from playwright.sync_api import sync_playwright
+
+FLAGS = (
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync"),
+)
+
+
+@contextmanager
+def chromium():
+    """The system's Chromium. An error, not a skipped test, says that there is none."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if not path:
+        raise FileNotFoundError("the tests of the pages need Chromium: apt-get install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
+        yield browser
+        browser.close()
+
+
+class Opened:
+    """A page from a file, 1400 x 900; `messages` are its errors and warnings, `requests` what it loads."""
+
+    def __init__(self, browser, path: Path):
+        self.messages: list[str] = []
+        self.requests: list[str] = []
+        self.tab = browser.new_page(viewport={"width": 1400, "height": 900})
+        self.tab.on("console", lambda message: self.messages.append(message.text))
+        self.tab.on("pageerror", lambda error: self.messages.append(str(error)))
+        self.tab.on("request", lambda request: self.requests.append(request.url))
+        self.url = path.as_uri()
+        self.tab.goto(self.url)
+        self.load_ms = self.tab.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd")
+
+    def run(self, script: str):
+        """The value of a JavaScript expression."""
+        return self.tab.evaluate(script)
+
+    def node(self, name: str) -> tuple[float, float]:
+        """Where a node of the graph is on the screen."""
+        script = """id => { const box = ellm.cy.container().getBoundingClientRect();
+            const at = ellm.cy.getElementById(id).renderedPosition(); return [box.x + at.x, box.y + at.y] }"""
+        return tuple(self.tab.evaluate(script, name))
+
+    def details(self) -> str:
+        """The text of the panel."""
+        return self.tab.inner_text("#details")

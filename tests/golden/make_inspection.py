@@ -1,0 +1,37 @@
+"""Golden texts of inspected programs: `python tests/golden/make_inspection.py` writes them anew."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from ellm import dsl, models
+from ellm.inspection import text
+from ellm.inspection.diff import diff
+from ellm.scheduler.program import Program
+
+FOLDER = Path(__file__).parent / "inspection"
+CONFIGS = Path(__file__).parent.parent / "configs"
+CORES = [2, 3, 5]
+
+
+def program(name: str = "qwen3-moe", **changes) -> Program:
+    """A program of two row blocks for a configuration with these changes."""
+    config = json.loads((CONFIGS / f"{name}.json").read_text()) | {"num_hidden_layers": 3} | changes
+    return dsl.compile(models.from_config(config).graph(), context=512, chunk=32, row_block=16)
+
+
+TEXTS: dict[str, Callable[[], list[str]]] = {
+    "tasks.qkv": lambda: text.tasks(program(), "layers.1.qkv", CORES),
+    "tasks.gate_up": lambda: text.tasks(program(), "layers.1.experts.gate_up", CORES),
+    "tasks.combine": lambda: text.tasks(program(), "layers.1.experts.combine", CORES),
+    "tasks.embed": lambda: text.tasks(program(), "embed", CORES),
+    "memory": lambda: text.buffers(program()),
+    "dot": lambda: text.dot(program(), "tiny"),
+    "diff": lambda: diff(program(), program(num_hidden_layers=2, num_experts_per_tok=2)),
+    "diff.dense": lambda: diff(program(), program(mlp_only_layers=[1])),
+}
+
+if __name__ == "__main__":
+    FOLDER.mkdir(exist_ok=True)
+    for name, make in TEXTS.items():
+        (FOLDER / f"{name}.txt").write_text("\n".join(make()) + "\n")

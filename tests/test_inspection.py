@@ -1,0 +1,156 @@
+"""The views of `ellm inspect` in text: against golden files, and against the program that they are of."""
+
+import json
+import re
+import sys
+
+import numpy as np
+import pytest
+from golden import make_inspection
+
+from ellm.cli.main import main
+from ellm.inspection.contracts import contracts
+from ellm.inspection.layers import repeats
+from ellm.inspection.record import record
+from ellm.kernels import contract
+from ellm.scheduler import topology
+
+
+@pytest.fixture
+def inspect(monkeypatch, capsys):
+    """Runs the command in this process and returns (exit code, stdout, stderr)."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["ellm", "inspect", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        printed = capsys.readouterr()
+        return caught.value.code, printed.out, printed.err
+
+    return run
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A folder with a config.json."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text((make_inspection.CONFIGS / "qwen3-moe.json").read_text())
+    return folder
+
+
+@pytest.mark.parametrize("name", make_inspection.TEXTS)
+def test_text_is_as_golden(name):
+    golden = (make_inspection.FOLDER / f"{name}.txt").read_text()
+    assert "\n".join(make_inspection.TEXTS[name]()) + "\n" == golden
+
+
+def test_every_kernel_has_a_contract_with_the_fields_of_its_struct():
+    found = contracts()
+    assert set(found) == set(contract.FIELDS)
+    for kernel, fields in contract.FIELDS.items():
+        assert found[kernel].text and {name: kind for name, (kind, _) in found[kernel].fields.items()} == fields
+    assert found["swiglu"].fields["gate"] == ("buffer", "f32 [rows, width]")
+    assert found["linear"].fields["eps"][0] == "real" and "ceil(n_tiles / task_tiles)" in found["linear"].text
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "folds"),
+    [
+        ("qwen3-moe", {"num_hidden_layers": 6}, [(0, 1, 6)]),
+        ("qwen3-moe", {"num_hidden_layers": 6, "mlp_only_layers": [1, 3, 5]}, [(0, 2, 3)]),
+        ("qwen3-moe", {"num_hidden_layers": 5, "mlp_only_layers": [2]}, [(0, 1, 2), (2, 1, 1), (3, 1, 2)]),
+        ("deepseek-v3", {"num_hidden_layers": 5, "first_k_dense_replace": 2}, [(0, 1, 2), (2, 1, 3)]),
+    ],
+)
+def test_layers_fold_into_the_block_that_repeats(name, changes, folds):
+    found = repeats(make_inspection.program(name, **changes))
+    assert [(one.first, one.period, one.times) for one in found] == folds
+
+
+def test_json_holds_the_whole_task_graph(inspect, model):
+    code, out, _ = inspect(model, "--json")
+    found, tasks = json.loads(out), json.loads(out)["tasks"]
+    assert code == 0 and found["name"] == "model" and found["cores"] == topology.choose_cores(None)
+    groups = len(tasks["groups"]["op"])
+    assert groups == len(tasks["signals"]) and len(tasks["events"]["needed"]) == len(tasks["publishes"])
+    published = [group for groups in tasks["publishes"] for group in groups]
+    woken = [
+        group
+        for group in range(groups)
+        if found["operators"][tasks["groups"]["op"][group]]["kernel"] == "expert_gate_up"
+    ]
+    assert sorted(published + woken + tasks["roots"]) == list(range(groups))
+    for operator in found["operators"]:
+        assert set(operator["args"]) == set(found["kernels"][operator["kernel"]]["fields"])
+    spans = [(one["first"], one["last"]) for one in found["plan"]["buffers"] + found["plan"]["shared_buffers"]]
+    assert all(0 <= first <= last <= len(found["operators"]) for first, last in spans)
+
+
+def test_buffers_that_overlap_in_order_and_address_do_not_exist():
+    plan = record(make_inspection.program("deepseek-v3"), "", [0])["plan"]
+    for buffers in (plan["buffers"], plan["shared_buffers"]):
+        for one in buffers:
+            for other in buffers:
+                apart = one["last"] < other["first"] or one["offset"] + one["bytes"] <= other["offset"]
+                behind = other["last"] < one["first"] or other["offset"] + other["bytes"] <= one["offset"]
+                assert one is other or apart or behind, (one, other)
+
+
+def test_views_print_one_after_the_other(inspect, model):
+    code, out, _ = inspect(model, "--graph", "--tasks", "layers.2.o_proj", "--memory")
+    assert code == 0
+    places = [
+        out.index(text) for text in ("GRAPH (fused)\n%0 = tokens()", "\nOPERATOR layers.2.o_proj\n", "\nSECTION of")
+    ]
+    assert places == sorted(places)
+
+
+def test_dot_has_every_operator_and_what_it_waits_for(inspect, model):
+    _, out, _ = inspect(model, "--dot")
+    operators = json.loads(inspect(model, "--json")[1])["operators"]
+    edges = {tuple(map(int, edge)) for edge in re.findall(r"op(\d+) -> op(\d+);", out)}
+    assert edges == {(before, number) for number, one in enumerate(operators) for before in one["after"]}
+    assert len(re.findall(r"op\d+ \[label=", out)) == len(operators)
+
+
+def test_a_saved_program_is_inspected_and_compared_like_its_model(inspect, model, tmp_path):
+    saved = tmp_path / "before.npz"
+    assert inspect(model, "--save", saved)[:2] == (0, f"wrote {saved}: the program, to inspect or compare with later\n")
+    assert inspect(model, "--diff", saved) == (0, "no difference\n", "")
+    assert inspect(saved, "--tasks", "logits") == inspect(model, "--tasks", "logits")
+    summary = inspect(saved)[1]
+    assert re.search(r"^layers\.\*\.qkv +4 +qkv +bf16$", summary, re.MULTILINE) and "not looked at" not in summary
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"num_experts": 10}))
+    out = inspect(saved, "--diff", model)[1]
+    assert re.search(r"^layers\.\*\.experts\.down \(layers 0 to 3\): experts 20 -> 10, weight_bytes", out, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--html", "{folder}/no/page.html"], "cannot write {folder}/no/page.html: No such file or directory"),
+        (["--html", "{folder}"], "cannot write {folder}: Is a directory"),
+        (["--save", "{folder}/no/p.npz"], "cannot write {folder}/no/p.npz: No such file or directory"),
+        (["--tasks", "qkv"], "no operator is called 'qkv'; there are layers.0.qkv"),
+        (["--json", "--graph"], "--json and --graph cannot be printed together"),
+        (["--diff", "{folder}/config.npz"], "{folder}/config.npz: not a saved program: "),
+    ],
+)
+def test_bad_options_are_one_line(inspect, model, arguments, message):
+    (model / "config.npz").write_text("no program")
+    code, out, err = inspect(model, *(one.format(folder=model) for one in arguments))
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"ellm: {message.format(folder=model)}")
+
+
+def test_home_cores_are_where_the_loader_puts_the_tiles():
+    program = make_inspection.program()
+    number = program.op_names.index("logits")
+    tiles = program.meta["operators"][number]["tiles"]
+    text = "\n".join(make_inspection.text.tasks(program, "logits", [4, 7, 9]))
+    owned = [range(tiles * worker // 3, tiles * (worker + 1) // 3) for worker in range(3)]
+    for core, tasks in zip([4, 7, 9], owned, strict=True):
+        assert re.search(rf"core {core} +tasks {tasks[0]} to {tasks[-1]}\n", text)
+    assert np.sum([len(tasks) for tasks in owned]) == tiles

@@ -1,0 +1,280 @@
+"""`ellm profile`: its report adds up, its trace is whole and true, and a bad path is one line."""
+
+import json
+import re
+import shutil
+import signal
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from perfetto_trace import read
+from tiny import write_checkpoint
+
+from ellm.cli.main import main
+from ellm.cli.profile import record
+from ellm.operators import OperatorKind
+from ellm.profiling import page, perfetto
+from ellm.profiling.experts import routing
+from ellm.profiling.perfetto import FIRST_CORE, RATE, READY
+from ellm.profiling.recorder import DECODE, PREFILL, Recorder
+from ellm.runtime import Runtime
+from ellm.scheduler.trace import Activity
+
+TOKENS = 6
+PROMPT = np.arange(20, 120, dtype=np.int32)
+ARCHITECTURES = ["Qwen3ForCausalLM", "Qwen3MoeForCausalLM"]
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def folder(request, tmp_path_factory):
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoints") / request.param, request.param)
+
+
+@pytest.fixture(scope="module")
+def runtime(folder):
+    with closing(Runtime(folder, chunk=64)) as runtime:
+        yield runtime
+
+
+@pytest.fixture(scope="module")
+def profile(runtime):
+    return record(runtime, PROMPT, TOKENS)
+
+
+@pytest.fixture(scope="module")
+def trace(runtime, profile):
+    content = perfetto.serialize(profile.accountant, runtime.pool.cores, profile.recorder.steps, "tiny")
+    return read(content)
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Runs `ellm profile` in this process; returns its exit code, stdout and stderr."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["ellm", "profile", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        return caught.value.code, *capsys.readouterr()
+
+    return run
+
+
+def test_steps_are_those_of_the_engine(profile):
+    steps = profile.recorder.steps
+    assert [(step.phase, step.first, step.rows) for step in steps] == [
+        (PREFILL, 0, 64),
+        (PREFILL, 64, 36),
+        *((DECODE, 100 + i, 1) for i in range(TOKENS - 1)),
+    ]
+    assert all(before.end_ns <= after.begin_ns for before, after in zip(steps, steps[1:], strict=False))
+
+
+def test_times_of_operators_sum_to_the_measured_steps(profile):
+    for account in profile.accounts():
+        assert account.accounted == pytest.approx(1, abs=0.02)
+        for core in account.cores:
+            assert core.total() == pytest.approx(account.ns, rel=0.02)
+            assert all(ns >= 0 for ns in core.values())
+        path = account.path
+        on_path = sum(int(link.task["end_ns"] - link.task["start_ns"]) + link.gap_ns for link in path)
+        assert 0 < on_path <= account.path_step.ns
+        assert all(link.gap_ns >= 0 for link in path)
+        before = [int(link.task["end_ns"]) for link in path[:-1]]
+        assert all(end <= int(link.task["start_ns"]) for end, link in zip(before, path[1:], strict=True))
+
+
+def test_calls_tasks_and_work_of_a_decoded_token(runtime, profile):
+    _, decode = profile.accounts()
+    totals = {kind.name: total for kind, total in decode.kinds.items()}
+    assert totals["logits"].calls == totals["embed"].calls == TOKENS - 1
+    assert totals["layers.*.qkv"].calls == 2 * (TOKENS - 1)
+    operators = runtime.program.meta["operators"]
+    for kind, total in decode.kinds.items():
+        same = [one for one in operators if OperatorKind.of(one) == kind]
+        if kind.experts:
+            share = kind.top_k / kind.experts
+            assert total.bytes == pytest.approx((TOKENS - 1) * share * sum(one["weight_bytes"] for one in same))
+        elif kind.kernel == "attend":
+            assert total.bytes > 0 and total.flops == sum(
+                (101 + i) * one["flops_per_key"] for i in range(TOKENS - 1) for one in same
+            )
+        else:
+            assert total.bytes == (TOKENS - 1) * sum(one["weight_bytes"] for one in same)
+            assert total.flops == (TOKENS - 1) * sum(one["flops"] for one in same)
+
+
+def test_tasks_of_the_trace_are_those_that_ran(runtime, profile, trace):
+    kernels = trace.of("kernel")
+    tasks = profile.accountant.events
+    tasks = tasks[tasks["what"] <= Activity.STOLEN]
+    assert profile.accountant.dropped == 0
+    names = runtime.program.op_names
+    expected = sorted((int(one["step"]), names[one["op"]], int(one["block"]), int(one["index"])) for one in tasks)
+    found = [(one.details["step"], one.name, one.details["block"], one.details["task"]) for one in kernels]
+    assert sorted(found) == expected and len(set(found)) == len(found)
+    last = runtime.executable.statistics()["last"]["tasks"]
+    assert sum(one.details["step"] == profile.recorder.steps[-1].number for one in kernels) == last
+
+
+def test_nothing_overlaps_on_a_core(runtime, trace):
+    for worker, core in enumerate(runtime.pool.cores):
+        assert trace.tracks[FIRST_CORE + worker] == f"core {core}"
+        own = sorted((one.begin, one.end) for one in trace.slices if one.track == FIRST_CORE + worker)
+        assert own and all(before[1] <= after[0] for before, after in zip(own, own[1:], strict=False))
+
+
+def test_tasks_come_after_the_operators_that_theirs_needs(runtime, trace):
+    """By `after` of the compiler, which the scheduler does not see: in one row block, all tasks of those are done."""
+    operators = {one["name"]: one for one in runtime.program.meta["operators"]}
+    numbers = [one["name"] for one in runtime.program.meta["operators"]]
+    spans = {}
+    for one in trace.of("kernel"):
+        block = -1 if operators[one.name]["experts"] else one.details["block"]
+        key = (one.details["step"], one.name, block)
+        begin, end = spans.get(key, (one.begin, one.end))
+        spans[key] = min(begin, one.begin), max(end, one.end)
+    compared = 0
+    for (step, name, block), (begin, _) in spans.items():
+        for before in operators[name]["after"]:
+            span = spans.get((step, numbers[before], -1 if operators[numbers[before]]["experts"] else block))
+            if span and name not in ("gather", "logits", "sample"):  # their blocks are of logit rows
+                assert span[1] <= begin, f"step {step}: {name} began before {numbers[before]} was done"
+                compared += 1
+    assert compared > 50
+
+
+def test_arrows_follow_the_critical_path(trace):
+    begins = {flow: one for one in trace.slices for flow in one.flows}
+    ends = {flow: one for one in trace.slices for flow in one.terminating_flows}
+    assert begins and begins.keys() == ends.keys()
+    assert all(begins[flow].end <= ends[flow].begin for flow in begins)
+    assert all(one.category == "kernel" for one in [*begins.values(), *ends.values()])
+
+
+def test_counters(profile, trace):
+    for _, value in trace.counters[READY]:
+        assert value >= 0 and value == int(value)
+    steps = profile.recorder.steps
+    moments = [moment for moment, _ in trace.counters[RATE]]
+    assert moments == sorted(moments) and moments[0] == steps[0].begin_ns
+    read_bytes = sum(total.bytes for account in profile.accounts() for total in account.kinds.values())
+    rates = trace.counters[RATE]
+    summed = sum(rate * (after[0] - at) for (at, rate), after in zip(rates, rates[1:], strict=False))
+    assert summed == pytest.approx(read_bytes, rel=0.01)
+
+
+def test_experts_of_the_heat_map_are_those_routed_to(runtime, profile):
+    found = routing(profile.recorder.steps)
+    if not runtime.model.config.__dict__.get("num_experts"):
+        assert found is None
+        return
+    config = runtime.model.config
+    rows = sum(step.rows for step in profile.recorder.steps)
+    assert found.rows.shape == (2, config.num_experts)
+    assert (found.rows.sum(1) == rows * config.num_experts_per_tok).all()
+    assert ((found.reuse >= 0) & (found.reuse <= 1)).all()
+    events = profile.accountant.events
+    for step in profile.recorder.steps:
+        for layer in range(2):
+            op = runtime.program.op_names.index(f"layers.{layer}.experts.gate_up")
+            ran = events[(events["step"] == step.number) & (events["op"] == op) & (events["what"] <= Activity.STOLEN)]
+            assert set(ran["block"].tolist()) == set(np.flatnonzero(step.experts[layer]).tolist())
+
+
+def test_data_of_the_page(runtime, profile):
+    data = page.data(profile.accountant, profile.accounts(), profile.recorder.steps, runtime.pool.cores, "tiny")
+    json.dumps(data, allow_nan=False)
+    assert len({len(column) for column in data["events"]}) == 1
+    assert len(data["steps"]) == len(profile.recorder.steps)
+    assert bool(data["experts"]) == bool(len(runtime.program.wakes))
+
+
+def test_perfetto_itself_reads_the_trace(runtime, profile, tmp_path):
+    """Its trace processor is a program that PyPI does not have: it must be on PATH."""
+    binary = shutil.which("trace_processor_shell")
+    if binary is None:
+        pytest.skip("there is no trace_processor_shell on PATH (get.perfetto.dev/trace_processor)")
+    from perfetto.trace_processor import TraceProcessor, TraceProcessorConfig
+
+    file = tmp_path / "trace.pftrace"
+    file.write_bytes(perfetto.serialize(profile.accountant, runtime.pool.cores, profile.recorder.steps, "tiny"))
+    with TraceProcessor(trace=str(file), config=TraceProcessorConfig(bin_path=binary)) as processor:
+        (count,) = processor.query("select count(*) as n from slice where category = 'kernel'")
+        tasks = profile.accountant.events
+        assert count.n == np.count_nonzero(tasks["what"] <= Activity.STOLEN)
+        (errors,) = processor.query("select sum(value) as n from stats where severity = 'error'")
+        assert not errors.n
+        overlapping = "select count(*) as n from slice join slice as other using (track_id) where slice.id < other.id"
+        (found,) = processor.query(f"{overlapping} and slice.ts + slice.dur > other.ts and slice.ts <= other.ts")
+        assert found.n == 0
+
+
+def test_report_and_files(folder, command, tmp_path):
+    code, out, err = command(
+        folder, "the end", "-n", "5", "--trace", tmp_path / "a.pftrace", "--html", tmp_path / "a.html"
+    )
+    assert code == 0 and len(err.splitlines()) == 2
+    assert re.search(r"recording lengthens a decode step by [+-][\d.]+% ± [\d.]+%", out)
+    assert "PREFILL: 1 step, 7 rows" in out and "DECODE: 4 steps, 4 rows" in out
+    assert len(re.findall(r"OUTSIDE OF KERNELS: \d+ µs a step", out)) == 2
+    assert ("EXPERTS: 2 layers of 7" in out) == ("Moe" in folder.name)
+    for section in out.split("\n\nPREFILL")[1].split("DECODE"):
+        shares = [float(value) for value in re.findall(r"^(?:\S+|outside of kernels) .* +([\d.]+)%", section, re.M)]
+        assert shares
+    assert len(read((tmp_path / "a.pftrace").read_bytes()).of("step")) == 5
+    assert (tmp_path / "a.html").read_text().startswith("<!DOCTYPE html>")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.html", "a.pftrace"]
+
+
+def test_an_interrupted_run_leaves_a_whole_trace(folder, command, tmp_path, monkeypatch):
+    run = Recorder.run
+
+    def interrupted(self, inputs):
+        run(self, inputs)
+        if len(self.steps) == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Recorder, "run", interrupted)
+    code, out, _ = command(folder, "the end", "-n", "50", "--trace", tmp_path / "a.pftrace")
+    assert code == 130 and "DECODE: 2 steps" in out
+    trace = read((tmp_path / "a.pftrace").read_bytes())
+    assert len(trace.of("step")) == 3
+    assert {one.details["step"] for one in trace.of("kernel")} == {1, 2, 3}
+
+
+def test_a_crash_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
+    from ellm.profiling.files import write_whole
+
+    file = tmp_path / "a"
+    file.write_bytes(b"old")
+
+    def broken(self, content):
+        self.open("wb").write(content[:1])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_bytes", broken)
+    with pytest.raises(KeyboardInterrupt):
+        write_whole(file, b"new")
+    assert file.read_bytes() == b"old" and list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("option", ["--trace", "--html"])
+@pytest.mark.parametrize("path", ["absent/file", ""], ids=["no such folder", "a folder"])
+def test_a_path_that_cannot_be_written_is_refused_before_anything_is_loaded(tmp_path, command, option, path):
+    code, out, err = command("no-such-model", option, tmp_path / path)
+    assert (code, out) == (2, "")
+    assert re.fullmatch(r"ellm: cannot write \S+: [^\n]+\n", err)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["-n", "0"], "-n must be at least 1, not 0"), ([" "], "PROMPT is empty"), (["x" * 2000], "the context has 1024")],
+)
+def test_bad_input_is_one_line(tmp_path, command, arguments, message):
+    folder = write_checkpoint(tmp_path / "tiny")
+    code, out, err = command(folder, *arguments)
+    assert (code, out) == (2, "") and message in err and err.count("\n") == 1
