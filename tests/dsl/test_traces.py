@@ -1,6 +1,6 @@
 """Graphs as text equal the committed golden texts, traced and rewritten."""
 
-import golden
+import golden_texts
 import networkx
 import pytest
 from small_models import one_layer, one_layer_graph
@@ -8,13 +8,13 @@ from small_models import one_layer, one_layer_graph
 from ellm.dsl import GraphError, embed, show, trace
 
 
-@pytest.mark.parametrize("name", golden.TEXTS)
+@pytest.mark.parametrize("name", golden_texts.TEXTS)
 def test_text_equals_golden(name):
-    assert golden.TEXTS[name]() == (golden.FOLDER / f"{name}.txt").read_text()
+    assert golden_texts.TEXTS[name]() == (golden_texts.FOLDER / f"{name}.txt").read_text()
 
 
 def test_every_golden_text_is_checked():
-    assert {path.stem for path in golden.FOLDER.glob("*.txt")} == set(golden.TEXTS)
+    assert {path.stem for path in golden_texts.FOLDER.glob("*.txt")} == set(golden_texts.TEXTS)
 
 
 def test_graph_is_a_networkx_digraph_with_an_edge_per_input():
