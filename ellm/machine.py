@@ -146,7 +146,9 @@ def load(name: str) -> Machine:
         with path.open("rb") as file:
             content = tomllib.load(file)
     except OSError as error:
-        raise InputError(f"machine {name!r} is neither a file that can be read nor one of {', '.join(known())}") from error
+        raise InputError(
+            f"machine {name!r} is neither a file that can be read nor one of {', '.join(known())}"
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not TOML: {error}") from error
     return _read(content, str(path))

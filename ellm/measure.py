@@ -1,4 +1,4 @@
-"""Measures the machine at hand into a `Machine`: every rate by the kernels that models run, each on all workers at once.
+"""Measures the machine at hand into a `Machine`: rates by the kernels that models run, on all workers at once.
 
 A measurement is a program of one operator on memory of its own. The machine's speed moves within seconds, so whoever
 compares measures anew next to what is compared.
@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -91,7 +92,8 @@ class Meter:
         """The medians of rates and the least of latencies."""
         least = ("tasks", "handover", "step")
         found = {
-            name: (min if name in least else statistics.median)(sample[name] for sample in samples) for name in self.runs
+            name: (min if name in least else statistics.median)(sample[name] for sample in samples)
+            for name in self.runs
         }
         nodes = topology.numa_nodes()
         used = [node for node, cores in nodes.items() if set(cores) & set(self.pool.cores)]
@@ -224,9 +226,11 @@ class Meter:
 
     def _norm(self) -> Callable[[], float]:
         """f32 elements of a norm per nanosecond."""
-        args = {"x": 0, "weight": 0, "out": 1 << 25, "out_bf16": 1, "out_stride": NORMS * 4096}
+        args: dict[str, Any] = {"x": 0, "weight": 0, "out": 1 << 25, "out_bf16": 1, "out_stride": NORMS * 4096}
         args |= {"groups": NORMS, "width": 4096, "eps": 1e-6}
-        executable = self.single.load(_alone("rms_norm", args, self.memory.size, 1 << 26), self.table, self.memory.address)
+        executable = self.single.load(
+            _alone("rms_norm", args, self.memory.size, 1 << 26), self.table, self.memory.address
+        )
         return self._timed(executable, _rows(ROW_BLOCK), ROW_BLOCK * 4096 * NORMS)
 
     def _sample(self) -> Callable[[], float]:
@@ -259,7 +263,7 @@ class Meter:
         return groups
 
     def _chain(self, groups: list[ProbeGroup]) -> Callable[[], float]:
-        """Empty tasks: ns of a task; stamped: ns from a group's end to the start of the next; one task: us of a step."""
+        """Empty tasks: ns of a task; stamped: ns from a group's end to the next's start; one task: us of a step."""
         executable, step = self.pool.load(chain_program(groups), PROBES), one_row()
         stamped, tasks = len(groups) > 1, groups[0].tiles
 
@@ -313,7 +317,7 @@ def _fill(mapping: Mapping, cores: list[int]) -> None:
 
 
 def _cpu_name() -> str:
-    for line in open("/proc/cpuinfo"):
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             return line.split(":", 1)[1].strip().replace('"', "")
     return platform.machine()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -93,9 +93,10 @@ class Planner:
         outcomes = [self._run(shape) for shape in shapes]
         free = sum(outcome[1] for outcome in outcomes) / 1e6
         done = [outcome[0] for outcome in outcomes]
-        path: Counter[str] = Counter()
+        path: dict[str, float] = defaultdict(float)
         for outcome in done:
-            path.update(self._path(outcome))
+            for name, ms in self._path(outcome).items():
+                path[name] += ms
         busy = sum(outcome.kernel_ns.sum() for outcome in done)
         step = len(shapes) * self.machine.step_us / 1e3
         return Estimate(
@@ -109,7 +110,7 @@ class Planner:
         )
 
     def _run(self, shape: Shape) -> tuple[Outcome, float]:
-        """The step, and its ns if the scheduler cost nothing. What the caches can hold is there from the step before."""
+        """The step, and its ns with a scheduler that costs nothing. What the caches can hold is there from before."""
         work = step_work(self.costing, shape, self.threads, self.seed)
         free = self.machine.with_free_scheduling().workers(self.threads)
         found = []
@@ -135,8 +136,8 @@ class Planner:
         share = min(self.machine.read_gb_per_s, self.threads * self.machine.read_gb_per_s_per_core)
         return max(size / share / 1e6, flops / cores / 1e9)
 
-    def _path(self, outcome: Outcome) -> Counter[str]:
-        found: Counter[str] = Counter()
+    def _path(self, outcome: Outcome) -> dict[str, float]:
+        found: dict[str, float] = defaultdict(float)
         for group, ns in outcome.critical_path():
             name = self.program.op_names[int(self.program.groups["op"][group])]
             found[re.sub(r"\b\d+\b", "*", name)] += ns / 1e6
@@ -164,7 +165,7 @@ def what_helps(planner: Planner, context: int) -> dict[str, float]:
     cores = machine.cores_per_socket * 3 // 2
     wider = replace(machine, cores_per_socket=cores)
     found["1.5 x the cores"] = planner.changed(machine=wider, threads=planner.threads * 3 // 2).decode(context).ms
-    rates = ("amx_bf16_tflops_per_core", "vector_bf16_tflops_per_core", "row_gelements_per_s_per_core")
+    rates: tuple[str, ...] = ("amx_bf16_tflops_per_core", "vector_bf16_tflops_per_core", "row_gelements_per_s_per_core")
     rates += ("softmax_gelements_per_s_per_core", "sample_gelements_per_s_per_core")
     rates += ("expand_fp8_gb_per_s_per_core", "expand_mxfp4_gb_per_s_per_core", "llc_read_gb_per_s_per_core")
     faster = replace(machine, **{name: 1.5 * getattr(machine, name) for name in rates})

@@ -1,8 +1,8 @@
 """What the tasks of a step cost on a machine: the `StepWork` that `ellm.scheduler.simulate` runs.
 
-A task reads bytes of weights or of keys and values, and computes for as long as its operations take at the machine's
-rates; the longer of the two is its time. Weights that are not bf16 are expanded first, f32 rows are made a bf16 panel by
-each worker's first task of an operator. Rows without matrices cost elements. Experts are drawn at random.
+A task reads bytes of weights or of keys and values, and multiplies meanwhile for as long as its operations take at the
+machine's rates; weights that are not bf16 are expanded too. What it does to f32 elements comes on top: the panel that
+each worker's first task of an operator makes of the rows, its results, softmax. Experts are drawn at random.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ class Costs:
     """Of the tasks of some items, each float64 [items]."""
 
     bytes: np.ndarray
-    ns: np.ndarray
-    panel: np.ndarray
+    ns: np.ndarray  # while it reads
+    more_ns: np.ndarray  # before or after
+    panel_ns: np.ndarray  # more of that in a worker's first task
 
 
 @dataclass
@@ -128,9 +129,8 @@ class Costing:
             ns = ns + size / rates[_EXPANDED_AS[precision]]
         else:
             ns = np.maximum(ns, size / machine.llc_read_gb_per_s_per_core) * (2 if precision == "f16" else 1)
-        ns = ns + self.elements(rows * 16 * tiles)
         panel = self.elements(rows * 32 * args["k_tiles"]) if self.has_panel(kernel, args) else np.zeros(len(rows))
-        return Costs(np.full(len(rows), size), ns, panel)
+        return Costs(np.full(len(rows), size), ns, self.elements(rows * 16 * tiles), panel)
 
     def has_panel(self, kernel: str, args: Args) -> bool:
         """Whether a worker converts or gathers the rows before it multiplies."""
@@ -149,19 +149,21 @@ class Costing:
         machine = self.machine
         shared = args["heads"] // args["kv_heads"]
         heads = -(-shared // -(-shared // FOLD))
-        first = np.maximum(items["split_begin"].astype(np.int64) * SPLIT, _window_begin(items["position"], args["window"]))
+        first = np.maximum(
+            items["split_begin"].astype(np.int64) * SPLIT, _window_begin(items["position"], args["window"])
+        )
         last = np.minimum(items["split_end"].astype(np.int64) * SPLIT, items["position"] + items["rows"])
         keys, rows = np.maximum(0, last - first), items["rows"] * heads
         stored = args["head_dim"] + (0 if args["values_in_keys"] else args["value_dim"])
         size = 2.0 * keys * stored
         flops = 2.0 * self.padded(rows) * keys * (args["head_dim"] + args["value_dim"])
         ns = np.maximum(flops / (1000 * machine.matmul_tflops_per_core), size / machine.llc_read_gb_per_s_per_core)
-        ns = ns + rows * keys / machine.softmax_gelements_per_s_per_core
         splits = items["split_end"] - items["split_begin"]
-        ns = ns + self.elements(rows * args["value_dim"] * (1 + splits))
+        more = rows * keys / machine.softmax_gelements_per_s_per_core
+        more = more + self.elements(rows * args["value_dim"] * (1 + splits))
         if args["values_in_keys"]:
-            ns = ns + self.elements(keys * args["value_dim"])
-        return Costs(size, ns, np.zeros(len(items)))
+            more = more + self.elements(keys * args["value_dim"])
+        return Costs(size, ns, more, np.zeros(len(items)))
 
     def merge(self, args: Args, items: np.ndarray) -> Costs:
         """A head group of MERGE_ITEM [items]."""
@@ -193,7 +195,7 @@ class Costing:
     def plain(self, ns: np.ndarray) -> Costs:
         """Work that reads no weights."""
         zero = np.zeros(len(ns))
-        return Costs(zero, np.asarray(ns, float), zero)
+        return Costs(zero, zero, np.asarray(ns, float), zero)
 
 
 def step_work(costing: Costing, shape: Shape, threads: int, seed: int = 0) -> StepWork:
@@ -230,14 +232,15 @@ class _Builder:
             item_key=np.concatenate(self.key_parts).astype(np.int64),
             item_bytes=np.concatenate([part.bytes for part in parts]),
             item_ns=np.concatenate([part.ns for part in parts]),
-            item_panel=np.concatenate([part.panel for part in parts]),
+            item_more_ns=np.concatenate([part.more_ns for part in parts]),
+            item_panel_ns=np.concatenate([part.panel_ns for part in parts]),
             item_local=np.concatenate(self.local).astype(np.int8),
             keys=self.keys,
         )
 
     def route(self) -> dict[int, np.ndarray]:
         """Operator of experts -> rows that each expert gets: every row goes to top_k experts, all equally likely."""
-        found = {}
+        found: dict[int, np.ndarray] = {}
         for wake in self.program.wakes:
             first = int(wake["first"])
             down = int(self.program.publishes[self.program.signals[first][0]][0])

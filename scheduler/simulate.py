@@ -2,8 +2,9 @@
 
 A discrete-event simulation of the same program under the rules of worker.pyx: home slices, each claimed from its front;
 half of what is left stolen from the back, nearest victim first; events, groups without tasks, and experts that a step
-wakes. A task takes the longer of its bytes / its share of the bandwidth and its computing, which `StepWork` gives; the
-readers of a memory domain share its bandwidth equally. Words that workers share cost the latency between their cores.
+wakes. A task takes the longer of its bytes / its share of the bandwidth and its computing meanwhile, and what it
+computes before or after; `StepWork` has the figures. The readers of a memory domain share its bandwidth equally. Words
+that workers share cost the latency between their cores.
 
 Not modelled: the prefetch of a worker that waits, pages and TLBs, contention for the log, and two readers of one cache.
 """
@@ -58,8 +59,9 @@ class StepWork:
     item_begin: np.ndarray  # int64 [groups]: its first item
     item_key: np.ndarray  # int64 [items]: what task i reads is called item_key + i; -1: nothing that is ever read again
     item_bytes: np.ndarray  # float64 [items]: of weights, keys and values that a task reads
-    item_ns: np.ndarray  # float64 [items]: computing of a task
-    item_panel: np.ndarray  # float64 [items]: more computing of a worker's first task of the item
+    item_ns: np.ndarray  # float64 [items]: computing of a task while it reads
+    item_more_ns: np.ndarray  # float64 [items]: and before or after
+    item_panel_ns: np.ndarray  # float64 [items]: more of the latter in a worker's first task of the item
     item_local: np.ndarray  # int8 [items]: 1: what it reads lies in the reader's domain, 0: in that of the home worker
     keys: int
 

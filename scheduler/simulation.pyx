@@ -104,7 +104,7 @@ cdef class Simulation:
     cdef const int32_t[::1] signals_begin, signals, publishes_begin, publishes, triggers_begin, triggers
     cdef const int32_t[::1] tiles, count, completes_empty, wake_of, joins, woken_begin, woken, roots
     cdef const int64_t[::1] item_begin, item_key
-    cdef const double[::1] item_bytes, item_ns, item_panel
+    cdef const double[::1] item_bytes, item_ns, item_more_ns, item_panel_ns
     cdef const int8_t[::1] item_local
     # the machine
     cdef const int32_t[::1] domain_of, cache_of, socket_of
@@ -151,7 +151,8 @@ cdef class Simulation:
         self.woken_begin, self.woken = step.woken.begin, whole(step.woken.items)
         self.count, self.needed = step.count, step.needed.copy()
         self.item_begin, self.item_key = step.item_begin, step.item_key
-        self.item_bytes, self.item_ns, self.item_panel = step.item_bytes, step.item_ns, step.item_panel
+        self.item_bytes, self.item_ns = step.item_bytes, step.item_ns
+        self.item_more_ns, self.item_panel_ns = step.item_more_ns, step.item_panel_ns
         self.item_local = step.item_local
         self.domain_of, self.cache_of, self.socket_of = machine.domain_of, machine.cache_of, machine.socket_of
         self.victims = machine.victims
@@ -332,9 +333,10 @@ cdef class Simulation:
         cdef int32_t place = task % tiles, owner, cache = self.cache_of[worker]
         self.group_of[worker], self.started[worker] = group, time
         self.ran[worker] += 1
+        time += self.item_more_ns[item]
         if self.last_item[worker] != item:
             self.last_item[worker] = <int32_t>item
-            least += self.item_panel[item]
+            time += self.item_panel_ns[item]
         if size and self.item_key[item] >= 0:
             key = self.item_key[item] + place
             if self.key_cache[key] == cache and self.filled[cache] - self.key_at[key] < self.cache_bytes:

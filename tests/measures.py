@@ -9,10 +9,15 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
-def divergence(truth: np.ndarray, logits: np.ndarray) -> float:
-    """Mean over positions of KL(truth || logits) in nats; both logits or log-probabilities [T, V]."""
+def divergences(truth: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    """KL(truth || logits) in nats of each position, float64 [T]; both logits or log-probabilities [T, V]."""
     p, q = log_softmax(truth), log_softmax(logits)
-    return float((np.exp(p) * (p - q)).sum(axis=-1).mean())
+    return (np.exp(p) * (p - q)).sum(axis=-1)
+
+
+def divergence(truth: np.ndarray, logits: np.ndarray) -> float:
+    """Mean of `divergences`."""
+    return float(divergences(truth, logits).mean())
 
 
 def agreement(truth: np.ndarray, logits: np.ndarray) -> float:

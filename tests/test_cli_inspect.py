@@ -62,7 +62,8 @@ def compiled(config, **options):
 
 
 def test_graph_tasks_and_memory(inspect, tmp_path):
-    text = inspect(write_checkpoint(tmp_path / "tiny", "LlamaForCausalLM"))
+    path = write_checkpoint(tmp_path / "tiny", "LlamaForCausalLM")
+    text = inspect(path, "--graph") + inspect(path)
     assert re.search(r"%\d+ = qkv\(.*model\.layers\.1\.self_attn\.q_proj", text)
     assert re.search(r"gate_up +2 +\d+ +\d+", text)
     assert re.search(r"critical path in tasks +\d+ +\d+", text)
@@ -108,7 +109,7 @@ def test_every_operator_names_its_kernel_its_precision_and_the_reason(inspect, f
     assert re.search(rf"expert_down +{experts}$", text, re.MULTILINE)
     assert re.search(rf"\bo_proj +4 +linear +{linear}$", text, re.MULTILINE)
     assert re.search(r"^logits +1 +logits +bf16 ", text, re.MULTILINE)
-    assert "\nOPERATORS (kernels for portable: asked for)\n" in inspect(folder(name), "--isa", "portable")
+    assert "OPERATORS (kernels for portable: asked for)\n" in inspect(folder(name), "--isa", "portable")
 
 
 def test_a_token_touches_the_experts_that_it_is_routed_to():

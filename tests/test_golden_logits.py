@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from logit_cases import GOLDEN, kl_share, prompt
-from measures import agreement, divergence
+from logit_cases import GOLDEN, KL_SHARE, kl_share, prompt
+from measures import agreement, divergence, divergences
 from tiny import write_checkpoint
 
 import ellm
@@ -26,7 +26,9 @@ def test_logits_are_closer_to_float32_than_bf16_transformers(name, tmp_path):
     assert digest == str(golden["sha256"]), "the checkpoint changed: run golden/make_logits.py again"
     with ellm.LLM(str(folder)) as llm:
         logits = llm.logits(prompt(name).tolist())
-    assert divergence(golden["truth"], logits[golden["positions"]]) <= kl_share(name) * float(golden["peer_kl"])
+    found = divergences(golden["truth"], logits[golden["positions"]])
+    assert found.mean() <= kl_share(name) * float(golden["peer_kl"])
+    assert np.median(found) <= KL_SHARE * float(golden["peer_kl"])  # few rows decide the mean where there are experts
     assert agreement(golden["best"], logits) >= float(golden["peer_agreement"])
 
 

@@ -53,6 +53,17 @@ def test_a_sequence_beside_others_gives_what_it_gives_alone(folder, tokens):
         assert (one.token_ids, one.logprobs) == (beside.token_ids, beside.logprobs)
 
 
+def test_a_prompt_cache_changes_no_bit(folder, tokens):
+    with LLM(folder) as llm:
+        cache = llm.prompt_cache()
+        for prompt in (tokens[:90], tokens[:120], [*tokens[:50], 3, 4]):
+            with llm.stream(prompt, GREEDY, prompt_cache=cache) as stream:
+                list(stream)
+            (fresh,) = llm.generate([prompt], GREEDY)
+            assert (stream.output.token_ids, stream.output.logprobs) == (fresh.token_ids, fresh.logprobs)
+        assert stream.output.metrics.cached_tokens == 50
+
+
 @pytest.mark.parametrize("name", QUANTISED)
 def test_codes_and_scales_give_the_bits_of_the_bf16_numbers_they_mean(name, tmp_path, tokens):
     found = []

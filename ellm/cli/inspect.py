@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,7 +35,10 @@ def inspect(model: str, context: int | None, *, no_weights: bool, isa: str | Non
     subject = read_subject(model, context, no_weights)
     if views.wanted:
         other = read_subject(views.diff, context, no_weights) if views.diff else None
-        print("\n".join(views.lines(subject, other)))
+        for line in views.write(subject):
+            print(line, file=sys.stderr)
+        for line in views.lines(subject, other):
+            print(line)
     else:
         print("\n".join(summary(subject, choice)))
 

@@ -9,6 +9,7 @@ from ellm.machine import Machine
 from ellm.planning import DTYPES, HYPOTHETICAL, Estimate, Planner, compile_for, what_helps
 
 PATH_SHOWN = 8
+COLUMNS = f"{'time ms':>10}{'bound ms':>10}{'of bound':>10}{'scheduling':>12}"
 
 
 def plan(
@@ -46,8 +47,8 @@ def head_lines(model: str, planner: Planner, context: int) -> list[str]:
         f"machine      {planner.threads} of {machine.cores} cores, {machine.read_gb_per_s:.0f} GB/s, "
         f"{_matmul(machine, planner.threads)}",
         f"weights      {planner.weights_gb:.1f} GB in {dtype or kept}{_hypothetical(dtype)}",
-        f"memory       {planner.memory_gb(context):.1f} GB of {machine.capacity_gb:g} GB, of which {cache:.2f} GB are keys "
-        f"and values of {planner.batch} x {context} tokens",
+        f"memory       {planner.memory_gb(context):.1f} GB of {machine.capacity_gb:g} GB, of which {cache:.2f} GB are "
+        f"keys and values of {planner.batch} x {context} tokens",
     ]
 
 
@@ -59,11 +60,11 @@ def speed_lines(planner: Planner, context: int, prompt: int) -> list[str]:
     batch = f", {planner.batch} sequences a step" if planner.batch > 1 else ""
     lines = [
         "",
-        f"{'STEP':<28}{'time ms':>10}{'bound ms':>10}{'of bound':>10}{'scheduling':>12}{'cores wait':>12}{'GB read':>9}",
+        f"{'STEP':<28}{COLUMNS}{'cores wait':>12}{'GB read':>9}",
         f"{f'first token of {prompt}':<28}{estimate_columns(first)}",
         *(f"{f'a token after {at}':<28}{estimate_columns(one)}" for at, one in decodes.items()),
-        f"{planner.batch * 1000 / decodes[context].ms:.1f} tokens/s after {context}{batch}. Bound: bytes / bandwidth, or "
-        "operations / rate. Scheduling: what the step would be shorter if it were free.",
+        f"{planner.batch * 1000 / decodes[context].ms:.1f} tokens/s after {context}{batch}. Bound: bytes / bandwidth, "
+        "or operations / rate. Scheduling: by how much a step were shorter if it were free.",
         "",
         *path_lines("CRITICAL PATH of a token", decodes[context]),
         *path_lines("CRITICAL PATH of the first token", first),
@@ -90,10 +91,7 @@ def path_lines(title: str, one: Estimate) -> list[str]:
 
 def dtype_lines(planner: Planner, context: int) -> list[str]:
     """A token in each precision of the weights."""
-    lines = [
-        "",
-        f"{'WEIGHTS IN':<28}{'time ms':>10}{'bound ms':>10}{'of bound':>10}{'scheduling':>12}{'memory GB':>12}",
-    ]
+    lines = ["", f"{'WEIGHTS IN':<28}{COLUMNS}{'memory GB':>12}"]
     for dtype in DTYPES:
         other = planner.changed(dtype=dtype)
         one, needed = other.decode(context), other.memory_gb(context)
@@ -102,7 +100,7 @@ def dtype_lines(planner: Planner, context: int) -> list[str]:
             f"{dtype + _hypothetical(dtype):<28}{one.ms:>10.2f}{one.bound_ms:>10.2f}{one.bound_ms / one.ms:>10.0%}"
             f"{one.scheduling:>12.1%}{needed:>12.1f}{fits}"
         )
-    kept = "the head, the embedding and the routers stay as they are but in bf16; mxfp4: only experts, if there are any"
+    kept = "Smaller than bf16: all matrices but the head, the embedding and the routers; mxfp4: experts, if any."
     return [*lines, kept]
 
 

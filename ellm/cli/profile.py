@@ -32,6 +32,7 @@ PROMPT = (
     "time. The first is bound by how fast the cores multiply, the second by how fast they read the weights from "
     "memory. Explain why, and what a machine would need to do both faster."
 )
+SCRIPTS = ("vendor/d3.min.js", "common.js", "timeline.js", "totals.js", "experts.js", "profile.js")
 SAMPLES = 4  # of each limit, before and after the run; the best counts
 RING_BYTES = 1 << 28  # of all cores
 RECORD_BYTES = 32
@@ -121,8 +122,8 @@ def write_files(found: Profile, accounts: list[Account], runtime: Runtime, model
         note(f"{files['trace']}: open it at ui.perfetto.dev")
     if "html" in files:
         data = page.data(found.accountant, accounts, steps, cores, model)
-        scripts = ["vendor/d3.min.js", "common.js", "timeline.js", "totals.js", "experts.js", "profile.js"]
-        write_whole(files["html"], pages.page(f"ellm profile {model}", "profile.html", data, scripts).encode())
+        text = pages.page(f"{model}: ellm profile", "profile.html", data, SCRIPTS)
+        write_whole(files["html"], text.encode(errors="replace"))
         note(f"{files['html']}: open it in a browser")
 
 
@@ -137,7 +138,7 @@ def overhead_line(runtime: Runtime, limits: Limits, depth: int) -> str:
     cost, error, pairs = overhead(Bencher(runtime, limits), min(depth, runtime.context - 1), tasks)
     return (
         f"recording lengthens a decode step by {cost:+.2%} ± {error:.2%} "
-        f"(median of {pairs} pairs of steps with and without)"
+        f"(lower quartiles of {pairs} steps with and without, in turn)"
     )
 
 

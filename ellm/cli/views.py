@@ -57,15 +57,20 @@ class Views:
         """Whether there is any."""
         return any(getattr(self, one.name) for one in fields(self))
 
+    def write(self, subject: Subject) -> list[str]:
+        """Write the files, and say so. Raises InputError if one cannot be written."""
+        lines = []
+        if self.save:
+            lines.append(save(subject.program, self.save))
+        if self.html:
+            size = pages.write(self.html, page(subject.program, subject.name, topology.choose_cores(None)))
+            lines.append(f"wrote {self.html}: {readable(size)}")
+        return lines
+
     def lines(self, subject: Subject, other: Subject | None) -> list[str]:
-        """The views in text, after the files are written. `other` is what to compare with."""
+        """The views in text. `other` is what to compare with."""
         program, cores = subject.program, topology.choose_cores(None)
         lines: list[str] = []
-        if self.save:
-            lines.append(save(program, self.save))
-        if self.html:
-            size = pages.write(self.html, page(program, subject.name, cores))
-            lines.append(f"wrote {self.html}: {readable(size)}")
         if self.graph:
             lines += ["GRAPH (fused)", program.meta["graph"].rstrip()]
         if self.tasks:

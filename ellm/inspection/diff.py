@@ -62,7 +62,7 @@ def _change(ours: dict[str, Any], theirs: dict[str, Any]) -> str:
 
 
 def _arrow(before: str, after: str) -> str:
-    """Both texts without the numbers of layers, if they differ in more: a change that every layer has reads the same."""
+    """Both texts, without the numbers of layers if they differ in more: what changes in all layers reads the same."""
     plain = _unnumbered(before), _unnumbered(after)
     return " -> ".join(plain if plain[0] != plain[1] else (before, after))
 

@@ -21,9 +21,9 @@ def operator_number(program: Program, name: str) -> int:
     """The operator of this name. Raises InputError that says which names are like it."""
     if name in program.op_names:
         return program.op_names.index(name)
-    like = difflib.get_close_matches(name, program.op_names, 3, 0.4)
-    like += [one for one in program.op_names if one.endswith(f".{name}")][:1]
-    hint = f"; there are {', '.join(dict.fromkeys(like))}" if like else ""
+    like = [one for one in program.op_names if one.endswith(f".{name}")][:1]
+    like = like or difflib.get_close_matches(name, program.op_names, 3)
+    hint = f"; there is {', '.join(like)}" if like else ""
     raise InputError(f"no operator is called {name!r}{hint}")
 
 

@@ -2,11 +2,12 @@
 // The heat map of a mixture of experts: rows that each expert of each layer got.
 ellm.experts = (function () {
   const { element, data } = ellm;
-  const LEFT = 170, TOP = 30;
+  const LEFT = 90, TOP = 30;
 
   function draw() {
     const { layers, rows } = data.experts, experts = rows[0].length;
-    const cell = Math.max(5, Math.min(22, 900 / experts)), most = d3.max(rows, (row) => d3.max(row));
+    const room = document.getElementById("experts").clientWidth - LEFT - 40;
+    const cell = Math.max(5, Math.min(22, room / experts)), most = d3.max(rows, (row) => d3.max(row));
     const colour = d3.scaleSequential([0, most], d3.interpolateBlues);
     const svg = d3.select("#heat").attr("width", LEFT + cell * experts + 20).attr("height", TOP + cell * layers.length + 20);
     svg.selectAll("*").remove();

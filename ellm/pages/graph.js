@@ -68,7 +68,7 @@ ellm.graph = (function () {
     const box = `box${operator.number}`;
     const colour = ellm.family(operator.kernel).colour;
     const found = [{
-      data: { id: box, parent: parentOf(operator), operator: operator.number, label: operator.short, colour }, classes: "box",
+      data: { id: box, parent: parentOf(operator), operator: operator.number, label: operator.short, colour, shift: 0 }, classes: "box",
     }];
     if (operator.groups.length > MOST_GROUPS) {
       const label = `${operator.groups.length} groups, one an expert\n${operator.tiles} tasks a row tile`;
@@ -106,7 +106,7 @@ ellm.graph = (function () {
       const event = events[number];
       const from = event.signalledBy.map((group) => [nodeOfGroup(group), isShown(group) ? "signals" : "loop"]);
       const to = event.publishes.map((group) => [nodeOfGroup(group), isShown(group) ? "publishes" : "loop"]);
-      const key = around.size > MOST_EVENTS ? `${[...new Set(from)].join()} ${[...new Set(to)].join()}` : number;
+      const key = around.size > MOST_EVENTS || operator.groups.length > MOST_GROUPS ? `${[...new Set(from)].join()} ${[...new Set(to)].join()}` : number;
       if (!bundles.has(key)) bundles.set(key, `event${number}`);
       const id = bundles.get(key);
       idOf.set(number, id);
@@ -186,7 +186,7 @@ ellm.graph = (function () {
     { selector: ".event", style: { shape: "ellipse", width: 30, height: 30, "background-color": "#fff", "border-width": 2, "border-color": "#5f6b7a", color: "#1d2733", label: "data(label)", "font-size": 12 } },
     { selector: ".event[count > 1], .start", style: { width: 52, height: 52 } },
     { selector: ".block", style: { shape: "round-rectangle", "background-color": "#eef3f8", "border-color": "#b9c7d6", "border-width": 1.5, label: "data(label)", "text-valign": "top", "text-halign": "center", "text-margin-y": -5, "text-margin-x": "data(shift)", "text-background-color": "#fff", "text-background-opacity": 0.9, "text-background-padding": 3, "z-index": 9, color: "#41536a", "font-weight": 600, "font-size": 15, padding: 20, "text-max-width": 600 } },
-    { selector: ".box", style: { shape: "round-rectangle", "background-color": "#fff", "border-color": "data(colour)", "border-width": 1.5, label: "data(label)", "text-valign": "top", "text-margin-y": -3, color: "#1d2733", padding: 10 } },
+    { selector: ".box", style: { shape: "round-rectangle", "background-color": "#fff", "border-color": "data(colour)", "border-width": 1.5, label: "data(label)", "text-valign": "top", "text-margin-y": -3, "text-margin-x": "data(shift)", "text-background-color": "#eef3f8", "text-background-opacity": 0.9, color: "#1d2733", padding: 10 } },
     { selector: ".folded", style: { shape: "round-rectangle", width: 240, height: 54, "background-color": "#dbe4ee", "border-color": "#8fa3b8", "border-width": 3, "border-style": "double", label: "data(label)", color: "#26384c", "font-weight": 600 } },
     { selector: "edge", style: { width: 1.4, "line-color": "#8b98a8", "target-arrow-color": "#8b98a8", "target-arrow-shape": "triangle", "arrow-scale": 0.9, "curve-style": "bezier" } },
     { selector: ".routed", style: { "curve-style": "unbundled-bezier", "control-point-weights": (edge) => edge.scratch("controlPointWeights"), "control-point-distances": (edge) => edge.scratch("controlPointDistances"), "edge-distances": "intersection" } },
@@ -211,7 +211,7 @@ ellm.graph = (function () {
     }).run();
     laidOut.edges().filter(passesRanks).addClass("routed").filter(startsInside).removeClass("routed");
     if (isMirrored()) mirror();
-    cy.$(".block").forEach((node) => node.data("shift", (8 * node.data("label").length - node.width()) / 2));
+    cy.$(".block, .box").forEach((node) => node.data("shift", (8 * node.data("label").length - node.width()) / 2));
     if (fit) show();
     chosen.forEach((id) => cy.getElementById(id).select());
   }
@@ -276,10 +276,12 @@ ellm.graph = (function () {
     const node = cy.getElementById(state.unfolded.has(number) ? `box${number}` : `op${number}`);
     if (!node.length) return;
     if (state.unfolded.has(number)) {
-      const area = node.descendants().closedNeighborhood().closedNeighborhood();
+      const area = node.descendants().closedNeighborhood().closedNeighborhood().nodes().union(node);
       cy.fit(area, 40);
       if (cy.zoom() > 1) cy.zoom(1);
       cy.center(area);
+      const box = area.renderedBoundingBox();
+      if (box.h < cy.height()) cy.panBy({ x: 0, y: 40 - box.y1 });
       return;
     }
     const [view, box] = [cy.extent(), node.boundingBox()];

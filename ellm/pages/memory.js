@@ -3,7 +3,7 @@
 ellm.memory = (function () {
   const { operators, repeats } = ellm.model;
   const { plan } = ellm.data;
-  const margin = { left: 76, right: 24, top: 30, bottom: 26, between: 64 };
+  const margin = { left: 76, right: 84, top: 30, bottom: 26, between: 64 };
   const regions = [
     { title: "section of one row block", buffers: plan.buffers, size: plan.section_bytes, bound: plan.lower_bound, base: 0, shared: false },
     {
@@ -69,7 +69,7 @@ ellm.memory = (function () {
     region.axis = g.append("g").attr("class", "axis").attr("transform", `translate(0,${top + tall})`);
     const bound = region.y(region.bound);
     g.append("line").attr("class", "bound").attr("x1", margin.left).attr("x2", width - margin.right).attr("y1", bound).attr("y2", bound);
-    g.append("text").attr("class", "bound-label").attr("x", margin.left + 6).attr("y", bound + 4).text("lower bound");
+    g.append("text").attr("class", "bound-label").attr("x", width - margin.right + 6).attr("y", bound + 4).text("lower bound");
   }
 
   function render(scale) {

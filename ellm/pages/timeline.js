@@ -28,8 +28,19 @@ ellm.timeline = (function () {
   let view = scale, chosen = -1, width = 0, height = 0, row = 0;
 
   const isTask = (i) => whats[i] <= activities.stolen;
-  const colour = (i) => (isTask(i) ? ellm.family(operators[ops[i]].kernel).colour : colours[whats[i]]);
+  const shades = kernelShades();
+  const colour = (i) => (isTask(i) ? shades[operators[ops[i]].kernel] : colours[whats[i]]);
   const rowTop = (worker) => TOP + STEP_ROW + worker * row;
+
+  /** The colour of each kernel: that of its family, brighter from one kernel to the next. */
+  function kernelShades() {
+    const found = {};
+    for (const kernel of new Set(operators.map((operator) => operator.kernel))) {
+      const before = Object.keys(found).filter((other) => ellm.family(other) === ellm.family(kernel)).length;
+      found[kernel] = d3.color(ellm.family(kernel).colour).brighter(0.4 * before).formatHex();
+    }
+    return found;
+  }
 
   /** The last event of a list, which is sorted, that begins at this time or before; -1: none. */
   const last = (list, moment) => d3.bisector((i) => begins[i]).right(list, moment) - 1;

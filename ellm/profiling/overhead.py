@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-import math
-import statistics
 import time
+
+import numpy as np
 
 from ellm.cli.bench import Bencher
 
 SECONDS = 4.0
 FEWEST, MOST = 10, 400  # pairs
+RESAMPLES = 500
 
 
 def overhead(bencher: Bencher, depth: int, tasks: int) -> tuple[float, float, int]:
-    """The share by which recording lengthens a decode step at `depth`, of about so many tasks; its error; and pairs.
-
-    The median over pairs of neighbouring steps, whose order alternates, because a machine's speed moves.
-    """
+    """The share by which recording lengthens a decode step at `depth`, of about so many tasks; its error; and pairs."""
     bencher.fill(depth)
     begin = time.perf_counter()
     bencher.step(depth, depth + 1)
     pairs = int(min(max(SECONDS / 2 / (time.perf_counter() - begin), FEWEST), MOST))
-    ratios = []
+    seconds = np.empty((pairs, 2))  # without, with
     with bencher.runtime.executable.trace(2 * (pairs + 1) * tasks) as trace:
         for pair in range(pairs):
-            seconds = {}
-            for recorded in (True, False) if pair % 2 else (False, True):
+            for recorded in (0, 1) if pair % 2 else (1, 0):  # a machine's speed moves: neither is always first
                 (trace.resume if recorded else trace.pause)()
-                seconds[recorded] = bencher.step(depth, depth + 1)
-            ratios.append(seconds[True] / seconds[False])
-    low, middle, high = statistics.quantiles(ratios)
-    error = 1.253 * (high - low) / 1.349 / math.sqrt(pairs)  # a normal median's, by its quartiles
-    return middle - 1, error, pairs
+                seconds[pair, recorded] = bencher.step(depth, depth + 1)
+    drawn = np.random.default_rng(0).integers(0, pairs, (RESAMPLES, pairs))
+    return float(_ratio(seconds[None])[0]) - 1, float(np.std(_ratio(seconds[drawn]))), pairs
+
+
+def _ratio(seconds: np.ndarray) -> np.ndarray:
+    """Of samples [n, pairs, 2], the ratio of the lower quartiles: steps that lost their core to others are longer."""
+    without, recorded = np.quantile(seconds, 0.25, axis=1).T
+    return recorded / without

@@ -113,7 +113,10 @@ def _experts(accountant: Accountant, steps: list[Step]) -> dict[str, Any] | None
         return None
     program = accountant.program
     return {
-        "layers": [program.op_names[program.groups["op"][group]] for group in program.wakes["group"].tolist()],
+        "layers": [
+            program.op_names[program.groups["op"][group]].removesuffix(".dispatch")
+            for group in program.wakes["group"].tolist()
+        ],
         "rows": found.rows.tolist(),
         "imbalance": [round(float(value), 3) for value in found.imbalance],
         "unused": found.unused.tolist(),

@@ -1,4 +1,4 @@
-"""Golden texts of graphs: `PYTHONPATH=. python tests/dsl/golden_texts.py` writes them anew; read the difference before committing it."""
+"""Golden texts of graphs; `PYTHONPATH=. python tests/dsl/golden_texts.py` writes them anew: read the difference."""
 
 import sys
 from collections.abc import Callable

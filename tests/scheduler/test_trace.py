@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ellm.scheduler import Pool, StepError
-from ellm.scheduler.probe_program import TABLE, ProbeGroup, one_row, probe_program
+from ellm.scheduler.probe_program import TABLE, ProbeGroup, choice, one_row, probe_program, routed_program
 from ellm.scheduler.trace import Activity
 
 TASKS = (Activity.TASK, Activity.STOLEN)
@@ -137,3 +137,24 @@ def test_a_step_that_fails_is_recorded_up_to_the_failure():
         events = trace.events()
     assert only(events, *TASKS)["index"].tolist() == [0, 1]
     assert len(only(events, Activity.STEP)) == 1
+
+
+def test_what_is_watched_is_copied_when_the_waking_group_is_done(pool):
+    """Both layers write their lists to the same place: each copy is that of its own layer's group, in this step."""
+    chosen = choice(9, [], [])
+    program = routed_program(2, chosen, tiles=3)
+    executable = pool.load(program, TABLE)
+    copies = executable.watch([(64, 3), (64, 3)])
+    with executable.trace() as trace:
+        for hit in ([4, 7], [2, 5]):
+            chosen[:] = choice(9, hit, [1, 1])
+            executable.run(one_row())
+            assert [copy.tolist() for copy in copies] == [[2, *hit]] * 2
+            events = only(trace.events(), *TASKS)
+            ran = events[(events["step"] == executable.number) & (events["op"] % 4 == 1)]
+            assert sorted(set(ran["block"].tolist())) == hit
+    chosen[:] = choice(9, [1, 3], [1, 1])
+    executable.run(one_row())
+    assert copies[0].tolist() == [2, 2, 5], "nothing is copied while nothing is recorded"
+    with pytest.raises(ValueError, match="the arena has"):
+        executable.watch([(64, 3), (program.arena_bytes - 4, 3)])

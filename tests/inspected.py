@@ -1,4 +1,4 @@
-"""Golden texts of inspected programs: `python tests/golden/make_inspection.py` writes them anew."""
+"""Golden texts of inspected programs: `python tests/inspected.py` writes them anew."""
 
 import json
 from collections.abc import Callable
@@ -9,8 +9,8 @@ from ellm.inspection import text
 from ellm.inspection.diff import diff
 from ellm.scheduler.program import Program
 
-FOLDER = Path(__file__).parent / "inspection"
-CONFIGS = Path(__file__).parent.parent / "configs"
+FOLDER = Path(__file__).parent / "golden" / "inspection"
+CONFIGS = Path(__file__).parent / "configs"
 CORES = [2, 3, 5]
 
 
