@@ -1,9 +1,11 @@
 """Headless Chromium for tests of the pages, and what it complained of."""
 
+import os
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import sync_playwright
 
 FLAGS = (
@@ -14,10 +16,11 @@ FLAGS = (
 
 @contextmanager
 def chromium():
-    """The system's Chromium. An error, not a skipped test, says that there is none."""
+    """The system's Chromium. Without one the test is skipped, but in CI it fails."""
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if not path:
-        raise FileNotFoundError("the tests of the pages need Chromium: apt-get install chromium")
+        missing = pytest.fail if "CI" in os.environ else pytest.skip
+        missing("the tests of the pages need Chromium: apt-get install chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
         yield browser
