@@ -1,12 +1,12 @@
 """Writes a checkpoint of random weights with the exact names, shapes and types that a config.json implies.
 
-python bench/make_checkpoint.py bench/configs/qwen3-0.6b.json /tmp/qwen3-0.6b [--layers N] [--set NAME=VALUE ...]
+python bench/make_checkpoint.py bench/configs/qwen3-0.6b /tmp/qwen3-0.6b [--layers N] [--set NAME=VALUE ...]
 
 Quantised models (fp8 with scales per 128 x 128 block, MXFP4) are written as such. The three that fit a small machine:
 
-    make_checkpoint.py bench/configs/qwen3-30b-a3b.json /tmp/qwen3-30b-6 --layers 6
-    make_checkpoint.py bench/configs/gpt-oss-20b.json /tmp/gpt-oss-20b-4 --layers 4
-    make_checkpoint.py bench/configs/deepseek-v3.json /tmp/deepseek-v3-2 --layers 2 --set n_routed_experts=64 \\
+    make_checkpoint.py bench/configs/qwen3-30b-a3b /tmp/qwen3-30b-6 --layers 6
+    make_checkpoint.py bench/configs/gpt-oss-20b /tmp/gpt-oss-20b-4 --layers 4
+    make_checkpoint.py bench/configs/deepseek-v3 /tmp/deepseek-v3-2 --layers 2 --set n_routed_experts=64 \\
         --set first_k_dense_replace=1
 
 Reads and time per token depend on the shapes and on how many experts a token is routed to, so such a checkpoint

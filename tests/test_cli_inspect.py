@@ -185,7 +185,7 @@ def test_no_weights_of_a_hub_name_are_downloaded(tmp_path):
 
 
 def test_671_billion_weights_are_compiled_in_seconds_and_little_memory(tmp_path):
-    (tmp_path / "config.json").write_text((ROOT / "bench/configs/deepseek-v3.json").read_text())
+    (tmp_path / "config.json").write_text((ROOT / "bench/configs/deepseek-v3/config.json").read_text())
     begin = time.monotonic()
     with (tmp_path / "report").open("w") as report:
         process = subprocess.Popen(
@@ -209,7 +209,7 @@ def test_671_billion_weights_are_compiled_in_seconds_and_little_memory(tmp_path)
     ],
 )
 def test_the_sizes_that_doctor_reckons_with_are_those_of_the_models(model, config):
-    cost = Cost.of(compiled(json.loads((ROOT / f"bench/configs/{config}.json").read_text())))
+    cost = Cost.of(compiled(json.loads((ROOT / f"bench/configs/{config}/config.json").read_text())))
     size, weights = MODELS[model]
     assert size == pytest.approx(cost.weight_bytes.total() / 1e9, rel=0.01)
     assert weights == pytest.approx((cost.row_flops + cost.logit_flops) / 2e9, rel=0.01)
