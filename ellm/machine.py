@@ -51,6 +51,7 @@ class Machine:
     far_ns: float = _figure("latencies", 1, 1e5)  # within a socket,
     socket_ns: float = _figure("latencies", 1, 1e6)  # between sockets
     task_ns: float = _figure("latencies", 1, 1e6)  # from the end of a task to the start of the next of the slice
+    stream_ns: float = _figure("latencies", 0, 1e6)  # that a task which reads memory loses until it reads at full speed
     wake_us: float = _figure("latencies", 0, 1e5)  # to wake a worker that sleeps
     step_us: float = _figure("latencies", 0, 1e6)  # a step without work, from the caller's call to its return
 
@@ -98,6 +99,7 @@ class Machine:
             cache_rate=self.llc_read_gb_per_s_per_core,
             cache_bytes=self.llc_mib_per_cache * (1 << 20) + self.l2_kib_per_core * 1024 * cores_per_cache,
             task_ns=self.task_ns,
+            stream_ns=self.stream_ns,
             near_ns=self.near_ns,
             far_ns=self.far_ns,
             socket_ns=self.socket_ns,
@@ -107,8 +109,8 @@ class Machine:
 
     def with_free_scheduling(self) -> Machine:
         """The same machine if nothing that the scheduler does took time."""
-        least = {one.name: one.metadata["least"] for one in fields(self) if one.metadata.get("section") == "latencies"}
-        return replace(self, **least)
+        names = ("near_ns", "far_ns", "socket_ns", "task_ns", "wake_us", "step_us")
+        return replace(self, **dict.fromkeys(names, 0.0))
 
     def as_toml(self, comment: str) -> str:
         """The file that `load` reads."""

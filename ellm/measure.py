@@ -33,6 +33,7 @@ from ellm.scheduler.program import Kind, Program
 
 ROW_BLOCK = 64
 K_TILES = 64
+SMALL_K_TILES = 16
 TASK_TILES = 8
 CHAIN = 400
 STAMP_NS = 5000
@@ -62,6 +63,7 @@ class Meter:
         self.runs: dict[str, Callable[[], float]] = {
             "read_core": self._linear(self.single, 1, self.n_tiles // pool.threads),
             "read_all": self._linear(pool, 1, self.n_tiles),
+            "stream": self._stream(),
             "matmul": self._linear(pool, ROW_BLOCK, 16 * TASK_TILES * pool.threads),
             "cache": self._linear(pool, 1, self._cached_tiles(max(cache // 2, 4 << 20), column)),
             "fp8": self._linear(pool, 1, self._cached_tiles(4 << 20, column // 2), "fp8"),
@@ -127,6 +129,7 @@ class Meter:
             far_ns=latency,
             socket_ns=latency,
             task_ns=max(1.0, found["tasks"]),
+            stream_ns=max(0.0, found["stream"]),
             wake_us=found["step"] / 2,
             step_us=found["step"],
         )
@@ -136,16 +139,18 @@ class Meter:
         unit = TASK_TILES * self.pool.threads
         return max(1, size // column // unit) * unit
 
-    def _linear(self, pool: Pool, rows: int, n_tiles: int, format: str = "bf16") -> Callable[[], float]:
+    def _linear(
+        self, pool: Pool, rows: int, n_tiles: int, format: str = "bf16", k_tiles: int = K_TILES
+    ) -> Callable[[], float]:
         """bf16 [rows] by weights: TFLOP/s a core if there are many rows, else GB/s, of all cores if they are many."""
         args = {
             "x": 0,
             "x_bf16": 1,
-            "x_stride": 32 * K_TILES,
+            "x_stride": 32 * (k_tiles | 1),  # as in a panel: rows spread over the sets of L1
             "norm": 0,
             "eps": 0.0,
-            "k": 32 * K_TILES,
-            "k_tiles": K_TILES,
+            "k": 32 * k_tiles,
+            "k_tiles": k_tiles,
             "weight": 0,
             "n_tiles": n_tiles,
             "bias": 0,
@@ -172,6 +177,19 @@ class Meter:
             if rows > 1:
                 return flops / seconds / 1e12 / pool.threads
             return size / seconds / 1e9 / (1 if cold else pool.threads)
+
+        return run
+
+    def _stream(self) -> Callable[[], float]:
+        """ns that a task takes beyond its bytes: the same bytes by many small tasks and by few large ones."""
+        pieces = K_TILES // SMALL_K_TILES
+        large = self._linear(self.pool, 1, self.n_tiles)
+        small = self._linear(self.pool, 1, self.n_tiles * pieces, k_tiles=SMALL_K_TILES)
+        more = self.n_tiles // TASK_TILES * (pieces - 1) / self.pool.threads
+
+        def run() -> float:
+            gigabytes = self.memory.size / 1e9
+            return (gigabytes / small() - gigabytes / large()) / more * 1e9
 
         return run
 

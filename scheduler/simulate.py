@@ -34,6 +34,7 @@ class Workers:
     cache_rate: float  # that one core reads from the last level cache
     cache_bytes: float  # of one last level cache
     task_ns: float  # between two tasks of a slice
+    stream_ns: float  # until a task that reads memory reads at full speed
     near_ns: float  # for a word to get from one core to another of the same last level cache,
     far_ns: float  # of the same socket,
     socket_ns: float  # of another

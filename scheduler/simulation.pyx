@@ -109,7 +109,7 @@ cdef class Simulation:
     # the machine
     cdef const int32_t[::1] domain_of, cache_of, socket_of
     cdef const int32_t[:, ::1] victims
-    cdef double remote_rate, cache_rate, cache_bytes, task_ns, near_ns, far_ns, socket_ns, spin_ns, wake_ns
+    cdef double remote_rate, cache_rate, cache_bytes, task_ns, stream_ns, near_ns, far_ns, socket_ns, spin_ns, wake_ns
     cdef list memory
     cdef int32_t[::1] key_cache
     cdef double[::1] key_at, filled
@@ -159,9 +159,8 @@ cdef class Simulation:
         self.remote_rate, self.cache_rate, self.cache_bytes = (
             machine.remote_rate, machine.cache_rate, machine.cache_bytes
         )
-        self.task_ns, self.near_ns, self.far_ns, self.socket_ns = (
-            machine.task_ns, machine.near_ns, machine.far_ns, machine.socket_ns
-        )
+        self.task_ns, self.stream_ns = machine.task_ns, machine.stream_ns
+        self.near_ns, self.far_ns, self.socket_ns = machine.near_ns, machine.far_ns, machine.socket_ns
         self.spin_ns, self.wake_ns = machine.spin_ns, machine.wake_ns
         self.memory = [Domain(machine.domain_rate, machine.core_rate, self.workers) for _ in range(machine.domains)]
         self.domains = machine.domains
@@ -353,6 +352,7 @@ cdef class Simulation:
         if self.domain_of[owner] != self.domain_of[worker]:
             least = max(least, size / self.remote_rate)
         self.memory_bytes += size
+        time += self.stream_ns
         self.floor[worker] = time + least
         self.source[worker], self.size[worker] = self.domain_of[owner], size
         self.events.push(time, worker, START)

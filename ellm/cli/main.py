@@ -199,7 +199,7 @@ def doctor(
 def profile(
     model: ModelArgument,
     prompt: Annotated[
-        str | None, typer.Argument(metavar="PROMPT", help="What to answer.", show_default="a text of 60 words")
+        str | None, typer.Argument(metavar="PROMPT", help="What to answer.", show_default="a text of 56 words")
     ] = None,
     tokens: Annotated[int, typer.Option("-n", "--tokens", help="Tokens to generate.")] = 16,
     trace: Annotated[str | None, typer.Option(metavar="FILE", help="Write a trace for ui.perfetto.dev.")] = None,

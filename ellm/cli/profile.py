@@ -11,6 +11,7 @@ import numpy as np
 
 from ellm import pages
 from ellm.cli.bench import Bencher
+from ellm.cli.overhead import overhead
 from ellm.cli.skipped import note_skipped
 from ellm.cli.steps import Step as StepTasks
 from ellm.cli.terminal import interruptible, loading, note
@@ -21,7 +22,6 @@ from ellm.profiling import page, perfetto, report
 from ellm.profiling.account import Account, Accountant
 from ellm.profiling.experts import routing
 from ellm.profiling.files import check_writable, write_whole
-from ellm.profiling.overhead import overhead
 from ellm.profiling.recorder import DECODE, PREFILL, Recorder
 from ellm.request import Request
 from ellm.runtime import Runtime

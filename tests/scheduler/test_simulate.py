@@ -31,6 +31,7 @@ def make_workers(count: int, **changes) -> Workers:
         "cache_rate": 100.0,
         "cache_bytes": 0.0,
         "task_ns": 10.0,
+        "stream_ns": 0.0,
         "near_ns": 50.0,
         "far_ns": 80.0,
         "socket_ns": 100.0,
