@@ -4,7 +4,8 @@ For each model: decode after 128 and after 4096 tokens, and a prompt of 512. The
 minutes, so measuring the machine (as `ellm doctor --save` does) and running the model (as `ellm bench` does) take turns
 every tenth of a second. Turns in which other processes used the cores are dropped. A round is PAIRS of turns: the
 prediction is that for the machine of this round, the measurement the median of the round's steps. Printed are the
-medians over the rounds, and the median of the rounds' ratios.
+medians over the rounds, and the median of the rounds' ratios. `--uniform` leaves it to the plan how many rows of a
+prompt each expert gets, otherwise that is what the model does.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from ellm.cli.bench import CHUNK, Bencher
 from ellm.limits import WINDOW, Limits
 from ellm.measure import Meter
 from ellm.planning import Planner
+from ellm.profiling.recorder import Recorder
 from ellm.runtime import Runtime
 
 PAIRS = 5
@@ -33,25 +35,33 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", help="checkpoints, see bench/make_checkpoint.py")
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--uniform", action="store_true", help="all experts alike")
     arguments = parser.parse_args()
     print("| model | step | predicted ms | measured ms | predicted / measured | middle half of the rounds |")
     print("|---|---|---|---|---|---|", flush=True)
     for model in arguments.models:
         runtime = Runtime(model, context=max(DEPTHS) + 512, chunk=CHUNK)
         with closing(runtime), closing(Meter(runtime.pool, runtime.table)) as meter:
-            compare(model.rstrip("/").split("/")[-1], runtime, meter, arguments.rounds)
+            compare(Path(model).name, runtime, meter, arguments.rounds, arguments.uniform)
 
 
-def compare(name: str, runtime: Runtime, meter: Meter, rounds: int) -> None:
+def compare(name: str, runtime: Runtime, meter: Meter, rounds: int, uniform: bool) -> None:
     with closing(Limits(runtime.pool, runtime.table)) as limits:
         bencher = Bencher(runtime, limits)
     for depth in DEPTHS:
         bencher.fill(depth)
         report(name, f"decode after {depth}", rounds, runtime, meter, Decode(bencher, depth))
-    report(name, f"prompt of {PROMPT}", rounds, runtime, meter, Prefill(bencher))
+    prompt = Prefill(bencher)
+    if uniform:
+        prompt.routed = None
+    report(name, f"prompt of {PROMPT}", rounds, runtime, meter, prompt)
 
 
 class Decode:
+    """A token after so many. Each goes to its top k experts: which these are makes no difference."""
+
+    routed = None
+
     def __init__(self, bencher: Bencher, depth: int):
         self.bencher, self.depth = bencher, depth
 
@@ -68,8 +78,17 @@ class Decode:
 
 
 class Prefill:
+    """A prompt. How many experts its rows hit is the model's affair, so the prediction takes them as they are."""
+
     def __init__(self, bencher: Bencher):
         self.bencher = bencher
+        runtime = bencher.runtime
+        executable, recorder = runtime.executable, Recorder(runtime.executable, PROMPT)
+        with executable.trace():
+            runtime.executable = recorder
+            self.measure()
+            runtime.executable = executable
+        self.routed = [step.experts for step in recorder.steps]
 
     def measure(self) -> list[float]:
         chunk = self.bencher.chunk
@@ -114,7 +133,7 @@ def report(name: str, step: str, rounds: int, runtime: Runtime, meter: Meter, ca
                 break
         if len(samples) < PAIRS:
             break
-        planner = Planner(runtime.program, meter.machine(samples))
+        planner = Planner(runtime.program, meter.machine(samples), routed=case.routed)
         predicted.append(case.predict(planner))
         measured.append(1000 * statistics.median(times))
     if not predicted:

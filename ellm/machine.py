@@ -110,7 +110,8 @@ class Machine:
     def with_free_scheduling(self) -> Machine:
         """The same machine if nothing that the scheduler does took time."""
         names = ("near_ns", "far_ns", "socket_ns", "task_ns", "wake_us", "step_us")
-        return replace(self, **dict.fromkeys(names, 0.0))
+        free: dict[str, Any] = dict.fromkeys(names, 0.0)
+        return replace(self, **free)
 
     def as_toml(self, comment: str) -> str:
         """The file that `load` reads."""

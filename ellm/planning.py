@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 import ellm.dsl
 import ellm.models
@@ -41,7 +43,11 @@ class Estimate:
 
 
 class Planner:
-    """Simulates a model's steps. Raises InputError for a dtype, thread count or batch that cannot be."""
+    """Simulates a model's steps. Raises InputError for a dtype, thread count or batch that cannot be.
+
+    `routed`: for each step that is simulated the rows that each expert of each layer gets, int [layers, experts]; None:
+    drawn at random, all experts alike.
+    """
 
     def __init__(
         self,
@@ -52,12 +58,13 @@ class Planner:
         dtype: str | None = None,
         batch: int = 1,
         seed: int = 0,
+        routed: Sequence[np.ndarray] | None = None,
     ):
         if dtype is not None and dtype not in DTYPES:
             raise InputError(f"dtype {dtype!r} is unknown: choose one of {', '.join(DTYPES)}")
         if not 1 <= batch <= program.chunk:
             raise InputError(f"batch {batch}: must be from 1 to {program.chunk} sequences")
-        self.program, self.machine, self.batch, self.seed = program, machine, batch, seed
+        self.program, self.machine, self.batch, self.seed, self.routed = program, machine, batch, seed, routed
         self.threads = machine.cores if threads is None else threads
         self.workers = machine.workers(self.threads)
         self.costing = Costing(program, machine, dtype)
@@ -90,7 +97,8 @@ class Planner:
         return self._estimate([Shape(1, begin, min(chunk, prompt - begin)) for begin in range(0, prompt, chunk)])
 
     def _estimate(self, shapes: list[Shape]) -> Estimate:
-        outcomes = [self._run(shape) for shape in shapes]
+        routed: Sequence[np.ndarray | None] = self.routed if self.routed is not None else [None] * len(shapes)
+        outcomes = [self._run(shape, rows) for shape, rows in zip(shapes, routed, strict=True)]
         free = sum(outcome[1] for outcome in outcomes) / 1e6
         done = [outcome[0] for outcome in outcomes]
         path: dict[str, float] = defaultdict(float)
@@ -109,9 +117,9 @@ class Planner:
             cached_gb=sum(outcome.cached_bytes for outcome in done) / 1e9,
         )
 
-    def _run(self, shape: Shape) -> tuple[Outcome, float]:
+    def _run(self, shape: Shape, routed: np.ndarray | None) -> tuple[Outcome, float]:
         """The step, and its ns with a scheduler that costs nothing. What the caches can hold is there from before."""
-        work = step_work(self.costing, shape, self.threads, self.seed)
+        work = step_work(self.costing, shape, self.threads, self.seed, routed)
         free = self.machine.with_free_scheduling().workers(self.threads)
         found = []
         for workers in (self.workers, free):

@@ -198,9 +198,17 @@ class Costing:
         return Costs(zero, zero, np.asarray(ns, float), zero)
 
 
-def step_work(costing: Costing, shape: Shape, threads: int, seed: int = 0) -> StepWork:
-    """The tasks of a step on so many workers. Raises ValueError if the program cannot run such a step."""
-    return _Builder(costing, StepTables(costing.program, threads).fill(shape.step(costing.program.vocab)), seed).build()
+def step_work(
+    costing: Costing, shape: Shape, threads: int, seed: int = 0, routed: np.ndarray | None = None
+) -> StepWork:
+    """The tasks of a step on so many workers. Raises ValueError if the program cannot run such a step.
+
+    `routed`, int [wakes, experts], are the rows that each expert gets. None: every row goes to top_k experts, all
+    equally likely.
+    """
+    return _Builder(costing, StepTables(costing.program, threads).fill(shape.step(costing.program.vocab)), seed).build(
+        routed
+    )
 
 
 class _Builder:
@@ -219,8 +227,8 @@ class _Builder:
         assert np.all(np.diff(groups["op"]) >= 0)
         self.woken: list[list[int]] = []
 
-    def build(self) -> StepWork:
-        self.routed = self.route()
+    def build(self, routed: np.ndarray | None) -> StepWork:
+        self.routed = self.route(routed)
         for op in range(len(self.program.op_names)):
             self.operator(op)
         parts = self.parts
@@ -238,17 +246,20 @@ class _Builder:
             keys=self.keys,
         )
 
-    def route(self) -> dict[int, np.ndarray]:
-        """Operator of experts -> rows that each expert gets: every row goes to top_k experts, all equally likely."""
+    def route(self, routed: np.ndarray | None) -> dict[int, np.ndarray]:
+        """Operator of experts -> rows that each expert gets."""
         found: dict[int, np.ndarray] = {}
-        for wake in self.program.wakes:
+        for number, wake in enumerate(self.program.wakes):
             first = int(wake["first"])
             down = int(self.program.publishes[self.program.signals[first][0]][0])
             ops = [int(self.program.groups["op"][group]) for group in (first, down)]
             operator = self.program.meta["operators"][ops[0]]
-            scores = self.random.random((self.tables.rows, operator["experts"]))
-            chosen = np.argpartition(scores, operator["top_k"] - 1, axis=1)[:, : operator["top_k"]]
-            rows = np.bincount(chosen.ravel(), minlength=operator["experts"])
+            if routed is None:
+                scores = self.random.random((self.tables.rows, operator["experts"]))
+                chosen = np.argpartition(scores, operator["top_k"] - 1, axis=1)[:, : operator["top_k"]]
+                rows = np.bincount(chosen.ravel(), minlength=operator["experts"])
+            else:
+                rows = np.asarray(routed[number])
             found |= dict.fromkeys(ops, rows)
             self.woken.append((first + np.flatnonzero(rows)).tolist())
         return found
