@@ -8,7 +8,8 @@ from typing import Any
 
 from ellm.dsl import Cache, Value, Weights, experts, linear, rms_norm, route, softmax
 from ellm.models.config import DecoderConfig, Defaults, Fields, read_decoder, read_experts
-from ellm.models.layers import attention, mlp
+from ellm.models.layers import mlp
+from ellm.models.qwen3 import qwen3_attention
 
 
 @dataclass(frozen=True)
@@ -24,14 +25,9 @@ class Qwen3MoeConfig(DecoderConfig):
 
 def qwen3_moe_block(x: Value, w: Weights, cache: Cache, c: Qwen3MoeConfig, layer: int) -> Value:
     """One layer: x [T, hidden] gives [T, hidden]."""
-    d, h, g, k, eps = c.hidden_size, c.num_attention_heads, c.num_key_value_heads, c.head_dim, c.rms_norm_eps
-    a = rms_norm(x, w.input_layernorm[d], eps)
-    query = rms_norm(linear(a, w.self_attn.q_proj[h, k, d], bias=c.attention_bias), w.self_attn.q_norm[k], eps)
-    key = rms_norm(linear(a, w.self_attn.k_proj[g, k, d], bias=c.attention_bias), w.self_attn.k_norm[k], eps)
-    value = linear(a, w.self_attn.v_proj[g, k, d], bias=c.attention_bias)
-    o = attention(query, key, value, cache, c, layer)
-    x = x + linear(o, w.self_attn.o_proj[d, h, k], bias=c.attention_bias)
-    m = rms_norm(x, w.post_attention_layernorm[d], eps)
+    d = c.hidden_size
+    x = qwen3_attention(x, w, cache, c, layer)
+    m = rms_norm(x, w.post_attention_layernorm[d], c.rms_norm_eps)
     if not c.sparse[layer]:
         return x + mlp(m, w.mlp, d, c.intermediate_size)
     scores = softmax(linear(m, w.mlp.gate[c.num_experts, d]))

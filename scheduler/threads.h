@@ -30,7 +30,6 @@ static inline uint64_t load_relaxed(const uint64_t *p) { return __atomic_load_n(
 static inline uint64_t load_acquire(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
 static inline uint64_t load_ordered(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_SEQ_CST); }
 static inline void store_relaxed(uint64_t *p, uint64_t value) { __atomic_store_n(p, value, __ATOMIC_RELAXED); }
-static inline void store_release(uint64_t *p, uint64_t value) { __atomic_store_n(p, value, __ATOMIC_RELEASE); }
 static inline void store_ordered(uint64_t *p, uint64_t value) { __atomic_store_n(p, value, __ATOMIC_SEQ_CST); }
 static inline void store_published(uint64_t *p, uint64_t value) { __atomic_store_n(p, value, ELLM_PUBLISH_ORDER); }
 

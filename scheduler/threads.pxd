@@ -9,7 +9,6 @@ cdef extern from "threads.h" nogil:
     uint64_t load_acquire(const uint64_t *)
     uint64_t load_ordered(const uint64_t *)
     void store_relaxed(uint64_t *, uint64_t)
-    void store_release(uint64_t *, uint64_t)
     void store_ordered(uint64_t *, uint64_t)
     void store_published(uint64_t *, uint64_t)
     uint64_t fetch_add(uint64_t *, uint64_t)
