@@ -41,8 +41,7 @@ def model(tmp_path):
 
 @pytest.mark.parametrize("name", inspected.TEXTS)
 def test_text_is_as_golden(name):
-    golden = (inspected.FOLDER / f"{name}.txt").read_text()
-    assert "\n".join(inspected.TEXTS[name]()) + "\n" == golden
+    assert inspected.golden(name) == (inspected.FOLDER / f"{name}.txt").read_text()
 
 
 def test_every_kernel_has_a_contract_with_the_fields_of_its_struct():
