@@ -14,7 +14,7 @@ from tiny_shapes import MOE
 TOKENS = 512
 LONG_TOKENS = 1200
 KL_SHARE = 0.4  # of KL(float32 || bf16 transformers) that we may have: rounding as little as we do gives 0.16 to 0.31
-EXPERTS_KL_SHARE = 1.1  # with experts, of the mean alone: it is made by the few rows that rounding sends elsewhere
+EXPERTS_KL_SHARE = 1.1  # the same where the few rows that rounding sends to other experts make the mean
 
 GOLDEN = {
     "llama": dict(architecture="LlamaForCausalLM"),
@@ -146,7 +146,7 @@ LIVE = {
     "llama-f16-tied": dict(architecture="LlamaForCausalLM", precision="f16", form="new", tie_word_embeddings=True),
     "qwen3-moe-f16": dict(architecture="Qwen3MoeForCausalLM", precision="f16"),
     "qwen3-moe-top1": dict(
-        architecture="Qwen3MoeForCausalLM", num_experts=5, num_experts_per_tok=1, norm_topk_prob=False, seed=4
+        architecture="Qwen3MoeForCausalLM", num_experts=5, num_experts_per_tok=1, norm_topk_prob=False
     ),
     "qwen3-moe-steps": dict(
         architecture="Qwen3MoeForCausalLM", layers=4, decoder_sparse_step=2, attention_bias=True, rope="yarn"
@@ -176,24 +176,23 @@ LIVE = {
     ),
     "deepseek-v3-top8": dict(
         architecture="DeepseekV3ForCausalLM", n_routed_experts=24, n_group=4, topk_group=3, num_experts_per_tok=8,
-        attention_bias=True, tie_word_embeddings=True, seed=3,
+        attention_bias=True, tie_word_embeddings=True,
     ),
     "deepseek-v3-whole-groups": dict(  # even where biased scores are negative
-        architecture="DeepseekV3ForCausalLM", num_experts_per_tok=8, form="new", seed=7
+        architecture="DeepseekV3ForCausalLM", num_experts_per_tok=8, form="new"
     ),
-    "deepseek-v3-half-split": dict(architecture="DeepseekV3ForCausalLM", rope_interleave=False, seed=8),
+    "deepseek-v3-half-split": dict(architecture="DeepseekV3ForCausalLM", rope_interleave=False),
     "deepseek-v3-top1": dict(
         architecture="DeepseekV3ForCausalLM", num_experts_per_tok=1, norm_topk_prob=False, n_shared_experts=2,
-        routed_scaling_factor=1.0, seed=4,
     ),
-    "deepseek-v3-fp8-odd": dict(architecture="DeepseekV3ForCausalLM", precision="fp8", rope="yarn-mscale", seed=5),
-    "deepseek-v3-long": dict(architecture="DeepseekV3ForCausalLM", max_position_embeddings=2048, vocab=283, seed=6),
+    "deepseek-v3-fp8-odd": dict(architecture="DeepseekV3ForCausalLM", precision="fp8", rope="yarn-mscale"),
+    "deepseek-v3-long": dict(architecture="DeepseekV3ForCausalLM", max_position_embeddings=2048, vocab=283),
     "gpt-oss-mxfp4-tails": dict(
         architecture="GptOssForCausalLM", precision="mxfp4", rope="yarn-untruncated", hidden_size=288, layers=3,
         intermediate_size=32, num_local_experts=12, num_experts_per_tok=4, form="new",
     ),
     "gpt-oss-top1": dict(
-        architecture="GptOssForCausalLM", rope="yarn-untruncated", num_experts_per_tok=1, sliding_window=1, seed=1
+        architecture="GptOssForCausalLM", rope="yarn-untruncated", num_experts_per_tok=1, sliding_window=1
     ),
     "gpt-oss-long": dict(
         architecture="GptOssForCausalLM", rope="yarn-untruncated", max_position_embeddings=2048, vocab=283,
@@ -202,10 +201,7 @@ LIVE = {
 }  # fmt: skip
 
 
-def kl_share(name: str) -> float:
-    """The bound of a case."""
-    dense = FAMILIES[LIVE[name]["architecture"]] not in MOE
-    return KL_SHARE if dense else EXPERTS_KL_SHARE
+WITH_EXPERTS = [name for name, arguments in LIVE.items() if FAMILIES[arguments["architecture"]] in MOE]
 
 
 def expanded(arguments: dict) -> dict:

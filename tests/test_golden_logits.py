@@ -5,13 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from logit_cases import GOLDEN, KL_SHARE, kl_share, prompt
+from logit_cases import EXPERTS_KL_SHARE, GOLDEN, KL_SHARE, WITH_EXPERTS, prompt
 from measures import agreement, divergence, divergences
 from tiny import write_checkpoint
 
 import ellm
 
 FOLDER = Path(__file__).parent / "golden" / "logits"
+ROUTED_ELSEWHERE = 0.005  # of the positions: chance in one prompt; oracle/test_routes.py takes more and allows none
 
 
 def test_every_case_has_its_file():
@@ -27,9 +28,10 @@ def test_logits_are_closer_to_float32_than_bf16_transformers(name, tmp_path):
     with ellm.LLM(str(folder)) as llm:
         logits = llm.logits(prompt(name).tolist())
     found = divergences(golden["truth"], logits[golden["positions"]])
-    assert found.mean() <= kl_share(name) * float(golden["peer_kl"])
-    assert np.median(found) <= KL_SHARE * float(golden["peer_kl"])  # few rows decide the mean where there are experts
-    assert agreement(golden["best"], logits) >= float(golden["peer_agreement"])
+    assert np.median(found) <= KL_SHARE * float(golden["peer_median"])
+    share, slack = (EXPERTS_KL_SHARE, ROUTED_ELSEWHERE) if name in WITH_EXPERTS else (KL_SHARE, 0)
+    assert found.mean() <= share * float(golden["peer_kl"])
+    assert agreement(golden["best"], logits) >= float(golden["peer_agreement"]) - slack
 
 
 def test_f16_weights_are_as_exact_as_bf16_ones(tmp_path):

@@ -242,14 +242,9 @@ def random_tensor(name: str, shape: tuple[int, ...], bits: np.random.PCG64) -> n
 
 
 def gain(name: str) -> float:
-    """How much wider a product with this matrix is than what it multiplies.
-
-    What experts add is small, so that the few rows which rounding sends to another expert do not outweigh the rest.
-    """
-    if name.endswith(("embed_tokens.weight", "lm_head.weight", ".gate.weight", ".router.weight")):
-        return 2.5
-    down = name.endswith((".down_proj.weight", ".w2.weight", ".down_proj"))
-    return 0.3 if down and ".experts." in name else 1.5
+    """How much wider a product with this matrix is than what it multiplies."""
+    wide = name.endswith(("embed_tokens.weight", "lm_head.weight", ".gate.weight", ".router.weight"))
+    return 2.5 if wide else 1.5
 
 
 def encode(name: str, values: np.ndarray, kind: str) -> dict[str, np.ndarray]:

@@ -4,7 +4,8 @@ Run from the root: PYTHONPATH=tests python tests/golden/make_logits.py  (needs p
 
 A file holds `sha256` of the checkpoint's weights, `positions`, `truth` (float16 log-probabilities of float32
 transformers at these positions), `best` (its first choice at every position), and for transformers in bf16 `peer_kl`
-(mean over `positions` of KL(truth || bf16)) and `peer_agreement` (share of all positions whose first choice is `best`).
+and `peer_median` (of KL(truth || bf16) over `positions`) and `peer_agreement` (share of all positions whose first
+choice is `best`).
 """
 
 import hashlib
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from logit_cases import GOLDEN, expanded, prompt
-from measures import agreement, divergence, log_softmax
+from measures import agreement, divergences, log_softmax
 from oracle.peer import peer_logits
 from tiny import write_checkpoint
 
@@ -34,17 +35,18 @@ def main() -> None:
         positions = np.arange(1, len(exact), len(exact) // POSITIONS)
         truth = log_softmax(exact[positions]).astype(np.float16)
         best = exact.argmax(axis=-1).astype(np.uint16)
-        peer_kl, peer_agreement = divergence(truth, rounded[positions]), agreement(best, rounded)
+        peer, peer_agreement = divergences(truth, rounded[positions]), agreement(best, rounded)
         np.savez_compressed(
             FOLDER / f"{name}.npz",
             sha256=digest,
             positions=positions,
             truth=truth,
             best=best,
-            peer_kl=peer_kl,
+            peer_kl=peer.mean(),
+            peer_median=np.median(peer),
             peer_agreement=peer_agreement,
         )
-        print(f"{name}: KL of bf16 {peer_kl:.2e}, top-1 {peer_agreement:.4f}")
+        print(f"{name}: KL of bf16 {peer.mean():.2e}, top-1 {peer_agreement:.4f}")
 
 
 if __name__ == "__main__":

@@ -33,30 +33,49 @@ def peer_logits(folder, tokens: np.ndarray, dtype: torch.dtype) -> np.ndarray:
     return peer(folder, tokens, dtype).logits
 
 
-def peer(folder, tokens: np.ndarray, dtype: torch.dtype) -> Peer:
-    """Run one sequence with eager attention and experts; fails if a weight is missing or left over."""
+def peer(folder, tokens: np.ndarray, dtype: torch.dtype, routes: list[np.ndarray] | None = None) -> Peer:
+    """Run one sequence with eager attention and experts; fails if a weight is missing or left over.
+
+    With `routes`, int [T, top_k] of each router, rows go to these experts instead of those that the routers choose.
+    """
     model, report = AutoModelForCausalLM.from_pretrained(
         folder, dtype=dtype, attn_implementation="eager", experts_implementation="eager", output_loading_info=True
     )
     wrong = {kind: names for kind, names in report.items() if names}
     assert not wrong, f"{folder}: {wrong}"
-    routers: list[Router] = []
-    for layer in model.model.layers:
-        router = getattr(layer.mlp, "gate", None) or getattr(layer.mlp, "router", None)
-        if router is not None:
-            router.register_forward_hook(recorder(routers))
+    found: list[Router] = []
+    gates = [getattr(layer.mlp, "gate", None) or getattr(layer.mlp, "router", None) for layer in model.model.layers]
+    routers = [gate for gate in gates if gate is not None]
+    for router, taken in zip(routers, routes or [None] * len(routers), strict=True):
+        router.register_forward_hook(recorder(found, model.config, taken))
     with torch.inference_mode():
         logits = model.eval()(torch.from_numpy(tokens)[None]).logits[0].float().numpy()
-    return Peer(logits, routers)
+    return Peer(logits, found)
 
 
-def recorder(routers: list[Router]):
-    """A hook on a router, which returns its logits, the chosen weights and the chosen ids."""
+def recorder(routers: list[Router], config, routes: np.ndarray | None):
+    """A hook on a router, which returns its logits, the weights of those chosen, and their ids."""
 
-    def record(router, inputs, outputs) -> None:
+    def record(router, inputs, outputs):
         logits, _, ids = outputs
         bias = getattr(router, "e_score_correction_bias", None)
         choice = logits.float() if bias is None else logits.float().sigmoid() + bias
         routers.append(Router(choice.numpy(), ids.sort(dim=-1).values.numpy()))
+        if routes is None:
+            return outputs
+        taken = torch.from_numpy(routes.astype(np.int64))
+        return logits, weights(config, logits.float(), taken), taken
 
     return record
+
+
+def weights(config, logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """float32 [T, top_k] of the experts `ids` [T, top_k], by the rule of the family that the config is of."""
+    family = config.model_type
+    if family == "gpt_oss":
+        return logits.gather(1, ids).softmax(dim=-1)
+    scores = logits.sigmoid() if family == "deepseek_v3" else logits.softmax(dim=-1)
+    found = scores.gather(1, ids)
+    if family == "mixtral" or (family != "deepseek_v2" and config.norm_topk_prob):
+        found = found / found.sum(dim=-1, keepdim=True)
+    return found * getattr(config, "routed_scaling_factor", 1.0)
