@@ -9,11 +9,13 @@ numbers, and the counts that size them, are written by a kernel. Nothing here kn
 from __future__ import annotations
 
 import json
+import zlib
 from dataclasses import dataclass, field, fields
 from enum import IntEnum
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, is_zipfile
 
 import numpy as np
 
@@ -202,6 +204,8 @@ class Program:
     @staticmethod
     def load(path: str | Path) -> Program:
         """Read a program written by `save`. Raises ValueError if the file is not one."""
+        if Path(path).is_file() and not is_zipfile(path):  # np.load would take it for a pickle
+            raise ValueError(f"{path}: not a saved program: it is no .npz file, or one that was cut short")
         try:
             with np.load(path, allow_pickle=False) as file:
                 values: dict[str, Any] = json.loads(file["json"].tobytes())
@@ -211,7 +215,9 @@ class Program:
                     elif item.name in file:
                         values[item.name] = file[item.name]
             program = Program(**values)
-        except (KeyError, TypeError, ValueError, OSError) as error:
+        except OSError as error:
+            raise ValueError(f"{path}: cannot be read: {error.strerror or error}") from error
+        except (KeyError, TypeError, ValueError, RuntimeError, EOFError, BadZipFile, zlib.error) as error:
             raise ValueError(f"{path}: not a saved program: {error}") from error
         expected = (len(program.op_names), ARGS_BYTES)
         if program.args.shape != expected:

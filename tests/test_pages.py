@@ -1,5 +1,6 @@
 """The page of `ellm inspect --html` in headless Chromium: what it shows, how it is used, and that it is alone."""
 
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from inspected import CONFIGS
 from ellm import dsl, models, pages
 from ellm.cli.main import main
 from ellm.inspection.page import page
+from ellm.inspection.record import critical_path
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +62,18 @@ def edges(one):
     }
 
 
+def label(one, node):
+    return one.run(f"ellm.cy.getElementById('{node}').data('label')")
+
+
+def unfold(one, node):
+    """Double click a node, which unfolds or folds it."""
+    before = nodes(one)
+    one.run(f"void ellm.cy.center(ellm.cy.getElementById('{node}'))")
+    one.tab.mouse.dblclick(*one.node(node))
+    one.tab.wait_for_function("before => ellm.cy.nodes().some(node => !before.includes(node.id()))", arg=sorted(before))
+
+
 def test_a_model_of_480b_parameters_opens_from_its_config(browser, folder, monkeypatch):
     path, config = folder / "480b.html", Path(__file__).parents[1] / "bench/configs/qwen3-coder-480b-a35b"
     monkeypatch.setattr(sys, "argv", ["ellm", "inspect", str(config), "--html", str(path)])
@@ -70,11 +84,14 @@ def test_a_model_of_480b_parameters_opens_from_its_config(browser, folder, monke
     print(f"opened in {one.load_ms:.0f} ms")
     assert one.run("ellm.data.operators.length") == 687 and one.run("ellm.data.tasks.groups.op.length") == 23910
     assert nodes(one) == {"repeat0", *(f"op{number}" for number in [*range(13), 684, 685, 686])}
-    assert "layer 0 of layers 0\u201361  (\u00d7 62)" in one.run("ellm.cy.getElementById('repeat0').data('label')")
-    one.tab.mouse.dblclick(*one.node("op10"))
-    assert {"box10", "groups10"} <= nodes(one) and "160 groups" in one.run(
-        "ellm.cy.getElementById('groups10').data('label')"
-    )
+    assert "layer 0, for all of layers 0\u201361 (\u00d7 62)" in label(one, "repeat0")
+    unfold(one, "op10")
+    assert label(one, "rest10") == "154 more experts\n80 tasks a row tile each"
+    unfold(one, "op2")
+    group = one.run("ellm.model.operators[2].groups[0]")
+    assert label(one, f"tasks{group}") == "112 tasks"
+    unfold(one, f"group{group}")
+    assert {f"task{group}.{index}" for index in range(24)} <= nodes(one) and label(one, f"tasks{group}") == "88 more"
     assert (one.messages, one.requests) == ([], [one.url])
     one.tab.close()
 
@@ -86,7 +103,7 @@ def test_every_operator_of_other_families_unfolds(browser, folder, name):
     for number in range(0, len(program.op_names), 7):
         one.tab.click("#fold")
         one.run(f"ellm.graph.choose(ellm.data.operators[{number}])")
-        one.run(f"ellm.graph.toggle({number})")
+        one.run(f"ellm.graph.toggle({{ operator: {number} }})")
         assert f"box{number}" in nodes(one)
     for view in ("memory", "table"):
         one.tab.click(f"[aria-controls={view}]")
@@ -129,8 +146,10 @@ def test_nodes_do_not_overlap(tiny):
 
 
 def test_a_block_folds_and_unfolds(tiny):
+    assert tiny.tab.is_disabled("#unfold")
     tiny.run("void ellm.cy.getElementById('repeat0').select()")
     assert "4 layers" not in tiny.details() and "1 layer \u00d7 4" in tiny.details()
+    assert tiny.tab.inner_text("#unfold") == "Fold this block"
     tiny.tab.click("#unfold")
     assert nodes(tiny) == {
         "repeat0",
@@ -138,43 +157,113 @@ def test_a_block_folds_and_unfolds(tiny):
         "op1",
         *(f"op{number}" for number in tiny.run("[-3, -2, -1].map(n => ellm.data.operators.length + n)")),
     }
-    tiny.tab.mouse.dblclick(*tiny.node("repeat0"))
+    assert label(tiny, "repeat0") == "\u25b8 layers 0\u20133\n\u00d7 4, folded"
+    assert tiny.tab.inner_text("#unfold") == "Unfold this block"
+    unfold(tiny, "repeat0")
     assert "op2" in nodes(tiny)
 
 
-def test_an_operator_unfolds_to_the_groups_and_events_of_the_program(tiny, program):
-    number = program.op_names.index("layers.0.qkv")
-    tiny.tab.mouse.dblclick(*tiny.node(f"op{number}"))
+def events_publishing(program, group):
+    return [event for event in range(len(program.events)) if group in program.publishes[event]]
+
+
+def test_an_operator_unfolds_to_the_groups_tasks_and_events_of_the_program(tiny, program):
+    number = program.op_names.index("layers.0.o_proj")
+    unfold(tiny, f"op{number}")
     groups = [int(group) for group in (program.groups["op"] == number).nonzero()[0]]
     assert len(groups) == program.blocks == 4
-    drawn = nodes(tiny)
-    assert f"op{number}" not in drawn and {f"group{group}" for group in groups} <= drawn
+    tiles = program.meta["operators"][number]["tiles"]
+    assert f"op{number}" not in nodes(tiny)
     found = edges(tiny)
     for group in groups:
-        for event in program.signals[group]:
-            assert (f"group{group}", f"event{event}", "signals") in found
-            for other in program.triggers[event]:
-                assert (f"event{event}", f"event{other}", "triggers") in found
-        (event,) = (event for event in range(len(program.events)) if group in program.publishes[event])
+        (event,) = events_publishing(program, group)
         assert (f"event{event}", f"group{group}", "publishes") in found
-    tiny.tab.mouse.click(*tiny.node(f"group{groups[2]}"))
+        tasks = {to for source, to, kind in found if source == f"group{group}" and kind == "runs"}
+        assert tasks == {f"task{group}.{index}" for index in range(tiles)}
+        assert {(task, f"event{event}", "signals") for task in tasks for event in program.signals[group]} <= found
+    tiny.tab.mouse.click(*tiny.node(f"task{groups[2]}.1"))
     text = tiny.details()
-    assert f"group {groups[2]}" in text and "row block 2" in text and f"event {program.signals[groups[2]][0]}" in text
+    assert f"task 1 of group {groups[2]}" in text and "row block 2" in text and "home core" in text
+    assert f"event {program.signals[groups[2]][0]}" in text
     (event, *_) = program.signals[groups[2]]
     tiny.tab.mouse.click(*tiny.node(f"event{event}"))
-    assert f"event {event}" in tiny.details() and "2 signals" in tiny.details()
+    assert f"event {event}" in tiny.details() and "1 signal" in tiny.details()
     tiny.tab.click("#fold")
     assert f"op{number}" in nodes(tiny)
 
 
-def test_experts_unfold_to_one_node(tiny, program):
+def test_many_tasks_are_one_node_until_their_group_is_unfolded(tiny, program):
+    number = program.op_names.index("layers.0.qkv")
+    unfold(tiny, f"op{number}")
+    first, *others = tiny.run(f"ellm.model.operators[{number}].groups")
+    assert [label(tiny, f"tasks{group}") for group in (first, *others)] == ["10 tasks"] * 4
+    (event, *_) = program.signals[first]
+    assert (f"tasks{first}", f"event{event}", "signals") in edges(tiny)
+    for other in program.triggers[event]:
+        assert (f"event{event}", f"event{other}", "triggers") in edges(tiny)
+    unfold(tiny, f"tasks{first}")
+    drawn = nodes(tiny)
+    assert {f"task{first}.{index}" for index in range(10)} <= drawn and f"tasks{first}" not in drawn
+    assert tiny.tab.inner_text("#unfold") == "Tasks as one node"
+    tiny.tab.fill("#layer", "3")
+    tiny.tab.press("#layer", "Enter")
+    later = tiny.run(f"ellm.model.operators[{program.op_names.index('layers.3.qkv')}].groups[0]")
+    assert f"task{later}.9" in nodes(tiny)
+
+
+def test_experts_unfold_to_some_and_one_node_for_the_others(tiny, program):
     number = program.op_names.index("layers.0.experts.gate_up")
     tiny.run(f"ellm.graph.choose(ellm.data.operators[{number}])")
     tiny.tab.click("#unfold")
     wake = program.op_names.index("layers.0.dispatch")
-    assert (f"op{wake}", f"groups{number}", "wakes") in edges(tiny)
-    labels = tiny.run("ellm.cy.nodes('.event').map(node => node.data('label'))")
-    assert labels == ["20\nevents"]
+    groups = tiny.run(f"ellm.model.operators[{number}].groups")
+    woken = {to for source, to, kind in edges(tiny) if source == f"op{wake}" and kind == "wakes"}
+    assert woken == {*(f"group{group}" for group in groups[:6]), f"rest{number}"}
+    assert label(tiny, f"rest{number}") == "14 more experts\n3 tasks a row tile each"
+    assert sorted(tiny.run("ellm.cy.nodes('.event').map(node => node.data('label'))")) == ["1"] * 6 + ["14\nevents"]
+    tiny.tab.click("#unfold")
+    assert f"op{number}" in nodes(tiny)
+
+
+def marked(one, what):
+    return set(one.run(f"ellm.cy.{what}('.critical').map(one => one.id())"))
+
+
+def test_the_critical_path_is_marked(tiny, program):
+    path = critical_path(program, 3)
+    ops = [f"op{program.groups['op'][one['group']]}" for one in path if "group" in one]
+    drawn = nodes(tiny)
+    assert marked(tiny, "nodes") == {op for op in ops if op in drawn} and "op1" in drawn - set(ops)
+    inside = {f"{a} {b} data" for a, b in itertools.pairwise(ops) if {a, b} <= drawn}
+    combine, qkv = (program.op_names.index(f"layers.0.{name}") for name in ("experts.combine", "qkv"))
+    gather = program.op_names.index("gather")
+    assert marked(tiny, "edges") == inside | {f"op{combine} op{qkv} loop", f"op{combine} op{gather} data"}
+    ran = [op for op, one in zip(ops, (one for one in path if "group" in one), strict=True) if one["tasks"]]
+    tiny.tab.mouse.click(*tiny.node(f"op{qkv}"))
+    assert f"on it: task {ran.index(f'op{qkv}') + 1} of {len(ran)}" in tiny.details()
+    tiny.tab.mouse.click(*tiny.node("op1"))
+    assert "not on it" in tiny.details()
+    tiny.tab.mouse.click(*tiny.node(f"op{program.op_names.index('layers.0.merge')}"))
+    assert "on it, without a task" in tiny.details()
+    tiny.tab.uncheck("#path")
+    assert marked(tiny, "elements") == set()
+    tiny.tab.check("#path")
+    tiny.run("void ellm.cy.getElementById('repeat0').select()")
+    tiny.tab.click("#unfold")
+    assert "repeat0" in marked(tiny, "nodes")
+
+
+def test_the_critical_path_runs_through_one_group_and_its_events(tiny, program):
+    number = program.op_names.index("layers.0.o_proj")
+    unfold(tiny, f"op{number}")
+    path = [f"{kind}{at}" for one in critical_path(program, 3) for kind, at in list(one.items())[:1]]
+    first, *others = tiny.run(f"ellm.model.operators[{number}].groups")
+    at = path.index(f"group{first}")
+    on, lines = marked(tiny, "nodes"), marked(tiny, "edges")
+    assert {path[at - 1], path[at], f"task{first}.0", path[at + 1]} <= on
+    assert {f"{path[at - 1]} {path[at]} publishes", f"{path[at]} task{first}.0 runs"} <= lines
+    assert f"task{first}.0 {path[at + 1]} signals" in lines
+    assert not on & {f"group{group}" for group in others}
 
 
 def test_clicking_a_node_shows_all_that_is_known_of_it(tiny, program):
@@ -208,6 +297,9 @@ def test_the_table_sorts_and_searches(tiny, program):
     tiny.tab.click("[aria-controls=table]")
     column = "[...document.querySelectorAll('#rows tbody td:nth-child(2)')].map(cell => cell.textContent)"
     assert "layers.0.qkv \u00d7 4" in tiny.run(column)
+    tiny.tab.fill("#search", "layers.2.qkv")
+    assert tiny.run(column) == ["layers.2.qkv"]
+    tiny.tab.fill("#search", "")
     tiny.tab.uncheck("#folded")
     assert tiny.run(column) == program.op_names
     tiny.tab.fill("#search", "layers.2 DOWN_PROJ")

@@ -15,9 +15,10 @@ from ellm.checkpoint import Checkpoint, open_checkpoint
 from ellm.checkpoint.hub import download, is_hub_name
 from ellm.checkpoint.json_file import read_json
 from ellm.cli.skipped import skipped
-from ellm.cli.steps import Step
 from ellm.cli.views import Subject, Views, load
 from ellm.cost import Cost
+from ellm.inspection.steps import Step
+from ellm.inspection.text import chain
 from ellm.kernels import isa as isas
 from ellm.memory import readable
 from ellm.runtime import check_context
@@ -34,7 +35,7 @@ def inspect(model: str, context: int | None, *, no_weights: bool, isa: str | Non
     choice = isas.choose(isa)
     subject = read_subject(model, context, no_weights)
     if views.wanted:
-        other = read_subject(views.diff, context, no_weights) if views.diff else None
+        other = read_subject(views.diff, context, no_weights) if views.diff is not None else None
         for line in views.write(subject):
             print(line, file=sys.stderr)
         for line in views.lines(subject, other):
@@ -81,13 +82,14 @@ def reasons(subject: Subject) -> dict[operators.OperatorKind, str]:
 
 def read_subject(model: str, context: int | None, no_weights: bool) -> Subject:
     """A model, compiled, or a saved program (.npz)."""
-    path = Path(model).expanduser()
+    path = aliases.path_of(model)
     if path.suffix == ".npz":
         return load(path)
     config, checkpoint = read_model(model, no_weights)
-    compiled = ellm.models.from_config(config, precision=checkpoint.precision if checkpoint else None)
+    given = (checkpoint.precision, checkpoint.config_file) if checkpoint else ()
+    compiled = ellm.models.from_config(config, *given)
     program = ellm.dsl.compile(compiled.graph(), context=check_context(context, compiled.context))
-    return Subject(path.absolute().name, program, compiled, config, checkpoint)
+    return Subject(Path(model).absolute().name, program, compiled, config, checkpoint)
 
 
 def read_model(model: str, no_weights: bool) -> tuple[dict[str, Any], Checkpoint | None]:
@@ -95,7 +97,7 @@ def read_model(model: str, no_weights: bool) -> tuple[dict[str, Any], Checkpoint
 
     Of a hub name, only config.json is downloaded; weights count as there if they are in the local cache.
     """
-    path = aliases.resolve(model) or Path(model).expanduser()
+    path = aliases.path_of(model)
     if not path.exists() and is_hub_name(model):
         path = download(model, progress=False, files=["config.json"])
     config = path / "config.json"
@@ -145,7 +147,7 @@ def configured_as(config: Mapping[str, Any], stored: str, precision: str) -> str
 def task_lines(program: Program) -> list[str]:
     """Tasks and events of a decode step and of a full prefill step, by kernel, and their critical paths."""
     workers = len(topology.choose_cores(None))
-    steps = {f"{name}": Step(program, rows, workers) for name, rows in (("decode", 1), ("prefill", program.chunk))}
+    steps = {name: Step(program, rows, workers) for name, rows in (("decode", 1), ("prefill", program.chunk))}
     size = f"{len(program.op_names)} operators, {len(program.groups)} groups, {len(program.events)} events"
     lines = [
         f"TASKS ({size}; {program.blocks} blocks of {program.row_block} rows, {workers} workers)",
@@ -157,9 +159,10 @@ def task_lines(program: Program) -> list[str]:
         sums = "".join(f"{step.tasks[kernel_of_group == number].sum():>14}" for step in steps.values())
         lines.append(f"{kernel:<22}{count[number]:>10}{sums}")
     lines.append(f"{'all tasks':<32}" + "".join(f"{step.tasks.sum():>14}" for step in steps.values()))
-    paths = [step.critical_path() for step in steps.values()]
-    lines.append(f"{'events':<32}" + "".join(f"{events:>14}" for _, events in paths))
-    lines.append(f"{'critical path in tasks':<32}" + "".join(f"{length:>14}" for length, _ in paths))
+    outcomes = {name: step.outcome() for name, step in steps.items()}
+    lines.append(f"{'events':<32}" + "".join(f"{one.events:>14}" for one in outcomes.values()))
+    lines.append(f"{'critical path in tasks':<32}" + "".join(f"{one.length:>14}" for one in outcomes.values()))
+    lines.append(f"The critical path of decode: {chain(program, steps['decode'], outcomes['decode'])}")
     if len(program.wakes):
         lines.append("The experts' tasks are those of rows that are spread over all experts evenly.")
     return lines

@@ -14,6 +14,7 @@ from ellm.inspection import text
 from ellm.inspection.diff import diff
 from ellm.inspection.page import page
 from ellm.inspection.record import record
+from ellm.kernels import contract
 from ellm.kernels.errors import InputError
 from ellm.memory import readable
 from ellm.models import Model
@@ -47,15 +48,20 @@ class Views:
 
     def __post_init__(self) -> None:
         """Raise InputError for views that cannot be printed one after the other."""
-        alone = [f"--{name}" for name in ("json", "dot", "diff") if getattr(self, name)]
-        others = [f"--{name}" for name in ("graph", "tasks", "memory") if getattr(self, name)]
+        alone, others = (
+            [f"--{name}" for name in names if self._given(name)]
+            for names in (("json", "dot", "diff"), ("graph", "tasks", "memory"))
+        )
         if alone and len(alone + others) > 1:
             raise InputError(f"{' and '.join(alone + others)} cannot be printed together")
 
     @property
     def wanted(self) -> bool:
         """Whether there is any."""
-        return any(getattr(self, one.name) for one in fields(self))
+        return any(self._given(one.name) for one in fields(self))
+
+    def _given(self, name: str) -> bool:
+        return getattr(self, name) not in (None, False)
 
     def write(self, subject: Subject) -> list[str]:
         """Write the files, and say so. Raises InputError if one cannot be written."""
@@ -73,7 +79,7 @@ class Views:
         lines: list[str] = []
         if self.graph:
             lines += ["GRAPH (fused)", program.meta["graph"].rstrip()]
-        if self.tasks:
+        if self.tasks is not None:
             lines += text.tasks(program, self.tasks, cores)
         if self.memory:
             lines += text.buffers(program)
@@ -105,4 +111,7 @@ def load(path: Path) -> Subject:
     missing = {"graph", "operators", "plan", "weight_bytes", "token_bytes", "cache_bytes"} - set(program.meta)
     if missing:
         raise InputError(f"{path}: the program was not saved by this version: it lacks {', '.join(sorted(missing))}")
+    unknown = set(program.kernels) - set(contract.FIELDS)
+    if unknown:
+        raise InputError(f"{path}: this version has no kernels {', '.join(sorted(unknown))}")
     return Subject(path.name, program)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from ellm.inspection.layers import settings
+from ellm.inspection.layers import layer_of, settings
 from ellm.scheduler.program import Program
 
 _WHOLE = (
@@ -48,7 +48,8 @@ def _described(program: Program, number: int) -> dict[str, Any]:
     operator = program.meta["operators"][number]
     found = {part: operator[part] for part in _PARTS}
     found |= {f"weight {role}": one["name"] + str(one["shape"]) for role, one in operator["weights"].items()}
-    found["waits for"] = ", ".join(sorted(program.op_names[one] for one in operator["after"]))
+    waits = sorted((program.op_names[one] for one in operator["after"]), key=lambda name: (layer_of(name), name))
+    found["waits for"] = ", ".join(waits)  # layer 9 before layer 10, so that all layers read the same
     return found | settings(program, number)
 
 

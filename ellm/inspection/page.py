@@ -12,7 +12,7 @@ _SCRIPTS = (
     "vendor/cytoscape.min.js",
     "vendor/cytoscape-dagre.min.js",
     "vendor/d3.min.js",
-    *("common.js", "model.js", "details.js", "graph.js", "memory.js", "table.js", "inspect.js"),
+    *("common.js", "model.js", "details.js", "elements.js", "graph.js", "memory.js", "table.js", "inspect.js"),
 )
 
 

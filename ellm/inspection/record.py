@@ -11,6 +11,7 @@ from typing import Any
 import ellm
 from ellm.inspection.contracts import contracts
 from ellm.inspection.layers import layer_of, repeats
+from ellm.inspection.steps import Step
 from ellm.kernels import contract
 from ellm.scheduler.program import Kind, Program, Ranges
 
@@ -35,6 +36,7 @@ def record(program: Program, name: str, cores: list[int]) -> dict[str, Any]:
         "operators": [_operator(program, number) for number in range(len(operators))],
         "plan": program.meta["plan"],
         "tasks": task_graph(program),
+        "critical_path": critical_path(program, len(cores)),
     }
 
 
@@ -63,6 +65,15 @@ def task_graph(program: Program) -> dict[str, Any]:
         "roots": program.roots.tolist(),
         "end": program.end,
     }
+
+
+def critical_path(program: Program, workers: int) -> list[dict[str, int]]:
+    """The groups (with their tasks, which may be none) and events on the critical path of a decode step, in order."""
+    step = Step(program, 1, workers)
+    return [
+        {kind: number, "tasks": int(step.tasks[number])} if kind == "group" else {kind: number}
+        for kind, number in step.outcome().critical_path
+    ]
 
 
 def kind_name(kind: int) -> str:

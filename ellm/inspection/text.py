@@ -5,10 +5,12 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Sequence
+from itertools import groupby
 
 from ellm.inspection.contracts import contracts
 from ellm.inspection.layers import layer_of
 from ellm.inspection.record import kind_name
+from ellm.inspection.steps import Outcome, Step
 from ellm.kernels import contract
 from ellm.kernels.errors import InputError
 from ellm.memory import readable
@@ -88,6 +90,24 @@ def _event(program: Program, number: int) -> str:
         return f"event {number} (one a woken expert)"
     plus = f" + {kind_name(dynamic)} blocks" if dynamic >= 0 else ""
     return f"event {number} (needs {needed}{plus})"
+
+
+def chain(program: Program, step: Step, outcome: Outcome) -> str:
+    """The operators on the critical path that have tasks in this step; layers that it passes alike are said once."""
+    on = [
+        program.op_names[program.groups["op"][at]]
+        for kind, at in outcome.critical_path
+        if kind == "group" and step.tasks[at]
+    ]
+    parts = [
+        (layer >= 0, [name.split(".", 2)[2] if layer >= 0 else name for name in names])
+        for layer, names in groupby(on, layer_of)
+    ]
+    found = []
+    for (inside, names), alike in groupby(parts):
+        times = len(list(alike))
+        found.append(f"{times} x ({', '.join(names)})" if inside else ", ".join(names))
+    return ", ".join(found)
 
 
 def buffers(program: Program) -> list[str]:

@@ -2,7 +2,7 @@
 // The panel on the right: what is known of the operator, group, event, block or buffer that was chosen.
 ellm.details = (function () {
   const { element, bytes, readable, several } = ellm;
-  const { operators, groups, events, tasks } = ellm.model;
+  const { operators, groups, events, tasks, critical } = ellm.model;
   const panel = document.getElementById("details");
 
   function fill(...parts) {
@@ -39,9 +39,9 @@ ellm.details = (function () {
       element("p", {}, chip(operator.kernel), operator.precision ? `${operator.precision} weights` : "no matrix of weights"),
       element("h3", {}, `model line ${operator.line}`), source ? element("code", { class: "block" }, source) : null,
       element("h3", {}, "contract of the kernel"), element("p", {}, contract),
-      facts([["output", operator.shape], ...costs(operator)]),
+      facts([["output", operator.shape], ...costs(operator), path(`op${operator.number}`, operator)]),
       element("button", { class: "tool", click: () => unfold(operator) },
-        ellm.graph.isUnfolded(operator.number) ? "Fold its tasks and events" : "Unfold to tasks and events"),
+        ellm.elements.isUnfolded(operator) ? "Fold its tasks and events" : "Unfold to tasks and events"),
       element("h3", {}, "tiles and home cores"), tiling(operator), taskStrip(operator),
       weights.length ? [element("h3", {}, "weights in the checkpoint"),
         table(["role", "tensor"], weights.map(([role, weight]) => [role, `${weight.name} [${weight.shape.join(", ")}]`]))] : null,
@@ -50,10 +50,17 @@ ellm.details = (function () {
     );
   }
 
+  /** Whether a node lies on the critical path. */
+  function path(node, operator) {
+    if (!critical.has(node)) return ["critical path", "not on it"];
+    const place = operator ? critical.place(operator) : 0;
+    if (place) return ["critical path", `on it: task ${place} of ${critical.length}`];
+    return ["critical path", operator ? "on it, without a task in the step of a first token" : "on it"];
+  }
+
   function unfold(operator) {
     choose(operator);
-    ellm.graph.toggle(operator.number);
-    ofOperator(operator);
+    ellm.graph.toggle({ operator: operator.number });
   }
 
   function contractOf(operator) {
@@ -87,7 +94,6 @@ ellm.details = (function () {
   /** One square a task, coloured by the worker whose memory holds its weights. */
   function taskStrip(operator) {
     const count = operator.tiles;
-    const colours = d3.scaleOrdinal(d3.schemeTableau10);
     const said = element("p", {}, homes(count));
     const squares = d3.range(Math.min(count, 1200)).map((index) => {
       const square = element("i", { title: taskLabel(operator, index), click: () => {
@@ -95,7 +101,7 @@ ellm.details = (function () {
         square.classList.add("chosen");
         said.textContent = taskLabel(operator, index);
       } });
-      square.style.background = colours(ellm.model.home(index, count));
+      square.style.background = ellm.model.homeColour(index, count);
       return square;
     });
     return [element("div", { class: "tasks" }, squares), count > 1200 ? element("p", {}, `and ${count - 1200} more`) : null, said];
@@ -115,10 +121,15 @@ ellm.details = (function () {
     const { args } = operator;
     const core = `core ${ellm.data.cores[ellm.model.home(index, operator.tiles)]}`;
     if (!("n_tiles" in args)) return `task ${index}: home ${core}`;
-    const each = Math.ceil(args.n_tiles / args.task_tiles);
-    const first = (index % each) * args.task_tiles;
-    const head = operator.kernel === "head_linear" ? `head ${Math.floor(index / each)}, ` : "";
-    return `task ${index}: ${head}column tiles ${first}–${Math.min(args.n_tiles, first + args.task_tiles) - 1}, home ${core}`;
+    const tiles = columns(operator, index);
+    const head = operator.kernel === "head_linear" ? `head ${Math.floor(index / Math.ceil(args.n_tiles / args.task_tiles))}, ` : "";
+    return `task ${index}: ${head}column tiles ${tiles[0]}–${tiles.at(-1)}, home ${core}`;
+  }
+
+  /** The column tiles of a task. */
+  function columns({ args }, index) {
+    const first = (index % Math.ceil(args.n_tiles / args.task_tiles)) * args.task_tiles;
+    return d3.range(first, Math.min(args.n_tiles, first + args.task_tiles));
   }
 
   function ofGroup(group) {
@@ -130,8 +141,27 @@ ellm.details = (function () {
         ["tasks", `${group.tiles.toLocaleString("en")} ${ellm.model.extent(group)}`],
         ["published by", group.publishedBy.length ? list("event", group.publishedBy) : published(group)],
         ["signals", list("event", group.signals)],
+        path(`group${group.number}`, operator),
       ]),
       element("h3", {}, "tasks and home cores"), taskStrip(operator),
+      element("h3", {}, "operator"), element("p", {}, jump(operator)),
+    );
+  }
+
+  function ofTask(group, index) {
+    const operator = operators[group.op];
+    const { args } = operator;
+    fill(
+      element("h2", {}, `task ${index} of group ${group.number}`),
+      element("p", {}, chip(operator.kernel), `${operator.name}, ${ellm.model.groupName(group)}`),
+      element("p", {}, `${taskLabel(operator, index)}.`),
+      facts([
+        "n_tiles" in args ? ["reads", `${bytes(columns(operator, index).length * operator.column_bytes)} of weights`] : null,
+        ["may run when", group.publishedBy.length ? `${list("event", group.publishedBy)} has fired` : `after ${published(group)}`],
+        ["the last signals", list("event", group.signals)],
+        path(`group${group.number}`, operator),
+      ]),
+      element("h3", {}, "all tasks of the group"), taskStrip(operator),
       element("h3", {}, "operator"), element("p", {}, jump(operator)),
     );
   }
@@ -158,6 +188,7 @@ ellm.details = (function () {
         ["triggered by", list("event", event.triggeredBy)],
         ["publishes", list("group", event.publishes)],
         ["triggers", list("event", event.triggers)],
+        path(`event${event.number}`),
       ]),
       by.length ? [element("h3", {}, "signalled by groups of"), element("p", {}, by.slice(0, 12).map(jump))] : null,
     );
@@ -175,6 +206,7 @@ ellm.details = (function () {
         ["packed weights", bytes(sum("weight_bytes"))],
         ["a token reads", `${bytes(sum("token_bytes"))} of weights`],
         ["a row", readable(sum("flops"), "FLOP")],
+        ["critical path", `${inside.filter(critical.place).length} of its ${critical.length} tasks`],
       ]),
     );
   }
@@ -193,8 +225,9 @@ ellm.details = (function () {
     );
   }
 
-  function ofNode({ operator, group, event, count, repeat }) {
+  function ofNode({ operator, group, event, count, repeat, task, rest }) {
     if (event !== undefined) ofEvent(events[event], count);
+    else if (task !== undefined && !rest) ofTask(groups[group], task);
     else if (group !== undefined) ofGroup(groups[group]);
     else if (operator !== undefined) ofOperator(operators[operator]);
     else if (repeat !== undefined) ofRepeat(ellm.model.repeats[repeat]);

@@ -1,196 +1,55 @@
 "use strict";
-// The dataflow graph: repeated blocks folded into one, operators that unfold to their groups of tasks and events.
+// The dataflow graph on the screen: laid out in layers, folded, unfolded and chosen from.
 ellm.graph = (function () {
-  const { operators, repeats, groups, events, roots, tasks, inInstance } = ellm.model;
-  const MOST_GROUPS = 16; // of an operator, and MOST_EVENTS around it, that are drawn one by one
-  const MOST_EVENTS = 48;
-  const largest = repeats.reduce((best, repeat) => (!best || repeat.times > best.times ? repeat : best), null);
-  const state = {
-    open: new Set(repeats.filter((repeat) => repeat.times === 1 || repeat === largest).map((repeat) => repeat.number)),
-    shown: repeats.map(() => 0),
-    unfolded: new Set(),
-  };
+  const { operators, repeats } = ellm.model;
+  const { state, isSpread, isUnfolded } = ellm.elements;
   let cy = null;
 
-  const shownOf = (operator) => inInstance(operator, operator.repeat ? state.shown[operator.repeat.number] : 0);
-  const isOpen = (operator) => !operator.repeat || state.open.has(operator.repeat.number);
-
-  /** The node that stands for an operator, whichever instance of its block it is in; unfolded ones have no such node. */
-  function nodeOf(operator) {
-    return isOpen(operator) ? `op${shownOf(operator).number}` : `repeat${operator.repeat.number}`;
+  /** The corners of an edge to the next block: below its source, along the right border of the block, above its target. */
+  function corners(edge) {
+    const [source, target] = [edge.source(), edge.target()];
+    const block = source.ancestors(".block").union(target.ancestors(".block"));
+    const right = block.boundingBox({ includeLabels: false }).x2 + 14 + 9 * cy.$(".loop").indexOf(edge);
+    const below = source.position("y") + source.height() / 2 + 15;
+    const above = target.position("y") - target.height() / 2 - 15;
+    return [
+      { x: source.position("x") + aside(source), y: below }, { x: right, y: below },
+      { x: right, y: above }, { x: target.position("x") + aside(target), y: above },
+    ];
   }
 
-  function isUnfolded(operator) {
-    return isOpen(operator) && state.unfolded.has(shownOf(operator).number);
-  }
+  /** How far from the middle of a node such an edge begins or ends, so that other edges do not hide it. */
+  const aside = (node) => node.width() / 5;
 
-  /** The node that stands for a group. */
-  function nodeOfGroup(number) {
-    const operator = operators[groups[number].op];
-    if (!isUnfolded(operator)) return nodeOf(operator);
-    const shown = shownOf(operator);
-    if (shown.groups.length > MOST_GROUPS) return `groups${shown.number}`;
-    return `group${shown.groups[operator.groups.indexOf(number)]}`;
-  }
-
-  function operatorNode(operator) {
-    const count = operator.groups.length;
-    const detail = operator.experts ? `${operator.experts} × ${operator.tiles} tasks` : ellm.several(operator.tiles, "task");
+  /** The corners as cytoscape wants them: shares of the straight line between the ends, and distances from it. */
+  function segments(edge) {
+    const [from, to] = [edge.source().position(), edge.target().position()];
+    const line = { x: to.x - from.x, y: to.y - from.y };
+    const length = Math.hypot(line.x, line.y);
+    const apart = corners(edge).map((corner) => ({ x: corner.x - from.x, y: corner.y - from.y }));
     return {
-      data: {
-        id: `op${operator.number}`, parent: parentOf(operator), operator: operator.number,
-        label: `${operator.short}\n${operator.kernel} · ${detail}`, colour: ellm.family(operator.kernel).colour, count,
-      },
-      classes: "operator",
+      weights: apart.map(({ x, y }) => (x * line.x + y * line.y) / length ** 2),
+      distances: apart.map(({ x, y }) => (y * line.x - x * line.y) / length),
     };
   }
-
-  const parentOf = (operator) => (operator.repeat ? `repeat${operator.repeat.number}` : undefined);
-
-  function layersOf(repeat, instance) {
-    const first = repeat.first + instance * repeat.period;
-    return repeat.period === 1 ? `layer ${first}` : `layers ${first}–${first + repeat.period - 1}`;
-  }
-
-  function repeatNode(repeat) {
-    const all = repeat.period * repeat.times === 1
-      ? `layer ${repeat.first}` : `layers ${repeat.first}–${repeat.first + repeat.period * repeat.times - 1}`;
-    const open = state.open.has(repeat.number);
-    const shown = layersOf(repeat, state.shown[repeat.number]);
-    const times = `× ${repeat.times}`;
-    let label = open ? `${shown} of ${all}  (${times})` : `${all}\n${times}, folded`;
-    if (repeat.times === 1) label = all;
-    return { data: { id: `repeat${repeat.number}`, repeat: repeat.number, label, shift: 0 }, classes: open ? "block" : "folded" };
-  }
-
-  /** An unfolded operator: a box with its groups, or with one node for all of them if they are many. */
-  function unfoldedNodes(operator) {
-    const box = `box${operator.number}`;
-    const colour = ellm.family(operator.kernel).colour;
-    const found = [{
-      data: { id: box, parent: parentOf(operator), operator: operator.number, label: operator.short, colour, shift: 0 }, classes: "box",
-    }];
-    if (operator.groups.length > MOST_GROUPS) {
-      const label = `${operator.groups.length} groups, one an expert\n${operator.tiles} tasks a row tile`;
-      found.push({ data: { id: `groups${operator.number}`, parent: box, operator: operator.number, label, colour }, classes: "group many" });
-      return found;
-    }
-    for (const number of operator.groups) {
-      const label = `${ellm.model.groupName(groups[number])}\n${ellm.several(groups[number].tiles, "task")}`;
-      found.push({ data: { id: `group${number}`, parent: box, group: number, label, colour }, classes: "group" });
-    }
-    return found;
-  }
-
-  /** Events that publish or are signalled by groups of the operators, and what triggers or is triggered by those. */
-  function eventsAround(unfolded) {
-    const found = new Map(); // event -> the operator that it is drawn beside
-    const add = (number, operator) => found.has(number) || found.set(number, operator);
-    for (const operator of unfolded) {
-      const before = operator.groups.flatMap((group) => groups[group].publishedBy);
-      const after = operator.groups.flatMap((group) => groups[group].signals);
-      for (const event of before) [event, ...events[event].triggeredBy].forEach((one) => add(one, operator));
-      for (const event of after) [event, ...events[event].triggers].forEach((one) => add(one, operator));
-    }
-    return found;
-  }
-
-  /** Nodes and edges of the events; those with the same neighbours are one node if there are many. */
-  function eventElements(unfolded) {
-    const around = eventsAround(unfolded);
-    const bundles = new Map(); // what makes events one node -> its id
-    const idOf = new Map(); // event -> the id of its node
-    const nodes = new Map();
-    const edges = [];
-    for (const [number, operator] of around) {
-      const event = events[number];
-      const from = event.signalledBy.map((group) => [nodeOfGroup(group), isShown(group) ? "signals" : "loop"]);
-      const to = event.publishes.map((group) => [nodeOfGroup(group), isShown(group) ? "publishes" : "loop"]);
-      const key = around.size > MOST_EVENTS || operator.groups.length > MOST_GROUPS ? `${[...new Set(from)].join()} ${[...new Set(to)].join()}` : number;
-      if (!bundles.has(key)) bundles.set(key, `event${number}`);
-      const id = bundles.get(key);
-      idOf.set(number, id);
-      const node = nodes.get(id) || { data: { id, parent: parentOf(operator), event: number, count: 0 }, classes: "event" };
-      node.data.count += 1;
-      node.data.label = eventLabel(event, node.data.count);
-      nodes.set(id, node);
-      edges.push(...from.map(([source, kind]) => [source, id, kind]), ...to.map(([target, kind]) => [id, target, kind]));
-    }
-    for (const [number, id] of idOf) {
-      for (const other of events[number].triggers) if (idOf.has(other)) edges.push([id, idOf.get(other), "triggers"]);
-    }
-    return { nodes: [...nodes.values()], edges };
-  }
-
-  function eventLabel(event, count) {
-    if (count > 1) return `${count}\nevents`;
-    if (event.number === tasks.end) return "end";
-    return event.woken ? "all" : `${event.needed}${event.dynamic < 0 ? "" : "+n"}`;
-  }
-
-  /** Whether a group's operator is the instance that is shown, not one folded behind it. */
-  function isShown(number) {
-    const operator = operators[groups[number].op];
-    return !isOpen(operator) || shownOf(operator) === operator;
-  }
-
-  /** What an operator waits for, where neither end is unfolded: [from, to, kind]. */
-  function dataEdges() {
-    const found = [];
-    for (const operator of operators) {
-      for (const number of operator.after) {
-        const earlier = operators[number];
-        if (isUnfolded(operator) || isUnfolded(earlier)) continue;
-        const both = operator.repeat && operator.repeat === earlier.repeat && isOpen(operator);
-        if (both && operator.instance === earlier.instance && operator.instance !== state.shown[operator.repeat.number]) continue;
-        found.push([nodeOf(earlier), nodeOf(operator), both && operator.instance !== earlier.instance ? "loop" : "data"]);
-      }
-    }
-    return found;
-  }
-
-  function wakeEdges(unfolded) {
-    const seen = new Set(unfolded.map((operator) => operator.number));
-    return tasks.wakes
-      .filter((wake) => [wake.group, wake.first].some((group) => seen.has(groups[group].op)))
-      .map((wake) => [nodeOfGroup(wake.group), nodeOfGroup(wake.first), "wakes"]);
-  }
-
-  function elements() {
-    const visible = operators.filter((operator) => isOpen(operator) && shownOf(operator) === operator);
-    const unfolded = visible.filter((operator) => state.unfolded.has(operator.number));
-    const around = eventElements(unfolded);
-    const nodes = [
-      ...repeats.map(repeatNode),
-      ...visible.flatMap((operator) => (unfolded.includes(operator) ? unfoldedNodes(operator) : [operatorNode(operator)])),
-      ...around.nodes,
-    ];
-    const edges = [...dataEdges(), ...around.edges, ...wakeEdges(unfolded)];
-    const starts = unfolded.flatMap((operator) => operator.groups.filter((group) => roots.has(group)));
-    if (starts.length) {
-      nodes.push({ data: { id: "start", label: "step\nstarts" }, classes: "event start" });
-      edges.push(...starts.map((group) => ["start", nodeOfGroup(group), "publishes"]));
-    }
-    const distinct = new Map(edges.filter(([from, to]) => from !== to).map((edge) => [edge.join(" "), edge]));
-    return [...nodes, ...[...distinct].map(([id, [source, target, kind]]) => ({ data: { id, source, target, kind }, classes: kind }))];
-  }
-
-  /** How far an edge to the next block bends aside, so that it passes the nodes between its ends. */
-  const bulge = (edge) => [150 + 0.35 * Math.abs(edge.source().position("y") - edge.target().position("y"))];
 
   const style = [
     { selector: "node", style: { "font-family": "system-ui, Segoe UI, Noto Sans, DejaVu Sans, sans-serif", "font-size": 14, "text-wrap": "wrap", "text-valign": "center", "text-max-width": 240, "line-height": 1.15 } },
     { selector: ".operator, .group", style: { shape: "round-rectangle", width: 240, height: 46, "background-color": "data(colour)", color: "#fff", label: "data(label)" } },
-    { selector: ".group", style: { width: 112, height: 42, "background-opacity": 0.85, "font-size": 13 } },
-    { selector: ".many", style: { width: 240, height: 46 } },
-    { selector: ".event", style: { shape: "ellipse", width: 30, height: 30, "background-color": "#fff", "border-width": 2, "border-color": "#5f6b7a", color: "#1d2733", label: "data(label)", "font-size": 12 } },
+    { selector: ".group", style: { width: 112, height: 42, "background-blacken": -0.2, "font-size": 13 } },
+    { selector: ".rest", style: { width: 180, "background-blacken": -0.4 } },
+    { selector: ".task", style: { shape: "round-rectangle", width: 30, height: 26, "background-color": "data(colour)", color: "#fff", "font-size": 12, label: "data(label)" } },
+    { selector: ".tasks", style: { shape: "round-rectangle", width: 112, height: 34, "background-color": "#fff", "border-color": "data(colour)", "border-width": 1.5, "border-style": "double", color: "#1d2733", "font-size": 12, label: "data(label)" } },
+    { selector: ".critical", style: { "underlay-color": "#f2b400", "underlay-opacity": 0.5, "underlay-padding": 5 } },
+    { selector: "edge.critical", style: { "underlay-padding": 3 } },
+    { selector: ".event", style: { shape: "ellipse", width: 30, height: 30, "background-color": "#fff", "border-width": 2, "border-color": "#5f6b7a", color: "#1d2733", label: "data(label)", "font-size": 12, "underlay-shape": "ellipse" } },
     { selector: ".event[count > 1], .start", style: { width: 52, height: 52 } },
-    { selector: ".block", style: { shape: "round-rectangle", "background-color": "#eef3f8", "border-color": "#b9c7d6", "border-width": 1.5, label: "data(label)", "text-valign": "top", "text-halign": "center", "text-margin-y": -5, "text-margin-x": "data(shift)", "text-background-color": "#fff", "text-background-opacity": 0.9, "text-background-padding": 3, "z-index": 9, color: "#41536a", "font-weight": 600, "font-size": 15, padding: 20, "text-max-width": 600 } },
-    { selector: ".box", style: { shape: "round-rectangle", "background-color": "#fff", "border-color": "data(colour)", "border-width": 1.5, label: "data(label)", "text-valign": "top", "text-margin-y": -3, "text-margin-x": "data(shift)", "text-background-color": "#eef3f8", "text-background-opacity": 0.9, color: "#1d2733", padding: 10 } },
+    { selector: ".block", style: { shape: "round-rectangle", "background-color": "#eef3f8", "border-color": "#b9c7d6", "border-width": 1.5, label: "data(label)", "text-events": "yes", "text-valign": "top", "text-halign": "center", "text-margin-y": -5, "text-margin-x": "data(shift)", "text-background-color": "#fff", "text-background-opacity": 0.9, "text-background-padding": 3, "z-index": 9, color: "#41536a", "font-weight": 600, "font-size": 15, padding: 20, "text-max-width": 600 } },
+    { selector: ".box", style: { shape: "round-rectangle", "background-color": "#fff", "border-color": "data(colour)", "border-width": 1.5, label: "data(label)", "text-events": "yes", "text-valign": "top", "text-margin-y": -3, "text-margin-x": "data(shift)", "text-background-color": "#eef3f8", "text-background-opacity": 0.9, color: "#1d2733", padding: 10 } },
     { selector: ".folded", style: { shape: "round-rectangle", width: 240, height: 54, "background-color": "#dbe4ee", "border-color": "#8fa3b8", "border-width": 3, "border-style": "double", label: "data(label)", color: "#26384c", "font-weight": 600 } },
     { selector: "edge", style: { width: 1.4, "line-color": "#8b98a8", "target-arrow-color": "#8b98a8", "target-arrow-shape": "triangle", "arrow-scale": 0.9, "curve-style": "bezier" } },
     { selector: ".routed", style: { "curve-style": "unbundled-bezier", "control-point-weights": (edge) => edge.scratch("controlPointWeights"), "control-point-distances": (edge) => edge.scratch("controlPointDistances"), "edge-distances": "intersection" } },
-    { selector: ".loop", style: { "line-style": "dashed", "line-color": "#a9b7c7", "target-arrow-color": "#a9b7c7", "curve-style": "unbundled-bezier", "control-point-distances": bulge, "control-point-weights": [0.5] } },
+    { selector: ".loop", style: { "line-style": "dashed", "line-color": "#a9b7c7", "target-arrow-color": "#a9b7c7", "curve-style": "round-segments", "segment-weights": (edge) => segments(edge).weights, "segment-distances": (edge) => segments(edge).distances, "segment-radii": 12, "edge-distances": "node-position", "source-endpoint": "20% 50%", "target-endpoint": "20% -50%" } },
     { selector: ".triggers", style: { "line-style": "dotted", "curve-style": "unbundled-bezier", "control-point-distances": [-22], "control-point-weights": [0.5] } },
     { selector: ".wakes", style: { "line-color": "#c2457e", "target-arrow-color": "#c2457e", "line-style": "dashed" } },
     { selector: "node:selected", style: { "border-width": 3.5, "border-color": "#111", "border-style": "solid" } },
@@ -202,7 +61,8 @@ ellm.graph = (function () {
     const chosen = cy.$("node:selected").map((node) => node.id());
     cy.batch(() => {
       cy.elements().remove();
-      cy.add(elements());
+      cy.add(ellm.elements.all());
+      if (!document.getElementById("path").checked) cy.elements().removeClass("critical");
     });
     const laidOut = cy.elements().not(".loop, .triggers");
     laidOut.layout({
@@ -245,113 +105,148 @@ ellm.graph = (function () {
     cy.style().update();
   }
 
-  const order = (element) => (element.isNode() ? element.data("group") ?? element.data("event") ?? element.data("operator") ?? -1 : 0);
+  const order = (element) => {
+    const { task, group, event, operator } = element.data();
+    return element.isNode() ? task ?? group ?? event ?? operator ?? -1 : 0;
+  };
 
   /** Fits the graph into the view, from its top if it would be too small to read. */
   function show() {
     cy.fit(undefined, 24);
+    if (cy.zoom() > 1.2) cy.zoom(1.2).center();
     if (cy.zoom() >= 0.62) return;
     cy.zoom(Math.max(0.62, Math.min(0.9, (cy.width() - 60) / cy.elements().boundingBox().w)));
     const box = cy.elements().boundingBox();
     cy.pan({ x: cy.width() / 2 - (cy.zoom() * (box.x1 + box.x2)) / 2, y: 24 - cy.zoom() * box.y1 });
   }
 
-  /** Unfolds or folds what a node stands for. */
-  function toggle(node) {
-    const { repeat, operator, group } = node.data();
-    const owner = group === undefined ? operator : groups[group].op;
-    if (repeat !== undefined) flip(state.open, repeat);
-    else if (owner !== undefined) flip(state.unfolded, owner);
-    else return;
-    draw(repeat !== undefined);
-    if (owner !== undefined) reveal(owner);
+  /** What a double click on a node does; null if nothing. */
+  function action({ repeat, operator, group }) {
+    if (repeat !== undefined) return state.open.has(repeat) ? "Fold this block" : "Unfold this block";
+    if (group !== undefined) return isSpread(group) ? "Tasks as one node" : "Tasks one by one";
+    if (operator === undefined) return null;
+    return isUnfolded(operators[operator]) ? "Fold tasks and events" : "Unfold to tasks and events";
+  }
+
+  /** Unfolds or folds what a node stands for, and selects what stands for it then. */
+  function toggle({ repeat, operator, group }) {
+    if (repeat !== undefined) {
+      flip(state.open, repeat);
+      draw(true);
+      select(`repeat${repeat}`);
+    } else if (group !== undefined) {
+      flip(state.flipped, group);
+      draw(false);
+      select(`group${group}`);
+      frame(cy.$(`[group = ${group}]`).closedNeighborhood().nodes());
+    } else if (operator !== undefined) {
+      flip(state.unfolded, operator);
+      draw(false);
+      select(idOf(operator));
+      reveal(operator);
+    }
   }
 
   function flip(set, member) {
     if (!set.delete(member)) set.add(member);
   }
 
-  /** Brings an operator into view. */
+  const idOf = (number) => (isUnfolded(operators[number]) ? `box${number}` : `op${number}`);
+
+  function select(id) {
+    cy.$(":selected").unselect();
+    cy.getElementById(id).select();
+  }
+
+  /** Brings an operator into view, with its groups, their events and what these lead to if it is unfolded. */
   function reveal(number) {
-    const node = cy.getElementById(state.unfolded.has(number) ? `box${number}` : `op${number}`);
-    if (!node.length) return;
-    if (state.unfolded.has(number)) {
-      const area = node.descendants().closedNeighborhood().closedNeighborhood().nodes().union(node);
-      cy.fit(area, 40);
-      if (cy.zoom() > 1) cy.zoom(1);
-      cy.center(area);
-      const box = area.renderedBoundingBox();
-      if (box.h < cy.height()) cy.panBy({ x: 0, y: 40 - box.y1 });
-      return;
-    }
+    const node = cy.getElementById(idOf(number));
+    if (isUnfolded(operators[number])) return frame(node.descendants().closedNeighborhood().closedNeighborhood().nodes().union(node));
     const [view, box] = [cy.extent(), node.boundingBox()];
     if (box.x1 < view.x1 || box.x2 > view.x2 || box.y1 < view.y1 || box.y2 > view.y2) cy.center(node);
   }
 
+  /** Zooms to some nodes. */
+  function frame(nodes) {
+    cy.fit(nodes, 40);
+    if (cy.zoom() > 1) cy.zoom(1);
+    cy.center(nodes);
+    const box = nodes.renderedBoundingBox();
+    if (box.h < cy.height()) cy.panBy({ x: 0, y: 40 - box.y1 });
+  }
+
   /** Shows an operator: the instance of its block it is in, opened, selected and in view. */
   function choose(operator) {
-    if (operator.repeat) {
-      state.open.add(operator.repeat.number);
-      setInstance(operator.repeat, operator.instance);
-    }
+    if (operator.repeat) open(operator.repeat, operator.instance);
     draw(false);
-    cy.$(":selected").unselect();
-    cy.getElementById(isUnfolded(operator) ? `box${operator.number}` : `op${operator.number}`).select();
+    select(idOf(operator.number));
     reveal(operator.number);
   }
 
-  function setInstance(repeat, instance) {
-    if (state.shown[repeat.number] === instance) return;
-    const moved = [...state.unfolded].map((number) =>
-      (operators[number].repeat === repeat ? inInstance(operators[number], instance).number : number));
-    state.unfolded = new Set(moved);
-    state.shown[repeat.number] = instance;
+  function open(repeat, instance) {
+    state.open.add(repeat.number);
+    ellm.elements.setInstance(repeat, instance);
     document.getElementById("layer").value = repeat.first + instance * repeat.period;
   }
 
   function showLayer(layer) {
     const repeat = repeats.find((one) => one.first <= layer && layer < one.first + one.period * one.times);
     if (!repeat) return;
-    state.open.add(repeat.number);
-    setInstance(repeat, Math.floor((layer - repeat.first) / repeat.period));
+    open(repeat, Math.floor((layer - repeat.first) / repeat.period));
     draw(false);
   }
 
-  function chosenNode() {
-    return cy.$("node:selected").first();
-  }
-
   function listen() {
+    const unfold = document.getElementById("unfold");
+    const said = () => {
+      const [chosen] = cy.$("node:selected");
+      const text = chosen && action(chosen.data());
+      unfold.disabled = !text;
+      unfold.textContent = text || "Unfold to tasks and events";
+    };
     cy.on("select", "node", (event) => {
       cy.edges().removeClass("near");
       event.target.connectedEdges().addClass("near");
       ellm.details.ofNode(event.target.data());
+      said();
     });
-    cy.on("unselect", "node", () => cy.edges().removeClass("near"));
-    cy.on("dbltap", "node", (event) => toggle(event.target));
-    document.getElementById("unfold").addEventListener("click", () => chosenNode().length && toggle(chosenNode()));
+    cy.on("unselect", "node", () => {
+      cy.edges().removeClass("near");
+      said();
+    });
+    cy.on("dbltap", "node", (event) => setTimeout(() => toggle(event.target.data()))); // after the click has selected the node
+    unfold.addEventListener("click", () => toggle(cy.$("node:selected").first().data()));
     document.getElementById("fold").addEventListener("click", () => {
       state.unfolded.clear();
+      state.flipped.clear();
       draw(true);
     });
     document.getElementById("fit").addEventListener("click", () => cy.fit(undefined, 24));
+    document.getElementById("path").addEventListener("change", () => draw(false));
+    listenToLayer(document.getElementById("layer"));
+  }
+
+  function listenToLayer(layer) {
     const last = Math.max(-1, ...operators.map((operator) => operator.layer));
-    const layer = document.getElementById("layer");
     document.getElementById("layer-tool").hidden = last < 1;
     document.getElementById("layer-range").textContent = `of 0–${last}`;
     layer.max = last;
-    layer.addEventListener("change", () => showLayer(Number(layer.value)));
+    layer.value = repeats.find((repeat) => state.open.has(repeat.number))?.first ?? 0;
+    layer.addEventListener("change", () => {
+      layer.value = Math.max(0, Math.min(last, Math.round(Number(layer.value))));
+      showLayer(Number(layer.value));
+    });
   }
 
   function start() {
     const container = document.getElementById("drawing");
     cytoscape.warnings(false); // it warns of edges that cannot be drawn by dagre's points: startsInside finds those
-    cy = cytoscape({ container, style, minZoom: 0.08, maxZoom: 3, boxSelectionEnabled: false });
+    cy = cytoscape({ container, style, minZoom: 0.08, maxZoom: 3, boxSelectionEnabled: false, multiClickDebounceTime: 500 });
     ellm.cy = cy;
     listen();
     draw(true);
     document.getElementById("graph").addEventListener("shown", () => cy.resize());
   }
 
-  return { start, choose, toggle: (number) => toggle({ data: () => ({ operator: number }) }), isUnfolded: (number) => state.unfolded.has(number) };
+  return { start, choose, toggle };
 })();

@@ -39,6 +39,23 @@ ellm.model = (function () {
   for (const wake of tasks.wakes) events[wake.join].woken = true;
   const roots = new Set(tasks.roots);
 
+  /** What lies on the critical path: nodes "op3", "group7", "event5", and which of them follow each other there. */
+  const critical = (function () {
+    const path = ellm.data.critical_path;
+    const chains = [
+      path.map(({ group, event }) => (group === undefined ? `event${event}` : `group${group}`)),
+      path.filter(({ group }) => group !== undefined).map(({ group }) => `op${groups[group].op}`),
+    ];
+    const nodes = new Set(chains.flat());
+    const links = new Set(chains.flatMap((chain) => d3.pairs(chain).map((pair) => pair.join())));
+    const ran = path.filter(({ tasks: count }) => count > 0).map(({ group }) => groups[group].op);
+    return {
+      first: path[0].group, length: ran.length, has: (node) => nodes.has(node), joins: (from, to) => links.has(`${from},${to}`),
+      /** Which task of the path an operator runs, from 1; 0 if it runs none. */
+      place: (operator) => ran.indexOf(operator.number) + 1,
+    };
+  })();
+
   /** The operator at the same place in another instance of its repeated block. */
   function inInstance(operator, instance) {
     return operator.repeat ? operators[operator.repeat.places.get(operator.place)[instance]] : operator;
@@ -56,6 +73,12 @@ ellm.model = (function () {
       || `for each of its ${group.kind}`;
   }
 
+  /** How many tasks a group has, for each unit of which it may have several in a step. */
+  function count(group) {
+    const by = group.routed ? "a row tile" : { rows: "", logits: "", sample: "a row", items: "an item", merges: "a merge" }[group.kind.split(" ")[0]];
+    return `${ellm.several(group.tiles, "task")} ${by}`.trim();
+  }
+
   /** How many signals make an event fire. */
   function needs(event) {
     if (event.woken) return "one signal of every expert that is woken";
@@ -69,5 +92,7 @@ ellm.model = (function () {
     return Math.min(workers - 1, Math.floor(((index + 1) * workers - 1) / count));
   }
 
-  return { operators, repeats, groups, events, roots, tasks, inInstance, groupName, extent, needs, home };
+  const homeColour = (index, count) => d3.schemeTableau10[home(index, count) % 10];
+
+  return { operators, repeats, groups, events, roots, tasks, critical, inInstance, groupName, extent, count, needs, home, homeColour };
 })();

@@ -40,26 +40,29 @@ ellm.table = (function () {
     draw();
   }
 
+  /** What operators have in common that are one row: their place in a repeated block, unless layers are not folded. */
+  const placeOf = (operator) => (folded.checked && operator.repeat ? `${operator.repeat.number} ${operator.place}` : operator.number);
+
   function draw() {
     const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
     const { value, number } = order.column;
     const compare = number ? (a, b) => value(a) - value(b) : (a, b) => value(a).localeCompare(value(b), "en", { numeric: true });
-    const found = operators
-      .filter((operator) => !folded.checked || !operator.repeat || operator.instance === 0)
-      .filter((operator) => words.every((word) => texts[operator.number].includes(word)))
+    const matches = operators.filter((operator) => words.every((word) => texts[operator.number].includes(word)));
+    const alike = d3.rollup(matches, (some) => some.length, placeOf);
+    const found = d3.groups(matches, placeOf).map(([, [first]]) => first)
       .sort((a, b) => order.sign * compare(a, b) || a.number - b.number);
-    body.replaceChildren(...found.map(row));
+    body.replaceChildren(...found.map((operator) => row(operator, alike.get(placeOf(operator)))));
     document.getElementById("found").textContent = `${found.length} of ${ellm.several(operators.length, "operator")}`;
   }
 
-  function row(operator) {
+  function row(operator, alike) {
     const made = element("tr", { click: () => {
       body.querySelectorAll(".chosen").forEach((one) => one.classList.remove("chosen"));
       made.classList.add("chosen");
       ellm.details.ofOperator(operator);
     } }, columns.map(({ name, value, number, show }) => {
       const text = show ? show(value(operator)) : String(value(operator));
-      const times = name === "operator" && folded.checked && operator.repeat && operator.repeat.times > 1 ? ` × ${operator.repeat.times}` : "";
+      const times = name === "operator" && alike > 1 ? ` × ${alike}` : "";
       return element("td", { class: number ? "number" : null }, text + times);
     }));
     return made;
