@@ -16,17 +16,21 @@ assert RECORD.itemsize == sizeof(Record)
 
 
 cdef class Rings:
-    """A ring of `capacity` records for each of so many workers. Pages are touched here, not while a step runs."""
+    """A ring of `capacity` records for each of so many workers."""
 
     def __init__(self, int workers, int64_t capacity):
         cdef int i
         self.workers = workers
         self.pages = Pages(workers * (sizeof(Ring) + capacity * sizeof(Record)), "trace")
-        memset(self.pages.base, 0, workers * (sizeof(Ring) + capacity * sizeof(Record)))
         self.rings = <Ring *>self.pages.base
         for i in range(workers):
             self.rings[i].capacity = capacity
             self.rings[i].records = <Record *>(self.rings + workers) + i * capacity
+
+    def touch(self, int worker):
+        """Have the pages of a worker's ring, in memory near to the calling thread, before a step runs."""
+        with nogil:
+            memset(self.rings[worker].records, 0, self.rings[worker].capacity * sizeof(Record))
 
     cdef Ring *of(self, int worker) noexcept nogil:
         return &self.rings[worker]
@@ -43,6 +47,11 @@ cdef class Rings:
     def dropped(self):
         """Records for which there was no room."""
         return sum(self.rings[i].dropped for i in range(self.workers))
+
+    def clear(self):
+        """Make room by forgetting every record. Not while a step runs."""
+        for i in range(self.workers):
+            self.rings[i].count = self.rings[i].dropped = 0
 
 
 def clocks():

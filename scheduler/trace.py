@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from enum import IntEnum
 from typing import Any
 
@@ -46,10 +48,22 @@ class Trace:
     """
 
     def __init__(self, executable: Any, capacity: int):
-        self._executable = executable
+        self._executable, self._capacity = executable, capacity
         self._rings = Rings(executable.pool.threads + 1, capacity)
+        self._touch(executable.pool.cores)
         self._begin = clocks()
         self.resume()
+
+    def _touch(self, cores: list[int]) -> None:
+        """Touch each worker's ring from that worker's core."""
+
+        def touch(worker: int, core: int) -> None:
+            os.sched_setaffinity(0, {core})  # of this thread alone
+            self._rings.touch(worker)
+
+        self._rings.touch(len(cores))  # the caller's
+        with ThreadPoolExecutor(len(cores)) as threads:
+            list(threads.map(touch, range(len(cores)), cores))
 
     def resume(self) -> None:
         """Record the steps from now on."""
@@ -58,6 +72,10 @@ class Trace:
     def pause(self) -> None:
         """Record no further steps; waits for the one that is under way."""
         self._executable.record(None)
+
+    def clear(self) -> None:
+        """Forget what was recorded and dropped so far. Only while paused."""
+        self._rings.clear()
 
     def __enter__(self) -> Trace:
         return self
@@ -69,6 +87,14 @@ class Trace:
     def dropped(self) -> int:
         """Records for which there was no room."""
         return self._rings.dropped
+
+    @property
+    def whole_before(self) -> int | None:
+        """The number of the first step of which records may be missing; None: nothing was dropped."""
+        if not self.dropped:
+            return None
+        recorded = map(self._rings.records, range(self._rings.workers))
+        return min(int(records["step"][-1]) for records in recorded if len(records) == self._capacity)
 
     def events(self) -> np.ndarray:
         """All that was recorded: EVENT [n], worker by worker, each in order. Only while no step runs."""

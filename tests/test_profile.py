@@ -1,16 +1,21 @@
 """`ellm profile`: its report adds up, its trace is whole and true, and a bad path is one line."""
 
+import copy
 import json
+import os
 import re
 import shutil
 import signal
 import sys
+from collections import Counter
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import perfetto_trace
 import pytest
+from perfetto.trace_processor import TraceProcessor, TraceProcessorConfig
 from perfetto_trace import read
 from tiny import write_checkpoint
 
@@ -22,6 +27,7 @@ from ellm.profiling.experts import routing
 from ellm.profiling.perfetto import FIRST_CORE, RATE, READY
 from ellm.profiling.recorder import DECODE, PREFILL, Recorder
 from ellm.runtime import Runtime
+from ellm.scheduler import StepTables
 from ellm.scheduler.trace import Activity
 
 TOKENS = 6
@@ -41,19 +47,69 @@ def runtime(folder):
 
 
 @pytest.fixture(scope="module")
-def profile(runtime):
-    return record(runtime, PROMPT, TOKENS)
+def inputs(runtime):
+    """What the steps of the profile got."""
+    return []
 
 
 @pytest.fixture(scope="module")
-def trace(runtime, profile):
-    content = perfetto.serialize(profile.accountant, runtime.pool.cores, profile.recorder.steps, "tiny")
+def profile(runtime, inputs):
+    run = Recorder.run
+
+    def kept(self, given):
+        inputs.append(copy.deepcopy(given))
+        run(self, given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Recorder, "run", kept)
+        return record(runtime, PROMPT, TOKENS)
+
+
+@pytest.fixture(scope="module")
+def expected(runtime, profile, inputs):
+    """(step, operator) -> tasks that it has, by the compiled program and the rows of the step."""
+    program = runtime.program
+    groups, tables = program.groups, StepTables(program, runtime.pool.threads)
+    wakes = {int(groups["counts"][wake["first"]]): layer for layer, wake in enumerate(program.wakes)}
+    found = Counter()
+    for step, given in zip(profile.recorder.steps, inputs, strict=True):
+        counts = tables.fill(given).counts
+        for group in groups:
+            if group["counts"] < 0:
+                units = counts[group["kind"], group["block"]]
+            else:
+                units = -(-step.experts[wakes[int(group["counts"])]][group["block"]] // program.row_block)
+            found[step.number, program.op_names[group["op"]]] += int(units * group["tiles"])
+    return +found
+
+
+@pytest.fixture(scope="module")
+def content(runtime, profile):
+    return perfetto.serialize(profile.accountant, runtime.pool.cores, profile.recorder.steps, "tiny")
+
+
+@pytest.fixture(scope="module")
+def trace(content):
     return read(content)
+
+
+@pytest.fixture(scope="module")
+def processor(runtime, content, tmp_path_factory):
+    """Perfetto's own trace processor, a program that PyPI does not have, with the trace: it must be on PATH."""
+    binary = shutil.which("trace_processor_shell")
+    if binary is None:
+        pytest.skip("there is no trace_processor_shell on PATH (get.perfetto.dev/trace_processor)")
+    file = tmp_path_factory.mktemp("traces") / "tiny.pftrace"
+    file.write_bytes(content)
+    with TraceProcessor(trace=str(file), config=TraceProcessorConfig(bin_path=binary)) as processor:
+        perfetto_trace.define(processor, runtime.program)
+        yield processor
 
 
 @pytest.fixture
 def command(monkeypatch, capsys):
     """Runs `ellm profile` in this process; returns its exit code, stdout and stderr."""
+    monkeypatch.setattr(os, "_exit", sys.exit)  # which Ctrl-C ends in
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["ellm", "profile", *map(str, arguments)])
@@ -108,15 +164,16 @@ def test_calls_tasks_and_work_of_a_decoded_token(runtime, profile):
             assert total.flops == (TOKENS - 1) * sum(one["flops"] for one in same)
 
 
-def test_tasks_of_the_trace_are_those_that_ran(runtime, profile, trace):
+def test_tasks_of_the_trace_are_those_that_ran(runtime, profile, trace, expected):
     kernels = trace.of("kernel")
     tasks = profile.accountant.events
     tasks = tasks[tasks["what"] <= Activity.STOLEN]
     assert profile.accountant.dropped == 0
     names = runtime.program.op_names
-    expected = sorted((int(one["step"]), names[one["op"]], int(one["block"]), int(one["index"])) for one in tasks)
+    ran = sorted((int(one["step"]), names[one["op"]], int(one["block"]), int(one["index"])) for one in tasks)
     found = [(one.details["step"], one.name, one.details["block"], one.details["task"]) for one in kernels]
-    assert sorted(found) == expected and len(set(found)) == len(found)
+    assert sorted(found) == ran and len(set(found)) == len(found)
+    assert Counter((step, name) for step, name, _, _ in found) == expected
     last = runtime.executable.statistics()["last"]["tasks"]
     assert sum(one.details["step"] == profile.recorder.steps[-1].number for one in kernels) == last
 
@@ -167,8 +224,10 @@ def test_counters(profile, trace):
     steps = profile.recorder.steps
     moments = [moment for moment, _ in trace.counters[RATE]]
     assert moments == sorted(moments) and moments[0] == steps[0].begin_ns
+    assert {step.end_ns for step in steps} <= set(moments) and moments[-1] == steps[-1].end_ns
     read_bytes = sum(total.bytes for account in profile.accounts() for total in account.kinds.values())
     rates = trace.counters[RATE]
+    assert min(rate for _, rate in rates) >= 0
     summed = sum(rate * (after[0] - at) for (at, rate), after in pairwise(rates))
     assert summed == pytest.approx(read_bytes, rel=0.01)
 
@@ -192,31 +251,56 @@ def test_experts_of_the_heat_map_are_those_routed_to(runtime, profile):
 
 
 def test_data_of_the_page(runtime, profile):
-    data = page.data(profile.accountant, profile.accounts(), profile.recorder.steps, runtime.pool.cores, "tiny")
+    steps, limits = profile.recorder.steps, (1e9, 1e12)
+    data = page.data(profile.accountant, profile.accounts(), steps, runtime.pool.cores, "tiny", limits)
     json.dumps(data, allow_nan=False)
     assert len({len(column) for column in data["events"]}) == 1
     assert len(data["steps"]) == len(profile.recorder.steps)
     assert bool(data["experts"]) == bool(len(runtime.program.wakes))
 
 
-def test_perfetto_itself_reads_the_trace(runtime, profile, tmp_path):
-    """Its trace processor is a program that PyPI does not have: it must be on PATH."""
-    binary = shutil.which("trace_processor_shell")
-    if binary is None:
-        pytest.skip("there is no trace_processor_shell on PATH (get.perfetto.dev/trace_processor)")
-    from perfetto.trace_processor import TraceProcessor, TraceProcessorConfig
+def test_perfetto_itself_reads_the_trace(runtime, profile, processor):
+    (errors,) = processor.query("select count(*) as n from stats where severity <> 'info' and value <> 0")
+    assert errors.n == 0
+    threads = processor.query("select thread.name from thread join process using (upid) where pid = 1 order by tid")
+    assert [one.name for one in threads] == ["steps", *(f"core {core}" for core in runtime.pool.cores)]
+    events = profile.accountant.events
+    ran = Counter(f"core {core}" for core in events["core"][events["what"] <= Activity.STOLEN])
+    assert {one.core: one.n for one in processor.query("select core, count(*) as n from task group by core")} == ran
 
-    file = tmp_path / "trace.pftrace"
-    file.write_bytes(perfetto.serialize(profile.accountant, runtime.pool.cores, profile.recorder.steps, "tiny"))
-    with TraceProcessor(trace=str(file), config=TraceProcessorConfig(bin_path=binary)) as processor:
-        (count,) = processor.query("select count(*) as n from slice where category = 'kernel'")
-        tasks = profile.accountant.events
-        assert count.n == np.count_nonzero(tasks["what"] <= Activity.STOLEN)
-        (errors,) = processor.query("select sum(value) as n from stats where severity = 'error'")
-        assert not errors.n
-        overlapping = "select count(*) as n from slice join slice as other using (track_id) where slice.id < other.id"
-        (found,) = processor.query(f"{overlapping} and slice.ts + slice.dur > other.ts and slice.ts <= other.ts")
-        assert found.n == 0
+
+def test_perfetto_counts_the_tasks_that_the_program_has(expected, processor):
+    found = processor.query("select step, op, count(*) as tasks from task group by step, op")
+    assert {(one.step, one.op): one.tasks for one in found} == expected
+
+
+def test_perfetto_finds_no_overlap_and_no_early_task(processor):
+    (overlapping,) = processor.query(perfetto_trace.OVERLAPPING)
+    assert overlapping.n == 0
+    (early,) = processor.query(perfetto_trace.EARLY)
+    assert early.compared > 100 and early.n == 0
+
+
+def test_perfetto_follows_the_critical_path(profile, processor):
+    paths = list(processor.query(perfetto_trace.PATHS))
+    assert [path.step for path in paths] == [step.number for step in profile.recorder.steps]
+    assert all(path.begins == path.ends == path.last == 1 and path.tasks == path.apart > 1 for path in paths)
+    (arrows,) = processor.query("select count(*) as n from flow")
+    assert arrows.n == sum(path.tasks - 1 for path in paths)
+    (wrong,) = processor.query(perfetto_trace.NOT_CRITICAL)
+    assert wrong.n == 0
+
+
+def test_perfetto_has_the_counters(profile, processor):
+    ready = list(processor.query(perfetto_trace.COUNTER.format(name="ready tasks")))
+    assert all(one.value >= 0 and one.value == int(one.value) for one in ready)
+    for step in profile.recorder.steps:
+        within = [one.value for one in ready if step.begin_ns <= one.ts <= step.end_ns]
+        assert max(within) > 0 and within[-1] == 0
+    rates = list(processor.query(perfetto_trace.COUNTER.format(name="weights, keys and values GB/s")))
+    read_bytes = sum(total.bytes for account in profile.accounts() for total in account.kinds.values())
+    assert sum(one.value * (one.dur or 0) for one in rates) == pytest.approx(read_bytes, rel=0.01)
+    assert {one.unit for one in rates} == {"GB/s"} and min(one.value for one in rates) >= 0
 
 
 def test_report_and_files(folder, runtime, command, tmp_path):

@@ -1,6 +1,7 @@
 """The page of `ellm profile --html` in headless Chromium: what it draws, how it is used, and that it is alone."""
 
 from contextlib import closing
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -24,7 +25,8 @@ def data(tmp_path_factory):
     folder = write_checkpoint(tmp_path_factory.mktemp("checkpoints") / "moe", "Qwen3MoeForCausalLM")
     with closing(Runtime(folder)) as runtime:
         found = record(runtime, np.arange(20, 60, dtype=np.int32), 5)
-        return page.data(found.accountant, found.accounts(), found.recorder.steps, runtime.pool.cores, "</script>&tiny")
+        name, limits = "</script>&tiny", (1e9, 1e12)
+        return page.data(found.accountant, found.accounts(), found.steps, runtime.pool.cores, name, limits)
 
 
 @pytest.fixture
@@ -103,4 +105,26 @@ def test_a_dense_model_has_no_heat_map(browser, tmp_path, data):
     one = Opened(browser, tmp_path / "page.html")
     assert one.run("document.getElementById('experts-tab')") is None
     assert one.messages == []
+    one.tab.close()
+
+
+def test_a_click_on_a_core_tells_what_it_waited_for(tab, data):
+    tab.tab.click("[aria-controls=totals]")
+    core = data["totals"][-1]["cores"][0]
+    tab.tab.locator("#shares rect.part").first.dispatch_event("click")  # it may be too short to hit
+    name, facts = details(tab)
+    assert name == f"core {core['core']}"
+    assert {name for name, ns in core["waits"] if ns >= 1} <= facts.keys()
+
+
+def test_names_of_many_layers_do_not_overlap(browser, tmp_path, data):
+    layers = 60
+    experts = {name: values * (layers // 2) for name, values in data["experts"].items()}
+    experts["rows"] = [row * 30 for row in experts["rows"]]
+    pages.write(tmp_path / "page.html", pages.page("profile", "profile.html", data | {"experts": experts}, SCRIPTS))
+    one = Opened(browser, tmp_path / "page.html")
+    one.tab.click("[aria-controls=experts]")
+    tops = one.run("[...document.querySelectorAll('#heat > text')].map(node => +node.getAttribute('y'))")
+    assert 1 < len(tops) < layers and all(below - above >= 11 for above, below in pairwise(tops))
+    assert one.run("document.querySelectorAll('#heat rect.expert').length") == layers * 7 * 30
     one.tab.close()

@@ -7,6 +7,7 @@ import time
 import numpy as np
 
 from ellm.cli.bench import Bencher
+from ellm.profiling.recorder import room
 
 SECONDS = 4.0
 FEWEST, MOST = 10, 400  # pairs
@@ -20,11 +21,16 @@ def overhead(bencher: Bencher, depth: int, tasks: int) -> tuple[float, float, in
     bencher.step(depth, depth + 1)
     pairs = int(min(max(SECONDS / 2 / (time.perf_counter() - begin), FEWEST), MOST))
     seconds = np.empty((pairs, 2))  # without, with
-    with bencher.runtime.executable.trace(2 * (pairs + 1) * tasks) as trace:
+    step_records = 2 * tasks  # any core may run all of them, and idle in between
+    records = room((pairs + 1) * step_records, bencher.runtime.pool.threads)
+    with bencher.runtime.executable.trace(records) as trace:
         for pair in range(pairs):
             for recorded in (0, 1) if pair % 2 else (1, 0):  # a machine's speed moves: neither is always first
                 (trace.resume if recorded else trace.pause)()
                 seconds[pair, recorded] = bencher.step(depth, depth + 1)
+            if (pair + 1) % max(1, records // step_records) == 0:  # the next might not fit
+                trace.pause()
+                trace.clear()
     drawn = np.random.default_rng(0).integers(0, pairs, (RESAMPLES, pairs))
     return float(_ratio(seconds[None])[0]) - 1, float(np.std(_ratio(seconds[drawn]))), pairs
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -13,16 +14,17 @@ from ellm import pages
 from ellm.cli.bench import Bencher
 from ellm.cli.overhead import overhead
 from ellm.cli.skipped import note_skipped
-from ellm.cli.steps import Step as StepTasks
-from ellm.cli.terminal import interruptible, loading, note
+from ellm.cli.terminal import interruptible, loading, note, terminable
 from ellm.engine import Engine
+from ellm.inspection.steps import Step as StepTasks
 from ellm.kernels.errors import InputError
 from ellm.limits import Limits
 from ellm.profiling import page, perfetto, report
 from ellm.profiling.account import Account, Accountant
 from ellm.profiling.experts import routing
-from ellm.profiling.files import check_writable, write_whole
-from ellm.profiling.recorder import DECODE, PREFILL, Recorder
+from ellm.profiling.files import check_writable, write_parts, write_whole
+from ellm.profiling.recorder import DECODE, PREFILL, RING_BYTES, Recorder, Step, room
+from ellm.profiling.report import several
 from ellm.request import Request
 from ellm.runtime import Runtime
 from ellm.sampling import SamplingParams
@@ -34,8 +36,7 @@ PROMPT = (
 )
 SCRIPTS = ("vendor/d3.min.js", "common.js", "timeline.js", "totals.js", "experts.js", "profile.js")
 SAMPLES = 4  # of each limit, before and after the run; the best counts
-RING_BYTES = 1 << 28  # of all cores
-RECORD_BYTES = 32
+T = TypeVar("T")
 
 
 @dataclass
@@ -43,50 +44,75 @@ class Profile:
     """A recorded run."""
 
     recorder: Recorder
+    steps: list[Step]  # those of the recorder of which there are all records
     accountant: Accountant
     interrupted: bool
 
     def accounts(self) -> list[Account]:
         """Prefill and decode, as far as there are any."""
-        steps = self.recorder.steps
-        phases = ([step for step in steps if step.phase == phase] for phase in (PREFILL, DECODE))
+        phases = ([step for step in self.steps if step.phase == phase] for phase in (PREFILL, DECODE))
         return [self.accountant.account(phase) for phase in phases if phase]
+
+    def attempt(self, work: Callable[[], list[T]]) -> list[T]:
+        """What `work` returns; nothing if it is interrupted."""
+        try:
+            return work()
+        except KeyboardInterrupt:
+            self.interrupted = True
+            return []
+
+    def unless_interrupted(self, work: Callable[[], list[T]]) -> list[T]:
+        """The same, and nothing if the run was interrupted already."""
+        return [] if self.interrupted else self.attempt(work)
 
 
 def profile(
     model: str, prompt: str | None, tokens: int, *, trace: str | None, html: str | None, options: dict[str, Any]
 ) -> None:
-    """Run, print the report and write the files. Raises KeyboardInterrupt after that if Ctrl-C ended the run."""
+    """Run, write the files and print the report. Raises KeyboardInterrupt after that if the run was interrupted."""
     if tokens < 1:
         raise InputError(f"-n must be at least 1, not {tokens}")
     if prompt is not None and not prompt.strip():
         raise InputError("PROMPT is empty")
-    files = {name: check_writable(path) for name, path in (("trace", trace), ("html", html)) if path}
-    with loading(model) as progress:
+    files = {name: check_writable(path) for name, path in (("trace", trace), ("html", html)) if path is not None}
+    if len({file.resolve() for file in files.values()}) < len(files):
+        raise InputError(f"--trace and --html both name {files['trace']}")
+    with terminable(), loading(model) as progress:
         opened = Runtime(model, progress=progress, **options)
-    with closing(opened) as runtime:
+    with terminable(), closing(opened) as runtime:
         note_skipped(runtime)
         ids = np.array(runtime.checkpoint.tokenizer.encode(PROMPT if prompt is None else prompt), np.int32)
         if not 1 <= len(ids) < runtime.context:
             raise InputError(f"the prompt has {len(ids)} tokens, the context has {runtime.context}")
         with closing(Limits(runtime.pool, runtime.table)) as limits:
-            samples = sample(limits)
-            found = record(runtime, ids, tokens)
-            accounts = found.accounts()
-            if not accounts:
-                raise KeyboardInterrupt
-            write_files(found, accounts, runtime, model, files)
-            print(f"{model}: {runtime.choice.isa} ({runtime.choice.reason}), {runtime.pool.threads} threads")
-            if not found.interrupted:
-                samples += sample(limits)
-                print(overhead_line(runtime, limits, len(ids)))
-            print_report(found, accounts, runtime.pool.cores, *map(max, zip(*samples, strict=True)))
+            show(runtime, limits, ids, tokens, model, files)
+
+
+def show(runtime: Runtime, limits: Limits, prompt: np.ndarray, tokens: int, model: str, files: dict[str, Path]) -> None:
+    """Record, write the files, print the report, and only then raise what went wrong with a file, or the interrupt."""
+    samples = sample(limits)
+    found = record(runtime, prompt, tokens)
+    accounts = found.accounts()
+    if not accounts:
+        raise KeyboardInterrupt
+    samples += found.unless_interrupted(lambda: sample(limits))
+    read, matmul = map(max, zip(*samples, strict=True))
+    failures = found.attempt(lambda: write_files(found, accounts, runtime, model, files, (read, matmul)))
+    cost = found.unless_interrupted(lambda: overhead_lines(runtime, limits, len(prompt)))
+    threads = several(runtime.pool.threads, "thread")
+    heading = [f"{model}: {runtime.choice.isa} ({runtime.choice.reason}), {threads}", *cost, *dropped_lines(found)]
+    print("\n".join([*heading, *report_lines(found, accounts, runtime.pool.cores, read, matmul)]))
+    if failures:
+        raise failures[0]
     if found.interrupted:
         raise KeyboardInterrupt
 
 
 def record(runtime: Runtime, prompt: np.ndarray, tokens: int) -> Profile:
-    """Run a prompt and its answer of so many tokens, until Ctrl-C at most."""
+    """Run a prompt and its answer of so many tokens, until an interrupt at most.
+
+    Raises InputError if not even one step fits the rings.
+    """
     params = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True)
     tokenizer = runtime.checkpoint.tokenizer
     request = Request(prompt, params, runtime.context, tokenizer.stream(), tokenizer.eos_ids)
@@ -100,8 +126,13 @@ def record(runtime: Runtime, prompt: np.ndarray, tokens: int) -> Profile:
         engine.wait(lambda: request.done)
         if request.error is not None:
             raise request.error
-    accountant = Accountant(runtime.program, trace.events(), runtime.pool.cores, trace.dropped)
-    return Profile(recorder, accountant, bool(pressed))
+    events, steps, end = trace.events(), recorder.steps, trace.whole_before
+    if end is not None:
+        events, steps = events[events["step"] < end], [step for step in steps if step.number < end]
+    if recorder.steps and not steps:
+        raise InputError(f"the records of one step do not fit in the {RING_BYTES >> 20} MB that there are for them")
+    accountant = Accountant(runtime.program, events, runtime.pool.cores, trace.dropped)
+    return Profile(recorder, steps, accountant, bool(pressed))
 
 
 def capacity(runtime: Runtime, prompt: int, tokens: int) -> int:
@@ -111,20 +142,40 @@ def capacity(runtime: Runtime, prompt: int, tokens: int) -> int:
     rows = [runtime.chunk] * whole + [rest] * bool(rest)
     sizes = {count: int(StepTasks(program, count, workers).tasks.sum()) for count in {1, *rows}}
     wanted = 2 * (sum(sizes[count] for count in rows) + tokens * sizes[1]) + 4096
-    return min(wanted, RING_BYTES // (RECORD_BYTES * (workers + 1)))
+    return room(wanted, workers)
 
 
-def write_files(found: Profile, accounts: list[Account], runtime: Runtime, model: str, files: dict[str, Path]) -> None:
-    """The trace and the page, of the steps that have ended."""
-    steps, cores = found.recorder.steps, runtime.pool.cores
-    if "trace" in files:
-        write_whole(files["trace"], perfetto.serialize(found.accountant, cores, steps, model))
-        note(f"{files['trace']}: open it at ui.perfetto.dev")
-    if "html" in files:
-        data = page.data(found.accountant, accounts, steps, cores, model)
+def write_files(
+    found: Profile,
+    accounts: list[Account],
+    runtime: Runtime,
+    model: str,
+    files: dict[str, Path],
+    limits: tuple[float, float],
+) -> list[InputError]:
+    """The trace and the page, of the steps that have ended; returns why one could not be written."""
+
+    def write_trace(path: Path) -> None:
+        write_parts(path, perfetto.parts(found.accountant, runtime.pool.cores, found.steps, model))
+        note(f"{path}: open it at ui.perfetto.dev")
+
+    def write_page(path: Path) -> None:
+        data = page.data(found.accountant, accounts, found.steps, runtime.pool.cores, model, limits)
         text = pages.page(f"{model}: ellm profile", "profile.html", data, SCRIPTS)
-        write_whole(files["html"], text.encode(errors="replace"))
-        note(f"{files['html']}: open it in a browser")
+        write_whole(path, text.encode(errors="replace"))
+        note(f"{path}: open it in a browser")
+
+    failures = []
+    for name, write in (("trace", write_trace), ("html", write_page)):
+        try:
+            if name in files:
+                write(files[name])
+        except InputError as error:
+            failures.append(error)
+        except KeyboardInterrupt:
+            note(f"{files[name]}: not written, as that was interrupted")
+            raise
+    return failures
 
 
 def sample(limits: Limits) -> list[tuple[float, float]]:
@@ -132,22 +183,35 @@ def sample(limits: Limits) -> list[tuple[float, float]]:
     return [(limits.read(), limits.matmul()) for _ in range(SAMPLES)]
 
 
-def overhead_line(runtime: Runtime, limits: Limits, depth: int) -> str:
+def overhead_lines(runtime: Runtime, limits: Limits, depth: int) -> list[str]:
     """Measure what recording costs at this depth."""
     tasks = int(StepTasks(runtime.program, 1, runtime.pool.threads).tasks.sum())
     cost, error, pairs = overhead(Bencher(runtime, limits), min(depth, runtime.context - 1), tasks)
-    return (
+    return [
         f"recording lengthens a decode step by {cost:+.2%} ± {error:.2%} "
         f"(lower quartiles of {pairs} steps with and without, in turn)"
-    )
+    ]
 
 
-def print_report(found: Profile, accounts: list[Account], cores: list[int], read: float, matmul: float) -> None:
+def dropped_lines(found: Profile) -> list[str]:
+    """Which steps this is not of."""
+    if not found.accountant.dropped:
+        return []
+    kept, ran = len(found.steps), len(found.recorder.steps)
+    return [
+        f"this is of the first {kept} of {ran} steps: then the {RING_BYTES >> 20} MB for records were full, "
+        f"and {found.accountant.dropped} of them were dropped"
+    ]
+
+
+def report_lines(
+    found: Profile, accounts: list[Account], cores: list[int], read: float, matmul: float
+) -> Iterator[str]:
     """Prefill, decode and the experts, beside the limits in bytes and operations a second."""
     for account in accounts:
-        print()
-        print("\n".join(report.lines(account, found.accountant, cores, read, matmul)))
-    routed = routing(found.recorder.steps)
+        yield ""
+        yield from report.lines(account, found.accountant, cores, read, matmul)
+    routed = routing(found.steps)
     if routed:
-        print()
-        print("\n".join(report.expert_lines(routed)))
+        yield ""
+        yield from report.expert_lines(routed)

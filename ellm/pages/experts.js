@@ -14,7 +14,7 @@ ellm.experts = (function () {
     const ticks = d3.scaleLinear([0, experts], [LEFT, LEFT + cell * experts]);
     svg.append("g").attr("class", "axis").attr("transform", `translate(0,${TOP - 4})`).call(d3.axisTop(ticks).ticks(Math.min(experts, 16)));
     layers.forEach((name, layer) => {
-      svg.append("text").attr("x", 10).attr("y", TOP + layer * cell + cell / 2 + 4).text(name);
+      if (layer % Math.ceil(ellm.LABEL / cell) === 0) svg.append("text").attr("x", 10).attr("y", TOP + layer * cell + cell / 2 + 4).text(name);
       rows[layer].forEach((count, expert) => {
         const made = svg.append("rect").attr("class", "expert").attr("x", LEFT + expert * cell).attr("y", TOP + layer * cell);
         made.attr("width", cell - 0.5).attr("height", cell - 0.5).attr("fill", count ? colour(count) : "#fff").on("click", () => choose(layer, expert));
@@ -28,7 +28,7 @@ ellm.experts = (function () {
     const facts = [
       ["expert", expert], ["rows", rows[layer][expert]], ["rows of the layer", d3.sum(rows[layer])],
       ["busiest over mean", imbalance[layer].toFixed(2)], ["experts without a row", unused[layer]],
-      ["reused by the next token", reuse[layer] === null ? "no two tokens were decoded" : `${(100 * reuse[layer]).toFixed(0)} %`],
+      ["shared with the token before", reuse[layer] === null ? "no two tokens were decoded" : `${(100 * reuse[layer]).toFixed(0)} %`],
     ];
     document.getElementById("details").replaceChildren(
       element("h2", {}, layers[layer]),
@@ -40,9 +40,9 @@ ellm.experts = (function () {
       document.getElementById("experts-tab").remove();
       return;
     }
-    const { imbalance, reuse } = data.experts, known = reuse.filter((share) => share !== null);
+    const { rows, imbalance, reuse } = data.experts, known = reuse.filter((share) => share !== null);
     const shared = known.length ? `; ${(100 * d3.mean(known)).toFixed(0)} % of a token's experts were those of the token before` : "";
-    document.getElementById("routing").textContent = `busiest expert over the mean: ${d3.mean(imbalance).toFixed(2)}${shared}`;
+    document.getElementById("routing").textContent = `darkest: ${ellm.several(d3.max(rows, (row) => d3.max(row)), "row")}; busiest expert over the mean: ${d3.mean(imbalance).toFixed(2)}${shared}`;
     document.getElementById("experts").addEventListener("shown", draw);
   }
 

@@ -6,6 +6,8 @@ ellm.idle = {
   park: { label: "asleep", colour: "#cfd6de" },
 };
 
+ellm.LABEL = 12; // pixels that a line of text is high
+
 /** Nanoseconds for people. */
 ellm.time = function (ns) {
   if (ns >= 1e6) return `${(ns / 1e6).toFixed(3)} ms`;

@@ -7,12 +7,13 @@ ellm.totals = (function () {
   };
   const select = document.getElementById("phase");
   const columns = [
-    ["operator", (kind) => kind.name], ["kernel", (kind) => kind.kernel], ["calls", (kind) => kind.calls, true],
+    ["operator", (kind) => kind.name], ["calls", (kind) => kind.calls, true],
     ["tasks", (kind) => kind.tasks, true], ["stolen", (kind) => kind.stolen, true], ["time a step", (kind) => time(Math.round(kind.ns)), true],
     ["share", (kind, total) => `${(100 * kind.ns / total.step).toFixed(1)} %`, true],
     ["waited for", (kind) => time(Math.round(kind.waited)), true],
-    ["on the critical path", (kind, total) => `${(100 * kind.path / total.path.step).toFixed(1)} %`, true],
+    ["critical path", (kind, total) => `${(100 * kind.path / total.path.step).toFixed(1)} %`, true],
     ["GB/s", (kind) => (kind.rate ? kind.rate.toFixed(1) : ""), true], ["TFLOP/s", (kind) => (kind.flops ? kind.flops.toFixed(3) : ""), true],
+    ["limit", (kind) => kind.limit, true],
   ];
 
   function draw() {
@@ -37,15 +38,24 @@ ellm.totals = (function () {
       legend += 14 + svg.append("text").attr("x", legend + 14).attr("y", 13).text(name).node().getComputedTextLength() + 14;
     }
     total.cores.forEach((core, i) => {
-      svg.append("text").attr("x", 12).attr("y", top + i * row + row / 2 + 4).text(`core ${core.core}`);
+      if (i % Math.ceil(ellm.LABEL / row) === 0) svg.append("text").attr("x", 12).attr("y", top + i * row + row / 2 + 4).text(`core ${core.core}`);
       let at = 0;
       for (const [name, colour] of Object.entries(PARTS)) {
         const part = svg.append("rect").attr("class", `part ${name}`).attr("x", x(at)).attr("y", top + i * row).attr("height", row - 3);
         part.attr("width", Math.max(0, x(at + core[name]) - x(at))).attr("fill", colour);
-        part.append("title").text(`${name}: ${time(Math.round(core[name]))}`);
+        part.on("click", () => choose(core, total)).append("title").text(`${name}: ${time(Math.round(core[name]))}`);
         at += core[name];
       }
     });
+  }
+
+  /** What a core did in a mean step, and what it waited for: the operators whose tasks ended its idle time. */
+  function choose(core, total) {
+    const facts = [["step", total.step], ...Object.keys(PARTS).map((name) => [name, core[name]])], waits = core.waits.filter(([, ns]) => ns >= 1);
+    const list = (rows) => element("dl", {}, rows.flatMap(([name, ns]) => [
+      element("dt", {}, name), element("dd", {}, time(Math.round(ns)))]));
+    document.getElementById("details").replaceChildren(
+      element("h2", {}, `core ${core.core}`), list(facts), element("h3", {}, waits.length ? "idle until" : "never idle"), list(waits));
   }
 
   function start() {

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from ellm.operators import OperatorKind
-from ellm.profiling.dependencies import Dependencies, Link, StepOrder, critical_path, of_step
+from ellm.profiling.dependencies import Dependencies, Link, StepOrder, critical_path
 from ellm.profiling.recorder import Step
 from ellm.profiling.work import work
 from ellm.scheduler.program import Program
@@ -21,7 +21,9 @@ from ellm.scheduler.trace import Activity
 IDLE = (Activity.WAIT, Activity.STEAL, Activity.PARK)
 OUTSIDE = ("prepare", "start", "schedule", "steal", "wait", "park", "end")
 """What a step's time outside of kernels is: the step's tables, until a worker takes part, finding and finishing tasks,
-looking for tasks to steal, having nothing to do, sleeping, and until the caller goes on."""
+looking for tasks to steal, having nothing to do, sleeping, and until the caller goes on. All but `schedule` is between
+moments that were recorded; that is what remains."""
+THE_END = "the end of the step"
 
 
 @dataclass
@@ -36,6 +38,16 @@ class KindTotal:
     bytes: float = 0
     flops: float = 0
 
+    def limit(self, read: float, matmul: float) -> tuple[float, str] | None:
+        """Which share of the limit that binds them its kernels reached, and that limit's name. Limits are a second's.
+
+        None if they read and multiply nothing.
+        """
+        if not self.bytes and not self.flops:
+            return None
+        seconds = self.kernel_ns / 1e9
+        return max((self.bytes / seconds / read, "read"), (self.flops / seconds / matmul, "matmul"))
+
 
 @dataclass
 class Account:
@@ -44,11 +56,9 @@ class Account:
     steps: list[Step]
     kinds: dict[OperatorKind, KindTotal]
     cores: list[Counter[str]]  # "kernel" and OUTSIDE, in ns of that core
+    waits: list[Counter[str]]  # idle ns of each core by the kind of task that ended it, or THE_END
     path: list[Link]  # of the step of median length
     path_step: Step
-    dropped: int
-    ends_waited_ns: float = 0  # idle time that the end of a step ended
-    outside: Counter[str] = field(default_factory=Counter)
 
     @property
     def ns(self) -> int:
@@ -61,17 +71,29 @@ class Account:
         return sum(total.kernel_ns for total in self.kinds.values())
 
     @property
+    def outside(self) -> Counter[str]:
+        """OUTSIDE of kernels, in ns: the mean of the cores."""
+        return Counter({name: sum(core[name] for core in self.cores) / len(self.cores) for name in OUTSIDE})
+
+    @property
+    def between_ns(self) -> float:
+        """What the caller did before a step, on average; 0 if none came before."""
+        gaps = [step.gap_ns for step in self.steps if step.gap_ns]
+        return statistics.fmean(gaps) if gaps else 0
+
+    @property
     def accounted(self) -> float:
         """The share of the measured time that the trace tells of."""
         return (self.kernel_ns + self.outside.total()) / self.ns
 
 
 class Accountant:
-    """Accounts for steps of a program by the events (trace.EVENT) of a trace."""
+    """Accounts for steps of a program by the events (trace.EVENT) of a trace, of which some may have been dropped."""
 
     def __init__(self, program: Program, events: np.ndarray, cores: list[int], dropped: int):
         self.program, self.workers, self.dropped = program, len(cores), dropped
-        self.events = events
+        self.events = events[np.argsort(events["step"], kind="stable")]
+        self._steps = self.events["step"].copy()
         self.dependencies = Dependencies(program)
         self.kind_of = [OperatorKind.of(description) for description in program.meta["operators"]]
         self.kinds = list(dict.fromkeys(self.kind_of))
@@ -79,28 +101,37 @@ class Accountant:
 
     def account(self, steps: list[Step]) -> Account:
         """Add up these steps, of which there is one at least."""
-        numbers = [step.number for step in steps]
-        events = self.events[np.isin(self.events["step"], numbers)]
-        kinds = self._kinds(steps, events)
-        cores = self._cores(steps, events)
+        events = self.events[np.isin(self._steps, [step.number for step in steps])]
         middle = sorted(steps, key=lambda step: step.ns)[len(steps) // 2]
-        order = StepOrder(self.dependencies, of_step(events, middle.number))
-        outside = Counter({name: sum(core[name] for core in cores) / self.workers for name in OUTSIDE})
-        ends = np.isin(events["what"], IDLE) & (events["op"] < 0)
         return Account(
             steps=steps,
-            kinds=kinds,
-            cores=cores,
-            path=critical_path(order, middle.begin_ns),
+            kinds=self._kinds(steps, events),
+            cores=self._cores(steps),
+            waits=self._waits(events),
+            path=self.path(middle),
             path_step=middle,
-            dropped=self.dropped,
-            ends_waited_ns=_lengths(events[ends]).sum() / self.workers,
-            outside=outside,
         )
+
+    def of(self, number: int) -> np.ndarray:
+        """The events of a step."""
+        return self.events[slice(*np.searchsorted(self._steps, (number, number + 1)))]
+
+    def tasks(self, number: int) -> np.ndarray:
+        """The events of a step that tell of tasks."""
+        events = self.of(number)
+        return events[events["what"] <= Activity.STOLEN]
 
     def task_counts(self, number: int) -> np.ndarray:
         """Tasks that each operator ran in a step."""
-        return np.bincount(of_step(self.events, number)["op"], minlength=len(self.kind_of))
+        return np.bincount(self.tasks(number)["op"], minlength=len(self.kind_of))
+
+    def order(self, number: int) -> StepOrder:
+        """What the tasks of a step waited for."""
+        return StepOrder(self.dependencies, self.tasks(number))
+
+    def path(self, step: Step) -> list[Link]:
+        """The critical path of a step."""
+        return critical_path(self.order(step.number), step.begin_ns)
 
     def _kinds(self, steps: list[Step], events: np.ndarray) -> dict[OperatorKind, KindTotal]:
         tasks = events[events["what"] <= Activity.STOLEN]
@@ -124,12 +155,21 @@ class Accountant:
         """Values of events by kind of operator."""
         return np.bincount(self._kind_number[events["op"]], weights=values, minlength=len(self.kinds))
 
-    def _cores(self, steps: list[Step], events: np.ndarray) -> list[Counter[str]]:
+    def _waits(self, events: np.ndarray) -> list[Counter[str]]:
+        """For each worker, the length of its idle spells by what ended them."""
+        idle = events[np.isin(events["what"], IDLE)]
+        kind = np.where(idle["op"] >= 0, self._kind_number[idle["op"]], len(self.kinds))
+        names = [*(kind.name for kind in self.kinds), THE_END]
+        waits: list[Counter[str]] = [Counter() for _ in range(self.workers)]
+        for worker, number, ns in zip(idle["worker"].tolist(), kind.tolist(), _lengths(idle).tolist(), strict=True):
+            waits[worker][names[number]] += ns
+        return waits
+
+    def _cores(self, steps: list[Step]) -> list[Counter[str]]:
         """For each worker, what each step's time was."""
         cores: list[Counter[str]] = [Counter() for _ in range(self.workers)]
-        by_step = {int(number): events[events["step"] == number] for number in np.unique(events["step"])}
         for step in steps:
-            own = by_step.get(step.number, events[:0])
+            own = self.of(step.number)
             (prepared,) = own[own["what"] == Activity.PREPARE]["end_ns"].tolist() or (step.begin_ns,)
             for worker, core in enumerate(cores):
                 core.update(_times(own[own["worker"] == worker], step, prepared))

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from ellm.scheduler.program import Program
-from ellm.scheduler.trace import Activity
 
 
 class Dependencies:
@@ -100,11 +99,6 @@ def critical_path(order: StepOrder, begin_ns: int) -> list[Link]:
         path.append(Link(tasks[current], gap, previous == source and source != before[current]))
         current = previous
     return path[::-1]
-
-
-def of_step(events: np.ndarray, number: int) -> np.ndarray:
-    """The tasks of one step."""
-    return events[(events["step"] == number) & (events["what"] <= Activity.STOLEN)]
 
 
 def _owners(ranges) -> np.ndarray:

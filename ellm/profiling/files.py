@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ellm.kernels.errors import InputError
 
 
 def check_writable(path: str) -> Path:
-    """The path. Raises InputError if no file can be written there; an existing one is left as it is."""
-    file = Path(path).expanduser()
+    """The file that this names. Raises InputError if it cannot be written; it is left as it is."""
     try:
-        if file.is_dir():
+        file = Path(path).expanduser()
+        mode = _mode(file)
+        if not path:
+            raise FileNotFoundError(2, "its name is empty")
+        if stat.S_ISDIR(mode):
             raise IsADirectoryError(21, "it is a folder")
-        with tempfile.TemporaryFile(dir=file.parent):
-            pass
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from error
+        if mode and not os.access(file, os.W_OK):
+            raise PermissionError(13, "Permission denied")
+        if not _is_special(mode):
+            with tempfile.TemporaryFile(dir=file.resolve().parent):
+                pass
+    except (OSError, RuntimeError) as error:  # RuntimeError: no home folder for ~
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"cannot write {path or repr(path)}: {reason}") from error
     return file
 
 
@@ -27,11 +37,40 @@ def write_whole(path: Path, content: bytes) -> None:
 
     Raises InputError if it cannot be written.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with _replacing(path) as part:
         part.write_bytes(content)
-        part.replace(path)
+
+
+def write_parts(path: Path, parts: Iterable[bytes]) -> None:
+    """Write a file as `write_whole` does, of parts that are not in memory all at once."""
+    with _replacing(path) as part, part.open("wb") as file:
+        file.writelines(parts)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A file to write, which then takes the place of the one that is meant; a device or a pipe is written to itself."""
+    special = _is_special(_mode(path))
+    meant = path if special else path.resolve()  # a link stays a link
+    part = meant if special else meant.with_name(f".ellm-{os.getpid()}")
+    try:
+        yield part
+        if not special:
+            part.replace(meant)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}") from error
     finally:
-        part.unlink(missing_ok=True)
+        if not special:
+            part.unlink(missing_ok=True)
+
+
+def _is_special(mode: int) -> bool:
+    return bool(mode) and not stat.S_ISREG(mode)
+
+
+def _mode(file: Path) -> int:
+    """Its type and permissions; 0 if there is no such file."""
+    try:
+        return file.stat().st_mode
+    except FileNotFoundError:
+        return 0

@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from ellm.profiling.account import OUTSIDE, Account, Accountant, path_kinds
-from ellm.profiling.dependencies import StepOrder, critical_path, of_step
+from ellm.profiling.account import OUTSIDE, Account, Accountant, KindTotal, path_kinds
 from ellm.profiling.experts import routing
-from ellm.profiling.recorder import Step
+from ellm.profiling.recorder import DECODE, PREFILL, Step
 from ellm.scheduler.trace import Activity
 
 MOST_EVENTS = 60_000  # drawn; steps beyond that are left out, and the page says so
@@ -17,13 +16,24 @@ COUNTS = ("calls", "tasks", "stolen")
 
 
 def data(
-    accountant: Accountant, accounts: list[Account], steps: list[Step], cores: list[int], model: str
+    accountant: Accountant,
+    accounts: list[Account],
+    steps: list[Step],
+    cores: list[int],
+    model: str,
+    limits: tuple[float, float],
 ) -> dict[str, Any]:
-    """What the page shows: figures, a timeline of the first steps, totals by operator and core, the experts."""
-    shown, rows = _timeline(accountant, steps)
+    """What the page shows: figures, a timeline of the first steps, totals by operator and core, the experts.
+
+    `limits` are the machine's, in bytes and operations a second.
+    """
+    shown = _shown(accountant, steps)
+    figures = [*_figures(accounts), ["steps drawn", f"{len(shown)} of {len(steps)}", "the first of each phase"]]
+    if accountant.dropped:
+        figures.append(["records dropped", f"{accountant.dropped}", "the rings were full: later steps are left out"])
     return {
         "name": model,
-        "figures": [*_figures(accounts), ["steps drawn", f"{len(shown)} of {len(steps)}", "the first ones"]],
+        "figures": figures,
         "cores": cores,
         "activities": {activity.name.lower(): int(activity) for activity in Activity},
         "operators": [
@@ -38,8 +48,8 @@ def data(
             }
             for step in shown
         ],
-        "events": rows,
-        "totals": [_totals(account, accountant, cores) for account in accounts],
+        "events": _events(accountant, shown, steps[0].begin_ns),
+        "totals": [_totals(account, accountant, cores, limits) for account in accounts],
         "experts": _experts(accountant, steps),
     }
 
@@ -57,34 +67,43 @@ def _figures(accounts: list[Account]) -> list[list[str]]:
     return found
 
 
-def _timeline(accountant: Accountant, steps: list[Step]) -> tuple[list[Step], list[list[int]]]:
-    """The first steps, and columns of their events: worker, activity, op, block, index, begin, ns, path.
+def _shown(accountant: Accountant, steps: list[Step]) -> list[Step]:
+    """The first steps of each phase, and of each one at least; prefill has half of the room if there is decode too."""
+    shown: list[Step] = []
+    left = MOST_EVENTS
+    phases = [[step for step in steps if step.phase == phase] for phase in (PREFILL, DECODE)]
+    for phase, share in zip(phases, (2 if phases[1] else 1, 1), strict=True):
+        room = left // share
+        for step in phase:
+            count = len(accountant.of(step.number))
+            if step is not phase[0] and count > room:
+                break
+            shown.append(step)
+            room, left = room - count, left - count
+    return shown
+
+
+def _events(accountant: Accountant, shown: list[Step], origin: int) -> list[list[int]]:
+    """Columns of the steps' events: worker, activity, op, block, index, begin, ns, path.
 
     `path` is 0, or of a task on the critical path 1 + the number of the step."""
-    shown: list[Step] = []
     parts: list[np.ndarray] = []
-    count = 0
-    for step in steps:
-        events = accountant.events[accountant.events["step"] == step.number]
+    for number, step in enumerate(shown, 1):
+        events = accountant.of(step.number)
         events = events[events["what"] < Activity.JOIN]
-        count += len(events)
-        if shown and count > MOST_EVENTS:
-            break
-        shown.append(step)
-        order = StepOrder(accountant.dependencies, of_step(events, step.number))
-        path = {(int(one.task["group"]), int(one.task["index"])) for one in critical_path(order, step.begin_ns)}
+        path = {(int(one.task["group"]), int(one.task["index"])) for one in accountant.path(step)}
         on_path = [
             what <= Activity.STOLEN and (group, index) in path
             for what, group, index in zip(*(events[name].tolist() for name in ("what", "group", "index")), strict=True)
         ]
         columns = [events[name] for name in ("worker", "what", "op", "block", "index")]
-        columns += [events["start_ns"] - steps[0].begin_ns, events["end_ns"] - events["start_ns"]]
-        columns.append(len(shown) * np.array(on_path, int))
+        columns += [events["start_ns"] - origin, events["end_ns"] - events["start_ns"]]
+        columns.append(number * np.array(on_path, int))
         parts.append(np.array(columns, np.int64).reshape(8, -1))
-    return shown, np.concatenate(parts, axis=1).tolist()
+    return np.concatenate(parts, axis=1).tolist()
 
 
-def _totals(account: Account, accountant: Accountant, cores: list[int]) -> dict[str, Any]:
+def _totals(account: Account, accountant: Accountant, cores: list[int], limits: tuple[float, float]) -> dict[str, Any]:
     """The tables of one phase, in ns a step."""
     steps = len(account.steps)
     path, gaps, after = path_kinds(account, accountant.kind_of)
@@ -92,19 +111,25 @@ def _totals(account: Account, accountant: Accountant, cores: list[int]) -> dict[
         "phase": account.steps[0].phase,
         "step": account.ns / steps,
         "kinds": [
-            {"name": kind.name, "kernel": kind.kernel, "ns": total.kernel_ns / steps, "waited": total.waited_ns / steps}
+            {"name": kind.name, "ns": total.kernel_ns / steps, "waited": total.waited_ns / steps}
             | {name: getattr(total, name) for name in COUNTS}
             | {"rate": total.bytes / total.kernel_ns, "flops": total.flops / total.kernel_ns / 1e3}
-            | {"path": path[kind]}
+            | {"path": path[kind], "limit": _limit(total, limits)}
             for kind, total in sorted(account.kinds.items(), key=lambda item: -item[1].kernel_ns)
         ],
         "path": {"step": account.path_step.ns, "between": gaps, "after": after},
         "outside": {name: account.outside[name] / steps for name in OUTSIDE},
         "cores": [
-            {"core": core} | {name: times[name] / steps for name in ("kernel", *OUTSIDE)}
-            for core, times in zip(cores, account.cores, strict=True)
+            {"core": core, "waits": [[name, ns / steps] for name, ns in waits.most_common()]}
+            | {name: times[name] / steps for name in ("kernel", *OUTSIDE)}
+            for core, times, waits in zip(cores, account.cores, account.waits, strict=True)
         ],
     }
+
+
+def _limit(total: KindTotal, limits: tuple[float, float]) -> str:
+    limit = total.limit(*limits)
+    return f"{100 * limit[0]:.0f} % of {limit[1]}" if limit else ""
 
 
 def _experts(accountant: Accountant, steps: list[Step]) -> dict[str, Any] | None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import Trace, TracePacket, TrackDescriptor, TrackEvent
 
 from ellm.profiling.account import Accountant
-from ellm.profiling.dependencies import StepOrder, critical_path, of_step
+from ellm.profiling.dependencies import StepOrder, critical_path
 from ellm.profiling.recorder import Step
 from ellm.profiling.work import work
 from ellm.scheduler.trace import Activity
@@ -22,12 +22,18 @@ LABELS = {Activity.STEAL: "steal", Activity.PARK: "parked"}
 
 def serialize(accountant: Accountant, cores: list[int], steps: list[Step], model: str) -> bytes:
     """The trace of these steps, in Perfetto's protobuf format."""
-    trace = Trace()
-    trace.packet.extend(_tracks(cores, model))
-    trace.packet.extend(_caller(steps))
+    return b"".join(parts(accountant, cores, steps, model))
+
+
+def parts(accountant: Accountant, cores: list[int], steps: list[Step], model: str) -> Iterator[bytes]:
+    """That trace in parts, to be written one after the other: its tracks, and each step."""
+    yield _serialized([*_tracks(cores, model), *_caller(steps)])
     for step in steps:
-        trace.packet.extend(_step(accountant, step))
-    return trace.SerializeToString()
+        yield _serialized(_step(accountant, step))
+
+
+def _serialized(packets: Iterable[TracePacket]) -> bytes:
+    return Trace(packet=packets).SerializeToString()
 
 
 def _tracks(cores: list[int], model: str) -> Iterator[TracePacket]:
@@ -58,8 +64,8 @@ def _caller(steps: list[Step]) -> Iterator[TracePacket]:
 def _step(accountant: Accountant, step: Step) -> Iterator[TracePacket]:
     """All that the workers did in a step."""
     names = accountant.program.op_names
-    events = accountant.events[accountant.events["step"] == step.number]
-    order = StepOrder(accountant.dependencies, of_step(events, step.number))
+    events = accountant.of(step.number)
+    order = accountant.order(step.number)
     flows = _flows(critical_path(order, step.begin_ns), step.number)
     for event in events[events["what"] < Activity.JOIN]:
         what, op = Activity(event["what"]), int(event["op"])
@@ -135,6 +141,6 @@ def _rate(tasks: np.ndarray, accountant: Accountant, step: Step) -> tuple[np.nda
     times, slope = times[sorted_by_time], np.cumsum(slopes[sorted_by_time])
     read = np.concatenate([[0.0], np.cumsum(slope[:-1] * np.diff(times))])
     width = max(SHORTEST_BIN_NS, step.ns // BINS)
-    edges = np.arange(step.begin_ns, step.end_ns + width, width)
-    values = np.diff(np.interp(edges, times, read)) / width
-    return edges, np.append(values, 0.0)
+    edges = np.minimum(np.arange(step.begin_ns, step.end_ns + width, width), step.end_ns)
+    sizes = np.maximum(np.diff(np.interp(edges, times, read)), 0)  # rounding may leave less than nothing
+    return edges, np.append(sizes / np.diff(edges), 0.0)

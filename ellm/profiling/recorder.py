@@ -11,8 +11,11 @@ import numpy as np
 from ellm.kernels import contract
 from ellm.scheduler import StepInput
 from ellm.scheduler.program import Program
+from ellm.scheduler.rings import RECORD
 
 PREFILL, DECODE = "prefill", "decode"
+RING_BYTES = 1 << 28  # of all cores at most
+RECORD_BYTES = RECORD.itemsize
 
 
 @dataclass
@@ -27,6 +30,7 @@ class Step:
     begin_ns: int  # as time.perf_counter_ns counts
     end_ns: int
     experts: np.ndarray  # int [layers with experts, experts]: rows that each got
+    gap_ns: int = 0  # what its caller did since the step before; 0: there was none
 
     @property
     def ns(self) -> int:
@@ -41,6 +45,7 @@ class Recorder:
         self._executable, self._prompt_length = executable, prompt_length
         self._begins = executable.watch(_expert_begins(executable.program))
         self.steps: list[Step] = []
+        self._returned = 0
 
     def run(self, inputs: StepInput) -> None:
         """Run one step."""
@@ -58,8 +63,15 @@ class Recorder:
                 begin_ns=begin,
                 end_ns=end,
                 experts=np.array([np.diff(begins) for begins in self._begins]),
+                gap_ns=begin - self._returned if self.steps else 0,
             )
         )
+        self._returned = time.perf_counter_ns()
+
+
+def room(wanted: int, workers: int) -> int:
+    """How many of the records that are wanted each worker and the caller get room for."""
+    return min(wanted, RING_BYTES // (RECORD_BYTES * (workers + 1)))
 
 
 def _expert_begins(program: Program) -> list[tuple[int, int]]:

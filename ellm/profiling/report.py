@@ -13,39 +13,38 @@ from ellm.profiling.experts import Routing
 MEANINGS = {
     "prepare": "the step's tables",
     "start": "until a worker takes part",
-    "schedule": "claiming, counting, publishing",
+    "schedule": "claiming, counting, publishing: the rest",
     "steal": "searching for tasks to steal",
     "wait": "nothing to do, awake",
     "park": "nothing to do, asleep",
     "end": "until the caller goes on",
 }
-LONGEST = 8  # waits shown
+LONGEST = 8  # waits, and kinds of a critical path, that are shown
+LONGEST_OF_CORE = 3  # waits
+SHORTEST_NS = 500  # what is less would be printed as 0.000 ms
 
 
 def lines(account: Account, accountant: Accountant, cores: list[int], read: float, matmul: float) -> list[str]:
     """The report on one phase. `read` and `matmul` are the machine's limits in bytes and operations a second."""
     return [
-        *heading(account),
+        heading(account),
         *operator_lines(account, read, matmul),
         "",
         *outside_lines(account),
         "",
         *core_lines(account, cores),
         "",
-        *wait_lines(account),
+        *wait_lines(account, cores),
         "",
         *path_lines(account, accountant.kind_of),
     ]
 
 
-def heading(account: Account) -> list[str]:
-    """How many steps, and how much of their time is told of."""
+def heading(account: Account) -> str:
+    """How many steps, and how long they took."""
     steps = account.steps
-    rows = sum(step.rows for step in steps)
-    several = f"{len(steps)} steps" if len(steps) > 1 else "1 step"
-    text = f"{steps[0].phase.upper()}: {several}, {rows} rows, {_ms(account.ns)} ms in all"
-    text += f", a step {median_ns(steps) / 1e6:.3f} ms (median); {account.accounted:.2%} of the time accounted for"
-    return [text, *([f"{account.dropped} records were dropped: the rings were full"] if account.dropped else [])]
+    sizes = f"{several(len(steps), 'step')}, {several(sum(step.rows for step in steps), 'row')}"
+    return f"{steps[0].phase.upper()}: {sizes}, {_ms(account.ns)} ms in all, a step {_ms(median_ns(steps))} ms (median)"
 
 
 def operator_lines(account: Account, read: float, matmul: float) -> list[str]:
@@ -67,12 +66,11 @@ def operator_lines(account: Account, read: float, matmul: float) -> list[str]:
 
 def _rates(total: KindTotal, read: float, matmul: float) -> str:
     """What the kernels reached, and its share of the limit that binds them; blank if they read and multiply nothing."""
-    if not total.bytes and not total.flops:
+    limit = total.limit(read, matmul)
+    if limit is None:
         return ""
-    seconds = total.kernel_ns / 1e9
-    size, flops = total.bytes / seconds, total.flops / seconds
-    share, name = max((size / read, "read"), (flops / matmul, "matmul"))
-    return f"{size / 1e9:>8.1f}{flops / 1e12:>9.3f}  {share:.0%} of {name}"
+    share, name = limit
+    return f"{total.bytes / total.kernel_ns:>8.1f}{total.flops / total.kernel_ns / 1e3:>9.3f}  {share:.0%} of {name}"
 
 
 def outside_lines(account: Account) -> list[str]:
@@ -81,6 +79,8 @@ def outside_lines(account: Account) -> list[str]:
     found = [f"OUTSIDE OF KERNELS: {account.outside.total() / steps / 1e3:.0f} µs a step, mean of the cores"]
     for name in OUTSIDE:
         found.append(f"  {name:<10}{account.outside[name] / steps / 1e3:>10.0f} µs  {MEANINGS[name]}")
+    if account.between_ns:
+        found.append(f"Before each step, the engine took {account.between_ns / 1e3:.0f} µs more, not in these sums.")
     return found
 
 
@@ -93,22 +93,19 @@ def core_lines(account: Account, cores: list[int]) -> list[str]:
     return found
 
 
-def wait_lines(account: Account) -> list[str]:
+def wait_lines(account: Account, cores: list[int]) -> list[str]:
     """What the cores waited for: the kind of operator that the event published which they waited for."""
-    waits: Counter[str] = Counter()
-    for name, ns in [("the end of the step", account.ends_waited_ns), *_waits(account)]:
-        waits[name] += round(ns)
-    whole = waits.total()
-    if not whole:
+    waits = sum(account.waits, Counter())
+    longest = [(name, ns) for name, ns in waits.most_common(LONGEST) if ns / len(cores) >= SHORTEST_NS]
+    if not longest:
         return ["WAITS: none"]
-    found = ["WAITS (idle, parked or searching, until the event that publishes)"]
-    for name, ns in waits.most_common(LONGEST):
-        found.append(f"  {name:<36}{_ms(ns):>10} ms{ns / whole:>7.0%}")
+    found = ["WAITS (idle, parked or searching, until the event that publishes); below, the longest of each core in ms"]
+    for name, ns in longest:
+        found.append(f"  {name:<36}{_ms(ns / len(cores)):>10} ms{ns / waits.total():>7.0%}")
+    for core, own in zip(cores, account.waits, strict=True):
+        most = [f"{name} {_ms(ns)}" for name, ns in own.most_common(LONGEST_OF_CORE) if ns >= SHORTEST_NS]
+        found.append(f"  core {core}: {', '.join(most) or 'none'}")
     return found
-
-
-def _waits(account: Account) -> list[tuple[str, float]]:
-    return [(kind.name, total.waited_ns) for kind, total in account.kinds.items()]
 
 
 def path_lines(account: Account, kind_of: list[OperatorKind]) -> list[str]:
@@ -117,9 +114,9 @@ def path_lines(account: Account, kind_of: list[OperatorKind]) -> list[str]:
     step = account.path_step
     handed = sum(link.waited for link in account.path)
     found = [
-        f"CRITICAL PATH of step {step.number} ({step.ns / 1e3:.0f} µs): {len(account.path)} tasks "
+        f"CRITICAL PATH of step {step.number} ({step.ns / 1e3:.0f} µs): {several(len(account.path), 'task')} "
         f"{kinds.total() / 1e3:.0f} µs, between them {gaps / 1e3:.0f} µs, after them {rest / 1e3:.0f} µs; "
-        f"{handed} tasks waited for another core"
+        f"{several(handed, 'task')} waited for another core"
     ]
     for kind, ns in kinds.most_common(LONGEST):
         found.append(f"  {kind.name:<36}{ns / 1e3:>10.0f} µs{ns / step.ns:>7.1%}")
@@ -130,13 +127,23 @@ def expert_lines(routing: Routing) -> list[str]:
     """How evenly the rows of all steps were spread over the experts."""
     layers, experts = routing.rows.shape
     found = [
-        f"EXPERTS: {layers} layers of {experts}; the busiest expert of a layer got "
-        f"{routing.imbalance.min():.1f} to {routing.imbalance.max():.1f} times the mean, "
-        f"{int(routing.unused.min())} to {int(routing.unused.max())} got no row"
+        f"EXPERTS: {several(layers, 'layer')} of {experts}; the busiest expert of a layer got "
+        f"{_range(routing.imbalance, '.1f')} times the mean, {_range(routing.unused, 'd')} got no row"
     ]
     if not np.isnan(routing.reuse).any():
         found.append(f"{routing.reuse.mean():.0%} of a decoded token's experts were also those of the token before it")
     return found
+
+
+def several(count: int, noun: str) -> str:
+    """1 task, 2 tasks."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _range(values: np.ndarray, form: str) -> str:
+    """The least and the most, or the one that they are."""
+    low, high = format(values.min(), form), format(values.max(), form)
+    return low if low == high else f"{low} to {high}"
 
 
 def _ms(ns: float) -> str:

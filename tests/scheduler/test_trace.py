@@ -1,11 +1,13 @@
 """A trace tells of every task once, on the core that ran it and after all that it waited for; idle time fills gaps."""
 
 import os
+import resource
 import time
 
 import numpy as np
 import pytest
 from block_programs import BlockProgram, random_step
+from ellm.scheduler.rings import RECORD
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -111,9 +113,49 @@ def test_a_full_ring_drops_and_counts(pool):
     events = trace.events()
     per_worker = np.bincount(events["worker"], minlength=pool.threads + 1)
     assert per_worker.max() == 30 and trace.dropped >= 400 - 30 * pool.threads
+    assert trace.whole_before == 1
     assert len(only(events, Activity.STEP)) == 4  # the caller's ring is its own
     check = only(events, *TASKS)
     assert (check["start_ns"] <= check["end_ns"]).all()
+
+
+def test_steps_before_the_first_that_did_not_fit_are_whole(pool):
+    executable = pool.load(probe_program([ProbeGroup(100)]), TABLE)
+    with executable.trace(capacity=300) as trace:
+        for _ in range(2):
+            executable.run(one_row())
+        assert trace.whole_before is None
+        for _ in range(10 * pool.threads):
+            executable.run(one_row())
+    assert trace.dropped and 2 <= trace.whole_before <= 3 * pool.threads + 1
+    tasks = only(trace.events(), *TASKS)
+    counts = np.bincount(tasks["step"])[1:]
+    assert (counts[: trace.whole_before - 1] == 100).all() and (counts[trace.whole_before - 1 :] < 100).any()
+
+
+def test_memory_for_records_is_there_before_a_step_runs(pool):
+    executable = pool.load(probe_program([ProbeGroup(50_000)]), TABLE)
+    executable.run(one_row())
+    with executable.trace(capacity=120_000) as trace:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(2):
+            executable.run(one_row())
+        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    pages = len(trace.events()) * RECORD.itemsize // resource.getpagesize()
+    assert faults < pages / 4
+
+
+def test_a_cleared_trace_has_room_again(pool):
+    executable = pool.load(probe_program([ProbeGroup(100)]), TABLE)
+    with executable.trace(capacity=400) as trace:
+        for number in range(1, 9):
+            trace.resume()
+            executable.run(one_row())
+            trace.pause()
+            assert trace.dropped == 0
+            assert only(trace.events(), Activity.STEP)["step"].tolist() == [number]
+            trace.clear()
+    assert not len(trace.events())
 
 
 def test_a_paused_trace_records_nothing_and_goes_on(pool):
