@@ -9,9 +9,11 @@ Quantised models (fp8 with scales per 128 x 128 block, MXFP4) are written as suc
     make_checkpoint.py bench/configs/deepseek-v3 /tmp/deepseek-v3-2 --layers 2 --set n_routed_experts=64 \\
         --set first_k_dense_replace=1
 
-Reads and time per token depend on the shapes and on how many experts a token is routed to, so such a checkpoint
-measures speed; its text is noise. The tokenizer has 267 tokens whatever the vocabulary. Multi-token-prediction layers
-are left out. Memory stays below 200 MB: tensors are made and written in pieces.
+Reads and time per token depend on the shapes and on which experts the tokens are routed to, so such a checkpoint
+measures speed; its text is noise. Its routers are as uneven as trained ones (ellm/routes.py), and its embedding is so
+large that what the layers add does not make all rows alike, or all would go to the same few experts. The tokenizer has
+267 tokens whatever the vocabulary. Multi-token-prediction layers are left out. Memory stays below 200 MB: tensors are
+made and written in pieces.
 """
 
 import argparse
@@ -29,6 +31,8 @@ from tiny_shapes import BLOCK, GROUP, stored
 
 SHARD_BYTES = 2 << 30
 PIECE = 16 << 20  # values made at once
+ROUTERS = (".gate.weight", ".router.weight")
+SPREAD = 0.5  # of the deviations of experts' scores: as in ellm/routes.py
 TYPES = {
     "BF16": np.dtype("<u2"),
     "F16": np.dtype("<f2"),
@@ -110,6 +114,8 @@ def write_shard(path: Path, shard: dict[str, Tensor], generator: np.random.Gener
 
 def numbers(name: str, kind: str, shape: tuple[int, ...], count: int, generator: np.random.Generator) -> np.ndarray:
     """`count` stored values of a tensor: random up to about 1 / sqrt(columns), norms 1, scales alike."""
+    if name.endswith(ROUTERS):
+        return router(kind, shape, generator).reshape(-1)
     if name.endswith("norm.weight"):
         return np.full(count, 0x3F80 if kind == "BF16" else 1)  # 1.0
     if name.endswith("_scale_inv"):
@@ -121,11 +127,20 @@ def numbers(name: str, kind: str, shape: tuple[int, ...], count: int, generator:
     if kind == "F8_E4M3":  # the exponent one of 4 to 7: numbers up to 2
         bits = np.frombuffer(generator.bytes(count), np.uint8)
         return bits & 0x9F | 0x20
+    columns = 1 if name.endswith("embed_tokens.weight") else shape[-1]
     if kind == "BF16":  # the exponent one of four
         bits = np.frombuffer(generator.bytes(2 * count), "<u2")
-        top = np.uint16(127 + exponent(shape[-1]))
+        top = np.uint16(127 + exponent(columns))
         return (bits & 0x807F) | ((top - ((bits >> 7) & 3)) << 7)
-    return generator.standard_normal(count, np.float32) * 2.0 ** exponent(shape[-1])
+    return generator.standard_normal(count, np.float32) * 2.0 ** exponent(columns)
+
+
+def router(kind: str, shape: tuple[int, int], generator: np.random.Generator) -> np.ndarray:
+    """Stored weights [experts, columns] of a router whose scores of rows are as those that ellm/routes.py draws."""
+    experts, columns = shape
+    deviations = np.exp(SPREAD * generator.standard_normal((experts, 1))) / math.sqrt(columns)
+    weights = (deviations * generator.standard_normal(shape)).astype(np.float32)
+    return (weights.view("<u4") >> 16) if kind == "BF16" else weights
 
 
 def exponent(columns: int) -> int:

@@ -1,11 +1,13 @@
-"""What `ellm plan` predicts for this machine beside what the engine does: `python bench/plan.py MODEL ...`
+"""What `ellm plan` predicts for this machine beside what the engine does: the table of docs/plan.md.
 
-For each model: decode after 128 and after 4096 tokens, and a prompt of 512. The machine's speed moves by factors within
-minutes, so measuring the machine (as `ellm doctor --save` does) and running the model (as `ellm bench` does) take turns
-every tenth of a second. Turns in which other processes used the cores are dropped. A round is PAIRS of turns: the
-prediction is that for the machine of this round, the measurement the median of the round's steps. Printed are the
-medians over the rounds, and the median of the rounds' ratios. `--uniform` leaves it to the plan how many rows of a
-prompt each expert gets, otherwise that is what the model does.
+python bench/plan.py FOLDER [--rounds 15]
+
+Checkpoints of random weights, 9 GB, are written to FOLDER unless they are there. Each of three models decodes after 128
+and after 4096 tokens, and reads a prompt of 512. The machine's speed moves by factors within minutes, so measuring the
+machine (as `ellm doctor --save` does) and running the model (as `ellm bench` does) take turns every tenth of a second,
+or every step. Turns in which other processes used the cores are dropped. A round is PAIRS of turns: the prediction is
+that for the machine of this round, the measurement the median of the round's steps. Printed are the medians over the
+rounds, and the median of the rounds' ratios.
 """
 
 from __future__ import annotations
@@ -13,17 +15,26 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
-from ellm.cli.bench import CHUNK, Bencher
+from ellm.cli.bench import Bencher
 from ellm.limits import WINDOW, Limits
 from ellm.measure import Meter
-from ellm.planning import Planner
-from ellm.profiling.recorder import Recorder
+from ellm.planning import CHUNK, Planner
 from ellm.runtime import Runtime
 
+BENCH = Path(__file__).parent
+MODELS = {  # name in the table -> name of the config and layers to keep
+    "Qwen3-0.6B (28 layers)": ("qwen3-0.6b", 28),
+    "Qwen3-30B-A3B, 2 layers": ("qwen3-30b-a3b", 2),
+    "Llama-3.1-8B, 4 layers (128 K context)": ("llama-3.1-8b", 4),
+}
 PAIRS = 5
 DEPTHS = (128, 4096)
 PROMPT = 512
@@ -33,69 +44,63 @@ SECONDS = 240  # to wait for quiet turns of one line
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="+", help="checkpoints, see bench/make_checkpoint.py")
+    parser.add_argument("folder", type=Path, help="where the checkpoints are or shall be")
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--uniform", action="store_true", help="all experts alike")
     arguments = parser.parse_args()
+    checkpoints = {name: checkpoint(arguments.folder, *model) for name, model in MODELS.items()}
     print("| model | step | predicted ms | measured ms | predicted / measured | middle half of the rounds |")
     print("|---|---|---|---|---|---|", flush=True)
-    for model in arguments.models:
-        runtime = Runtime(model, context=max(DEPTHS) + 512, chunk=CHUNK)
+    for name, path in checkpoints.items():
+        runtime = Runtime(str(path), context=max(DEPTHS) + PROMPT, chunk=CHUNK)
         with closing(runtime), closing(Meter(runtime.pool, runtime.table)) as meter:
-            compare(Path(model).name, runtime, meter, arguments.rounds, arguments.uniform)
+            for case in cases(runtime):
+                print(f"| {name} | {case.name} | {compare(case, runtime, meter, arguments.rounds)} |", flush=True)
+                name = ""
 
 
-def compare(name: str, runtime: Runtime, meter: Meter, rounds: int, uniform: bool) -> None:
+def checkpoint(folder: Path, config: str, layers: int) -> Path:
+    """The checkpoint in the folder, made if it is not there."""
+    path = folder / f"{config}-{layers}"
+    if not (path / "tokenizer_config.json").exists():  # the last file to be written
+        command = [BENCH / "make_checkpoint.py", BENCH / "configs" / config, path, "--layers", str(layers)]
+        subprocess.run([sys.executable, *command], check=True, stdout=sys.stderr)
+    return path
+
+
+@dataclass
+class Case:
+    """A kind of step: seconds of some of them, and the milliseconds that a plan predicts for one."""
+
+    name: str
+    measure: Callable[[], list[float]]
+    predict: Callable[[Planner], float]
+
+
+def cases(runtime: Runtime) -> list[Case]:
     with closing(Limits(runtime.pool, runtime.table)) as limits:
         bencher = Bencher(runtime, limits)
-    for depth in DEPTHS:
-        bencher.fill(depth)
-        report(name, f"decode after {depth}", rounds, runtime, meter, Decode(bencher, depth))
-    prompt = Prefill(bencher)
-    if uniform:
-        prompt.routed = None
-    report(name, f"prompt of {PROMPT}", rounds, runtime, meter, prompt)
+    bencher.fill(max(DEPTHS))
 
-
-class Decode:
-    """A token after so many. Each goes to its top k experts: which these are makes no difference."""
-
-    routed = None
-
-    def __init__(self, bencher: Bencher, depth: int):
-        self.bencher, self.depth = bencher, depth
-
-    def measure(self) -> list[float]:
-        """Seconds of each step of a window."""
+    def decode(depth: int) -> list[float]:
         found: list[float] = []
         while sum(found) < WINDOW:
-            position = self.depth + len(found)
-            found.append(self.bencher.step(position, position + 1))
+            found.append(bencher.step(depth + len(found), depth + len(found) + 1))
         return found
 
-    def predict(self, planner: Planner) -> float:
-        return planner.decode(self.depth).ms
+    def prompt() -> list[float]:
+        return [sum(bencher.step(begin, begin + CHUNK) for begin in range(0, PROMPT, CHUNK))]
 
-
-class Prefill:
-    """A prompt. How many experts its rows hit is the model's affair, so the prediction takes them as they are."""
-
-    def __init__(self, bencher: Bencher):
-        self.bencher = bencher
-        runtime = bencher.runtime
-        executable, recorder = runtime.executable, Recorder(runtime.executable, PROMPT)
-        with executable.trace():
-            runtime.executable = recorder
-            self.measure()
-            runtime.executable = executable
-        self.routed = [step.experts for step in recorder.steps]
-
-    def measure(self) -> list[float]:
-        chunk = self.bencher.chunk
-        return [sum(self.bencher.step(begin, begin + chunk) for begin in range(0, PROMPT, chunk))]
-
-    def predict(self, planner: Planner) -> float:
-        return planner.prefill(PROMPT).ms
+    return [
+        *(
+            Case(
+                f"decode after {depth}",
+                lambda depth=depth: decode(depth),
+                lambda plan, depth=depth: plan.decode(depth).ms,
+            )
+            for depth in DEPTHS
+        ),
+        Case(f"prompt of {PROMPT}", prompt, lambda plan: plan.prefill(PROMPT).ms),
+    ]
 
 
 class Others:
@@ -116,36 +121,38 @@ class Others:
         return (sum(values) - idle) / ticks, times.user + times.system, sum(values) / ticks
 
 
-def report(name: str, step: str, rounds: int, runtime: Runtime, meter: Meter, case: Decode | Prefill) -> None:
+def compare(case: Case, runtime: Runtime, meter: Meter, rounds: int) -> str:
+    """The last four columns of a line of the table."""
     case.measure()
     predicted, measured = [], []
     deadline = time.monotonic() + SECONDS
     for _ in range(rounds):
-        samples: list[dict[str, float]] = []
-        times: list[float] = []
-        while len(samples) < PAIRS:
-            others = Others()
-            sample, seconds = meter.sample(), case.measure()
-            if others.share() <= QUIET:
-                samples.append(sample)
-                times += seconds
-            elif time.monotonic() > deadline:
-                break
+        samples, times = quiet_turns(case, meter, deadline)
         if len(samples) < PAIRS:
             break
-        planner = Planner(runtime.program, meter.machine(samples), routed=case.routed)
-        predicted.append(case.predict(planner))
+        predicted.append(case.predict(Planner(runtime.program, meter.machine(samples))))
         measured.append(1000 * statistics.median(times))
     if not predicted:
-        print(f"| {name} | {step} | - | - | - | never quiet |", flush=True)
-        return
+        return "- | - | - | never quiet"
     ratios = sorted(p / m for p, m in zip(predicted, measured, strict=True))
     middle = f"{ratios[len(ratios) // 4]:.2f} to {ratios[3 * len(ratios) // 4]:.2f}"
-    print(
-        f"| {name} | {step} | {statistics.median(predicted):.2f} | {statistics.median(measured):.2f} "
-        f"| {statistics.median(ratios):.2f} | {middle} of {len(ratios)} |",
-        flush=True,
+    return (
+        f"{statistics.median(predicted):.2f} | {statistics.median(measured):.2f} | {statistics.median(ratios):.2f} | "
+        f"{middle} of {len(ratios)}"
     )
+
+
+def quiet_turns(case: Case, meter: Meter, deadline: float) -> tuple[list[dict[str, float]], list[float]]:
+    """Samples of the machine and seconds of steps from PAIRS quiet turns, or from fewer if time is up."""
+    samples: list[dict[str, float]] = []
+    times: list[float] = []
+    while len(samples) < PAIRS and time.monotonic() < deadline:
+        others = Others()
+        sample, seconds = meter.sample(), case.measure()
+        if others.share() <= QUIET:
+            samples.append(sample)
+            times += seconds
+    return samples, times
 
 
 if __name__ == "__main__":

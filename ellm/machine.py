@@ -6,8 +6,10 @@ kernels reach, not what the silicon could do.
 
 from __future__ import annotations
 
+import json
 import tomllib
 from dataclasses import dataclass, field, fields, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -29,41 +31,36 @@ class Machine:
     """A machine. Fields are called as in the file; sockets, domains and caches hold equal shares of the cores."""
 
     name: str
-    sockets: int = _figure("cores", 1, 64)
-    cores_per_socket: int = _figure("cores", 1, 4096)
+    sockets: int = _figure("cores", 1, 16)
+    cores_per_socket: int = _figure("cores", 1, 512)
     domains_per_socket: int = _figure("cores", 1, 64)  # NUMA domains
     caches_per_socket: int = _figure("cores", 1, 1024)  # last level caches
-    capacity_gb: float = _figure("memory", 0.1, 1e6)
-    read_gb_per_s_per_core: float = _figure("memory", 0.1, 2000)
-    read_gb_per_s_per_domain: float = _figure("memory", 0.1, 50_000)
-    remote_read_gb_per_s_per_core: float = _figure("memory", 0.1, 2000)  # from another domain
-    l2_kib_per_core: float = _figure("caches", 0, 1 << 20)
-    llc_mib_per_cache: float = _figure("caches", 0, 1 << 20)
-    llc_read_gb_per_s_per_core: float = _figure("caches", 0.1, 10_000)
+    capacity_gb: float = _figure("memory", 0.1, 1e5)
+    read_gb_per_s_per_core: float = _figure("memory", 0.1, 1000)
+    read_gb_per_s_per_domain: float = _figure("memory", 0.1, 10_000)
+    remote_read_gb_per_s_per_core: float = _figure("memory", 0.1, 1000)  # from another domain
+    l2_kib_per_core: float = _figure("caches", 0, 1 << 18)
+    llc_mib_per_cache: float = _figure("caches", 0, 1 << 16)
+    llc_read_gb_per_s_per_core: float = _figure("caches", 0.1, 1000)
     amx_bf16_tflops_per_core: float = _figure("compute", 0, 100)  # 0: it has no AMX
     vector_bf16_tflops_per_core: float = _figure("compute", 0.0001, 100)
-    expand_fp8_gb_per_s_per_core: float = _figure("compute", 0.01, 10_000)  # of packed weights, to bf16
-    expand_mxfp4_gb_per_s_per_core: float = _figure("compute", 0.01, 10_000)
+    expand_fp8_gb_per_s_per_core: float = _figure("compute", 0.01, 1000)  # of packed weights, to bf16
+    expand_mxfp4_gb_per_s_per_core: float = _figure("compute", 0.01, 1000)
     softmax_gelements_per_s_per_core: float = _figure("compute", 0.001, 1000)  # scores of attention
     row_gelements_per_s_per_core: float = _figure("compute", 0.001, 1000)  # f32 elements of a norm
     sample_gelements_per_s_per_core: float = _figure("compute", 0.001, 1000)  # logits that a token is chosen from
-    near_ns: float = _figure("latencies", 1, 1e5)  # a word, between cores that share a last level cache,
-    far_ns: float = _figure("latencies", 1, 1e5)  # within a socket,
-    socket_ns: float = _figure("latencies", 1, 1e6)  # between sockets
+    near_ns: float = _figure("latencies", 1, 1e4)  # a word, between cores that share a last level cache,
+    far_ns: float = _figure("latencies", 1, 1e4)  # within a socket,
+    socket_ns: float = _figure("latencies", 1, 1e4)  # between sockets
     task_ns: float = _figure("latencies", 1, 1e6)  # from the end of a task to the start of the next of the slice
     stream_ns: float = _figure("latencies", 0, 1e6)  # that a task which reads memory loses until it reads at full speed
-    wake_us: float = _figure("latencies", 0, 1e5)  # to wake a worker that sleeps
-    step_us: float = _figure("latencies", 0, 1e6)  # a step without work, from the caller's call to its return
+    wake_us: float = _figure("latencies", 0, 1e4)  # to wake a worker that sleeps
+    step_us: float = _figure("latencies", 0, 1e4)  # a step without work, from the caller's call to its return
 
     @property
     def cores(self) -> int:
         """Cores of all sockets."""
         return self.sockets * self.cores_per_socket
-
-    @property
-    def read_gb_per_s(self) -> float:
-        """What all domains deliver together."""
-        return self.read_gb_per_s_per_domain * self.sockets * self.domains_per_socket
 
     @property
     def matmul_tflops_per_core(self) -> float:
@@ -76,14 +73,13 @@ class Machine:
         return 16 if self.amx_bf16_tflops_per_core >= self.vector_bf16_tflops_per_core else 1
 
     def workers(self, threads: int) -> Workers:
-        """Workers on so many cores, evenly over the sockets, domains and caches.
+        """Workers on the first so many cores, as ellm takes them.
 
         Raises InputError if the machine has fewer cores.
         """
         if not 1 <= threads <= self.cores:
             raise InputError(f"threads: {threads} asked for, but {self.name} has {self.cores} cores")
-        core = np.arange(threads) * self.cores // threads
-        socket, within = np.divmod(core, self.cores_per_socket)
+        socket, within = np.divmod(np.arange(threads), self.cores_per_socket)
         domain = socket * self.domains_per_socket + within * self.domains_per_socket // self.cores_per_socket
         cache = socket * self.caches_per_socket + within * self.caches_per_socket // self.cores_per_socket
         cores_per_cache = self.cores_per_socket / self.caches_per_socket
@@ -116,7 +112,7 @@ class Machine:
     def as_toml(self, comment: str) -> str:
         """The file that `load` reads."""
         lines = [f"# {line}".rstrip() for line in comment.splitlines()]
-        lines += [f'name = "{self.name}"']
+        lines += [f"name = {json.dumps(self.name, ensure_ascii=False)}"]
         section = ""
         for one in fields(self)[1:]:
             if one.metadata["section"] != section:
@@ -145,34 +141,49 @@ def known() -> list[str]:
 def load(name: str) -> Machine:
     """Read a machine that comes with ellm, or a file. Raises InputError, naming the file and the field."""
     path = FOLDER / f"{name}.toml" if name in known() else Path(name).expanduser()
+    if not path.exists():
+        raise InputError(f"machine {name!r} is neither a file nor one of {', '.join(known())}")
+    if not path.is_file():
+        raise InputError(f"{path}: is not a regular file")
     try:
         with path.open("rb") as file:
             content = tomllib.load(file)
     except OSError as error:
-        raise InputError(
-            f"machine {name!r} is neither a file that can be read nor one of {', '.join(known())}"
-        ) from error
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not TOML: {error}") from error
     return _read(content, str(path))
 
 
 def _read(content: dict[str, Any], path: str) -> Machine:
-    values: dict[str, Any] = {"name": content.pop("name", None)}
-    if not isinstance(values["name"], str) or not values["name"]:
+    name = content.pop("name", None)
+    if not isinstance(name, str) or not name:
         raise InputError(f"{path}: name: missing, or not a text")
+    _check_names(content, path)
+    values: dict[str, Any] = {}
     for one in fields(Machine)[1:]:
-        section = content.get(one.metadata["section"])
-        if not isinstance(section, dict) or one.name not in section:
-            raise InputError(f"{path}: [{one.metadata['section']}] {one.name}: missing")
-        values[one.name] = _number(section.pop(one.name), one, path)
-    for name, section in content.items():
-        if not isinstance(section, dict) or section:
-            unknown = f"[{name}] {next(iter(section))}" if isinstance(section, dict) else name
-            raise InputError(f"{path}: {unknown}: not a figure of a machine")
-    machine = Machine(**values)
+        section = one.metadata["section"]
+        if one.name not in content.get(section, {}):
+            raise InputError(f"{path}: [{section}] {one.name}: missing")
+        values[one.name] = _number(content[section][one.name], one, path)
+    machine = Machine(name, **values)
     _check(machine, path)
     return machine
+
+
+def _check_names(content: dict[str, Any], path: str) -> None:
+    """Raise InputError for a section or a figure that no machine has."""
+    figures: dict[str, list[str]] = {}
+    for one in fields(Machine)[1:]:
+        figures.setdefault(one.metadata["section"], []).append(one.name)
+    for section, found in content.items():
+        if section not in figures or not isinstance(found, dict):
+            raise InputError(f"{path}: {section}: not one of the sections {', '.join(figures)}")
+        for name in found:
+            if name not in figures[section]:
+                close = get_close_matches(name, figures[section], 1)
+                hint = f"; is {close[0]} meant?" if close else ""
+                raise InputError(f"{path}: [{section}] {name}: not a figure of a machine{hint}")
 
 
 def _number(value: Any, one: Any, path: str) -> float:

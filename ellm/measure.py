@@ -1,7 +1,9 @@
 """Measures the machine at hand into a `Machine`: rates by the kernels that models run, on all workers at once.
 
-A measurement is a program of one operator on memory of its own. The machine's speed moves within seconds, so whoever
-compares measures anew next to what is compared.
+How the workers' cores share sockets, domains and caches comes from /sys; what one core reads from its own domain and
+from another, and a word's way between two cores, are measured where such cores are among the workers'. A measurement is
+a program of one operator on memory of its own. The machine's speed moves within seconds, so whoever compares measures
+anew next to what is compared.
 """
 
 from __future__ import annotations
@@ -22,14 +24,16 @@ from ellm import memory
 from ellm.kernels import contract
 from ellm.kernels.contract import FORMATS, SAMPLING, SPLIT
 from ellm.kernels.isa import Table
+from ellm.layout import Layout
 from ellm.limits import ONE_ROW, last_level_cache, probe_program
 from ellm.machine import Machine
 from ellm.memory import Mapping
-from ellm.scheduler import Pool, StepInput, topology
+from ellm.scheduler import Pool, StepInput
 from ellm.scheduler.probe_program import TABLE as PROBES
 from ellm.scheduler.probe_program import ProbeGroup, one_row
 from ellm.scheduler.probe_program import probe_program as chain_program
 from ellm.scheduler.program import Kind, Program
+from ellm.scheduler.topology import ROOT
 
 ROW_BLOCK = 64
 K_TILES = 64
@@ -41,44 +45,46 @@ SAMPLED = 1 << 17
 NORMS = 16
 SECTION = 16 << 20
 ROUNDS = 5
+RELATIONS = ("near", "far", "socket")  # of two cores, as in `Layout.pairs`
 
 
 class Meter:
-    """Measures on a pool and on one worker of its own; `close` frees both. `workers` may not be running steps."""
+    """Measures on a pool and on workers of its own; `close` frees these. The pool may not be running steps.
 
-    def __init__(self, pool: Pool, table: Table):
-        self.pool, self.table = pool, table
+    `root` replaces / where cores are looked up, for tests. Raises InputError if the cores' sockets are unequal.
+    """
+
+    def __init__(self, pool: Pool, table: Table, root: Path = ROOT):
+        self.pool, self.table, self.layout = pool, table, Layout.of(pool.cores, root)
+        self.per_socket = self.layout.per_socket()
         self.single = Pool(cores=pool.cores[:1])
+        self.pairs = {relation: Pool(cores=cores) for relation, cores in self.layout.pairs().items()}
         cache = last_level_cache(pool.cores)
-        column = contract.column_bytes(FORMATS["bf16"], K_TILES)
-        unit = column * TASK_TILES * pool.threads
+        self.column = contract.column_bytes(FORMATS["bf16"], K_TILES)
+        unit = self.column * TASK_TILES * pool.threads
         self.memory = Mapping(-(-max(256 << 20, 4 * cache) // unit) * unit, "the measurements", huge=True)
         _fill(self.memory, pool.cores)
-        self.n_tiles = self.memory.size // column
+        self.n_tiles = self.memory.size // self.column
         self.keys = Mapping(pool.threads * (32 << 20), "keys and values", huge=True)
         self.keys.array.fill(0x11)
-        self.marks = np.zeros((CHAIN, pool.threads, 2), np.int64)
-        empty = self._chain([ProbeGroup(1)])
+        empty = self._chain(pool, [ProbeGroup(1)])
         self.empty = lambda: empty() / 1e6
         self.runs: dict[str, Callable[[], float]] = {
-            "read_core": self._linear(self.single, 1, self.n_tiles // pool.threads),
-            "read_all": self._linear(pool, 1, self.n_tiles),
+            **self._reads(max(cache // 2, 4 << 20)),
             "stream": self._stream(),
             "matmul": self._linear(pool, ROW_BLOCK, 16 * TASK_TILES * pool.threads),
-            "cache": self._linear(pool, 1, self._cached_tiles(max(cache // 2, 4 << 20), column)),
-            "fp8": self._linear(pool, 1, self._cached_tiles(4 << 20, column // 2), "fp8"),
-            "mxfp4": self._linear(pool, 1, self._cached_tiles(4 << 20, column // 4), "mxfp4"),
             "row": self._norm(),
             "sample": self._sample(),
-            "tasks": self._chain([ProbeGroup(2000 * pool.threads)]),
-            "handover": self._chain(self._stamped()),
+            "tasks": self._chain(pool, [ProbeGroup(2000 * pool.threads)]),
             "step": empty,
+            **{relation: self._handover(pair) for relation, pair in (self.pairs or {"near": self.single}).items()},
         }
         self.runs["softmax"] = self._attend(pool)
 
     def close(self) -> None:
-        """Stop the worker and free the memory."""
-        self.single.close()
+        """Stop the workers and free the memory."""
+        for pool in (self.single, *self.pairs.values()):
+            pool.close()
         self.memory.close()
         self.keys.close()
 
@@ -92,32 +98,27 @@ class Meter:
 
     def machine(self, samples: list[dict[str, float]]) -> Machine:
         """The medians of rates and the least of latencies."""
-        least = ("tasks", "handover", "step")
+        least = ("tasks", "step", *RELATIONS)
         found = {
             name: (min if name in least else statistics.median)(sample[name] for sample in samples)
             for name in self.runs
         }
-        nodes = topology.numa_nodes()
-        used = [node for node, cores in nodes.items() if set(cores) & set(self.pool.cores)]
-        caches = {last[-1].cores for core in self.pool.cores if (last := topology.caches(core))}
-        own = [cache.size for cache in topology.caches(self.pool.cores[0]) if cache.level == 2]
+        sockets, cores, domains, caches = self.per_socket
         amx = self.table.isa == "amx"
-        core = found["read_core"]
-        all_domains = max(found["read_all"], core)
-        latency = max(1.0, found["handover"] / 4)  # counting, signalling, publishing and seeing it are one each
+        own = min(found["read_core"], max(found["read_all"], found["read_core"]) / (sockets * domains))
         return Machine(
             name=f"{_cpu_name()}, measured on {self.pool.threads} cores",
-            sockets=1,
-            cores_per_socket=self.pool.threads,
-            domains_per_socket=len(used),
-            caches_per_socket=max(1, len(caches)),
+            sockets=sockets,
+            cores_per_socket=cores,
+            domains_per_socket=domains,
+            caches_per_socket=caches,
             capacity_gb=memory.available() / 1e9,
-            read_gb_per_s_per_core=min(core, all_domains / len(used)),
-            read_gb_per_s_per_domain=all_domains / len(used),
-            remote_read_gb_per_s_per_core=min(core, all_domains / len(used)),
-            l2_kib_per_core=own[0] / 1024 if own else 0.0,
-            llc_mib_per_cache=last_level_cache(self.pool.cores) / (1 << 20) / max(1, len(caches)),
-            llc_read_gb_per_s_per_core=max(found["cache"], core),
+            read_gb_per_s_per_core=own,
+            read_gb_per_s_per_domain=max(found["read_all"], found["read_core"]) / (sockets * domains),
+            remote_read_gb_per_s_per_core=min(own, found.get("read_remote", own)),
+            l2_kib_per_core=self.layout.l2_bytes / 1024,
+            llc_mib_per_cache=self.layout.last_level_bytes / (1 << 20),
+            llc_read_gb_per_s_per_core=max(found["cache"], found["read_core"]),
             amx_bf16_tflops_per_core=found["matmul"] if amx else 0.0,
             vector_bf16_tflops_per_core=found["matmul"] if not amx else found["matmul"] / 16,
             expand_fp8_gb_per_s_per_core=found["fp8"],
@@ -125,14 +126,26 @@ class Meter:
             softmax_gelements_per_s_per_core=found["softmax"],
             row_gelements_per_s_per_core=found["row"],
             sample_gelements_per_s_per_core=found["sample"],
-            near_ns=latency,
-            far_ns=latency,
-            socket_ns=latency,
+            **latencies(found),
             task_ns=max(1.0, found["tasks"]),
             stream_ns=max(0.0, found["stream"]),
             wake_us=found["step"] / 2,
             step_us=found["step"],
         )
+
+    def _reads(self, cached: int) -> dict[str, Callable[[], float]]:
+        """GB/s of one core from its own domain, from another one, and of all cores; and of a core, from the caches."""
+        part = self.n_tiles // self.pool.threads
+        found = {
+            "read_core": self._linear(self.single, 1, part),
+            "read_all": self._linear(self.pool, 1, self.n_tiles),
+            "cache": self._linear(self.pool, 1, self._cached_tiles(cached, self.column)),
+            "fp8": self._linear(self.pool, 1, self._cached_tiles(4 << 20, self.column // 2), "fp8"),
+            "mxfp4": self._linear(self.pool, 1, self._cached_tiles(4 << 20, self.column // 4), "mxfp4"),
+        }
+        if (remote := self.layout.remote()) is not None:
+            found["read_remote"] = self._linear(self.single, 1, part, begin=remote * part * self.column)
+        return found
 
     def _cached_tiles(self, size: int, column: int) -> int:
         """Column tiles that fill so much of the caches: as many tasks for each worker."""
@@ -140,9 +153,10 @@ class Meter:
         return max(1, size // column // unit) * unit
 
     def _linear(
-        self, pool: Pool, rows: int, n_tiles: int, format: str = "bf16", k_tiles: int = K_TILES
+        self, pool: Pool, rows: int, n_tiles: int, format: str = "bf16", k_tiles: int = K_TILES, begin: int = 0
     ) -> Callable[[], float]:
-        """bf16 [rows] by weights: TFLOP/s a core if there are many rows, else GB/s, of all cores if they are many."""
+        """bf16 [rows] by weights from byte `begin` on: TFLOP/s a core if there are many rows, else GB/s: of the pool if
+        the caches do not hold the weights, else of a core."""
         args = {
             "x": 0,
             "x_bf16": 1,
@@ -151,7 +165,7 @@ class Meter:
             "eps": 0.0,
             "k": 32 * k_tiles,
             "k_tiles": k_tiles,
-            "weight": 0,
+            "weight": begin,
             "n_tiles": n_tiles,
             "bias": 0,
             "task_tiles": TASK_TILES,
@@ -273,28 +287,45 @@ class Meter:
 
         return run
 
-    def _stamped(self) -> list[ProbeGroup]:
-        """Groups one after the other of one task a worker, which keep busy and write when they begin and end."""
-        groups = [ProbeGroup(self.pool.threads, [i - 1] if i else [], "stamp") for i in range(CHAIN)]
-        for group, marks in zip(groups, self.marks, strict=True):
-            group.args = {"ns": STAMP_NS, "marks": marks.ctypes.data}
-        return groups
+    def _handover(self, pool: Pool) -> Callable[[], float]:
+        """ns of a word's way between two workers: a hand-over is counting, signalling, publishing and seeing it."""
+        marks = np.zeros((CHAIN, pool.threads, 2), np.int64)
+        groups = [ProbeGroup(pool.threads, [i - 1] if i else [], "stamp") for i in range(CHAIN)]
+        for group, own in zip(groups, marks, strict=True):
+            group.args = {"ns": STAMP_NS, "marks": own.ctypes.data}  # keep busy, and write when they begin and end
+        run = self._chain(pool, groups)
 
-    def _chain(self, groups: list[ProbeGroup]) -> Callable[[], float]:
-        """Empty tasks: ns of a task; stamped: ns from a group's end to the next's start; one task: us of a step."""
-        executable, step = self.pool.load(chain_program(groups), PROBES), one_row()
-        stamped, tasks = len(groups) > 1, groups[0].tiles
+        def handover() -> float:
+            run()
+            return float(np.median(marks[1:, :, 0].max(1) - marks[:-1, :, 1].max(1))) / 4
+
+        return handover
+
+    def _chain(self, pool: Pool, groups: list[ProbeGroup]) -> Callable[[], float]:
+        """Of one group of empty tasks: ns of a task; of one task: us of a step."""
+        executable, step = pool.load(chain_program(groups), PROBES), one_row()
+        tasks = groups[0].tiles
 
         def run() -> float:
             executable.run(step)
             begin = time.perf_counter()
             executable.run(step)
             seconds = time.perf_counter() - begin
-            if stamped:
-                return float(np.median(self.marks[1:, :, 0].max(1) - self.marks[:-1, :, 1].max(1)))
-            return seconds * 1e6 if tasks == 1 else seconds * 1e9 * self.pool.threads / tasks
+            return seconds * 1e6 if tasks == 1 else seconds * 1e9 * pool.threads / tasks
 
         return run
+
+
+def latencies(found: dict[str, float]) -> dict[str, float]:
+    """Figures of a machine from the measured ns of each relation; one that was not measured is as the one before it.
+
+    None is less than a nearer one, or than 1 ns.
+    """
+    known = [found[relation] for relation in RELATIONS if relation in found]
+    least, figures = max(1.0, known[0]), {}
+    for relation in RELATIONS:
+        least = figures[f"{relation}_ns"] = max(least, found.get(relation, least))
+    return figures
 
 
 def _alone(kernel: str, args: dict[str, Any], weights_bytes: int, section: int) -> Program:

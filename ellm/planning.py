@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 
 import ellm.dsl
 import ellm.models
+from ellm import routes
 from ellm.cost import Cost
 from ellm.kernels.errors import InputError
 from ellm.machine import Machine
@@ -43,11 +44,7 @@ class Estimate:
 
 
 class Planner:
-    """Simulates a model's steps. Raises InputError for a dtype, thread count or batch that cannot be.
-
-    `routed`: for each step that is simulated the rows that each expert of each layer gets, int [layers, experts]; None:
-    drawn at random, all experts alike.
-    """
+    """Simulates a model's steps. Raises InputError for a dtype, thread count or batch that cannot be."""
 
     def __init__(
         self,
@@ -58,13 +55,12 @@ class Planner:
         dtype: str | None = None,
         batch: int = 1,
         seed: int = 0,
-        routed: Sequence[np.ndarray] | None = None,
     ):
         if dtype is not None and dtype not in DTYPES:
             raise InputError(f"dtype {dtype!r} is unknown: choose one of {', '.join(DTYPES)}")
         if not 1 <= batch <= program.chunk:
-            raise InputError(f"batch {batch}: must be from 1 to {program.chunk} sequences")
-        self.program, self.machine, self.batch, self.seed, self.routed = program, machine, batch, seed, routed
+            raise InputError(f"batch {batch}: a step has from 1 to {program.chunk} sequences")
+        self.program, self.machine, self.batch, self.seed = program, machine, batch, seed
         self.threads = machine.cores if threads is None else threads
         self.workers = machine.workers(self.threads)
         self.costing = Costing(program, machine, dtype)
@@ -97,7 +93,7 @@ class Planner:
         return self._estimate([Shape(1, begin, min(chunk, prompt - begin)) for begin in range(0, prompt, chunk)])
 
     def _estimate(self, shapes: list[Shape]) -> Estimate:
-        routed: Sequence[np.ndarray | None] = self.routed if self.routed is not None else [None] * len(shapes)
+        routed = [routes.draw(self.program, shape.sequences * shape.rows, self.seed) for shape in shapes]
         outcomes = [self._run(shape, rows) for shape, rows in zip(shapes, routed, strict=True)]
         free = sum(outcome[1] for outcome in outcomes) / 1e6
         done = [outcome[0] for outcome in outcomes]
@@ -110,16 +106,16 @@ class Planner:
         return Estimate(
             ms=sum(outcome.ns for outcome in done) / 1e6 + step,
             free_ms=free,
-            bound_ms=sum(map(self._bound, shapes)),
+            bound_ms=sum(map(self._bound, shapes, routed)),
             waiting=1 - busy / (self.threads * sum(outcome.ns for outcome in done)),
             path=path,
             memory_gb=sum(outcome.memory_bytes for outcome in done) / 1e9,
             cached_gb=sum(outcome.cached_bytes for outcome in done) / 1e9,
         )
 
-    def _run(self, shape: Shape, routed: np.ndarray | None) -> tuple[Outcome, float]:
+    def _run(self, shape: Shape, routed: Mapping[int, np.ndarray]) -> tuple[Outcome, float]:
         """The step, and its ns with a scheduler that costs nothing. What the caches can hold is there from before."""
-        work = step_work(self.costing, shape, self.threads, self.seed, routed)
+        work = step_work(self.costing, shape, self.threads, routed)
         free = self.machine.with_free_scheduling().workers(self.threads)
         found = []
         for workers in (self.workers, free):
@@ -130,19 +126,13 @@ class Planner:
             found.append(outcome)
         return found[0], found[1].ns
 
-    def _bound(self, shape: Shape) -> float:
+    def _bound(self, shape: Shape, routed: Mapping[int, np.ndarray]) -> float:
         """Milliseconds that the bytes or the operations of a step take at least."""
-        rows, end = shape.sequences * shape.rows, shape.begin + shape.rows
-        hit = [
-            one["experts"] * (1 - (1 - one["top_k"] / one["experts"]) ** rows) / one["top_k"]
-            for one in self.program.meta["operators"]
-            if one["experts"]
-        ]
-        size = self.costing.token_bytes(hit[0] if hit else 1.0) + shape.sequences * self.cost.cache_bytes(end - 1)
+        end = shape.begin + shape.rows
+        size = self.costing.step_bytes(routed) + shape.sequences * self.cost.cache_bytes(end - 1)
         flops = shape.sequences * self.cost.prefill_flops(shape.begin, end)
         cores = self.threads * self.machine.matmul_tflops_per_core
-        share = min(self.machine.read_gb_per_s, self.threads * self.machine.read_gb_per_s_per_core)
-        return max(size / share / 1e6, flops / cores / 1e9)
+        return max(size / self.workers.read_rate / 1e6, flops / cores / 1e9)
 
     def _path(self, outcome: Outcome) -> dict[str, float]:
         found: dict[str, float] = defaultdict(float)
@@ -152,12 +142,12 @@ class Planner:
         return found
 
 
-def compile_for(config: dict[str, Any], precision: Any, context: int, batch: int = 1) -> Program:
+def compile_for(config: dict[str, Any], precision: Any, context: int) -> Program:
     """The program of a model whose sequences have at most `context` positions. Raises InputError."""
     model = ellm.models.from_config(config, precision=precision)
     if not 1 <= context <= model.context:
         raise InputError(f"context {context}: this model has 1 to {model.context} positions")
-    return ellm.dsl.compile(model.graph(), context=context, chunk=max(CHUNK, batch))
+    return ellm.dsl.compile(model.graph(), context=context, chunk=CHUNK)
 
 
 def what_helps(planner: Planner, context: int) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 A task reads bytes of weights or of keys and values, and multiplies meanwhile for as long as its operations take at the
 machine's rates; weights that are not bf16 are expanded too. What it does to f32 elements comes on top: the panel that
-each worker's first task of an operator makes of the rows, its results, softmax. Experts are drawn at random.
+each worker's first task of an operator makes of the rows, its results, softmax.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 from ellm.kernels import contract
 from ellm.kernels.contract import FOLD, FORMATS, SAMPLING, SPLIT
 from ellm.machine import Machine
+from ellm.routes import expert_operators
 from ellm.scheduler import StepInput, StepTables
 from ellm.scheduler.program import Kind, Program, Ranges
 from ellm.scheduler.simulate import StepWork, needed_signals
@@ -106,10 +107,11 @@ class Costing:
         extra = sum(one["weight_bytes"] * (self.scaled(op, one["precision"]) - 1) for op, one in operators)
         return self.program.weights_bytes + extra
 
-    def token_bytes(self, hit: float = 1.0) -> float:
-        """Weights that a step must read, without padding, if its rows go to `hit` times the experts of one row."""
+    def step_bytes(self, routes: Mapping[int, np.ndarray]) -> float:
+        """Weights that a step must read, without padding: of operators of experts those that `routes` gives rows."""
+        hits = {op: np.count_nonzero(rows) for op, rows in routes.items()}
         return sum(
-            one["token_bytes"] * self.scaled(op, one["precision"]) * (hit if one["experts"] else 1)
+            one["token_bytes"] * self.scaled(op, one["precision"]) * (hits[op] / one["top_k"] if op in hits else 1)
             for op, one in enumerate(self.program.meta["operators"])
         )
 
@@ -198,23 +200,18 @@ class Costing:
         return Costs(zero, zero, np.asarray(ns, float), zero)
 
 
-def step_work(
-    costing: Costing, shape: Shape, threads: int, seed: int = 0, routed: np.ndarray | None = None
-) -> StepWork:
+def step_work(costing: Costing, shape: Shape, threads: int, routes: Mapping[int, np.ndarray]) -> StepWork:
     """The tasks of a step on so many workers. Raises ValueError if the program cannot run such a step.
 
-    `routed`, int [wakes, experts], are the rows that each expert gets. None: every row goes to top_k experts, all
-    equally likely.
+    `routes` has the rows that each expert gets, by operator of experts: int [experts].
     """
-    return _Builder(costing, StepTables(costing.program, threads).fill(shape.step(costing.program.vocab)), seed).build(
-        routed
-    )
+    tables = StepTables(costing.program, threads).fill(shape.step(costing.program.vocab))
+    return _Builder(costing, tables, routes).build()
 
 
 class _Builder:
-    def __init__(self, costing: Costing, tables: Any, seed: int):
-        self.costing, self.program, self.tables = costing, costing.program, tables
-        self.random = np.random.default_rng(seed)
+    def __init__(self, costing: Costing, tables: Any, routes: Mapping[int, np.ndarray]):
+        self.costing, self.program, self.tables, self.routes = costing, costing.program, tables, routes
         groups = self.program.groups
         static = groups["counts"] < 0
         self.count = np.where(static, tables.counts[groups["kind"], np.where(static, groups["block"], 0)], 0)
@@ -225,17 +222,15 @@ class _Builder:
         self.items = self.keys = 0
         self.first = np.searchsorted(groups["op"], np.arange(len(self.program.op_names) + 1))
         assert np.all(np.diff(groups["op"]) >= 0)
-        self.woken: list[list[int]] = []
 
-    def build(self, routed: np.ndarray | None) -> StepWork:
-        self.routed = self.route(routed)
+    def build(self) -> StepWork:
         for op in range(len(self.program.op_names)):
             self.operator(op)
         parts = self.parts
         return StepWork(
             count=self.count.astype(np.int32),
             needed=needed_signals(self.program, self.tables.counts),
-            woken=Ranges.of(self.woken),
+            woken=Ranges.of(self.woken()),
             item_begin=self.item_begin,
             item_key=np.concatenate(self.key_parts).astype(np.int64),
             item_bytes=np.concatenate([part.bytes for part in parts]),
@@ -246,22 +241,12 @@ class _Builder:
             keys=self.keys,
         )
 
-    def route(self, routed: np.ndarray | None) -> dict[int, np.ndarray]:
-        """Operator of experts -> rows that each expert gets."""
-        found: dict[int, np.ndarray] = {}
+    def woken(self) -> list[list[int]]:
+        """Wake -> the groups that it publishes."""
+        found = []
         for number, wake in enumerate(self.program.wakes):
-            first = int(wake["first"])
-            down = int(self.program.publishes[self.program.signals[first][0]][0])
-            ops = [int(self.program.groups["op"][group]) for group in (first, down)]
-            operator = self.program.meta["operators"][ops[0]]
-            if routed is None:
-                scores = self.random.random((self.tables.rows, operator["experts"]))
-                chosen = np.argpartition(scores, operator["top_k"] - 1, axis=1)[:, : operator["top_k"]]
-                rows = np.bincount(chosen.ravel(), minlength=operator["experts"])
-            else:
-                rows = np.asarray(routed[number])
-            found |= dict.fromkeys(ops, rows)
-            self.woken.append((first + np.flatnonzero(rows)).tolist())
+            gate_up, _ = expert_operators(self.program, number)
+            found.append((int(wake["first"]) + np.flatnonzero(self.routes[gate_up])).tolist())
         return found
 
     def operator(self, op: int) -> None:
@@ -270,7 +255,7 @@ class _Builder:
         groups = slice(self.first[op], self.first[op + 1])
         kind = int(self.program.groups["kind"][groups.start])
         tiles = int(self.program.groups["tiles"][groups.start])
-        if op in self.routed:
+        if op in self.routes:
             self.experts(op, kernel, args, groups, tiles)
         elif kernel == "attend":
             items = self.tables.items[args["window_class"]]
@@ -291,7 +276,7 @@ class _Builder:
 
     def experts(self, op: int, kernel: str, args: Args, groups: slice, tiles: int) -> None:
         """One item for each row tile of each expert."""
-        rows, size = self.routed[op], self.program.row_block
+        rows, size = self.routes[op], self.program.row_block
         count = -(-rows // size)
         self.count[groups] = count
         number = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)  # of the tile within its expert

@@ -46,6 +46,11 @@ class Workers:
         """Number of workers."""
         return len(self.domain_of)
 
+    @property
+    def read_rate(self) -> float:
+        """Bytes per nanosecond that all of them read from memory together at most."""
+        return float(np.minimum(np.bincount(self.domain_of) * self.core_rate, self.domain_rate).sum())
+
 
 @dataclass
 class StepWork:

@@ -6,9 +6,10 @@ between cores; what it sees is the state at the moment when it starts to look.
 
 from libc.math cimport INFINITY
 from libc.stdint cimport int8_t, int32_t, int64_t
-from libc.string cimport memset
 
 import numpy as np
+
+from ellm.scheduler.shared_memory cimport Domain, Entry, Heap, advance, join, next_end, pop, push
 
 cdef enum:
     TURN = 0  # a worker looks for something to do
@@ -19,82 +20,7 @@ cdef enum:
     IDLE = 1  # watches the log
     PENDING = 2  # will take its turn at a time that is known
     GONE = 3  # the step has ended
-
-cdef struct Entry:
-    double time
-    int32_t worker
-    int32_t kind
-
-
-cdef class Heap:
-    """Entries in order of time."""
-
-    cdef object memory
-    cdef Entry *entries
-    cdef int32_t size
-
-    def __cinit__(self, int32_t most):
-        self.memory = np.zeros((most + 1) * sizeof(Entry), np.uint8)
-        cdef int8_t[::1] view = self.memory.view(np.int8)
-        self.entries = <Entry *>&view[0]
-
-    cdef inline void push(self, double time, int32_t worker, int32_t kind) noexcept nogil:
-        cdef int32_t at = self.size, parent
-        self.size += 1
-        while at and self.entries[(at - 1) >> 1].time > time:
-            parent = (at - 1) >> 1
-            self.entries[at] = self.entries[parent]
-            at = parent
-        self.entries[at] = Entry(time, worker, kind)
-
-    cdef inline Entry pop(self) noexcept nogil:
-        cdef Entry first = self.entries[0], last
-        cdef int32_t at = 0, child
-        self.size -= 1
-        last = self.entries[self.size]
-        while True:
-            child = 2 * at + 1
-            if child >= self.size:
-                break
-            if child + 1 < self.size and self.entries[child + 1].time < self.entries[child].time:
-                child += 1
-            if self.entries[child].time >= last.time:
-                break
-            self.entries[at] = self.entries[child]
-            at = child
-        self.entries[at] = last
-        return first
-
-
-cdef class Domain:
-    """Memory that its readers share equally, each up to the rate of a core.
-
-    `served` grows by what each reader has got; a reader that joins leaves when it has grown by the reader's bytes.
-    """
-
-    cdef Heap readers
-    cdef double rate, core_rate, served, now
-
-    def __cinit__(self, double rate, double core_rate, int32_t workers):
-        self.readers, self.rate, self.core_rate = Heap(workers), rate, core_rate
-
-    cdef inline double share(self) noexcept nogil:
-        return min(self.core_rate, self.rate / self.readers.size)
-
-    cdef inline void advance(self, double time) noexcept nogil:
-        if self.readers.size:
-            self.served += self.share() * (time - self.now)
-        self.now = time
-
-    cdef inline void join(self, double time, double size, int32_t worker) noexcept nogil:
-        self.advance(time)
-        self.readers.push(self.served + size, worker, START)
-
-    cdef inline double next(self) noexcept nogil:
-        if not self.readers.size:
-            return INFINITY
-        return max(self.now, self.now + (self.readers.entries[0].time - self.served) / self.share())
-
+    LOOKS = 8  # at slices that a search for tasks has under way at once
 
 cdef class Simulation:
     """One step. `step` and `machine` are StepWork and Workers of `ellm.scheduler.simulate`, `caches` its Caches."""
@@ -110,7 +36,7 @@ cdef class Simulation:
     cdef const int32_t[::1] domain_of, cache_of, socket_of
     cdef const int32_t[:, ::1] victims
     cdef double remote_rate, cache_rate, cache_bytes, task_ns, stream_ns, near_ns, far_ns, socket_ns, spin_ns, wake_ns
-    cdef list memory
+    cdef Domain *memory
     cdef int32_t[::1] key_cache
     cdef double[::1] key_at, filled
     # state of the groups and events
@@ -122,6 +48,7 @@ cdef class Simulation:
     cdef int32_t[::1] state, cursor, oldest, group_of, task_of, ran, last_item, source
     cdef double[::1] idle_from, started, floor, size
     cdef Heap events
+    cdef list owned  # memory that the pointers point to
     cdef double ended
     cdef bint recording
     cdef list record
@@ -162,14 +89,18 @@ cdef class Simulation:
         self.task_ns, self.stream_ns = machine.task_ns, machine.stream_ns
         self.near_ns, self.far_ns, self.socket_ns = machine.near_ns, machine.far_ns, machine.socket_ns
         self.spin_ns, self.wake_ns = machine.spin_ns, machine.wake_ns
-        self.memory = [Domain(machine.domain_rate, machine.core_rate, self.workers) for _ in range(machine.domains)]
         self.domains = machine.domains
         self.key_cache, self.key_at, self.filled = caches.key_cache, caches.key_at, caches.filled
         self.recording, self.record = record, []
         self.allocate(len(program.events))
+        self.memory = <Domain *>self.reserve(self.domains * sizeof(Domain))
+        for i in range(self.domains):
+            self.memory[i].rate, self.memory[i].core_rate = machine.domain_rate, machine.core_rate
+            self.memory[i].readers.entries = <Entry *>self.reserve((self.workers + 1) * sizeof(Entry))
 
     def allocate(self, events):
         groups, workers = self.groups, self.workers
+        self.owned = []
         self.signalled, self.queue = np.zeros(events, np.int32), np.zeros(events, np.int32)
         self.begin = np.full(groups * workers, -1, np.int32)
         self.limit = np.empty(groups * workers, np.int32)
@@ -180,12 +111,18 @@ cdef class Simulation:
         )
         self.last_item = np.full(workers, -1, np.int32)
         self.idle_from, self.started, self.floor, self.size = (np.zeros(workers) for _ in range(4))
-        self.events = Heap(2 * workers + 2)
+        self.events.entries = <Entry *>self.reserve((2 * workers + 3) * sizeof(Entry))
         self.published_at, self.done_at = np.full(groups, np.nan), np.full(groups, np.nan)
         self.cause, self.kernel_ns = np.full(groups, -1, np.int32), np.zeros(workers)
         self.tasks, self.steals = np.zeros(workers, np.int64), np.zeros(workers, np.int64)
         self.published, self.done, self.because = self.published_at, self.done_at, self.cause
         self.kernel, self.tasks_run, self.stolen = self.kernel_ns, self.tasks, self.steals
+
+    cdef void *reserve(self, size_t size):
+        """Memory of zeros that is freed with this object."""
+        cdef int8_t[::1] view = np.zeros(size, np.int8)
+        self.owned.append(view)
+        return &view[0]
 
     def run(self):
         """Simulate the step. Returns (ns from its start to its end, the tasks in order of their end if recorded).
@@ -208,29 +145,26 @@ cdef class Simulation:
     cdef void loop(self):
         cdef double time, memory_time, other
         cdef int32_t i, first
-        cdef Domain domain
         cdef Entry entry
         while True:
             memory_time, first = INFINITY, -1
             for i in range(self.domains):
-                domain = <Domain>self.memory[i]
-                other = domain.next()
+                other = next_end(&self.memory[i])
                 if other < memory_time:
                     memory_time, first = other, i
             time = self.events.entries[0].time if self.events.size else INFINITY
             if memory_time == INFINITY and time == INFINITY:
                 return
             if memory_time <= time:
-                domain = <Domain>self.memory[first]
-                domain.advance(memory_time)
-                entry = domain.readers.pop()
-                self.events.push(max(memory_time, self.floor[entry.worker]), entry.worker, FINISH)
+                advance(&self.memory[first], memory_time)
+                entry = pop(&self.memory[first].readers)
+                push(&self.events, max(memory_time, self.floor[entry.worker]), entry.worker, FINISH)
             else:
-                entry = self.events.pop()
+                entry = pop(&self.events)
                 if entry.kind == TURN:
                     self.turn(entry.worker, time)
                 elif entry.kind == START:
-                    (<Domain>self.memory[self.source[entry.worker]]).join(time, self.size[entry.worker], entry.worker)
+                    join(&self.memory[self.source[entry.worker]], time, self.size[entry.worker], entry.worker)
                 elif entry.kind == FINISH:
                     self.finish(entry.worker, time)
                 else:
@@ -250,7 +184,7 @@ cdef class Simulation:
 
     cdef inline void later(self, int32_t worker, double time) noexcept:
         self.state[worker] = PENDING
-        self.events.push(time, worker, TURN)
+        push(&self.events, time, worker, TURN)
 
     # Work -------------------------------------------------------------------------------------------------------------
 
@@ -297,7 +231,11 @@ cdef class Simulation:
             self.limit[at] = <int32_t>(tasks * (worker + 1) // self.workers)
 
     cdef bint steal(self, int32_t worker, double *time):
-        """Look through the groups read so far, oldest first, nearest victim first; each look costs a latency."""
+        """Look through the groups read so far, oldest first, nearest victim first.
+
+        Looks do not wait for each other, as nothing but a guess of the branch predictor lies between them: LOOKS of
+        them take one latency. What is found takes one too.
+        """
         cdef int32_t slot, group, i, victim
         cdef int64_t at, own
         while self.oldest[worker] < self.cursor[worker] and not self.remaining[self.log[self.oldest[worker]]]:
@@ -308,10 +246,10 @@ cdef class Simulation:
                 continue
             for i in range(self.workers - 1):
                 if not self.unclaimed[group]:
-                    time[0] += self.near_ns * (self.workers - 1)
+                    time[0] += self.near_ns * (self.workers - 1) / LOOKS
                     break
                 victim = self.victims[worker, i]
-                time[0] += self.latency(worker, victim)
+                time[0] += self.latency(worker, victim) / LOOKS
                 self.home(group, victim)
                 at = <int64_t>group * self.workers + victim
                 if self.begin[at] < self.limit[at]:
@@ -320,7 +258,7 @@ cdef class Simulation:
                     self.limit[at] = self.begin[own] = self.begin[at] + (self.limit[at] - self.begin[at]) // 2
                     self.stolen[worker] += 1
                     self.claim(worker, group)
-                    self.start(worker, group, time[0] + self.task_ns)
+                    self.start(worker, group, time[0] + self.latency(worker, victim) + self.task_ns)
                     return True
         return False
 
@@ -346,7 +284,7 @@ cdef class Simulation:
                 self.key_cache[key], self.key_at[key] = cache, self.filled[cache]
                 self.filled[cache] += size
         if not size:
-            self.events.push(time + least, worker, FINISH)
+            push(&self.events, time + least, worker, FINISH)
             return
         owner = worker if self.item_local[item] else <int32_t>(((place + 1) * <int64_t>self.workers - 1) // tiles)
         if self.domain_of[owner] != self.domain_of[worker]:
@@ -355,7 +293,7 @@ cdef class Simulation:
         time += self.stream_ns
         self.floor[worker] = time + least
         self.source[worker], self.size[worker] = self.domain_of[owner], size
-        self.events.push(time, worker, START)
+        push(&self.events, time, worker, START)
 
     cdef void finish(self, int32_t worker, double time):
         """End a task and take the next of the slice; when it is dry, count its tasks."""
@@ -369,7 +307,7 @@ cdef class Simulation:
             return
         time = max(time, self.line_free[group]) + self.distance()  # one at a time
         self.line_free[group] = time
-        self.events.push(time, worker, COUNTED)
+        push(&self.events, time, worker, COUNTED)
 
     # Events -----------------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """The cores that this process may use, and how near they are to each other.
 
 Everything comes from the affinity mask, /proc and /sys. `root` replaces / in tests. What a kernel does not tell is
-taken as absent: no siblings, one NUMA node, no quota.
+taken as absent: no siblings, one socket, one NUMA node, no quota.
 """
 
 from __future__ import annotations
@@ -37,6 +37,11 @@ def siblings(core: int, root: Path = ROOT) -> frozenset[int]:
         return frozenset(core_list(text))
     first = [cache.cores for cache in caches(core, root) if cache.level == 1]
     return first[0] if first else frozenset([core])
+
+
+def socket(core: int, root: Path = ROOT) -> int:
+    """The number of a core's socket."""
+    return int(_read(root / f"sys/devices/system/cpu/cpu{core}/topology/physical_package_id") or 0)
 
 
 def physical_cores(allowed: list[int], root: Path = ROOT) -> list[int]:

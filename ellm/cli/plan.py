@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ellm.models
 from ellm import machine as machines
 from ellm.cli.inspect import read_model
 from ellm.kernels.errors import InputError
@@ -13,28 +14,50 @@ COLUMNS = f"{'time ms':>10}{'bound ms':>10}{'of bound':>10}{'scheduling':>12}"
 
 
 def plan(
-    model: str, machine: str, *, context: int, prompt: int, batch: int, dtype: str | None, threads: int | None
+    model: str,
+    machine: str,
+    *,
+    context: int | None,
+    prompt: int | None,
+    batch: int,
+    dtype: str | None,
+    threads: int | None,
 ) -> None:
     """Print the report. Raises InputError for bad options, a bad machine file, or a model that does not fit."""
-    for name, value in (("--context", context), ("--prompt", prompt), ("--batch", batch)):
-        if value < 1:
-            raise InputError(f"{name} must be at least 1, not {value}")
     described = machines.load(machine)
     config, checkpoint = read_model(model, no_weights=False)
-    longest = max(context, prompt) + 1
-    program = compile_for(config, checkpoint.precision if checkpoint else None, longest, batch)
+    precision = checkpoint.precision if checkpoint else None
+    positions = ellm.models.from_config(config, precision=precision).context
+    context = min(length("--context", context, 4096, positions), positions - 1)  # a token comes after these
+    prompt = length("--prompt", prompt, 512, positions)
+    program = compile_for(config, precision, max(context + 1, prompt))
     planner = Planner(program, described, threads=threads, dtype=dtype, batch=batch)
-    print("\n".join(head_lines(model, planner, context)), flush=True)
-    needed = planner.memory_gb(longest)
-    if needed > described.capacity_gb:
-        smaller = [one for one in DTYPES if planner.changed(dtype=one).memory_gb(longest) <= described.capacity_gb]
-        hint = f"it would in {' or '.join(smaller)}" if smaller else "nor would it in any smaller dtype"
-        raise InputError(
-            f"{model}: does not fit: needs {needed:.1f} GB, {described.name} has {described.capacity_gb:g} GB; {hint}"
-        )
+    longest = max(context, prompt)
+    print("\n".join(head_lines(model, planner, longest)), flush=True)
+    check_fits(model, planner, longest)
     print("\n".join(speed_lines(planner, context, prompt)), flush=True)
     print("\n".join(dtype_lines(planner, context)), flush=True)
     print("\n".join(help_lines(planner, context)))
+
+
+def length(option: str, value: int | None, default: int, positions: int) -> int:
+    """An option's number of tokens, by default as many as the model has if that is less. Raises InputError."""
+    if value is None:
+        return min(default, positions)
+    if not 1 <= value <= positions:
+        raise InputError(f"{option} {value}: this model has 1 to {positions} positions")
+    return value
+
+
+def check_fits(model: str, planner: Planner, context: int) -> None:
+    """Raises InputError if the machine has less memory than the model needs, with what would fit."""
+    machine, needed = planner.machine, planner.memory_gb(context)
+    if needed > machine.capacity_gb:
+        smaller = [one for one in DTYPES if planner.changed(dtype=one).memory_gb(context) <= machine.capacity_gb]
+        hint = f"it would in {' or '.join(smaller)}" if smaller else "nor would it in any smaller dtype"
+        raise InputError(
+            f"{model}: does not fit: needs {needed:.1f} GB, {machine.name} has {machine.capacity_gb:g} GB; {hint}"
+        )
 
 
 def head_lines(model: str, planner: Planner, context: int) -> list[str]:
@@ -44,11 +67,11 @@ def head_lines(model: str, planner: Planner, context: int) -> list[str]:
     cache = planner.batch * context * planner.program.meta["cache_bytes"] / 1e9
     return [
         f"{model} on {machine.name}",
-        f"machine      {planner.threads} of {machine.cores} cores, {machine.read_gb_per_s:.0f} GB/s, "
+        f"machine      {planner.threads} of {machine.cores} cores, {planner.workers.read_rate:.0f} GB/s, "
         f"{_matmul(machine, planner.threads)}",
         f"weights      {planner.weights_gb:.1f} GB in {dtype or kept}{_hypothetical(dtype)}",
-        f"memory       {planner.memory_gb(context):.1f} GB of {machine.capacity_gb:g} GB, of which {cache:.2f} GB are "
-        f"keys and values of {planner.batch} x {context} tokens",
+        f"memory       {planner.memory_gb(context):.1f} GB of {machine.capacity_gb:.0f} GB, of which {cache:.2f} GB "
+        f"are keys and values of {planner.batch} x {context} tokens",
     ]
 
 
@@ -58,13 +81,15 @@ def speed_lines(planner: Planner, context: int, prompt: int) -> list[str]:
     points = sorted({min(128, context), *(n for n in (1024, 4096, 32768, 131072) if n < context), context})
     decodes = {point: planner.decode(point) for point in points}
     batch = f", {planner.batch} sequences a step" if planner.batch > 1 else ""
+    chunk = min(prompt, planner.program.chunk)
     lines = [
         "",
         f"{'STEP':<28}{COLUMNS}{'cores wait':>12}{'GB read':>9}",
         f"{f'first token of {prompt}':<28}{estimate_columns(first)}",
         *(f"{f'a token after {at}':<28}{estimate_columns(one)}" for at, one in decodes.items()),
-        f"{planner.batch * 1000 / decodes[context].ms:.1f} tokens/s after {context}{batch}. Bound: bytes / bandwidth, "
-        "or operations / rate. Scheduling: by how much a step were shorter if it were free.",
+        f"{planner.batch * 1000 / decodes[context].ms:.1f} tokens/s after {context}{batch}; a prompt goes in steps of "
+        f"{chunk} rows. Bound: bytes / bandwidth, or operations / rate.",
+        "Scheduling: by how much a step were shorter if it were free.",
         "",
         *path_lines("CRITICAL PATH of a token", decodes[context]),
         *path_lines("CRITICAL PATH of the first token", first),

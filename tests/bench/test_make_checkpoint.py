@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+from routes import routed_experts
 from safetensors import safe_open
 from tiny_shapes import stored
 
 import ellm
+from ellm import routes
+from ellm.planning import compile_for
 
 SCRIPT = Path(__file__).parents[2] / "bench" / "make_checkpoint.py"
 
@@ -62,6 +65,20 @@ def test_fields_can_be_set(tmp_path):
     index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())["weight_map"]
     assert "model.layers.0.mlp.experts.4.up_proj.weight" in index
     assert "model.layers.0.mlp.experts.5.up_proj.weight" not in index
+
+
+@pytest.mark.parametrize(
+    "architecture, count", [("Qwen3MoeForCausalLM", "num_experts"), ("GptOssForCausalLM", "num_local_experts")]
+)
+def test_routers_are_as_uneven_as_those_of_a_plan(architecture, count, tmp_path):
+    """In every layer: if rows became alike on the way, the last layer would hit few experts."""
+    tiny.write_json(tmp_path / "config.json", tiny.make_config(architecture, layers=4))
+    assert run(tmp_path, tmp_path / "out", "--set", f"{count}=64", "--set", "hidden_size=512").returncode == 0
+    chosen = routed_experts(tmp_path / "out", np.random.default_rng(0).integers(0, 331, 256))
+    program = compile_for(json.loads((tmp_path / "out" / "config.json").read_text()), None, 512)
+    drawn = [rows for op, rows in routes.draw(program, 256, seed=0).items()][::2]
+    busiest = [np.sort(np.bincount(ids.ravel(), minlength=64))[-8:].sum() / ids.size for ids in chosen]
+    assert busiest == pytest.approx([np.sort(rows)[-8:].sum() / rows.sum() for rows in drawn], rel=0.35)
 
 
 def test_an_unknown_family_is_refused(tmp_path):

@@ -162,6 +162,17 @@ def test_idle_workers_steal_from_one_that_is_late():
     assert outcome.ns < 101_000
 
 
+def test_a_search_that_finds_nothing_does_not_wait_for_each_look():
+    """Of 65 workers those that are done look at what the others have left, and are soon back for the next group.
+
+    Each group takes its task and 65 counts, one after the other: the looks of a worker at 64 slices would take as long.
+    """
+    zero = np.zeros(65, np.int32)
+    workers = make_workers(65, near_ns=50.0, far_ns=50.0, domain_of=zero, cache_of=zero, domains=1)
+    outcome = simulate_groups([ProbeGroup(65), ProbeGroup(65, [0])], workers, ns=np.array([1000.0, 1000.0]))
+    assert 2 * (1000 + 65 * 50) < outcome.ns < 1.05 * 2 * (1000 + 65 * 50)
+
+
 def test_what_the_cache_holds_is_not_read_again():
     workers = make_workers(2, cache_bytes=1e6, domain_of=np.zeros(2, np.int32), domains=1)
     program = probe_program([ProbeGroup(8)])
