@@ -13,6 +13,19 @@ ALIASES = {  # name: (package, file in it, how to install it)
 }
 
 
+def path_of(name: str) -> Path:
+    """The file behind an alias, or the path that a name may be. Raises InputError as `resolve` does, or for no name."""
+    if not name.strip():
+        raise InputError(f"the model's name is {name!r}: a folder, a .gguf file, a hub name or an alias is needed")
+    found = resolve(name)
+    if found is not None:
+        return found
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{name}: {error}") from error
+
+
 def resolve(name: str) -> Path | None:
     """The file behind an alias; None if this is no alias. The package is found, not imported.
 

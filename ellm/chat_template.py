@@ -59,6 +59,17 @@ def _environment() -> ImmutableSandboxedEnvironment:
     return environment
 
 
+def _check(messages: Any) -> None:
+    """Raise InputError for what a template would turn into nonsense without a word."""
+    if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence):
+        raise InputError(f"a conversation must be a list of messages, not {one_line(repr(messages))}")
+    for message in messages:
+        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+            raise InputError(f"a message must have a role and its content, not {one_line(repr(message))}")
+        if not isinstance(message.get("content"), str | None):
+            raise InputError(f"the content of a message must be text, not {one_line(repr(message['content']))}")
+
+
 class ChatTemplate:
     """A compiled template. `tokens` are the names that it may use for special tokens, e.g. `{"bos_token": "<s>"}`.
 
@@ -71,7 +82,7 @@ class ChatTemplate:
         self._source = source
         try:
             self._template = _environment().from_string(text)
-        except TemplateError as error:
+        except Exception as error:  # also what Python raises for code that is nested too deeply
             raise InputError(f"{source}: chat_template does not compile: {one_line(error)}") from error
 
     def render(
@@ -88,8 +99,9 @@ class ChatTemplate:
             tools: JSON schemas of the functions that the model may call.
 
         Raises:
-            InputError: the template refuses these messages or fails on them.
+            InputError: the messages are malformed, or the template refuses them or fails on them.
         """
+        _check(messages)
         try:
             return self._template.render(
                 messages=list(messages),

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from ellm import memory
 from ellm.kernels.contract import SAMPLING
 from ellm.kernels.errors import InputError
 from ellm.ranges import PromptCache, RangePool
@@ -19,12 +20,15 @@ from ellm.request import Request
 from ellm.scheduler import StepInput
 from ellm.scheduler.program import Program
 
+ROOM = 32 << 20  # bytes of keys and values between looks at the memory that is left, and what is left over at least
+
 
 class Engine:
     """Runs requests in steps of at most `chunk` rows and `slots` sequences, in the order in which they came.
 
     A step holds one row of each decoding sequence, then as much of the prompts as fits. `executable.run(StepInput)`
     runs it. What a row computes does not depend on the other rows, so this order decides speed, never results.
+    Where memory for keys and values is short, the newest sequences wait, and are computed again, until others end.
     """
 
     def __init__(self, executable, program: Program, *, chunk: int, slots: int = 64):
@@ -33,6 +37,8 @@ class Engine:
         self.vocab = program.vocab
         self.closed = False
         self._ranges = RangePool(program.range_bytes)
+        self._position_bytes = program.range_bytes / program.context
+        self._room = 0.0  # bytes of keys and values that may be written before memory is looked at again
         self._lock = threading.Lock()
         self._condition = threading.Condition(self._lock)
         self._turns: deque[object] = deque()  # its head runs a step; the others wait for that
@@ -81,7 +87,12 @@ class Engine:
                 self._lock.release()
 
     def logits(self, tokens: np.ndarray) -> np.ndarray:
-        """The logits of every position of int32 [T] tokens: float32 [T, vocab]."""
+        """The logits of every position of int32 [T] tokens, float32 [T, vocab]. Raises InputError without memory."""
+        needed = len(tokens) * (4 * self.vocab + self._position_bytes)
+        if needed > ROOM and needed > (there := memory.available()):
+            raise InputError(
+                f"the logits of {len(tokens)} tokens need {memory.readable(needed)}, {memory.readable(there)} are left"
+            )
         out = np.empty((len(tokens), self.vocab), np.float32)
         with self._turn():
             mapping = self._ranges.take()
@@ -117,7 +128,7 @@ class Engine:
                 raise InputError("this prompt cache is in use by another request")
             if cache.range is not None:
                 self._ranges.give(cache.range)
-            cache.range, cache.tokens = None, np.empty(0, np.int32)
+            cache.forget()
 
     def close(self) -> None:
         """End every request, after the step under way, and unmap the KV ranges."""
@@ -157,8 +168,12 @@ class Engine:
     def _step(self) -> None:
         self._admit()
         rows, wanting = self._fill()
+        while not self._has_room(rows):
+            self._make_room()
+            rows, wanting = self._fill()
         if rows == 0:
             return
+        self._room -= rows * self._position_bytes
         m = len(wanting)
         step = StepInput(
             tokens=self._tokens[:rows],
@@ -185,10 +200,16 @@ class Engine:
             request.cached += request.rows
 
     def _admit(self) -> None:
-        """Give waiting requests a slot and a KV range."""
+        """Give waiting requests a slot and a KV range, as long as there is memory for their prompts."""
         while self._waiting and self._free_slots:
+            fits = self._has_room(self._waiting[0].length - self._waiting[0].held())
+            if not fits and self._running:
+                return
             request = self._waiting.popleft()
             self._running.append(request)
+            if not fits:
+                self._fail_for_room(request)
+                continue
             try:
                 request.range = (request.cache and request.cache.range) or self._ranges.take()
             except InputError as error:  # no address space
@@ -197,6 +218,41 @@ class Engine:
             request.slot = self._free_slots.pop()
             self._addresses[request.slot] = request.range.address
             request.begin()
+
+    def _has_room(self, positions: int) -> bool:
+        """Whether the keys and values of so many more positions can be written."""
+        needed = positions * self._position_bytes
+        if needed > self._room:
+            if memory.available() < needed + ROOM:
+                return False
+            self._room = needed + ROOM
+        return True
+
+    def _make_room(self) -> None:
+        """Send the newest sequence back to wait, without what was computed of it; one that is alone fails."""
+        running = [request for request in self._running if not request.done]
+        if len(running) < 2:
+            for request in running:
+                self._fail_for_room(request)
+            return
+        request = running[-1]
+        self._running.remove(request)
+        self._waiting.appendleft(request)
+        self._free_slots.append(request.slot)
+        assert request.range is not None
+        self._ranges.give(request.range)
+        if request.cache is not None:
+            request.cache.forget()
+        request.range, request.slot, request.cached = None, -1, 0
+
+    def _fail_for_room(self, request: Request) -> None:
+        done = max(request.cached, request.held())
+        more, there = request.length - done, memory.available()
+        request.error = InputError(
+            f"the keys and values of {more} tokens after {done} need {memory.readable(more * self._position_bytes)} "
+            f"of memory and {memory.readable(ROOM)} must stay free, {memory.readable(there)} are left"
+        )
+        request.done = True
 
     def _fill(self) -> tuple[int, list[Request]]:
         """Lay the next step's rows out. Returns their number and the requests that get a token from it."""

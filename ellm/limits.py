@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from ellm.kernels import contract
+from ellm.kernels.errors import InputError
 from ellm.kernels.isa import Table
-from ellm.memory import Mapping
+from ellm.memory import Mapping, available, readable
 from ellm.scheduler import Pool, StepInput, topology
 from ellm.scheduler.program import EVENT, GROUP, Kind, Program, Ranges
 
@@ -23,12 +24,14 @@ CACHES = 8  # the probe's memory is this many times the last level cache, so tha
 
 
 class Limits:
-    """Runs the limits probe on a pool. `close` frees its memory."""
+    """Runs the limits probe on a pool. `close` frees its memory. Raises InputError if that is not there."""
 
     def __init__(self, pool: Pool, table: Table):
         tasks = TASKS_PER_WORKER * pool.threads
         size = max(256 << 20, CACHES * last_level_cache(pool.cores))
         self._share = -(-size // (tasks * SHARE_UNIT)) * SHARE_UNIT
+        if size > (there := available()):
+            raise InputError(f"measuring the limits needs {readable(size)} of memory, {readable(there)} are left")
         self._memory = Mapping(tasks * self._share, "the limits probe", huge=True)
         self._touch(pool.cores)
         readers = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +58,11 @@ class LLM:
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
     ) -> list[Output]:
         """Continue one or many prompts, each a text or token ids, in one batch. Outputs are in the prompts' order."""
-        many: list[Any] = [prompts] if isinstance(prompts, str) or _is_token_ids(prompts) else list(prompts)
+        many = _prompts(prompts)
         if sampling_params is None or isinstance(sampling_params, SamplingParams):
             sampling_params = [sampling_params or SamplingParams()] * len(many)
+        if not isinstance(sampling_params, Sequence):
+            raise InputError(f"sampling_params must be SamplingParams or a list of them, not {sampling_params!r}")
         if len(sampling_params) != len(many):
             raise InputError(f"{len(many)} prompts, but {len(sampling_params)} sampling_params")
         requests = [self._request(prompt, params) for prompt, params in zip(many, sampling_params, strict=True)]
@@ -85,7 +87,11 @@ class LLM:
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
     ) -> list[Output]:
         """Answer one or many conversations ([{"role": ..., "content": ...}, ...]) through the model's chat template."""
-        conversations: Sequence[Any] = [messages] if not messages or isinstance(messages[0], Mapping) else messages
+        if isinstance(messages, str | Mapping) or not isinstance(messages, Sequence) or not messages:
+            raise InputError(f"messages must be a list of messages, or a list of such lists, not {messages!r}")
+        conversations: Sequence[Any] = [messages] if isinstance(messages[0], Mapping) else messages
+        if not all(conversations):
+            raise InputError("a conversation must have a message at least")
         return self.generate([self.tokenizer.chat(messages) for messages in conversations], sampling_params)
 
     def logits(self, token_ids: Sequence[int]) -> np.ndarray:
@@ -113,11 +119,15 @@ class LLM:
         self.close()
 
     def _request(self, prompt: Prompt, params: SamplingParams, cache: PromptCache | None = None) -> Request:
+        if not isinstance(params, SamplingParams):
+            raise InputError(f"sampling_params must be SamplingParams, not {params!r}")
         tokens = self._tokens(self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt)
         return Request(tokens, params, self.context, self.tokenizer.stream(), self.tokenizer.eos_ids, cache)
 
     def _tokens(self, ids: Sequence[int]) -> np.ndarray:
         """Token ids as int32 [T], checked against the vocabulary and the context."""
+        if not isinstance(ids, Sequence | np.ndarray):
+            raise InputError(f"a prompt must be a text or a flat list of token ids, not {type(ids).__name__}")
         try:
             tokens = np.asarray(ids)
         except ValueError as error:
@@ -134,8 +144,12 @@ class LLM:
         return np.ascontiguousarray(tokens, np.int32)
 
 
-def _is_token_ids(prompts: Any) -> bool:
-    return len(prompts) > 0 and isinstance(prompts[0], (int, np.integer))
+def _prompts(prompts: Any) -> list[Any]:
+    """One or many prompts as a list of them."""
+    if isinstance(prompts, str | bytes | Mapping) or not isinstance(prompts, Iterable):
+        return [prompts]
+    found = list(prompts)
+    return [found] if found and isinstance(found[0], int | np.integer) else found
 
 
 class Stream(Iterator[str]):

@@ -1,7 +1,19 @@
 """Messages that fit one line."""
 
+LONGEST = 1000  # of what untrusted files can put into a message
+
 
 def one_line(error: object, limit: int = 300) -> str:
     """The text of an error on one line of at most `limit` characters; its class name if it has no text."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def printable(message: str) -> str:
+    """A message on one line, cut if it is very long, that does nothing to a terminal."""
+    return harmless(one_line(message, LONGEST))
+
+
+def harmless(line: str) -> str:
+    """A line in which characters that would do something to a terminal are written as Python would escape them."""
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in line)

@@ -49,6 +49,10 @@ class PromptCache:
         self.tokens: np.ndarray = np.empty(0, np.int32)  # whose keys and values the range holds
         self.busy = False
 
+    def forget(self) -> None:
+        """Hold nothing."""
+        self.range, self.tokens = None, np.empty(0, np.int32)
+
     def common_prefix(self, tokens: np.ndarray) -> int:
         """How many of the first tokens the range already holds."""
         n = min(len(tokens), len(self.tokens))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Set
 from typing import Protocol
 
 import numpy as np
 
+from ellm.kernels.errors import InputError
 from ellm.memory import Mapping
 from ellm.output import Metrics, Output, StopMatcher
 from ellm.ranges import PromptCache
@@ -58,15 +60,24 @@ class Request:
         self.metrics = Metrics()
         self._begun = self._first = 0.0
 
+    def held(self) -> int:
+        """Tokens whose keys and values the prompt cache has. The last one is always computed, for its logits."""
+        if self.cache is None:
+            return 0
+        return min(self.cache.common_prefix(self.tokens[: self.length]), self.length - 1)
+
     def begin(self) -> None:
-        """The range is there: the first step is next. The last token of a prompt is always computed, for its logits."""
-        if self.cache is not None:
-            self.cached = min(self.cache.common_prefix(self.tokens[: self.length]), self.length - 1)
+        """The range is there: the first step is next."""
+        self.cached = self.held()
         self.metrics.cached_tokens = self.cached
         self._begun = time.perf_counter()
 
     def accept(self, token: int, logprob: float) -> None:
-        """Append a sampled token, and end if it is the last."""
+        """Append a sampled token, and end if it is the last, or if the logits that it was drawn from are NaN."""
+        if math.isnan(logprob):
+            broken = "its weights are broken, or too large for the precision that it is computed in"
+            self.done, self.error = True, InputError(f"the model's logits after {self.length} tokens are NaN: {broken}")
+            return
         self.tokens[self.length] = token
         self.length += 1
         self.logprobs.append(logprob)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Integral
 from pathlib import Path
 
 import ellm.dsl
@@ -14,6 +15,8 @@ from ellm.kernels import isa as isas
 from ellm.kernels.errors import InputError
 from ellm.scheduler import Pool
 from ellm.scheduler.program import Program
+
+LONGEST_CHUNK = 1 << 16  # a program's size grows with it
 
 
 class Runtime:
@@ -35,19 +38,24 @@ class Runtime:
         progress: Callable[[int, int], None] | None = None,
     ):
         self._closers: list[Callable[[], None]] = []
-        if chunk < 1:
-            raise InputError(f"chunk must be at least 1, not {chunk}")
+        for name, value in (("threads", threads), ("context", context), ("chunk", chunk)):
+            if isinstance(value, bool) or not isinstance(value, Integral | None):
+                raise InputError(f"{name} must be a whole number, not {value!r}")
+        if not 1 <= chunk <= LONGEST_CHUNK:
+            raise InputError(f"chunk must be from 1 to {LONGEST_CHUNK}, not {chunk}")
         self.choice = isas.choose(isa)
         try:
             self.checkpoint = open_checkpoint(model, progress=progress)
             self._closers.append(self.checkpoint.close)
-            self.model = ellm.models.from_config(self.checkpoint.config, precision=self.checkpoint.precision)
+            self.model = ellm.models.from_config(
+                self.checkpoint.config, precision=self.checkpoint.precision, source=self.checkpoint.config_file
+            )
             self.context = check_context(context, self.model.context)
             self.chunk = chunk
             self.program = ellm.dsl.compile(self.model.graph(), context=self.context, chunk=chunk)
             self.pool = Pool(threads)
             self._closers.append(self.pool.close)
-            check_room(self.program, self.pool.threads, str(model))
+            check_room(self.program, self.pool.threads, str(model), context)
             self.weights = memory.Mapping(self.program.weights_bytes, "the weights", huge=True)
             load_weights(self.program, self.checkpoint, self.weights.address, self.pool.cores, progress)
             self.ignored = self.checkpoint.ignored(self.program)
@@ -76,8 +84,11 @@ def check_context(context: int | None, longest: int) -> int:
     return context
 
 
-def check_room(program: Program, threads: int, model: str) -> None:
-    """Raise InputError if the memory that a program takes before the first token is not there."""
+def check_room(program: Program, threads: int, model: str, context: int | None = None) -> None:
+    """Raise InputError if the memory that a program takes before the first token is not there.
+
+    A `context` that was asked for must fit besides: keys and values of one sequence of so many tokens.
+    """
     needed = program.weights_bytes + program.arena_bytes + threads * program.scratch_bytes
     there = memory.available()
     if needed > there:
@@ -85,4 +96,9 @@ def check_room(program: Program, threads: int, model: str) -> None:
         raise InputError(
             f"{model}: needs {memory.readable(needed)} of memory in {precisions}, "
             f"{memory.readable(there)} are available"
+        )
+    if context is not None and needed + program.range_bytes > there:
+        raise InputError(
+            f"{model}: context {context}: its keys and values need {memory.readable(program.range_bytes)} of memory, "
+            f"{memory.readable(there - needed)} are left beside the weights"
         )

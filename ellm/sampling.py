@@ -12,7 +12,7 @@ from ellm.kernels.contract import SAMPLING
 from ellm.kernels.errors import InputError
 
 
-@dataclass
+@dataclass(frozen=True)
 class SamplingParams:
     """Sampling of one request. Raises InputError, naming the field and its value, if one is out of range.
 
@@ -40,6 +40,8 @@ class SamplingParams:
             self._check("max_tokens", (int, np.integer), lambda v: v >= 1, "a whole number of at least 1, or None")
         if self.seed is not None:
             self._check("seed", (int, np.integer), lambda v: 0 <= v < 1 << 64, "a whole number from 0 to 2^64 - 1")
+        if not isinstance(self.ignore_eos, bool):
+            raise InputError(f"ignore_eos must be True or False, not {self.ignore_eos!r}")
         stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
         if not isinstance(stops, Sequence) or not all(isinstance(text, str) and text for text in stops):
             raise InputError(f"stop must be a string or a list of strings that are not empty, not {self.stop!r}")

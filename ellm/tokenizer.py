@@ -88,7 +88,8 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """The text of token ids. Bytes that are not UTF-8 become U+FFFD; ids outside the vocabulary become nothing."""
-        return self.backend.decode(list(ids), skip_special_tokens=skip_special)
+        taken = [number for number in ids if 0 <= number < 1 << 32]  # what the package takes
+        return self.backend.decode(taken, skip_special_tokens=skip_special)
 
     def stream(self, skip_special: bool = True) -> TokenStream:
         """An incremental `decode`."""

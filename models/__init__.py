@@ -64,15 +64,23 @@ class Model:
         return trace(partial(decoder, c=self.config, block=self.block), self.context, self.precision)
 
 
-def from_config(config: Mapping[str, Any], precision: Precision | None = None) -> Model:
-    """Return the model that a config.json describes. Raises InputError naming the field and its value.
+def from_config(config: Mapping[str, Any], precision: Precision | None = None, source: str = "config.json") -> Model:
+    """Return the model that a config.json describes. Raises InputError naming `source`, the field and its value.
 
-    `precision` tells what the checkpoint stores a tensor in, by its name; without it, the config does.
+    `precision` tells what the checkpoint stores a tensor in, by its name; without it, the config does. `source` is the
+    file that the config comes from.
     """
+    try:
+        return _read(config, precision)
+    except InputError as error:
+        raise InputError(f"{source}{str(error).removeprefix('config.json')}") from error
+
+
+def _read(config: Mapping[str, Any], precision: Precision | None) -> Model:
     names = config.get("architectures")
     if not isinstance(names, list) or not names:
         raise InputError(f"config.json: architectures: {names!r} names no architecture")
-    if names[0] not in ARCHITECTURES:
+    if not isinstance(names[0], str) or names[0] not in ARCHITECTURES:
         raise InputError(f"config.json: architectures: {names[0]!r} is unknown; known are {', '.join(ARCHITECTURES)}")
     architecture = ARCHITECTURES[names[0]]
     by_config = precision_of(config)

@@ -7,7 +7,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from ellm.dsl import InputError, Rope
-from ellm.models.rope import rope_from
+from ellm.models.rope import positive, rope_from
+
+_MOST = {  # far beyond any model: a damaged file must not cost memory or time without bound
+    "vocab_size": 1 << 24,
+    "max_position_embeddings": 1 << 24,
+    "sliding_window": 1 << 24,
+    "moe_intermediate_size": 1 << 16,
+    "n_shared_experts": 1 << 6,
+}
+_MOST |= dict.fromkeys(("head_dim", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"), 1 << 12)
+_MOST |= dict.fromkeys(("num_hidden_layers", "num_attention_heads", "num_key_value_heads"), 1 << 12)
+_MOST |= dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts"), 1 << 12)
+_MOST_WIDTH = 1 << 20  # of everything else
+_MOST_EXPERTS = 1 << 18  # of all layers together
 
 
 class Fields:
@@ -33,14 +46,14 @@ class Fields:
             raise InputError(f"config.json: {name}: missing")
         if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
             raise self.error(name, "is not a positive int")
+        most = _MOST.get(name, _MOST_WIDTH)
+        if value > most:
+            raise self.error(name, f"is more than {most}")
         return value
 
     def number(self, name: str, default: float) -> float:
         """Return a positive number. Raises InputError."""
-        value = self.config.get(name, default)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
-            raise self.error(name, "is not a positive number")
-        return float(value)
+        return positive(name, self.config.get(name, default))
 
     def count(self, name: str, default: int) -> int:
         """Return an int that may be 0; null or absent is the default. Raises InputError."""
@@ -140,6 +153,9 @@ def read_experts(config: Mapping[str, Any], *names: str, chosen: int | None = No
     experts, top_k = fields.size(name), fields.size("num_experts_per_tok", chosen)
     if top_k > experts:
         raise InputError(f"config.json: num_experts_per_tok: {top_k} is more than the {experts} of {name}")
+    layers = fields.size("num_hidden_layers")
+    if layers * experts > _MOST_EXPERTS:
+        raise fields.error(name, f"in each of {layers} layers are more than {_MOST_EXPERTS} in all")
     return experts, top_k
 
 

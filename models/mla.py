@@ -68,6 +68,8 @@ def read_deepseek(config: Mapping[str, Any], *, grouped: bool, **defaults: Any) 
     """Read the fields that DeepSeek-V2 and V3 share; `defaults` for those that they differ in. Raises InputError."""
     fields = Fields({**defaults, **{name: value for name, value in config.items() if value is not None}})
     rotary = fields.size("qk_rope_head_dim", 64)
+    if rotary % 2:
+        raise InputError(f"config.json: qk_rope_head_dim: {rotary} is odd, rope needs pairs")
     layers = fields.size("num_hidden_layers")
     base = read_decoder(
         {**config, "head_dim": rotary, "num_key_value_heads": config.get("num_attention_heads")},

@@ -27,7 +27,7 @@ def precision_of(config: Mapping[str, Any]) -> Precision:
     if not isinstance(quantization, Mapping):
         raise InputError(f"config.json: quantization_config: {quantization!r} is not an object")
     method = quantization.get("quant_method")
-    if method not in _METHODS:
+    if not isinstance(method, str) or method not in _METHODS:
         known = ", ".join(_METHODS)
         raise InputError(
             f"config.json: quantization_config: quant_method {method!r} is not supported, only {known} are"
@@ -40,7 +40,10 @@ def _fp8(quantization: Mapping[str, Any], plain: str) -> Precision:
     block = quantization.get("weight_block_size")
     if block != _BLOCK:
         raise InputError(f"config.json: quantization_config: weight_block_size {block!r} is not {_BLOCK}")
-    kept = (*_NEVER_QUANTIZED, *(quantization.get("modules_to_not_convert") or ()))
+    modules = quantization.get("modules_to_not_convert") or []
+    if not isinstance(modules, list) or not all(isinstance(module, str) for module in modules):
+        raise InputError(f"config.json: quantization_config: modules_to_not_convert {modules!r} is not a list of names")
+    kept = (*_NEVER_QUANTIZED, *modules)
 
     def precision(name: str) -> str:
         module = name.removesuffix(".weight")

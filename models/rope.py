@@ -14,6 +14,7 @@ import numpy as np
 from ellm.dsl import InputError, Rope
 
 _ONE = np.float32(1.0)
+_LEAST, _MOST = 1e-15, 1e15
 
 
 def rope_from(config: Mapping[str, Any], head_dim: int, max_position: int, default_theta: float) -> Rope:
@@ -43,11 +44,11 @@ def score_factor(config: Mapping[str, Any]) -> float:
 
 def _parameters(config: Mapping[str, Any], default_theta: float) -> tuple[_Parameters, str]:
     field = "rope_parameters" if config.get("rope_parameters") is not None else "rope_scaling"
-    given = config.get(field) or {}
+    given = {} if config.get(field) is None else config[field]
     if not isinstance(given, Mapping):
         raise InputError(f"config.json: {field}: {given!r} is not an object")
     kind = given.get("rope_type") or given.get("type") or "default"
-    if kind not in _KINDS:
+    if not isinstance(kind, str) or kind not in _KINDS:
         raise InputError(f"config.json: {field}: rope_type {kind!r} is not supported, only {', '.join(_KINDS)} are")
     return _Parameters(field, given, config.get("rope_theta"), default_theta), kind
 
@@ -58,8 +59,12 @@ class _Parameters:
 
     def theta(self) -> float:
         if self.values.get("rope_theta") is not None or self._theta is None:
-            return self.number("rope_theta", self._default_theta)
-        return _positive("rope_theta", self._theta)
+            value = self.number("rope_theta", self._default_theta)
+        else:
+            value = positive("rope_theta", self._theta)
+        if value <= 1:
+            raise InputError(f"config.json: rope_theta: {value!r} is not more than 1")
+        return value
 
     def number(self, name: str, default: float | None = None) -> float:
         value = self.values.get(name)
@@ -67,13 +72,16 @@ class _Parameters:
             value = default
         if value is None:
             raise InputError(f"config.json: {self.field}: {name} is missing")
-        return _positive(f"{self.field}: {name}", value)
+        return positive(f"{self.field}: {name}", value)
 
 
-def _positive(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+def positive(name: str, value: Any) -> float:
+    """Return a number of a config that is far from where float32 ends. Raises InputError naming the field."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
         raise InputError(f"config.json: {name}: {value!r} is not a positive number")
-    return value
+    if not _LEAST <= value <= _MOST:
+        raise InputError(f"config.json: {name}: {value!r} is not from {_LEAST} to {_MOST}")
+    return float(value)
 
 
 Frequencies = tuple[np.ndarray, float]

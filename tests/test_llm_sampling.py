@@ -30,12 +30,18 @@ from ellm.ranges import PromptCache, RangePool
         ("stop", ["a", ""]),
         ("stop", [1]),
         ("stop", 7),
+        ("ignore_eos", "no"),
     ],
 )
 def test_a_value_out_of_range_is_named(field, value):
     with pytest.raises(InputError, match=field) as caught:
         SamplingParams(**{field: value})
     assert repr(value) in str(caught.value)
+
+
+def test_params_cannot_be_made_wrong_afterwards():
+    with pytest.raises(AttributeError):
+        SamplingParams().max_tokens = 0
 
 
 def test_the_record_holds_what_the_kernel_reads():

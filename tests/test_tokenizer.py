@@ -58,6 +58,10 @@ def test_streams_hold_back_half_characters(tokenizer):
     assert streamed(tokenizer, ids[:3]) == (["a", "", ""], "\ufffd")
 
 
+def test_ids_outside_the_vocabulary_become_nothing(tokenizer):
+    assert tokenizer.decode([-1, 1 << 31, 1 << 40]) == ""
+
+
 @settings(max_examples=300, deadline=None)
 @given(ids=st.lists(st.integers(0, 270), max_size=30))
 def test_streamed_text_is_the_decoded_text(tokenizer, ids):
@@ -139,7 +143,10 @@ def test_templates(backend, template, text):
         ("{{ messages.append(1) }}", "unsafe"),
         ("{{ 1 / 0 }}", "division by zero"),
         ("{% for i in range(10 ** 9) %}{% endfor %}", "Range too big"),
+        ("{{" + "(" * 3000 + "1" + ")" * 3000 + "}}", "recursion depth"),
+        ("{% for a in b %}" * 40 + "{% endfor %}" * 40, "nested"),
     ],
+    ids=range(8),
 )
 def test_templates_that_fail(backend, template, words):
     with pytest.raises(InputError) as caught:

@@ -23,13 +23,14 @@ def open_checkpoint(name_or_path: str | Path, *, progress: object = None) -> Che
     Raises InputError if there is no such model or its files are broken.
     """
     name = str(name_or_path)
-    path = aliases.resolve(name) or Path(name).expanduser()
-    if path.is_dir():
-        return open_folder(path)
-    if path.is_file():
-        if path.suffix != ".gguf":
-            raise InputError(f"{path}: is not a .gguf file; give a folder for safetensors")
-        return open_gguf(path)
+    try:
+        path = aliases.path_of(name)
+        if path.is_dir():
+            return open_folder(path)
+        if path.is_file():
+            return open_gguf(path)
+    except OSError as error:
+        raise InputError(f"{error.filename or name}: cannot be opened: {error.strerror}") from error
     if path.suffix == ".gguf" or name.startswith(("/", ".", "~")) or not is_hub_name(name):
         known = ", ".join(aliases.ALIASES)
         raise InputError(f"{name}: no such folder or file, nor an alias ({known}) or a hub name (org/name)")

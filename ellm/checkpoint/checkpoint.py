@@ -17,7 +17,7 @@ from ellm.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from ellm.scheduler.program import Program
 
-_LAYER = re.compile(r"model\.layers\.(\d+)\.")
+_LAYER = re.compile(r"model\.layers\.(\d{1,9})\.")
 
 
 class Checkpoint:
@@ -45,6 +45,11 @@ class Checkpoint:
         self._build_tokenizer = build_tokenizer
         self._check_layers()
         self._files = TensorFiles(tensors)
+
+    @property
+    def config_file(self) -> str:
+        """The file that `config` comes from, for messages."""
+        return self.source if self.source.endswith(".gguf") else f"{self.source}/config.json"
 
     def _check_layers(self) -> None:
         """A wrong count is refused before anyone builds a graph of that many layers."""

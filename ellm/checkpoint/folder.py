@@ -9,7 +9,7 @@ import tokenizers
 
 from ellm.checkpoint import safetensors_file
 from ellm.checkpoint.checkpoint import Checkpoint
-from ellm.checkpoint.json_file import read_json, read_json_if_any
+from ellm.checkpoint.json_file import check_file, read_json, read_json_if_any
 from ellm.checkpoint.tensors import TensorInfo
 from ellm.kernels.errors import InputError
 from ellm.messages import one_line
@@ -68,6 +68,7 @@ def _build_tokenizer(folder: Path, config: dict[str, Any], generation: dict[str,
     path = folder / "tokenizer.json"
     if not path.exists():
         raise InputError(f"{folder}: has no tokenizer.json")
+    check_file(path)
     try:
         backend = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the package raises nothing more specific
@@ -105,6 +106,7 @@ def _chat_templates(folder: Path, settings: dict[str, Any]) -> dict[str, str]:
     """From chat_template.jinja, else chat_template.json, else tokenizer_config.json: a text or a list of named ones."""
     path = folder / "chat_template.jinja"
     if path.exists():
+        check_file(path)
         try:
             return {"default": path.read_text(encoding="utf-8")}
         except (OSError, UnicodeDecodeError) as error:

@@ -36,6 +36,8 @@ _LLAMA3_SCALING = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_ma
 
 def open_gguf(path: Path) -> Checkpoint:
     """Open a GGUF file of a llama, qwen2 or qwen3 model. Raises InputError if it is broken or of another kind."""
+    if path.suffix != ".gguf":
+        raise InputError(f"{path}: is not a .gguf file; give a folder for safetensors")
     file = GGUFFile(path)
     config = read_config(file)
     generation = {"eos_token_id": config["eos_token_id"]}
@@ -46,9 +48,13 @@ def read_config(file: GGUFFile) -> dict[str, Any]:
     """The metadata in the form of config.json."""
     family = file.field("general.architecture", str)
     if family not in _ARCHITECTURES:
-        raise InputError(f"{file.path}: general.architecture is {family!r}, ellm has {', '.join(_ARCHITECTURES)}")
-    if file.field(f"{family}.expert_count", int, 0):
-        raise InputError(f"{file.path}: {family}.expert_count is {file.metadata[f'{family}.expert_count']}, must be 0")
+        known = ", ".join(_ARCHITECTURES)
+        raise InputError(f"{file.path}: general.architecture is {family!r}, of GGUF files ellm reads {known}")
+    experts = file.field(f"{family}.expert_count", int, 0)
+    if experts:
+        raise InputError(
+            f"{file.path}: {family}.expert_count is {experts}, must be 0: experts are read from safetensors"
+        )
     hidden = _size(file, f"{family}.embedding_length")
     heads = _size(file, f"{family}.attention.head_count")
     head_dim = _size(file, f"{family}.attention.key_length", hidden // heads)
@@ -138,13 +144,15 @@ def _llama3_scaling(file: GGUFFile, family: str, head_dim: int) -> dict[str, Any
 
 
 def _read_tensors(file: GGUFFile, config: dict[str, Any]) -> dict[str, TensorInfo]:
-    """Tensors by their Hugging Face names; those that a text model does not have are left out."""
+    """Tensors by their Hugging Face names; those that a text model does not have keep their own, for a note on them."""
     heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
     found = {}
     for stored in file.tensors:
         match = _STORED_NAME.fullmatch(stored)
         part = match and (_LAYER_TENSORS if match[1] else _MODEL_TENSORS).get(match[2])
         if not match or not part:
+            if stored != "rope_freqs.weight":  # the configuration has its numbers
+                found[stored] = _tensor_info(file, stored, stored)
             continue
         name = f"model.layers.{int(match[1])}.{part}.{match[3]}" if match[1] else f"{part}.{match[3]}"
         interleaved = heads.get(match[2], 0) if config["model_type"] == "llama" else 0

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +32,15 @@ def download(name: str, progress: bool = True, files: Sequence[str] = FILES) -> 
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
     from huggingface_hub.utils import tqdm
 
+    warnings.filterwarnings("ignore", "Not enough free disk space", module="huggingface_hub")  # an error follows
+
     class Bar(tqdm):  # type: ignore[type-arg,misc]
         def __init__(self, *args: Any, **kwargs: Any):
             super().__init__(*args, **{**kwargs, "disable": kwargs.get("disable") or not progress})
 
     try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(files), tqdm_class=Bar))
+        work = partial(huggingface_hub.snapshot_download, name, allow_patterns=list(files), tqdm_class=Bar)
+        return Path(_interruptible(work))
     except GatedRepoError as error:
         raise InputError(f"{name}: access is restricted: accept its terms on the hub and set HF_TOKEN") from error
     except RepositoryNotFoundError as error:
@@ -43,4 +49,25 @@ def download(name: str, progress: bool = True, files: Sequence[str] = FILES) -> 
         cause = one_line(error.__cause__ or error)
         raise InputError(f"{name}: not in the local cache, and cannot be had from the hub: {cause}") from error
     except Exception as error:  # network, proxy, disk: each of its HTTP libraries has its own
-        raise InputError(f"{name}: download failed: {type(error).__name__}: {one_line(error)}") from error
+        cache = huggingface_hub.constants.HF_HUB_CACHE
+        raise InputError(f"{name}: download to {cache} failed: {type(error).__name__}: {one_line(error)}") from error
+
+
+def _interruptible(work: Callable[[], str]) -> str:
+    """The result of `work`, done by another thread: Ctrl-C must not wait for the network, as snapshot_download does."""
+    done: list[str] = []
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            done.append(work())
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    while thread.is_alive():  # in turns: Ctrl-C does not end a wait if another thread got the signal
+        thread.join(0.1)
+    if failed:
+        raise failed[0]
+    return done[0]

@@ -1,4 +1,4 @@
-"""JSON files of a checkpoint."""
+"""JSON files of a checkpoint, and what makes any of its small files safe to read."""
 
 from __future__ import annotations
 
@@ -9,9 +9,21 @@ from typing import Any
 from ellm.kernels.errors import InputError
 from ellm.messages import one_line
 
+LARGEST = 64 << 20  # bytes; the largest tokenizers and indices take some 30 MB
+
+
+def check_file(path: Path, largest: int | None = LARGEST) -> None:
+    """Raise InputError unless this is a regular file, and a small one: a pipe may never end."""
+    if not path.is_file():
+        raise InputError(f"{path}: is not a regular file")
+    size = path.stat().st_size
+    if largest is not None and size > largest:
+        raise InputError(f"{path}: has {size} bytes, at most {largest} are plausible")
+
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises InputError if the file cannot be read or holds anything else."""
+    check_file(path)
     try:
         value = json.loads(path.read_bytes())
     except OSError as error:

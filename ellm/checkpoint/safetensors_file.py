@@ -12,6 +12,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from ellm.checkpoint.json_file import check_file
 from ellm.checkpoint.tensors import TensorInfo
 from ellm.kernels.errors import InputError
 from ellm.messages import one_line
@@ -19,10 +20,11 @@ from ellm.messages import one_line
 
 def read_tensors(path: Path) -> dict[str, TensorInfo]:
     """The tensors of one safetensors file. Raises InputError if its header is malformed or does not fit the file."""
+    check_file(path, largest=None)
     try:
-        with safe_open(path, framework="numpy"):  # checks dtypes, shapes, offsets and the file's size
-            pass
         with open(path, "rb") as file:
+            with safe_open(path, framework="numpy"):  # checks dtypes, shapes, offsets and the file's size
+                pass
             size = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(size))
     except SafetensorError as error:

@@ -23,7 +23,7 @@ _PLAIN: dict[str, np.dtype[Any]] = {
     "U8": np.dtype("u1"),
 }
 _QUANTIZED = ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
-NUMBERS = ("F32", "F16", "BF16", *_QUANTIZED)  # dtypes that are numbers by themselves, without scales
+NUMBERS = ("F32", "F16", "BF16")  # dtypes of which each element is a number, without scales or blocks
 READABLE = (*_PLAIN, *_QUANTIZED)
 
 

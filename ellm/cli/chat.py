@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from ellm.cli.terminal import interruptible, note, write
+from ellm.cli.terminal import note, show, write
 from ellm.kernels.errors import InputError
 from ellm.llm import LLM
 from ellm.output import Output
@@ -52,6 +52,9 @@ class Chat:
                 except EOFError:
                     write("\n")
                     return
+                except UnicodeDecodeError as error:
+                    note(f"ellm: that line is not {error.encoding} text")
+                    continue
                 try:
                     if line.startswith("/"):
                         self.command(line)
@@ -86,10 +89,7 @@ class Chat:
         first = [{"role": "system", "content": self.system}] if self.system is not None else []
         prompt = self.llm.tokenizer.chat([*first, *self.messages, question])
         stream = self.llm.stream(prompt, self.params, prompt_cache=self.cache)
-        with interruptible(stream.close) as pressed:
-            for piece in stream:
-                write(piece)
-        write("\n")
+        pressed = show(stream)
         output = stream.output
         if output.text:
             self.messages += [question, {"role": "assistant", "content": output.text}]
@@ -112,11 +112,19 @@ def read_line() -> str:
     return input()
 
 
+def history_file() -> Path:
+    """Where lines are kept: a path that cannot be written if this user has no home folder."""
+    try:
+        state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    except RuntimeError:
+        state = os.devnull
+    return Path(state, "ellm", "history")
+
+
 @contextlib.contextmanager
 def line_history():
     """Lines typed in earlier chats, kept in $XDG_STATE_HOME/ellm/history if that can be written."""
-    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    path = Path(state, "ellm", "history")
+    path = history_file()
     readline.clear_history()
     with contextlib.suppress(OSError):
         readline.read_history_file(path)

@@ -1,10 +1,13 @@
 """The commands and their options; what they do is in the module of the same name.
 
-Text goes to stdout, everything else to stderr. Exit codes: 0, 2 for bad input, 1 for an internal error, 130 for Ctrl-C.
+Text goes to stdout, everything else to stderr. Exit codes: 0, 2 for bad input, 1 for an internal error or a reader
+that has left, 130 for Ctrl-C.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import sys
 import traceback
@@ -15,10 +18,17 @@ import typer
 
 from ellm import __version__
 from ellm.kernels.errors import InputError
+from ellm.messages import printable
 
 app = typer.Typer(
-    name="ellm", add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
+    name="ellm",
+    add_completion=False,
+    invoke_without_command=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
+_INTERRUPTED = 130
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 UsageError: type[typer.BadParameter] = typer.BadParameter.__base__  # type: ignore[assignment]  # typer exports only its subclass
 
 ModelArgument = Annotated[
@@ -43,9 +53,12 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _ellm(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
 ) -> None:
     """Runs big language models on one CPU server."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 @app.command()
@@ -160,8 +173,10 @@ def bench(
 def plan(
     model: ModelArgument,
     machine: Annotated[str, typer.Option(help="xeon-6980p, xeon-8480plus, epyc-9755, or a file of `doctor --save`.")],
-    context: Annotated[int, typer.Option(help="Tokens of a sequence.")] = 4096,
-    prompt: Annotated[int, typer.Option(help="Tokens of the prompt whose time to first token is wanted.")] = 512,
+    context: Annotated[int | None, typer.Option(help="Tokens of a sequence.", show_default="4096")] = None,
+    prompt: Annotated[
+        int | None, typer.Option(help="Tokens of the prompt whose time to first token is wanted.", show_default="512")
+    ] = None,
     batch: Annotated[int, typer.Option(help="Sequences that are decoded together.")] = 1,
     dtype: Annotated[
         str | None, typer.Option(help="bf16, fp8, mxfp4, int8 or int4.", show_default="as the model comes")
@@ -187,12 +202,13 @@ def doctor(
 ) -> None:
     """Show what this machine can do, what ellm uses of it, and why."""
     from ellm.cli import doctor as command
+    from ellm.cli import save_machine
+    from ellm.profiling.files import check_writable
 
+    path = None if save is None else check_writable(save)
     command.doctor(threads, isa)
-    if save is not None:
-        from ellm.cli import save_machine
-
-        save_machine.save(save, threads, isa)
+    if path is not None:
+        save_machine.save(path, threads, isa)
 
 
 @app.command()
@@ -224,16 +240,26 @@ def parse_length(text: str) -> int:
 
 def main() -> None:
     """The `ellm` command."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal that cannot show a character still gets the others
+    _prepare_streams()
     code = _call()
-    try:
-        sys.stdout.flush()
-    except OSError:  # nobody reads it any more: the interpreter must not try again when it ends
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = code or 1
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError as error:
+            code = code or (1 if isinstance(error, BrokenPipeError) else _complain(_refusal(error), 2))
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # the interpreter tries again when it ends
+    if code == _INTERRUPTED:
+        os._exit(code)  # threads of a download may still be waiting for the network
     sys.exit(code)
+
+
+def _prepare_streams() -> None:
+    """One that the caller has closed is as /dev/null; a terminal that cannot show a character still gets the others."""
+    for name, mode, errors in (("stdin", "r", "strict"), ("stdout", "w", "replace"), ("stderr", "w", "replace")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
+        elif hasattr(getattr(sys, name), "reconfigure"):
+            getattr(sys, name).reconfigure(errors=errors)
 
 
 def _call() -> int:
@@ -247,16 +273,25 @@ def _call() -> int:
     except MemoryError:
         return _complain("out of memory", 2)
     except (KeyboardInterrupt, typer.Abort):
-        return 130
+        return _INTERRUPTED
     except Exception as error:
+        if isinstance(error, OSError) and (error.filename is not None or error.errno in _FULL):
+            return _complain(_refusal(error), 2)
         if os.environ.get("ELLM_TRACEBACK"):
             traceback.print_exc()
         name = type(error).__name__
         return _complain(f"internal error: {name}: {error} (ELLM_TRACEBACK=1 shows where)", 1)
 
 
+def _refusal(error: OSError) -> str:
+    """What the operating system refused, and why."""
+    what = "the output cannot be written" if error.filename is None else str(error.filename)
+    return f"{what}: {error.strerror or error}"
+
+
 def _complain(message: str, code: int) -> int:
-    print("ellm:", " ".join(message.split()), file=sys.stderr)
+    with contextlib.suppress(OSError):
+        print("ellm:", printable(message), file=sys.stderr)
     return code
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
+from ellm import memory
 from ellm.aliases import DEFAULT
 from ellm.cli.chat import Chat
 from ellm.cli.skipped import note_skipped
 from ellm.cli.stats import report
-from ellm.cli.terminal import interruptible, loading, note, write
+from ellm.cli.terminal import loading, note, show
 from ellm.kernels.errors import InputError
 from ellm.llm import LLM
 from ellm.sampling import SamplingParams
@@ -35,11 +37,11 @@ def run(
         raise InputError("--raw needs a PROMPT: a chat is made by the chat template")
     if prompt is not None and not prompt.strip():
         raise InputError("PROMPT is empty")
-    with open_llm(model or DEFAULT, options) as llm:
-        if chatting:
+    text = read_stdin() if not chatting and prompt in (None, "-") else prompt
+    with open_llm(DEFAULT if model is None else model, options) as llm:
+        if text is None:
             Chat(llm, params, system, report if stats else None).loop()
         else:
-            text = read_stdin() if prompt is None or prompt == "-" else prompt
             answer(llm, text, params, raw=raw, system=system, stats=stats)
 
 
@@ -49,10 +51,16 @@ def open_llm(model: str, options: dict[str, Any]) -> LLM:
         with loading(model) as progress:
             llm = LLM(model, progress=progress, **options)
     except InputError as error:
-        if " " in model.strip():
+        if " " in model.strip() and not os.path.exists(model):
             raise InputError(f'{error}; a lone argument is the MODEL: ellm run {DEFAULT} "{model}"') from error
         raise
     note_skipped(llm.runtime)
+    needed, there = llm.runtime.program.range_bytes, memory.available()
+    if needed > there:
+        note(
+            f"a full context of {llm.context} tokens would need {memory.readable(needed)} for keys and values, "
+            f"{memory.readable(there)} are left: an answer that gets too long will fail"
+        )
     return llm
 
 
@@ -63,7 +71,7 @@ def read_stdin() -> str:
     except UnicodeDecodeError as error:
         raise InputError(f"stdin is not {error.encoding} text: {error.reason} at byte {error.start}") from error
     if not text.strip():
-        raise InputError("there is no PROMPT, and stdin is empty")
+        raise InputError("there is no PROMPT, and stdin is empty; a lone argument is the MODEL")
     return text
 
 
@@ -75,10 +83,7 @@ def answer(llm: LLM, text: str, params: SamplingParams, *, raw: bool, system: st
     messages = [{"role": "system", "content": system}] if system is not None else []
     messages.append({"role": "user", "content": text})
     stream = llm.stream(text if raw else llm.tokenizer.chat(messages), params)
-    with interruptible(stream.close) as pressed:
-        for piece in stream:
-            write(piece)
-    write("\n")
+    pressed = show(stream)
     if pressed:
         raise KeyboardInterrupt
     if stats:

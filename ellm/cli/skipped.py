@@ -8,7 +8,7 @@ from collections import Counter
 from ellm.cli.terminal import note
 from ellm.runtime import Runtime
 
-_LAYER = re.compile(r"model\.layers\.(\d+)\.")
+_LAYER = re.compile(r"model\.layers\.(\d{1,9})\.")
 
 
 def skipped(names: list[str], layers: int) -> list[str]:

@@ -6,26 +6,48 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
-console = Console(stderr=True, highlight=False, soft_wrap=True)
+from ellm.kernels.errors import InputError
+from ellm.messages import harmless
+
+if TYPE_CHECKING:
+    from ellm.llm import Stream
+
+console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 def note(text: str) -> None:
     """A line for the user, beside the text that was asked for."""
-    console.print(text, style="dim", markup=False)
+    console.print(*map(harmless, text.split("\n")), sep="\n", style="dim")
 
 
 @contextmanager
-def loading(model: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar that (bytes done, bytes in all) moves; nothing is shown where stderr is no terminal."""
-    columns: list[Any] = [TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn()]
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(f"loading {model}", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+def loading(model: str) -> Iterator[Callable[[int, int], None] | None]:
+    """What shows a bar, from its first call (bytes done, bytes in all) on; None where stderr is no terminal."""
+    if not console.is_terminal:
+        yield None
+        return
+    columns: list[Any] = [
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TimeElapsedColumn(),
+    ]
+    bar = Progress(*columns, console=console, transient=True)
+    task = bar.add_task(f"loading {harmless(model)}", total=None)
+
+    def move(done: int, total: int) -> None:
+        bar.update(task, completed=done, total=total)
+        bar.start()
+
+    try:
+        yield move
+    finally:
+        bar.stop()
 
 
 @contextmanager
@@ -44,7 +66,38 @@ def interruptible(stop: Callable[[], None]) -> Iterator[list[bool]]:
         signal.signal(signal.SIGINT, previous)
 
 
+@contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM does what Ctrl-C does at that moment."""
+
+    def handle(*_: object) -> None:
+        interrupt = signal.getsignal(signal.SIGINT)
+        (interrupt if callable(interrupt) else signal.default_int_handler)(signal.SIGINT, None)
+
+    previous = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
 def write(text: str) -> None:
     """Text on stdout, shown at once."""
     sys.stdout.write(text)
     sys.stdout.flush()
+
+
+def show(stream: Stream) -> bool:
+    """Write the pieces of an answer as they come, and a line end. Whether Ctrl-C stopped it."""
+    with interruptible(stream.close) as pressed:
+        written = False
+        try:
+            for piece in stream:
+                write(piece)
+                written = True
+        except InputError:
+            if written:
+                write("\n")
+            raise
+        write("\n")
+    return bool(pressed)

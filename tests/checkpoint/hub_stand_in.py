@@ -18,6 +18,8 @@ class HubStandIn:
         self.name = name
         self.requests: list[str] = []
         self.status = 200  # of every answer, if not 200
+        self.sending = threading.Event()  # cleared: whoever asks for a file waits for it
+        self.sending.set()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
         self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
@@ -27,6 +29,7 @@ class HubStandIn:
         return self
 
     def __exit__(self, *exception):
+        self.sending.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -60,6 +63,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.answer(404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
 
     def send_file(self, file: Path):
+        self.hub.sending.wait()
         headers = {"ETag": f'"{tag(file)}"', "X-Repo-Commit": COMMIT}
         self.answer(200, file.read_bytes(), headers)
 

@@ -160,3 +160,12 @@ def test_a_file_that_shrinks_after_opening(tmp_path):
             file.truncate(20_000)
         with pytest.raises(InputError, match=r"lm_head.weight: the file ends at byte 20000|the file ends"):
             checkpoint.read_rows("lm_head.weight", 0, 300)
+
+
+def test_a_layer_number_of_any_length_is_a_name_like_others(tmp_path):
+    folder = tiny.write_checkpoint(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    weights = tiny.random_weights(config, 0) | {f"model.layers.{'9' * 5000}.x": np.zeros(2, np.float32)}
+    tiny.write_weights(folder, weights, shards=1)
+    with open_checkpoint(folder) as checkpoint:
+        assert len(checkpoint.tensors) == len(weights)

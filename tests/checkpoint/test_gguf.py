@@ -14,6 +14,7 @@ from gguf import GGMLQuantizationType as Type
 
 import ellm.dsl
 import ellm.models
+from ellm import LLM
 from ellm.checkpoint import open_checkpoint
 from ellm.checkpoint.gguf_file import GGUFFile
 from ellm.checkpoint.loader import load_weights
@@ -87,7 +88,7 @@ def test_real_k_quants(tmp_path):
     """Q5_0, Q4_K, Q8_0 and Q6_K of gemma3-270m; its architecture is one that ellm does not have."""
     path = gemma3(tmp_path)
     compare_with_package(path, {"Q5_0", "Q4_K", "Q8_0", "Q6_K"}, each=2)
-    with pytest.raises(InputError, match=r"general.architecture is 'gemma3', ellm has llama, qwen2, qwen3$"):
+    with pytest.raises(InputError, match=r"architecture is 'gemma3', of GGUF files ellm reads llama, qwen2, qwen3$"):
         open_checkpoint(path)
 
 
@@ -188,7 +189,7 @@ def test_other_divisors_are_refused(tmp_path, divisors):
         (dict(embedding_length="wide"), "embedding_length is str 'wide', must be int"),
         (dict(attention__value_length=64), "attention.value_length is 64, must equal the head size 32"),
         (dict(rope__dimension_count=16), "rope.dimension_count is 16, must equal the head size 32"),
-        (dict(expert_count=8), "expert_count is 8, must be 0"),
+        (dict(expert_count=8), "expert_count is 8, must be 0: experts are read from safetensors"),
         (dict(rope__scaling__type="longrope"), "rope.scaling.type is 'longrope', ellm has none, linear, yarn"),
         (dict(rope__scaling__type="linear"), "rope.scaling.factor is missing"),
     ],
@@ -197,6 +198,43 @@ def test_refused_metadata(tmp_path, metadata, words):
     with pytest.raises(InputError) as caught:
         open_checkpoint(write(tmp_path, **metadata)[2])
     assert words in str(caught.value) and str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize("architecture", ["qwen3moe", "gpt-oss", "deepseek2"])
+def test_architectures_with_experts_are_refused(tmp_path, architecture):
+    path = tmp_path / "model.gguf"
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_uint32(f"{architecture}.expert_count", 8)
+    writer.add_tensor("blk.0.ffn_gate_exps.weight", np.zeros((8, 32, 32), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(InputError, match=f"model.gguf: general.architecture is '{architecture}', of GGUF files ellm"):
+        open_checkpoint(path)
+
+
+def test_tensors_that_a_text_model_does_not_have_are_not_lost(tmp_path):
+    path = write(tmp_path, extra={"blk.0.ffn_gate_exps.weight": np.zeros((2, 32, 32), np.float32)})[2]
+    with open_checkpoint(path) as checkpoint:
+        assert "blk.0.ffn_gate_exps.weight" in checkpoint.tensors
+
+
+def test_vectors_in_blocks_are_refused(tmp_path):
+    path = write(tmp_path)[2]
+    data = path.read_bytes()
+    name = b"blk.1.attn_norm.weight"
+    at = data.index(name) + len(name) + 4 + 8  # behind n_dimensions and the one dimension
+    assert data[at] == Type.F32
+    path.write_bytes(data[:at] + bytes([Type.Q4_0]) + data[at + 1 :])
+    with pytest.raises(InputError, match=r"attn_norm.weight .*: dtype is Q4_0, ellm reads vectors as F32, F16, BF16$"):
+        LLM(path)
+
+
+def test_the_file_of_a_wrong_configuration_is_named(tmp_path):
+    path = write(tmp_path, "Qwen2ForCausalLM", attention__head_count_kv=3)[2]
+    with pytest.raises(InputError, match=r"tiny.gguf: num_attention_heads: 8 is no multiple of num_key_value_heads 3"):
+        LLM(path)
 
 
 def test_unknown_dtype(tmp_path):

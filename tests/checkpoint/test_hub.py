@@ -4,8 +4,11 @@ Each case is a process of its own: huggingface_hub reads its environment once, w
 """
 
 import os
+import resource
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -35,12 +38,22 @@ def hub(tmp_path):
         yield stand_in
 
 
-def open_by_name(tmp_path, endpoint, name="tiny-org/tiny-model", progress=False, **environment):
+def environment_of(tmp_path, endpoint):
     ours = {"HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": endpoint, "NO_PROXY": "127.0.0.1"}
     clean = {key: value for key, value in os.environ.items() if not key.upper().startswith(("HF_", "HTTP", "ALL_"))}
+    return clean | ours
+
+
+def open_by_name(tmp_path, endpoint, name="tiny-org/tiny-model", progress=False, file_size=-1, **environment):
     command = [sys.executable, "-c", OPEN, name, "progress" if progress else "quiet"]
     return subprocess.run(
-        command, env=clean | ours | environment, capture_output=True, text=True, check=True, timeout=120
+        command,
+        env=environment_of(tmp_path, endpoint) | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size)),
     )
 
 
@@ -98,3 +111,22 @@ def test_a_model_without_safetensors(tmp_path, hub):
         file.unlink()
     done = open_by_name(tmp_path, hub.endpoint)
     assert done.stdout.startswith("refused: ") and "has neither model.safetensors nor" in done.stdout
+
+
+def test_a_disk_that_is_full(tmp_path, hub):
+    done = open_by_name(tmp_path, hub.endpoint, file_size=20_000)
+    words = f"tiny-org/tiny-model: download to {tmp_path}/home/hub failed: OSError: [Errno 27] File too large"
+    assert words in refused(done)
+
+
+def test_ctrl_c_does_not_wait_for_the_network(tmp_path, hub):
+    hub.sending.clear()
+    command = [sys.executable, "-m", "ellm.cli.main", "run", "tiny-org/tiny-model", "hi"]
+    environment = environment_of(tmp_path, hub.endpoint)
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    while not any("/resolve/" in request for request in hub.requests):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60) == (b"", b"") and process.returncode == 130
+    assert not hub.sending.is_set()

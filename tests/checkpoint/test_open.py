@@ -1,5 +1,6 @@
 """What a name may be."""
 
+import os
 import sys
 
 import pytest
@@ -56,5 +57,34 @@ def test_other_files(tmp_path):
 
 def test_unreadable(tmp_path):
     (tmp_path / "config.json").mkdir()
-    with pytest.raises(InputError, match=r"config.json: cannot be read: Is a directory"):
+    with pytest.raises(InputError, match=r"config.json: is not a regular file"):
         open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"])
+def test_a_pipe_is_refused_not_waited_for(tmp_path, name):
+    tiny.write_checkpoint(tmp_path)
+    (tmp_path / name).unlink()
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(InputError, match=f"{name}: is not a regular file"):
+        open_checkpoint(tmp_path).tokenizer  # noqa: B018
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"])
+def test_a_small_file_that_is_large_is_not_read(tmp_path, name):
+    tiny.write_checkpoint(tmp_path)
+    with (tmp_path / name).open("ab") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(InputError, match=f"{name}: has 1099511627776 bytes, at most 67108864 are plausible"):
+        open_checkpoint(tmp_path).tokenizer  # noqa: B018
+
+
+@pytest.mark.parametrize("name", ["", " ", "~nobody-has-this-name/x"])
+def test_no_name(name):
+    with pytest.raises(InputError):
+        open_checkpoint(name)
+
+
+def test_a_question_in_the_place_of_a_name():
+    with pytest.raises(InputError, match="cannot be opened: File name too long"):
+        open_checkpoint("Why is the sky blue? " * 1000)

@@ -78,7 +78,7 @@ def write_gguf(
         for projection, count in heads.items():
             if projection in name and config["model_type"] == "llama":
                 values = permuted(values, count)
-        if name == "rope_freqs.weight":
+        if name.startswith(("rope_freqs.", "blk.")):
             writer.add_tensor(name, values)
         elif values.ndim == 2 and dtype != GGMLQuantizationType.F32:
             writer.add_tensor(stored_name(name), gguf.quants.quantize(values, dtype), raw_dtype=dtype)

@@ -19,6 +19,10 @@ MOE, V2, V3, OSS = CONFIGS["qwen3_moe"], CONFIGS["deepseek_v2"], CONFIGS["deepse
         ({}, "architectures: None names no architecture"),
         ({"architectures": []}, "architectures: [] names no architecture"),
         (
+            {"architectures": [["LlamaForCausalLM"]]},
+            f"architectures: ['LlamaForCausalLM'] is unknown; known are {', '.join(ARCHITECTURES)}",
+        ),
+        (
             {"architectures": ["GPT2LMHeadModel"]},
             f"architectures: 'GPT2LMHeadModel' is unknown; known are {', '.join(ARCHITECTURES)}",
         ),
@@ -26,6 +30,16 @@ MOE, V2, V3, OSS = CONFIGS["qwen3_moe"], CONFIGS["deepseek_v2"], CONFIGS["deepse
         ({**LLAMA, "hidden_size": "72"}, "hidden_size: '72' is not a positive int"),
         ({**LLAMA, "num_hidden_layers": 0}, "num_hidden_layers: 0 is not a positive int"),
         ({**LLAMA, "vocab_size": True}, "vocab_size: True is not a positive int"),
+        ({**LLAMA, "hidden_size": 1 << 40}, "hidden_size: 1099511627776 is more than 1048576"),
+        ({**LLAMA, "head_dim": 1 << 31}, "head_dim: 2147483648 is more than 4096"),
+        ({**LLAMA, "num_attention_heads": 1 << 20}, "num_attention_heads: 1048576 is more than 4096"),
+        ({**LLAMA, "vocab_size": 1 << 31}, "vocab_size: 2147483648 is more than 16777216"),
+        ({**OSS, "sliding_window": 1 << 63}, "sliding_window: 9223372036854775808 is more than 16777216"),
+        ({**MOE, "num_experts": 1 << 31}, "num_experts: 2147483648 is more than 4096"),
+        (
+            {**MOE, "num_experts": 4096, "num_hidden_layers": 80},
+            "num_experts: 4096 in each of 80 layers are more than 262144 in all",
+        ),
         ({**LLAMA, "num_key_value_heads": 3}, "num_attention_heads: 4 is no multiple of num_key_value_heads 3"),
         ({**LLAMA, "hidden_size": 70}, "hidden_size: 70 is no multiple of num_attention_heads 4"),
         ({**LLAMA, "head_dim": 17}, "head_dim: 17 is odd, rope needs pairs"),
@@ -33,8 +47,21 @@ MOE, V2, V3, OSS = CONFIGS["qwen3_moe"], CONFIGS["deepseek_v2"], CONFIGS["deepse
         ({**LLAMA, "rms_norm_eps": -1.0}, "rms_norm_eps: -1.0 is not a positive number"),
         ({**LLAMA, "tie_word_embeddings": "no"}, "tie_word_embeddings: 'no' is not true or false"),
         ({**LLAMA, "mlp_bias": 1}, "mlp_bias: 1 is not true or false"),
+        ({**LLAMA, "rms_norm_eps": 1e-320}, "rms_norm_eps: 1e-320 is not from 1e-15 to 1000000000000000.0"),
+        ({**LLAMA, "rms_norm_eps": 10**400}, f"rms_norm_eps: {10**400} is not from 1e-15 to 1000000000000000.0"),
         ({**LLAMA, "rope_theta": "big"}, "rope_theta: 'big' is not a positive number"),
+        ({**LLAMA, "rope_theta": 1e300}, "rope_theta: 1e+300 is not from 1e-15 to 1000000000000000.0"),
+        ({**LLAMA, "rope_theta": 1}, "rope_theta: 1.0 is not more than 1"),
         ({**LLAMA, "rope_scaling": [8]}, "rope_scaling: [8] is not an object"),
+        ({**LLAMA, "rope_scaling": 0}, "rope_scaling: 0 is not an object"),
+        (
+            {**LLAMA, "rope_scaling": {"rope_type": ["yarn"]}},
+            "rope_scaling: rope_type ['yarn'] is not supported, only default, linear, llama3, yarn are",
+        ),
+        (
+            {**LLAMA, "rope_scaling": {"rope_type": "yarn", "factor": 8, "beta_slow": 1e-320}},
+            "rope_scaling: beta_slow: 1e-320 is not from 1e-15 to 1000000000000000.0",
+        ),
         (
             {**LLAMA, "rope_scaling": {"type": "dynamic", "factor": 2.0}},
             "rope_scaling: rope_type 'dynamic' is not supported, only default, linear, llama3, yarn are",
@@ -67,6 +94,7 @@ MOE, V2, V3, OSS = CONFIGS["qwen3_moe"], CONFIGS["deepseek_v2"], CONFIGS["deepse
         ({**MOE, "norm_topk_prob": 1}, "norm_topk_prob: 1 is not true or false"),
         ({**MOE, "mlp_only_layers": 2}, "mlp_only_layers: 2 is not a list of layers"),
         ({**MOE, "decoder_sparse_step": 0}, "decoder_sparse_step: 0 is not a positive int"),
+        ({**V3, "qk_rope_head_dim": 15}, "qk_rope_head_dim: 15 is odd, rope needs pairs"),
         ({**V3, "n_group": 5}, "n_routed_experts: 12 is no multiple of n_group 5"),
         ({**V3, "topk_group": 5}, "topk_group: 5 is more than n_group 4"),
         (
@@ -86,6 +114,21 @@ MOE, V2, V3, OSS = CONFIGS["qwen3_moe"], CONFIGS["deepseek_v2"], CONFIGS["deepse
         (
             {**MOE, "quantization_config": {"quant_method": "gptq"}},
             "quantization_config: quant_method 'gptq' is not supported, only fp8, mxfp4 are",
+        ),
+        (
+            {**MOE, "quantization_config": {"quant_method": ["fp8"]}},
+            "quantization_config: quant_method ['fp8'] is not supported, only fp8, mxfp4 are",
+        ),
+        (
+            {
+                **MOE,
+                "quantization_config": {
+                    "quant_method": "fp8",
+                    "weight_block_size": [128, 128],
+                    "modules_to_not_convert": [7],
+                },
+            },
+            "quantization_config: modules_to_not_convert [7] is not a list of names",
         ),
         ({**MOE, "quantization_config": 8}, "quantization_config: 8 is not an object"),
         (
