@@ -1,6 +1,6 @@
 """The language that models are written in, and the compiler from it to a `Program`."""
 
-from ellm.dsl.compiler import compile
+from ellm.dsl.compiler import compile, compile_all
 from ellm.dsl.errors import GraphError, InputError, LoweringError, ShapeError
 from ellm.dsl.graph import Graph
 from ellm.dsl.ops import (
@@ -8,6 +8,7 @@ from ellm.dsl.ops import (
     clamped_swiglu,
     concat,
     embed,
+    expand_latent,
     experts,
     head_linear,
     linear,
@@ -41,8 +42,10 @@ __all__ = [
     "attend",
     "clamped_swiglu",
     "compile",
+    "compile_all",
     "concat",
     "embed",
+    "expand_latent",
     "experts",
     "head_linear",
     "linear",

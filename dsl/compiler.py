@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -31,13 +32,23 @@ def compile(graph: Graph, *, context: int, chunk: int = 512, row_block: int = 64
     rows, rounded up to whole row blocks of `row_block` rows. Without `fuse`, one kernel runs per operator of the graph.
     Raises GraphError (an InputError) for bad sizes, a malformed graph, or an operator that no kernel can run.
     """
-    _check_sizes(graph, context, chunk, row_block)
-    graph = rewrite(graph, fuse)
-    lowering = lower(graph, _round_up(context, contract.SPLIT), row_block, -(-chunk // row_block))
-    weights_bytes = lowering.region.place()
-    section, shared = _plan(lowering)
-    task_graph = tasks.build(lowering.operators, lowering.blocks)
-    return _program(graph, lowering, task_graph, section, shared, weights_bytes, context)
+    return compile_all([graph], context=context, chunk=chunk, row_block=row_block, fuse=fuse)[0]
+
+
+def compile_all(
+    graphs: Sequence[Graph], *, context: int, chunk: int = 512, row_block: int = 64, fuse: bool = True
+) -> list[Program]:
+    """Compile graphs of one model into programs that share packed weights and KV ranges; else as `compile`.
+
+    What a later program keeps in a range, and the first does not, is behind the `range_bytes` of the first.
+    """
+    lowerings: list[Lowering] = []
+    for graph in graphs:
+        _check_sizes(graph, context, chunk, row_block)
+        sizes = _round_up(context, contract.SPLIT), row_block, -(-chunk // row_block)
+        lowerings.append(lower(rewrite(graph, fuse), *sizes, first=lowerings[0] if lowerings else None))
+    weights_bytes = lowerings[0].region.place()
+    return [_program(lowering, weights_bytes, context) for lowering in lowerings]
 
 
 def _check_sizes(graph: Graph, context: int, chunk: int, row_block: int) -> None:
@@ -68,16 +79,10 @@ def _plan(lowering: Lowering) -> tuple[Plan, Plan]:
     return section, shared
 
 
-def _program(
-    graph: Graph,
-    lowering: Lowering,
-    task_graph: tasks.TaskGraph,
-    section: Plan,
-    shared: Plan,
-    weights_bytes: int,
-    context: int,
-) -> Program:
-    operators, row_block = lowering.operators, lowering.row_block
+def _program(lowering: Lowering, weights_bytes: int, context: int) -> Program:
+    graph, operators, row_block = lowering.graph, lowering.operators, lowering.row_block
+    section, shared = _plan(lowering)
+    task_graph = tasks.build(operators, lowering.blocks)
     numbers = [operator.numbers() for operator in operators]
     kernels = sorted({operator.kernel for operator in operators})
     attends = [args for operator, args in zip(operators, numbers, strict=True) if operator.kernel == "attend"]

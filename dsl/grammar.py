@@ -44,10 +44,15 @@ class Form:
 
 
 def cache_shapes(node: Node) -> tuple[Shape, Shape]:
-    """Shapes [S, kv heads, dim] of the keys and the values that an `append` or `qkv` node leaves; raises ShapeError."""
+    """Shapes [S, kv heads, dim] of the keys and the values that an `append`, `qkv` or `expand_latent` node leaves.
+
+    Raises ShapeError for another one.
+    """
     if node.op == "qkv":
         heads, dim, _ = node.weights["k"].shape
         return ((node.attributes["rows"], heads, dim),) * 2
+    if node.op == "expand_latent":
+        return node.shape, (*node.shape[:2], node.weights["v"].shape[1])
     if node.op != "append":
         raise ShapeError(f"keys and values must come from cache.append, not from {node.op}")
     return node.shape, (*node.shape[:2], node.attributes.get("value_dim", node.shape[2]))
@@ -161,6 +166,18 @@ def _append(node: Node, inputs: Sequence[Node]) -> Shape:
         wanted = node.attributes.get("value_dim", k[2])
         _expect(v[2] == wanted, f"v is {text(v)}: its heads are said to have {wanted} dims")
     return (node.attributes["rows"], *k[1:])
+
+
+def _expand_latent(node: Node, inputs: Sequence[Node]) -> Shape:
+    """The keys' shape."""
+    (cached,) = inputs
+    keys, values = cache_shapes(cached)
+    one = cached.op == "append" and len(cached.inputs) == 1 and keys[1] == 1
+    _expect(one, f"keys {text(keys)} of {cached.op}: must be one a position, with the values in it")
+    k, v = node.weights["k"], node.weights["v"]
+    fits = len(k.shape) == len(v.shape) == 3 and k.shape[0] == v.shape[0] and k.shape[2] == v.shape[2] == values[2]
+    _expect(fits, f"latents are {text(values)}: weights {k} and {v} must be [heads, dim, {values[2]}]")
+    return (keys[0], k.shape[0], k.shape[1] + features(keys)[1] - k.shape[2])
 
 
 def _attend(node: Node, inputs: Sequence[Node]) -> Shape:
@@ -292,6 +309,7 @@ GRAMMAR: dict[str, Form] = {
     "slice": Form(_slice, ("x",), (), ("begin", "end")),
     "concat": Form(_concat, ("parts...",)),
     "append": Form(_append, ("k", "v?"), (), ("cache", "rows", "value_dim?")),
+    "expand_latent": Form(_expand_latent, ("cache",), ("k", "v"), ("cache",)),
     "attend": Form(_attend, ("q", "cache"), ("sinks?",), ("cache", "scale", "window")),
     "swiglu": Form(_swiglu, ("gate", "up"), (), ("limit?", "alpha?")),
     "softmax": Form(_scores, ("x",)),

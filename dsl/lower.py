@@ -15,14 +15,16 @@ from ellm.dsl.graph import Graph
 from ellm.dsl.lowering import Lowering
 from ellm.dsl.operator import Argument, Stored
 from ellm.dsl.tensor import R, Weight, features, text
-from ellm.dsl.tiling import depth_tiles, matrix_task_tiles, task_tiles, tiles
-from ellm.kernels import contract
+from ellm.dsl.tiling import depth_tiles, task_tiles, tiles
 from ellm.scheduler.program import Kind
 
 
-def lower(graph: Graph, context: int, row_block: int, blocks: int) -> Lowering:
-    """Lower every node, and the sampling of logits. Raises LoweringError, naming the model line, if no kernel fits."""
-    low = Lowering(graph, context, row_block, blocks)
+def lower(graph: Graph, context: int, row_block: int, blocks: int, first: Lowering | None = None) -> Lowering:
+    """Lower every node, and the sampling of logits; `first`: see Lowering.
+
+    Raises LoweringError, naming the model line, if no kernel fits.
+    """
+    low = Lowering(graph, context, row_block, blocks, first)
     for key, node in graph.items():
         if node.op == "tokens":
             continue
@@ -107,8 +109,7 @@ def _head_linear(low: Lowering, key: int, node: Node) -> None:
         out = low.stored[key] = Stored(whole.buffer, whole.bf16, whole.stride, 0, total)
     else:
         out = low.store(key, name)
-    column_bytes = contract.column_bytes(contract.FORMATS[weight.precision], k_tiles)
-    packed = low.region.heads(weight, n_tiles, matrix_task_tiles(n_tiles, column_bytes))
+    packed = low.heads(weight)
     args: dict[str, Argument] = {"x": x.place, "x_bf16": int(x.bf16), "x_stride": x.stride}
     args |= {"x_head_stride": x.group_stride or k, "k": k, "k_tiles": k_tiles, "heads": heads, "n": n}
     args |= {"weight": packed, "bank_stride": packed.stride, "format": packed.format, "n_tiles": n_tiles}

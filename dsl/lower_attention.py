@@ -50,6 +50,20 @@ def _append(low: Lowering, key: int, node: Node) -> None:
     low.emit("append", "append", key, args | layout, Kind.ROWS)
 
 
+def _expand_latent(low: Lowering, key: int, node: Node) -> None:
+    writer = low.graph.node(node.inputs[0])
+    (_, cached_dim), (_, latent) = (features(shape) for shape in cache_shapes(writer))
+    (heads, head_dim), (_, value_dim) = (features(shape) for shape in cache_shapes(node))
+    to_keys, to_values = (low.heads(node.weights[role]) for role in ("k", "v"))
+    args: dict[str, Argument] = {"cached": low.ranges.caches[writer.attributes["cache"]]["keys"], "latent": latent}
+    args |= {"rotary": cached_dim - latent, "heads": heads, "key_dim": head_dim - cached_dim + latent}
+    args |= {"to_keys": to_keys, "to_keys_stride": to_keys.stride, "to_keys_format": to_keys.format}
+    args |= {"to_values": to_values, "to_values_stride": to_values.stride, "to_values_format": to_values.format}
+    args |= {"value_dim": value_dim} | low.ranges.add(node.attributes["cache"], heads, head_dim, value_dim, False)
+    # All layers expand to the same memory: one at a time.
+    low.emit("expand_latent", "expand_latent", key, args, Kind.SPLITS, behind=low.last_merge)
+
+
 def _attend(low: Lowering, key: int, node: Node) -> None:
     query, cache = node.inputs
     q, writer = low.dense(query), low.graph.node(cache)
@@ -84,5 +98,6 @@ LOWER: dict[str, Callable[[Lowering, int, Node], None]] = {
     "qkv": _qkv,
     "rope": _rope,
     "append": _append,
+    "expand_latent": _expand_latent,
     "attend": _attend,
 }

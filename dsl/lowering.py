@@ -11,10 +11,11 @@ from ellm.dsl.errors import LoweringError
 from ellm.dsl.grammar import MATMULS, Node
 from ellm.dsl.graph import Graph
 from ellm.dsl.operator import Argument, Operator, Stored
-from ellm.dsl.packing import Packed, Region, Run
+from ellm.dsl.packing import PAGE, Packed, Region, Run
 from ellm.dsl.plan import Buffer, union
 from ellm.dsl.tensor import L, Shape, Weight, features, text
-from ellm.dsl.tiling import depth_tiles, padded, tiles
+from ellm.dsl.tiling import depth_tiles, matrix_task_tiles, padded, tiles
+from ellm.kernels import contract
 from ellm.scheduler.program import Kind
 
 _ALWAYS_BF16 = ("attend", "gate_up", "qkv")
@@ -23,14 +24,19 @@ _EITHER = ("rms_norm", "linear", "head_linear", "concat")
 
 @dataclass
 class RangeLayout:
-    """One sequence's KV range: for each cache its keys, head by head, then its values."""
+    """One sequence's KV range: for each cache its keys, head by head, then its values.
+
+    What layers expand from their latents is one more cache, as one layer at a time needs it.
+    """
 
     context: int
     bytes: int = 0
     caches: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def add(self, cache: str, kv_heads: int, head_dim: int, value_dim: int, values_in_keys: bool) -> dict[str, int]:
-        """Lay out a cache and return its offsets and strides: fields of the kernels that use it."""
+        """Lay out a cache, unless it is there; return its offsets and strides: fields of the kernels that use it."""
+        if cache in self.caches:
+            return self.caches[cache]
         key_stride = self.context // 16 * depth_tiles(head_dim) * 1024
         value_stride = 0 if values_in_keys else self.context // 32 * tiles(value_dim) * 1024
         keys = self.bytes
@@ -39,17 +45,24 @@ class RangeLayout:
         self.caches[cache] = dict(keys=keys, key_stride=key_stride, values=values, value_stride=value_stride)
         return self.caches[cache]
 
+    def extended(self) -> RangeLayout:
+        """A layout that begins with this one; what it adds begins on a page."""
+        return RangeLayout(self.context, -(-self.bytes // PAGE) * PAGE, dict(self.caches))
+
 
 class Lowering:
-    """Operators in an order in which producers come first, and what they share."""
+    """Operators in an order in which producers come first, and what they share.
 
-    def __init__(self, graph: Graph, context: int, row_block: int, blocks: int):
+    `first` is another lowering of the same model, whose packed weights and caches this one uses.
+    """
+
+    def __init__(self, graph: Graph, context: int, row_block: int, blocks: int, first: Lowering | None = None):
         self.graph, self.row_block, self.blocks = graph, row_block, blocks
         self.operators: list[Operator] = []
         self.buffers: list[Buffer] = []  # of a row block's section
         self.shared: list[Buffer] = []  # of all row blocks
-        self.region = Region()
-        self.ranges = RangeLayout(context)
+        self.region: Region = first.region if first else Region()
+        self.ranges: RangeLayout = first.ranges.extended() if first else RangeLayout(context)
         self.windows: list[int] = []
         self.last_merge: int | None = None
         self.stored: dict[int, Stored] = {}
@@ -176,6 +189,12 @@ class Lowering:
     def vector(self, weight: Weight | None) -> Packed | None:
         """Pack a vector: the weight of a norm, the bias of a route, the sinks of an attend."""
         return self.region.vector([weight], packing.whole(weight.size), weight.size) if weight else None
+
+    def heads(self, weight: Weight) -> Packed:
+        """Pack a weight [heads, n, k], a matrix for each head."""
+        _, n, k = weight.shape
+        column_bytes = contract.column_bytes(contract.FORMATS[weight.precision], depth_tiles(k))
+        return self.region.heads(weight, tiles(n), matrix_task_tiles(tiles(n), column_bytes))
 
     def operand(self, node: Node) -> dict[str, Argument]:
         """Return the arguments for the A operand of a matrix product."""

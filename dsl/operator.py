@@ -76,7 +76,7 @@ class Operator:
 
     def groups(self, blocks: int) -> int:
         """How many groups it has."""
-        return self.experts or (1 if self.kernel == "dispatch" else blocks)
+        return self.experts or (1 if self.kernel in ("dispatch", "expand_latent") else blocks)
 
     @property
     def logit_rows(self) -> bool:

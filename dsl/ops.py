@@ -75,6 +75,18 @@ def attend(q: Value, k: Cached, v: Cached, *, scale: float, window: int = 0, sin
     return _record("attend", (q, k.value), weights, cache=cache, scale=scale, window=window)
 
 
+def expand_latent(latents: dict[str, Cached], to_keys: Weights, to_values: Weights) -> dict[str, Cached]:
+    """Keys and values of every head and position so far, of what a `cache.append(k, v=r)` of one KV head returned.
+
+    A head's values are those of the cache, [S, r], times `to_values[heads, value dim, r]`; its keys those values times
+    `to_keys[heads, dim, r]`, then the dims of the cached key after the first r (DeepSeek-V2, section 2.1).
+    """
+    source = latents["k"].value
+    weights = {"k": to_keys("weight"), "v": to_values("weight")}
+    value = Value(source.graph, source.graph.add_op("expand_latent", (source.key,), weights, {"cache": "expanded"}))
+    return {"k": Cached(value, "k"), "v": Cached(value, "v")}
+
+
 def swiglu(gate: Value, up: Value) -> Value:
     """silu(gate) * up, both [T, width] (Shazeer 2020)."""
     return _record("swiglu", (gate, up))

@@ -1,7 +1,8 @@
 """The task graph: one group per operator and row block, or expert, and events between them.
 
 Row blocks run independently of each other, coupled only by attention and by experts. Attend of block b waits until
-blocks 0 .. b have appended their keys and values, by a chain of events from block to block. Dispatch waits until all
+blocks 0 .. b have appended their keys and values, by a chain of events from block to block. If latents are expanded in
+between, that waits for all blocks, and attend of all blocks for it. Dispatch waits until all
 blocks are routed; then it wakes the experts that got rows, and when these are done every block sums up its own.
 """
 
@@ -61,7 +62,7 @@ def build(operators: Sequence[Operator], blocks: int) -> TaskGraph:
     waits = _direct_waits(operators)
     made: dict[tuple, int] = {}
     for number, operator in enumerate(operators):
-        if operator.kernel in ("gather", "dispatch"):
+        if operator.kernel in ("gather", "dispatch", "expand_latent"):
             event = _all_blocks(graph, waits[number])
             graph.publishes[event] += [graph.group(number, part) for part in range(counts[number])]
             if operator.kernel == "gather":
@@ -86,9 +87,17 @@ def build(operators: Sequence[Operator], blocks: int) -> TaskGraph:
 
 
 def _append_chains(graph: TaskGraph, operators: Sequence[Operator]) -> dict[int, list[int]]:
-    """For each operator that appends to a cache, one event per block: blocks 0 .. b have appended."""
+    """For each operator that appends to a cache, one event per block: blocks 0 .. b have appended.
+
+    Latents are expanded for all blocks at once.
+    """
     chains: dict[int, list[int]] = {}
     for number in sorted({operator.cache_after for operator in operators if operator.cache_after is not None}):
+        if operators[number].kernel == "expand_latent":
+            event = graph.event(needed=1)
+            graph.signals[graph.group(number, 0)].append(event)
+            chains[number] = [event] * graph.blocks
+            continue
         chain = [graph.event(needed=1 + (block > 0)) for block in range(graph.blocks)]
         for block, event in enumerate(chain):
             graph.signals[graph.group(number, block)].append(event)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from ellm import memory
+from ellm.expanded_prefill import EXPANDED_ROWS
 from ellm.kernels.contract import SAMPLING
 from ellm.kernels.errors import InputError
 from ellm.ranges import PromptCache, RangePool
@@ -29,15 +30,21 @@ class Engine:
     A step holds one row of each decoding sequence, then as much of the prompts as fits. `executable.run(StepInput)`
     runs it. What a row computes does not depend on the other rows, so this order decides speed, never results.
     Where memory for keys and values is short, the newest sequences wait, and are computed again, until others end.
+
+    With `prefill`, the executable of a program that was compiled after `program` for the same ranges, prompts with
+    EXPANDED_ROWS or more tokens left run there, in steps of their own. What it keeps behind the ranges' first
+    `program.range_bytes` is given back when a prompt is done.
     """
 
-    def __init__(self, executable, program: Program, *, chunk: int, slots: int = 64):
-        self.executable = executable
+    def __init__(self, executable, program: Program, *, chunk: int, slots: int = 64, prefill=None):
+        self.executable, self.prefill = executable, prefill
         self.chunk = chunk
         self.vocab = program.vocab
         self.closed = False
-        self._ranges = RangePool(program.range_bytes)
-        self._position_bytes = program.range_bytes / program.context
+        self._kept = program.range_bytes
+        self._ranges = RangePool(prefill.program.range_bytes if prefill else self._kept)
+        self._position_bytes = self._kept / program.context
+        self._expanded_bytes = (self._ranges.size - self._kept) / program.context
         self._room = 0.0  # bytes of keys and values that may be written before memory is looked at again
         self._lock = threading.Lock()
         self._condition = threading.Condition(self._lock)
@@ -102,8 +109,9 @@ class Engine:
             for begin in range(0, len(tokens), self.chunk):
                 rows = self._counting[: min(self.chunk, len(tokens) - begin)]
                 end = begin + len(rows)
+                expanded = self.prefill is not None and len(rows) >= EXPANDED_ROWS
                 with self._turn():
-                    self.executable.run(
+                    (self.prefill if expanded else self.executable).run(
                         StepInput(
                             tokens=tokens[begin:end],
                             positions=self._counting[begin:end],
@@ -167,13 +175,19 @@ class Engine:
 
     def _step(self) -> None:
         self._admit()
-        rows, wanting = self._fill()
-        while not self._has_room(rows):
+        if self.prefill is not None:
+            self._run(self.prefill, expanded=True)
+        self._run(self.executable, expanded=False)
+
+    def _run(self, executable, expanded: bool) -> None:
+        """Run a step of the rows that are due, in expanded form or not."""
+        rows, wanting = self._fill(expanded)
+        while not self._has_room(self._step_bytes(expanded)):
             self._make_room()
-            rows, wanting = self._fill()
+            rows, wanting = self._fill(expanded)
         if rows == 0:
             return
-        self._room -= rows * self._position_bytes
+        self._room -= self._step_bytes(expanded)
         m = len(wanting)
         step = StepInput(
             tokens=self._tokens[:rows],
@@ -187,7 +201,7 @@ class Engine:
             logprob=self._logprob[:m],
         )
         try:
-            self.executable.run(step)
+            executable.run(step)
         except Exception as error:
             for request in self._running:
                 request.done, request.error = True, error
@@ -198,11 +212,16 @@ class Engine:
                 request.accept(token, logprob)
         for request in self._running:  # last: rows that an interrupt keeps from being counted are computed again
             request.cached += request.rows
+        if expanded:
+            for request in self._running:
+                request.expanded = request.cached if request.rows else request.expanded
+            for request in wanting:
+                self._forget_expansion(request)
 
     def _admit(self) -> None:
         """Give waiting requests a slot and a KV range, as long as there is memory for their prompts."""
         while self._waiting and self._free_slots:
-            fits = self._has_room(self._waiting[0].length - self._waiting[0].held())
+            fits = self._has_room(self._prompt_bytes(self._waiting[0], self._waiting[0].held()))
             if not fits and self._running:
                 return
             request = self._waiting.popleft()
@@ -219,9 +238,22 @@ class Engine:
             self._addresses[request.slot] = request.range.address
             request.begin()
 
-    def _has_room(self, positions: int) -> bool:
-        """Whether the keys and values of so many more positions can be written."""
-        needed = positions * self._position_bytes
+    def _step_bytes(self, expanded: bool) -> float:
+        """Bytes of keys and values that the step under way writes for the first time."""
+        needed = sum(request.rows for request in self._running) * self._position_bytes
+        if expanded:
+            due = (one.cached + one.rows - one.expanded for one in self._running if one.rows)
+            needed += sum(due) * self._expanded_bytes
+        return needed
+
+    def _prompt_bytes(self, request: Request, done: int) -> float:
+        """Bytes of keys and values that the rest of a prompt, or of what is known of a sequence, will write."""
+        left = request.length - done
+        expanded = request.length * self._expanded_bytes if left >= EXPANDED_ROWS else 0
+        return left * self._position_bytes + expanded
+
+    def _has_room(self, needed: float) -> bool:
+        """Whether so many more bytes of keys and values can be written."""
         if needed > self._room:
             if memory.available() < needed + ROOM:
                 return False
@@ -243,24 +275,30 @@ class Engine:
         self._ranges.give(request.range)
         if request.cache is not None:
             request.cache.forget()
-        request.range, request.slot, request.cached = None, -1, 0
+        request.range, request.slot, request.cached, request.expanded = None, -1, 0, 0
 
     def _fail_for_room(self, request: Request) -> None:
-        done = max(request.cached, request.held())
-        more, there = request.length - done, memory.available()
+        done, there = max(request.cached, request.held()), memory.available()
+        needed = self._prompt_bytes(request, done)
         request.error = InputError(
-            f"the keys and values of {more} tokens after {done} need {memory.readable(more * self._position_bytes)} "
+            f"the keys and values of {request.length - done} tokens after {done} need {memory.readable(needed)} "
             f"of memory and {memory.readable(ROOM)} must stay free, {memory.readable(there)} are left"
         )
         request.done = True
 
-    def _fill(self) -> tuple[int, list[Request]]:
-        """Lay the next step's rows out. Returns their number and the requests that get a token from it."""
+    def _fill(self, expanded: bool) -> tuple[int, list[Request]]:
+        """Lay the next step's rows out: those to be expanded, or the others.
+
+        Returns their number and the requests that get a token from it.
+        """
         rows = 0
         wanting: list[Request] = []
         for request in self._running:
             begin = request.cached
-            request.rows = n = 0 if request.done else min(request.length - begin, self.chunk - rows)
+            left = 0 if request.done else request.length - begin
+            n = min(left, self.chunk - rows)
+            fits = n >= EXPANDED_ROWS if expanded else self.prefill is None or left < EXPANDED_ROWS
+            request.rows = n = n if fits else 0
             if n == 0:
                 continue
             end = rows + n
@@ -275,6 +313,11 @@ class Engine:
             rows = end
         return rows, wanting
 
+    def _forget_expansion(self, request: Request) -> None:
+        if self.prefill is not None and request.range is not None:
+            request.range.clear(self._kept)
+            request.expanded = 0
+
     def _release_done(self) -> None:
         """Free what ended requests hold. Only with the turn, or when nobody has it."""
         ended = [request for request in [*self._running, *self._waiting] if request.done]
@@ -288,6 +331,7 @@ class Engine:
             if request.cache is not None:
                 request.cache.busy = False
                 if request.range is not None:
+                    self._forget_expansion(request)
                     request.cache.range = request.range
                     request.cache.tokens = request.tokens[: request.cached].copy()
             elif request.range is not None:

@@ -26,8 +26,10 @@ class LLM:
     `model` is a folder with config.json, safetensors and tokenizer.json, a .gguf file, a hub name ("org/name") or an
     alias ("smollm2"). `threads`: workers, one a core (None: every physical core that this process may use). `context`:
     most tokens of a sequence (None: all that the model was made for; it costs address space, not memory). `chunk`: most
-    rows in a step. `isa`: "amx", "avx512", "avx2" or "portable" (None: $ELLM_ISA, else the best here). `progress` is
-    called with the bytes loaded so far and in all, and makes a download show a bar.
+    rows in a step. `isa`: "amx", "avx512", "avx2" or "portable" (None: $ELLM_ISA, else the best here).
+    `expanded_prefill`, of a model with latent attention: long prompts are computed with keys and values expanded, which
+    is faster, takes more memory, and gives up that a prompt's rows have the bits of decoded or differently cut ones.
+    `progress` is called with the bytes loaded so far and in all, and makes a download show a bar.
 
     May be used from several threads at once: their requests share the steps. Raises InputError for anything that the
     caller can put right.
@@ -41,16 +43,26 @@ class LLM:
         context: int | None = None,
         chunk: int = 512,
         isa: str | None = None,
+        expanded_prefill: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ):
-        self.runtime = Runtime(model, threads=threads, context=context, chunk=chunk, isa=isa, progress=progress)
+        self.runtime = Runtime(
+            model,
+            threads=threads,
+            context=context,
+            chunk=chunk,
+            isa=isa,
+            expanded_prefill=expanded_prefill,
+            progress=progress,
+        )
         try:
             self.tokenizer = self.runtime.checkpoint.tokenizer
         except BaseException:
             self.runtime.close()
             raise
         self.context = self.runtime.context
-        self._engine = Engine(self.runtime.executable, self.runtime.program, chunk=self.runtime.chunk)
+        runtime = self.runtime
+        self._engine = Engine(runtime.executable, runtime.program, chunk=runtime.chunk, prefill=runtime.prefill)
 
     def generate(
         self,

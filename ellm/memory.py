@@ -29,9 +29,9 @@ class Mapping:
         self.array: np.ndarray = np.frombuffer(self._map, np.uint8)
         self.address: int = self.array.ctypes.data
 
-    def clear(self) -> None:
-        """Give the physical pages back; every byte reads as zero again."""
-        self._map.madvise(mmap.MADV_DONTNEED)
+    def clear(self, begin: int = 0) -> None:
+        """Give the physical pages from a page boundary on back; every byte there reads as zero again."""
+        self._map.madvise(mmap.MADV_DONTNEED, begin)
 
     def close(self) -> None:
         """Unmap. The address must no longer be in use."""

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-import ellm.dsl
 import ellm.models
 from ellm import routes
 from ellm.cost import Cost
+from ellm.expanded_prefill import compile_programs
 from ellm.kernels.errors import InputError
 from ellm.machine import Machine
 from ellm.scheduler.program import Program
@@ -142,12 +142,15 @@ class Planner:
         return found
 
 
-def compile_for(config: dict[str, Any], precision: Any, context: int) -> Program:
-    """The program of a model whose sequences have at most `context` positions. Raises InputError."""
+def compile_for(config: dict[str, Any], precision: Any, context: int, *, expanded: bool = False) -> list[Program]:
+    """The program of a model whose sequences have at most `context` positions, and that for expanded prefill.
+
+    Raises InputError.
+    """
     model = ellm.models.from_config(config, precision=precision)
     if not 1 <= context <= model.context:
         raise InputError(f"context {context}: this model has 1 to {model.context} positions")
-    return ellm.dsl.compile(model.graph(), context=context, chunk=CHUNK)
+    return compile_programs(model, context=context, chunk=CHUNK, expanded=expanded)
 
 
 def what_helps(planner: Planner, context: int) -> dict[str, float]:

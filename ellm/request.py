@@ -51,6 +51,7 @@ class Request:
         self.range: Mapping | None = None
         self.slot = -1
         self.cached = 0  # tokens whose keys and values are in the range
+        self.expanded = 0  # tokens whose keys and values lie expanded in the range besides
         self.rows = 0  # tokens in the step under way
         self.done = False
         self.error: BaseException | None = None

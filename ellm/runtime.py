@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from numbers import Integral
 from pathlib import Path
+from typing import Any
 
-import ellm.dsl
 import ellm.models
 from ellm import memory
 from ellm.checkpoint import open_checkpoint
 from ellm.checkpoint.loader import load_weights
+from ellm.expanded_prefill import EXPANDED_ROWS, compile_programs
 from ellm.kernels import isa as isas
 from ellm.kernels.errors import InputError
 from ellm.scheduler import Pool
@@ -23,8 +24,8 @@ class Runtime:
     """Opens, compiles and loads `model` (a folder, a .gguf file, a hub name or an alias).
 
     `progress` is called with the bytes loaded so far and in all. `ignored` are the checkpoint's tensors that the model
-    does not use. Raises InputError if the model, an option or this
-    machine will not do.
+    does not use. `prefill` is, with `expanded_prefill`, the executable for steps of EXPANDED_ROWS or more rows of each
+    sequence. Raises InputError if the model, an option or this machine will not do.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Runtime:
         context: int | None = None,
         chunk: int = 512,
         isa: str | None = None,
+        expanded_prefill: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ):
         self._closers: list[Callable[[], None]] = []
@@ -52,19 +54,34 @@ class Runtime:
             )
             self.context = check_context(context, self.model.context)
             self.chunk = chunk
-            self.program = ellm.dsl.compile(self.model.graph(), context=self.context, chunk=chunk)
+            self.program, *prefill = compile_programs(
+                self.model, context=self.context, chunk=chunk, expanded=expanded_prefill
+            )
             self.pool = Pool(threads)
             self._closers.append(self.pool.close)
-            check_room(self.program, self.pool.threads, str(model), context)
+            check_room([self.program, *prefill], self.pool.threads, str(model), context)
             self.weights = memory.Mapping(self.program.weights_bytes, "the weights", huge=True)
             load_weights(self.program, self.checkpoint, self.weights.address, self.pool.cores, progress)
             self.ignored = self.checkpoint.ignored(self.program)
             self.checkpoint.close()  # its tokenizer stays usable
             self.table = isas.table(self.choice.isa)
-            self.executable = self.pool.load(self.program, self.table, self.weights.address)
+            self.executable = self._load(self.program)
+            self.prefill = self._load(prefill[0]) if prefill else None
         except BaseException:
             self.close()
             raise
+
+    def executable_for(self, rows: int) -> Any:
+        """What runs a step of so many rows of each sequence."""
+        return self.prefill if self.prefill is not None and rows >= EXPANDED_ROWS else self.executable
+
+    @property
+    def range_bytes(self) -> int:
+        """Virtual size of one sequence's KV range."""
+        return (self.prefill or self.executable).program.range_bytes
+
+    def _load(self, program: Program) -> Any:
+        return self.pool.load(program, self.table, self.weights.address)
 
     def close(self) -> None:
         """Stop the workers and free the weights. No step may be running."""
@@ -84,21 +101,23 @@ def check_context(context: int | None, longest: int) -> int:
     return context
 
 
-def check_room(program: Program, threads: int, model: str, context: int | None = None) -> None:
-    """Raise InputError if the memory that a program takes before the first token is not there.
+def check_room(programs: list[Program], threads: int, model: str, context: int | None = None) -> None:
+    """Raise InputError if the memory that programs on the same weights take before the first token is not there.
 
     A `context` that was asked for must fit besides: keys and values of one sequence of so many tokens.
     """
-    needed = program.weights_bytes + program.arena_bytes + threads * program.scratch_bytes
+    needed = programs[0].weights_bytes
+    needed += sum(program.arena_bytes + threads * program.scratch_bytes for program in programs)
     there = memory.available()
     if needed > there:
-        precisions = " and ".join(name for name in program.meta["weight_bytes"] if name != "f32")
+        precisions = " and ".join(name for name in programs[0].meta["weight_bytes"] if name != "f32")
         raise InputError(
             f"{model}: needs {memory.readable(needed)} of memory in {precisions}, "
             f"{memory.readable(there)} are available"
         )
-    if context is not None and needed + program.range_bytes > there:
+    range_bytes = programs[-1].range_bytes
+    if context is not None and needed + range_bytes > there:
         raise InputError(
-            f"{model}: context {context}: its keys and values need {memory.readable(program.range_bytes)} of memory, "
+            f"{model}: context {context}: its keys and values need {memory.readable(range_bytes)} of memory, "
             f"{memory.readable(there - needed)} are left beside the weights"
         )

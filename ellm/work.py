@@ -167,6 +167,14 @@ class Costing:
             more = more + self.elements(keys * args["value_dim"])
         return Costs(size, ns, more, np.zeros(len(items)))
 
+    def expand_latent(self, args: Args, keys: np.ndarray) -> Costs:
+        """A head of splits that have so many keys: weights, the products, and keys and values stored."""
+        flops, written = contract.cost("expand_latent", args, rows=1, keys=1)
+        size = args["to_keys_stride"] + args["to_values_stride"]
+        ns = self.padded(keys) * flops / args["heads"] / (1000 * self.machine.matmul_tflops_per_core)
+        more = self.elements(keys * written / args["heads"] / 2)
+        return Costs(np.full(len(keys), float(size)), ns, more, self.elements(keys * args["latent"]))
+
     def merge(self, args: Args, items: np.ndarray) -> Costs:
         """A head group of MERGE_ITEM [items]."""
         shared = args["heads"] // args["kv_heads"]
@@ -260,6 +268,10 @@ class _Builder:
         elif kernel == "attend":
             items = self.tables.items[args["window_class"]]
             self.add(groups, self.costing.attend(args, items), self.item_keys(items, tiles), local=1)
+        elif kernel == "expand_latent":
+            sequences, last = len(np.unique(self.tables.slots)), int(self.tables.positions.max())
+            keys = sequences * np.minimum(SPLIT, last + 1 - np.arange(0, last + 1, SPLIT))
+            self.add(groups, self.costing.expand_latent(args, keys), np.full(len(keys), self.take_keys(tiles)), local=0)
         elif kernel == "merge":
             items = self.tables.merges[args["window_class"]]
             self.add(groups, self.costing.merge(args, items), np.full(len(items), -1), local=1)

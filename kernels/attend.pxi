@@ -18,10 +18,6 @@
 
 from libc.math cimport INFINITY
 
-cdef extern from "panel.h" nogil:
-    int64_t panel_stride(int64_t k_tiles)
-
-
 cdef enum:
     VALUE_TILES = 4  # column tiles of values that are made of keys at a time: 64 KiB, contract.py counts them
 

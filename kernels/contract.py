@@ -124,8 +124,8 @@ def column_bytes(format: int, k_tiles: int) -> int:
 
 
 def tasks(kernel: str, args: Mapping[str, Any]) -> int:
-    """Tasks of one operator on one row block; for attend and merge per item, for sample per logit row, for the experts'
-    kernels per row tile of one expert."""
+    """Tasks of one operator on one row block; for attend and merge per item, for expand_latent per split, for sample
+    per logit row, for the experts' kernels per row tile of one expert."""
     _known(kernel)
     if kernel in _MATMULS:
         return int(_banks(kernel, args) * -(-args["n_tiles"] // args["task_tiles"]))
@@ -135,6 +135,8 @@ def tasks(kernel: str, args: Mapping[str, Any]) -> int:
         return int(args["kv_heads"]) * -(-args["heads"] // args["kv_heads"] // FOLD)
     if kernel == "append":
         return int(args["kv_heads"])
+    if kernel == "expand_latent":
+        return int(args["heads"])
     if kernel in ("probe_read", "probe_matmul"):
         return int(args["tasks"])
     return 1
@@ -148,7 +150,8 @@ def scratch_bytes(kernel: str, args: Mapping[str, Any], row_block: int) -> int:
 
 
 def cost(kernel: str, args: Mapping[str, Any], rows: int, keys: int) -> tuple[int, int]:
-    """Floating-point operations and bytes of weights (or keys and values) of one operator over all of its tasks.
+    """Floating-point operations and bytes of weights (or keys and values; of expand_latent those that it writes) of one
+    operator over all of its tasks.
 
     `rows` is the number of rows (of the experts' kernels: of one expert), `keys` the number of keys that each of them
     attends to.
@@ -161,6 +164,9 @@ def cost(kernel: str, args: Mapping[str, Any], rows: int, keys: int) -> tuple[in
         stored = args["head_dim"] + (0 if args["values_in_keys"] else args["value_dim"])
         flops = 2 * rows * keys * args["heads"] * (args["head_dim"] + args["value_dim"])
         return flops, 2 * keys * args["kv_heads"] * stored
+    if kernel == "expand_latent":
+        dims = args["key_dim"] + args["value_dim"]
+        return 2 * keys * args["heads"] * args["latent"] * dims, 2 * keys * args["heads"] * (dims + args["rotary"])
     if kernel == "probe_read":
         return 0, args["tasks"] * args["bytes"]
     if kernel == "probe_matmul":
@@ -195,6 +201,14 @@ def _matmul_scratch(args: Mapping[str, Any], row_block: int) -> int:
     return (_product_scratch if args["x_bf16"] else _panel_scratch)(args, row_block)
 
 
+def _expand_latent_scratch(args: Mapping[str, Any], row_block: int) -> int:
+    """The panel of a split's cached keys, the product of 128 positions and expanded weights."""
+    columns = _up(max(args["key_dim"] + args["rotary"], args["value_dim"]), 16)
+    formats = (args["to_keys_format"], args["to_values_format"])
+    expanded = 0 if set(formats) == {FORMATS["bf16"]} else EXPAND_BYTES
+    return SPLIT * (_up(args["latent"] + args["rotary"], 32) // 32 | 1) * 64 + 128 * columns * 4 + expanded
+
+
 def _attend_scratch(args: Mapping[str, Any], row_block: int) -> int:
     """The struct Fold of attend.pxi: per folded row scores and p, two numerators, the query and four scalars; and four
     column tiles of values that are in keys."""
@@ -211,6 +225,7 @@ _SCRATCH: dict[str, Callable[[Mapping[str, Any], int], int]] = {
     **dict.fromkeys(("linear", "logits", "gate_up", "qkv"), _matmul_scratch),
     **dict.fromkeys(("head_linear", "expert_gate_up"), _panel_scratch),
     "expert_down": _product_scratch,
+    "expand_latent": _expand_latent_scratch,
     "attend": _attend_scratch,
     "merge": lambda args, row_block: 4 * args["value_dim"],
     "route": lambda args, row_block: 8 * args["experts"] + 8 * args["groups"],  # scores, choices; groups: score, number

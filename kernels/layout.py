@@ -105,3 +105,17 @@ def read_values(address: int, positions: int, head_dim: int) -> np.ndarray:
     """A head's first values as float32 [positions, head_dim]."""
     tiles = values_view(address, positions, head_dim).transpose(0, 2, 4, 1, 3)
     return from_bf16(tiles.reshape(32 * tiles.shape[0], -1)[:positions, :head_dim])
+
+
+def write_keys(address: int, positions: np.ndarray, x: np.ndarray) -> None:
+    """x, [n, head_dim], rounded to bf16, to these positions of a head's keys."""
+    s, d = positions[:, None], np.arange(x.shape[1])
+    tiles = keys_view(address, int(s.max()) + 1, x.shape[1])
+    tiles[s // 16, d // 32, d % 32 // 2, s % 16, d % 2] = to_bf16(x)
+
+
+def write_values(address: int, positions: np.ndarray, x: np.ndarray) -> None:
+    """As write_keys, for values, [n, value_dim]."""
+    s, d = positions[:, None], np.arange(x.shape[1])
+    tiles = values_view(address, int(s.max()) + 1, x.shape[1])
+    tiles[s // 32, d // 16, s % 32 // 2, d % 16, s % 2] = to_bf16(x)

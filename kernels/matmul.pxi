@@ -1,6 +1,8 @@
 # The part that linear, logits, gate_up, qkv and the kernels of banks share: a task's column tiles and their product.
 
 cdef extern from "panel.h" nogil:
+    enum:
+        PANEL_HEADER
     ctypedef struct ellm_matmul:
         ellm_weight weight
         ellm_int k_tiles
@@ -13,6 +15,8 @@ cdef extern from "panel.h" nogil:
         int64_t lda
         float *c
     char *scratch_memory(const ellm_task *task)
+    int64_t panel_stride(int64_t k_tiles)
+    bint panel_claim(const ellm_task *task, const ellm_matmul *m, int64_t part)
     ellm_panel panel(const ellm_task *task, const ellm_matmul *m)
     ellm_panel panel_in_place(const ellm_task *task, const ellm_matmul *m, const char *x)
     ellm_panel panel_rows(const ellm_task *task, const ellm_matmul *m, int64_t part, const char *x)

@@ -75,6 +75,31 @@ def append(task: Task) -> None:
         append_values(task, task.index, task.buffer(task.v, task.kv_heads, task.value_dim)[:, task.index])
 
 
+def expand_latent(task: Task) -> None:
+    """K[s] = bf16(c[s] . W_K^T) | r[s] and V[s] = bf16(c[s] . W_V^T) of head index % heads, s in split index / heads.
+
+    c and r are the latent and the rotary dims of the cached keys of every sequence of the step, up to its last row.
+    """
+    split, head = divmod(task.index, task.heads)
+    step, k_tiles = task.step, -(-task.latent // 32)
+    to_keys, to_values = (
+        layout.weight(address + head * stride, -(-n // 16), k_tiles, format)[:n, : task.latent].astype(np.float64)
+        for address, stride, n, format in (
+            (task.to_keys, task.to_keys_stride, task.key_dim, task.to_keys_format),
+            (task.to_values, task.to_values_stride, task.value_dim, task.to_values_format),
+        )
+    )
+    lengths = {int(slot): int(position) + 1 for slot, position in zip(step.slots, step.positions, strict=True)}
+    for slot, length in lengths.items():
+        base, positions = int(step.ranges[slot]), np.arange(split * SPLIT, min((split + 1) * SPLIT, length))
+        if len(positions):
+            cached = layout.read_keys(base + task.cached, length, task.latent + task.rotary)[positions]
+            latent = cached[:, : task.latent].astype(np.float64)
+            keys = np.concatenate([latent @ to_keys.T, cached[:, task.latent :]], axis=1)
+            layout.write_keys(base + task.keys + head * task.key_stride, positions, keys)
+            layout.write_values(base + task.values + head * task.value_stride, positions, latent @ to_values.T)
+
+
 def attend(task: Task) -> None:
     """out = softmax(scale * q . K^T) V per (row, head), bf16 [rows, heads * value_dim], or its partials split by split.
 
@@ -198,8 +223,8 @@ def probe(task: Task) -> None:
 
 
 _TWINS: tuple[Callable[[Task], None], ...] = (
-    embed, angles, gather, rms_norm, linear, logits, gate_up, qkv, rope, append, attend, merge, copy, swiglu, add,
-    sample, head_linear, expert_gate_up, expert_down, route, dispatch, combine
+    embed, angles, gather, rms_norm, linear, logits, gate_up, qkv, rope, append, expand_latent, attend, merge, copy,
+    swiglu, add, sample, head_linear, expert_gate_up, expert_down, route, dispatch, combine
 )  # fmt: skip
 KERNELS = {twin.__name__: twin for twin in _TWINS} | {"probe_read": probe, "probe_matmul": probe}
 

@@ -99,18 +99,14 @@ def write(task: Task, y: np.ndarray, columns: int, begin: int = 0) -> None:
 
 def append_keys(task: Task, head: int, x: np.ndarray) -> None:
     """Keys x, [rows, head_dim], of a KV head to the KV ranges of the rows' sequences."""
-    d = np.arange(task.head_dim)
-    for base, s, row in _places(task, x):
-        tiles = layout.keys_view(base + task.keys + head * task.key_stride, s + 1, task.head_dim)
-        tiles[s // 16, d // 32, d % 32 // 2, s % 16, d % 2] = to_bf16(row)
+    for base, position, row in _places(task, x):
+        layout.write_keys(base + task.keys + head * task.key_stride, np.array([position]), row[None])
 
 
 def append_values(task: Task, head: int, x: np.ndarray) -> None:
     """As append_keys, for values, [rows, value_dim]."""
-    d = np.arange(x.shape[1])
-    for base, s, row in _places(task, x):
-        tiles = layout.values_view(base + task.values + head * task.value_stride, s + 1, x.shape[1])
-        tiles[s // 32, d // 16, s % 32 // 2, d % 16, s % 2] = to_bf16(row)
+    for base, position, row in _places(task, x):
+        layout.write_values(base + task.values + head * task.value_stride, np.array([position]), row[None])
 
 
 def _places(task: Task, x: np.ndarray) -> list[tuple[int, int, np.ndarray]]:

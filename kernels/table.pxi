@@ -20,6 +20,7 @@ include "expert_gate_up.pxi"
 include "expert_down.pxi"
 include "rope.pxi"
 include "append.pxi"
+include "expand_latent.pxi"
 include "attend.pxi"
 include "merge.pxi"
 include "copy.pxi"
@@ -54,6 +55,7 @@ ADDRESSES = {
     "expert_down": <uintptr_t> &expert_down,
     "rope": <uintptr_t> &rope,
     "append": <uintptr_t> &append,
+    "expand_latent": <uintptr_t> &expand_latent,
     "attend": <uintptr_t> &attend,
     "merge": <uintptr_t> &merge,
     "copy": <uintptr_t> &copy,
@@ -80,6 +82,7 @@ SIZES = {
     "qkv": sizeof(ellm_qkv),
     "rope": sizeof(ellm_rope),
     "append": sizeof(ellm_append),
+    "expand_latent": sizeof(ellm_expand_latent),
     "attend": sizeof(ellm_attend),
     "merge": sizeof(ellm_merge),
     "swiglu": sizeof(ellm_swiglu),

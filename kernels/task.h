@@ -247,6 +247,29 @@ typedef struct ellm_append {
     ellm_range value_stride;
 } ellm_append;
 
+/* Expands a latent cache (DeepSeek's MLA), for attend in this step, to keys and values of every head: of position s
+ *   K[s, h, :] = bf16(c[s, :] . W_K[h]^T), then the rotary dims of the cached key;  V[s, h, :] = bf16(c[s, :] . W_V[h]^T)
+ * where c[s, :] are the first `latent` dims of the cached key. Task = split of the context * heads + head, and does that
+ * for all sequences of the step, up to their last rows. */
+typedef struct ellm_expand_latent {
+    ellm_range cached;        /* keys of one KV head, latent + rotary dims */
+    ellm_int latent;
+    ellm_int rotary;
+    ellm_int heads;
+    ellm_weight to_keys;      /* W_K: a packed weight [key_dim, latent] for each head */
+    ellm_int to_keys_stride;  /* bytes between the packed weights of two heads */
+    ellm_int to_keys_format;
+    ellm_int key_dim;         /* without the rotary dims */
+    ellm_weight to_values;    /* W_V: likewise [value_dim, latent] */
+    ellm_int to_values_stride;
+    ellm_int to_values_format;
+    ellm_int value_dim;
+    ellm_range keys;          /* as attend reads them */
+    ellm_range key_stride;
+    ellm_range values;
+    ellm_range value_stride;
+} ellm_expand_latent;
+
 /* Causal grouped-query attention with online softmax over splits of ELLM_SPLIT keys. The heads of a KV head are cut into
  * ceil(heads / kv_heads / ELLM_FOLD) head groups. Task = (item * kv_heads + KV head) * groups + group. */
 typedef struct ellm_attend {

@@ -220,6 +220,24 @@ cdef extern from "task.h" nogil:
         ellm_range values
         ellm_range value_stride
 
+    ctypedef struct ellm_expand_latent:
+        ellm_range cached
+        ellm_int latent
+        ellm_int rotary
+        ellm_int heads
+        ellm_weight to_keys
+        ellm_int to_keys_stride
+        ellm_int to_keys_format
+        ellm_int key_dim
+        ellm_weight to_values
+        ellm_int to_values_stride
+        ellm_int to_values_format
+        ellm_int value_dim
+        ellm_range keys
+        ellm_range key_stride
+        ellm_range values
+        ellm_range value_stride
+
     ctypedef struct ellm_attend:
         ellm_buffer q
         ellm_int q_bf16

@@ -28,6 +28,8 @@ cdef extern from "cache.h" nogil:
     int64_t tiles_of_16(int64_t n)
     void cache_store_key(uint16_t *keys, int64_t position, const float *x, int64_t head_dim)
     void cache_store_value(uint16_t *values, int64_t position, const float *x, int64_t head_dim)
+    void cache_store_two_values(uint16_t *values, int64_t position, const float *x, int64_t stride, int64_t head_dim)
+    void cache_load_keys(const uint16_t *keys, int64_t key_tiles, int64_t rows, uint16_t *out, int64_t stride)
     void cache_values_of_keys(
         const uint16_t *keys, int64_t key_tiles, int64_t k_tiles, int64_t n_tiles, uint16_t *values
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ from ellm.models.gpt_oss import gpt_oss_block, read_gpt_oss
 from ellm.models.layers import Block, decoder
 from ellm.models.llama import llama_block, read_llama, read_mistral
 from ellm.models.mixtral import mixtral_block, read_mixtral
+from ellm.models.mla import DeepseekConfig
 from ellm.models.precision import precision_of
 from ellm.models.qwen2 import qwen2_block, read_qwen2
 from ellm.models.qwen3 import qwen3_block, read_qwen3
@@ -59,9 +60,17 @@ class Model:
         """Most positions the model was made for."""
         return self.config.max_position_embeddings
 
-    def graph(self) -> Graph:
-        """Trace the model. Raises ShapeError."""
-        return trace(partial(decoder, c=self.config, block=self.block), self.context, self.precision)
+    def graph(self, *, expanded: bool = False) -> Graph:
+        """Trace the model; `expanded` is for prefill, with cached latents expanded to keys and values.
+
+        Raises ShapeError, or InputError if there are no latents to expand.
+        """
+        config = self.config
+        if expanded:
+            if not isinstance(config, DeepseekConfig):
+                raise InputError(f"expanded prefill: {self.family} has no latent attention, so nothing to expand")
+            config = replace(config, expanded=True)
+        return trace(partial(decoder, c=config, block=self.block), self.context, self.precision)
 
 
 def from_config(config: Mapping[str, Any], precision: Precision | None = None, source: str = "config.json") -> Model:

@@ -1,7 +1,8 @@
 """Multi-head latent attention of DeepSeek-V2 and V3 (DeepSeek-AI 2024): one latent a position is its keys and values.
 
-Keys and values are never expanded: the matrices that would do it are absorbed into the query and the output, for every
-row alike, so that a row's result does not depend on how its sequence was cut into steps.
+Keys and values are not expanded: the matrices that would do it are absorbed into the query and the output, for every
+row alike, so that a row's result does not depend on how its sequence was cut into steps. Only a graph for prefill that
+is asked for by name expands them, on the same cache.
 """
 
 from __future__ import annotations
@@ -10,7 +11,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ellm.dsl import Cache, InputError, Value, Weights, attend, concat, head_linear, linear, rms_norm, rope
+from ellm.dsl import (
+    Cache,
+    InputError,
+    Value,
+    Weights,
+    attend,
+    concat,
+    expand_latent,
+    head_linear,
+    linear,
+    rms_norm,
+    rope,
+)
 from ellm.models.config import DecoderConfig, Defaults, Fields, read_decoder, read_experts
 from ellm.models.rope import score_factor
 
@@ -38,6 +51,7 @@ class DeepseekConfig(DecoderConfig):
     first_k_dense_replace: int
     routed_scaling_factor: float
     norm_topk_prob: bool
+    expanded: bool = False  # not of config.json: attend to expanded keys and values
 
 
 def latent_attention(x: Value, w: Weights, cache: Cache, c: DeepseekConfig) -> Value:
@@ -51,16 +65,17 @@ def latent_attention(x: Value, w: Weights, cache: Cache, c: DeepseekConfig) -> V
     else:
         query = linear(x, w.q_proj[h, nope + rotary, d])
     to_keys, to_values = w.kv_b_proj[h, nope + v, r].split(nope, v, dim=1)
-    query = concat(
-        head_linear(query[..., :nope], to_keys.transposed),
-        rope(query[..., nope:], c.rope, interleaved=c.rope_interleave),
-    )
+    plain = query[..., :nope] if c.expanded else head_linear(query[..., :nope], to_keys.transposed)
+    query = concat(plain, rope(query[..., nope:], c.rope, interleaved=c.rope_interleave))
     joined = linear(x, w.kv_a_proj_with_mqa[1, r + rotary, d], bias=bias)
     latent = rms_norm(joined[..., :r], w.kv_a_layernorm[r], eps)
     key = concat(latent, rope(joined[..., r:], c.rope, interleaved=c.rope_interleave))
     kv = cache.append(k=key, v=r)
     scale = (nope + rotary) ** -0.5 * c.score_factor
-    o = head_linear(attend(query, kv["k"], kv["v"], scale=scale), to_values)
+    if c.expanded:
+        kv = expand_latent(kv, to_keys, to_values)
+    o = attend(query, kv["k"], kv["v"], scale=scale)
+    o = o if c.expanded else head_linear(o, to_values)
     return linear(o, w.o_proj[d, h, v], bias=bias)
 
 

@@ -28,8 +28,9 @@ class Kind(IntEnum):
     ROWS = 0  # 1 if the row block holds a row of this step
     LOGITS = 1  # 1 if the logit row block holds a logit row
     SAMPLE = 2  # sampled logit rows of the logit row block
-    ITEMS = 3  # attend items of the row block, for window class 0; class c is ITEMS + 2 * c
-    MERGES = 4  # merge items likewise
+    SPLITS = 3  # of row block 0: splits of the context that the step's sequences have reached
+    ITEMS = 4  # attend items of the row block, for window class 0; class c is ITEMS + 2 * c
+    MERGES = 5  # merge items likewise
 
 
 GROUP = np.dtype(

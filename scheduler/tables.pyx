@@ -19,10 +19,12 @@ cdef enum:
     ROWS = 0  # as in Kind
     LOGITS = 1
     SAMPLE = 2
-    ITEMS = 3
-    MERGES = 4
+    SPLITS = 3
+    ITEMS = 4
+    MERGES = 5
 
-assert (ROWS, LOGITS, SAMPLE, ITEMS, MERGES) == (Kind.ROWS, Kind.LOGITS, Kind.SAMPLE, Kind.ITEMS, Kind.MERGES)
+assert (ROWS, LOGITS, SAMPLE) == (Kind.ROWS, Kind.LOGITS, Kind.SAMPLE)
+assert (SPLITS, ITEMS, MERGES) == (Kind.SPLITS, Kind.ITEMS, Kind.MERGES)
 assert sizeof(ellm_step) == STEP.itemsize
 
 cdef object INT32 = np.dtype(np.int32)
@@ -153,7 +155,11 @@ cdef class StepTables:
         return 0
 
     cdef void count_rows(self) noexcept:
-        cdef int64_t block, begin
+        cdef int64_t block, begin, row
+        cdef int32_t last = 0
+        for row in range(self.record.rows):
+            last = max(last, self.record.positions[row])
+        self.count[SPLITS * self.blocks] = last // ELLM_SPLIT + 1
         for block in range(self.blocks):
             begin = block * self.row_block
             self.count[ROWS * self.blocks + block] = begin < self.record.rows

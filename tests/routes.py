@@ -28,17 +28,19 @@ Kernel = ctypes.CFUNCTYPE(None, ctypes.POINTER(Task))
 
 class RoutedSequence:
     """One sequence, step by step. `experts` has what the last step chose: int32 [rows, top_k] of each layer with
-    experts, in their order, ascending within a row. `executable` is the program that ran."""
+    experts, in their order, ascending within a row. `executable` is the program that ran, for expanded prefill if that
+    is on."""
 
     def __init__(self, runtime: Runtime):
         self.vocab = runtime.program.vocab
-        self._cache = Mapping(runtime.program.range_bytes, "the KV range")
+        self._cache = Mapping(runtime.range_bytes, "the KV range")
         self._route = Kernel(runtime.table.addresses["route"])
         self._recorder = Kernel(self._record)
         self._chosen: dict[int, list[tuple[int, np.ndarray]]] = {}  # by the address of the operator's arguments
         addresses = dict(runtime.table.addresses, route=ctypes.cast(self._recorder, ctypes.c_void_p).value)
         table = dataclasses.replace(runtime.table, addresses=addresses)
-        self.executable = runtime.pool.load(runtime.program, table, runtime.weights.address)
+        program = (runtime.prefill or runtime.executable).program
+        self.executable = runtime.pool.load(program, table, runtime.weights.address)
         self.experts: list[np.ndarray] = []
 
     def step(self, tokens: np.ndarray, position: int) -> None:
@@ -72,8 +74,11 @@ class RoutedSequence:
         self._chosen.setdefault(task.args, []).append((task.row, ordered))
 
 
-def routed_experts(folder, tokens: np.ndarray) -> list[np.ndarray]:
+def routed_experts(folder, tokens: np.ndarray, **options) -> list[np.ndarray]:
     """`experts` of a RoutedSequence for tokens [T] in one step."""
-    with closing(Runtime(folder, chunk=len(tokens))) as runtime, closing(RoutedSequence(runtime)) as sequence:
+    with (
+        closing(Runtime(folder, chunk=len(tokens), **options)) as runtime,
+        closing(RoutedSequence(runtime)) as sequence,
+    ):
         sequence.step(tokens, 0)
         return sequence.experts

@@ -60,12 +60,12 @@ SPARSE = {  # the dimensions of Qwen3-Coder-480B-A35B
 
 @pytest.fixture(scope="module")
 def big():
-    return compile_for(SPARSE, None, 8192)
+    return compile_for(SPARSE, None, 8192)[0]
 
 
 @pytest.fixture(scope="module")
 def tiny():
-    return compile_for(TINY, None, 4096)
+    return compile_for(TINY, None, 4096)[0]
 
 
 def test_a_big_model(big):

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from ellm.cli.skipped import note_skipped
+from ellm.cli.skipped import note_price, note_skipped
 from ellm.cli.terminal import loading, note
 from ellm.cost import Cost
 from ellm.kernels.contract import SAMPLING
@@ -30,6 +30,7 @@ from ellm.runtime import Runtime
 from ellm.scheduler import StepInput
 
 CHUNK = 128  # rows: enough to multiply more than to read, few enough for a short window
+EXPANDED_CHUNK = 512  # rows, where an expansion is shared by all rows of a step
 
 
 @dataclass
@@ -63,11 +64,13 @@ def bench(
             raise InputError(f"{name} must be at least 1, not {value}")
     with loading(model) as progress:
         longest = max([*prompts, depth + generate])
-        opened = Runtime(model, context=longest, chunk=chunk or CHUNK, progress=progress, **options)
+        rows = chunk or (EXPANDED_CHUNK if options["expanded_prefill"] else CHUNK)
+        opened = Runtime(model, context=longest, chunk=rows, progress=progress, **options)
     with closing(opened) as runtime, closing(Limits(runtime.pool, runtime.table)) as limits:
         note_skipped(runtime)
+        note_price(runtime)
         bencher = Bencher(runtime, limits)
-        if chunk is None:
+        if chunk is None and runtime.prefill is None:
             bencher.fit_chunk()
         results = [bencher.prefill(tokens, repeat) for tokens in prompts] + [bencher.decode(depth, generate, repeat)]
         print(as_text(runtime, model, results) if not as_json else as_object(runtime, model, results))
@@ -79,7 +82,7 @@ class Bencher:
     def __init__(self, runtime: Runtime, limits: Limits):
         self.runtime, self.limits, self.chunk = runtime, limits, runtime.chunk
         self.cost = Cost.of(runtime.program)
-        self.range = Mapping(runtime.program.range_bytes, "the KV range of a sequence")
+        self.range = Mapping(runtime.range_bytes, "the KV range of a sequence")
         self.tokens = np.random.default_rng(0).integers(0, runtime.program.vocab, runtime.context, dtype=np.int32)
         self.positions = np.arange(runtime.context, dtype=np.int32)
         self.logits = np.empty((1, runtime.program.vocab), np.float32)
@@ -99,7 +102,7 @@ class Bencher:
             logprob=self.logprob,
         )
         start = time.perf_counter()
-        self.runtime.executable.run(step)
+        self.runtime.executable_for(end - begin).run(step)
         return time.perf_counter() - start
 
     def fit_chunk(self) -> None:
@@ -126,7 +129,8 @@ class Bencher:
                 limit = self.limits.matmul()
                 seconds = self.step(begin, end)
                 total += seconds
-                pairs.append((self.cost.prefill_flops(begin, end) / seconds, limit))
+                cost = Cost.of(self.runtime.executable_for(end - begin).program)
+                pairs.append((cost.prefill_flops(begin, end) / seconds, limit))
             speeds.append(tokens / total)
         return summary(f"prefill {tokens}", self.chunk, speeds, pairs, None)
 

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import ellm.dsl
 import ellm.models
 from ellm import aliases, operators
 from ellm.checkpoint import Checkpoint, open_checkpoint
@@ -17,9 +16,11 @@ from ellm.checkpoint.json_file import read_json
 from ellm.cli.skipped import skipped
 from ellm.cli.views import Subject, Views, load
 from ellm.cost import Cost
+from ellm.expanded_prefill import compile_programs, price
 from ellm.inspection.steps import Step
 from ellm.inspection.text import chain
 from ellm.kernels import isa as isas
+from ellm.kernels.errors import InputError
 from ellm.memory import readable
 from ellm.runtime import check_context
 from ellm.scheduler import topology
@@ -28,15 +29,18 @@ from ellm.scheduler.program import Program
 NOT_LOOKED_AT = "The weights were not looked at: their precisions follow config.json."
 NATIVE = {"bf16": "BF16", "f16": "F16", "fp8": "F8_E4M3", "mxfp4": "U8"}  # the dtype that a precision stands for
 CHANGED = ", converted when loaded"
+CHUNK = 512
 
 
-def inspect(model: str, context: int | None, *, no_weights: bool, isa: str | None, views: Views) -> None:
-    """Print the views that are asked for, or else the summary."""
+def inspect(
+    model: str, context: int | None, *, no_weights: bool, isa: str | None, expanded: bool, views: Views
+) -> None:
+    """Print the views that are asked for, or else the summary; with `expanded`, of the program for long prompts."""
     choice = isas.choose(isa)
-    subject = read_subject(model, context, no_weights)
+    subject = read_subject(model, context, no_weights, expanded)
     if views.wanted:
-        other = read_subject(views.diff, context, no_weights) if views.diff is not None else None
-        for line in views.write(subject):
+        other = read_subject(views.diff, context, no_weights, False) if views.diff is not None else None
+        for line in [*price_lines(subject), *views.write(subject)]:
             print(line, file=sys.stderr)
         for line in views.lines(subject, other):
             print(line)
@@ -53,9 +57,16 @@ def summary(subject: Subject, choice: isas.Choice) -> list[str]:
         "",
         *task_lines(program),
         "",
-        *memory_lines(program),
+        *memory_lines(subject.absorbed or program),
+        *price_lines(subject),
         *unused_lines(subject),
     ]
+
+
+def price_lines(subject: Subject) -> list[str]:
+    """What expanded prefill gives up, and takes beside the memory of all other steps."""
+    threads = len(topology.choose_cores(None))
+    return [price(subject.absorbed, subject.program, threads)] if subject.absorbed else []
 
 
 def unused_lines(subject: Subject) -> list[str]:
@@ -80,16 +91,22 @@ def reasons(subject: Subject) -> dict[operators.OperatorKind, str]:
     return {kind: why(kind, names) for kind, names in weights_of(subject.program).items()}
 
 
-def read_subject(model: str, context: int | None, no_weights: bool) -> Subject:
-    """A model, compiled, or a saved program (.npz)."""
+def read_subject(model: str, context: int | None, no_weights: bool, expanded: bool) -> Subject:
+    """A model, compiled, or a saved program (.npz), of which there is no expanded one."""
     path = aliases.path_of(model)
     if path.suffix == ".npz":
+        if expanded:
+            raise InputError(f"{path}: a saved program is as it is: --expanded-prefill needs a model")
         return load(path)
     config, checkpoint = read_model(model, no_weights)
     given = (checkpoint.precision, checkpoint.config_file) if checkpoint else ()
     compiled = ellm.models.from_config(config, *given)
-    program = ellm.dsl.compile(compiled.graph(), context=check_context(context, compiled.context))
-    return Subject(Path(model).absolute().name, program, compiled, config, checkpoint)
+    longest = check_context(context, compiled.context)
+    program, *prefill = compile_programs(compiled, context=longest, chunk=CHUNK, expanded=expanded)
+    name = Path(model).absolute().name
+    if prefill:
+        return Subject(name, prefill[0], compiled, config, checkpoint, absorbed=program)
+    return Subject(name, program, compiled, config, checkpoint)
 
 
 def read_model(model: str, no_weights: bool) -> tuple[dict[str, Any], Checkpoint | None]:

@@ -43,6 +43,13 @@ IsaOption = Annotated[
 ContextOption = Annotated[
     int | None, typer.Option(help="Most tokens of a conversation.", show_default="what the model was made for")
 ]
+ExpandedOption = Annotated[
+    bool,
+    typer.Option(
+        "--expanded-prefill",
+        help="Expand latent attention (DeepSeek) for long prompts: faster, but not bitwise equal to decoding.",
+    ),
+]
 
 
 def _version(wanted: bool) -> None:
@@ -90,6 +97,7 @@ def run(
     context: ContextOption = None,
     threads: ThreadsOption = None,
     isa: IsaOption = None,
+    expanded_prefill: ExpandedOption = False,
     stats: Annotated[bool, typer.Option("--stats", help="Say how fast it was, beside this machine's limits.")] = False,
 ) -> None:
     """Answer PROMPT, or chat in the terminal. A lone argument is the MODEL."""
@@ -106,7 +114,7 @@ def run(
         stop=stop,
         seed=seed,
     )
-    options = {"context": context, "threads": threads, "isa": isa}
+    options = {"context": context, "threads": threads, "isa": isa, "expanded_prefill": expanded_prefill}
     command.run(model, prompt, params, raw=raw, system=system, stats=stats, options=options)
 
 
@@ -115,6 +123,7 @@ def inspect(
     model: ModelArgument,
     context: ContextOption = None,
     isa: IsaOption = None,
+    expanded_prefill: ExpandedOption = False,
     no_weights: Annotated[
         bool, typer.Option("--no-weights", help="Go by config.json even if the weights are there.")
     ] = False,
@@ -140,7 +149,7 @@ def inspect(
     from ellm.cli.views import Views
 
     views = Views(graph=graph, tasks=tasks, memory=memory, json=json, dot=dot, diff=diff, html=html, save=save)
-    command.inspect(model, context, no_weights=no_weights, isa=isa, views=views)
+    command.inspect(model, context, no_weights=no_weights, isa=isa, expanded=expanded_prefill, views=views)
 
 
 @app.command()
@@ -156,6 +165,7 @@ def bench(
     ] = None,
     threads: ThreadsOption = None,
     isa: IsaOption = None,
+    expanded_prefill: ExpandedOption = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Time MODEL beside the limits of this machine.
@@ -165,7 +175,7 @@ def bench(
     from ellm.cli import bench as command
 
     lengths = [parse_length(text) for text in prompt.split(",") if text.strip()]
-    options = {"threads": threads, "isa": isa}
+    options = {"threads": threads, "isa": isa, "expanded_prefill": expanded_prefill}
     command.bench(model, lengths, generate, depth, repeat, chunk, as_json=json, options=options)
 
 
@@ -182,6 +192,7 @@ def plan(
         str | None, typer.Option(help="bf16, fp8, mxfp4, int8 or int4.", show_default="as the model comes")
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Workers.", show_default="all cores")] = None,
+    expanded_prefill: ExpandedOption = False,
 ) -> None:
     """Simulate MODEL on a machine that is only described: does it fit, how fast is it, and what would help.
 
@@ -189,7 +200,16 @@ def plan(
     """
     from ellm.cli import plan as command
 
-    command.plan(model, machine, context=context, prompt=prompt, batch=batch, dtype=dtype, threads=threads)
+    command.plan(
+        model,
+        machine,
+        context=context,
+        prompt=prompt,
+        batch=batch,
+        dtype=dtype,
+        threads=threads,
+        expanded=expanded_prefill,
+    )
 
 
 @app.command()

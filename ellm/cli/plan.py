@@ -5,6 +5,7 @@ from __future__ import annotations
 import ellm.models
 from ellm import machine as machines
 from ellm.cli.inspect import read_model
+from ellm.expanded_prefill import EXPANDED_ROWS, price, token_bytes, working_bytes
 from ellm.kernels.errors import InputError
 from ellm.machine import Machine
 from ellm.planning import DTYPES, HYPOTHETICAL, Estimate, Planner, compile_for, what_helps
@@ -22,20 +23,29 @@ def plan(
     batch: int,
     dtype: str | None,
     threads: int | None,
+    expanded: bool,
 ) -> None:
-    """Print the report. Raises InputError for bad options, a bad machine file, or a model that does not fit."""
+    """Print the report; with `expanded`, a long enough prompt is expanded in all of its steps.
+
+    Raises InputError for bad options, a bad machine file, or a model that does not fit.
+    """
     described = machines.load(machine)
     config, checkpoint = read_model(model, no_weights=False)
     precision = checkpoint.precision if checkpoint else None
     positions = ellm.models.from_config(config, precision=precision).context
     context = min(length("--context", context, 4096, positions), positions - 1)  # a token comes after these
     prompt = length("--prompt", prompt, 512, positions)
-    program = compile_for(config, precision, max(context + 1, prompt))
-    planner = Planner(program, described, threads=threads, dtype=dtype, batch=batch)
-    longest = max(context, prompt)
+    programs = compile_for(config, precision, max(context + 1, prompt), expanded=expanded)
+    planner, *prefill = (Planner(program, described, threads=threads, dtype=dtype, batch=batch) for program in programs)
+    longest, expanding = max(context, prompt), planner
     print("\n".join(head_lines(model, planner, longest)), flush=True)
-    check_fits(model, planner, longest)
-    print("\n".join(speed_lines(planner, context, prompt)), flush=True)
+    extra = 0.0
+    for one in prefill:
+        print(price(planner.program, one.program, one.threads))
+        extra = working_bytes(one.program, one.threads) + token_bytes(planner.program, one.program) * prompt
+        expanding = one if prompt >= EXPANDED_ROWS else planner
+    check_fits(model, planner, longest, extra / 1e9)
+    print("\n".join(speed_lines(planner, expanding, context, prompt)), flush=True)
     print("\n".join(dtype_lines(planner, context)), flush=True)
     print("\n".join(help_lines(planner, context)))
 
@@ -49,11 +59,12 @@ def length(option: str, value: int | None, default: int, positions: int) -> int:
     return value
 
 
-def check_fits(model: str, planner: Planner, context: int) -> None:
-    """Raises InputError if the machine has less memory than the model needs, with what would fit."""
-    machine, needed = planner.machine, planner.memory_gb(context)
+def check_fits(model: str, planner: Planner, context: int, extra: float) -> None:
+    """Raises InputError if the machine has less memory than the model and `extra` GB need, with what would fit."""
+    machine, needed = planner.machine, planner.memory_gb(context) + extra
     if needed > machine.capacity_gb:
-        smaller = [one for one in DTYPES if planner.changed(dtype=one).memory_gb(context) <= machine.capacity_gb]
+        room = machine.capacity_gb - extra
+        smaller = [one for one in DTYPES if planner.changed(dtype=one).memory_gb(context) <= room]
         hint = f"it would in {' or '.join(smaller)}" if smaller else "nor would it in any smaller dtype"
         raise InputError(
             f"{model}: does not fit: needs {needed:.1f} GB, {machine.name} has {machine.capacity_gb:g} GB; {hint}"
@@ -75,9 +86,9 @@ def head_lines(model: str, planner: Planner, context: int) -> list[str]:
     ]
 
 
-def speed_lines(planner: Planner, context: int, prompt: int) -> list[str]:
+def speed_lines(planner: Planner, prefill: Planner, context: int, prompt: int) -> list[str]:
     """Time to first token, time per token by context, and the critical path."""
-    first = planner.prefill(prompt)
+    first = prefill.prefill(prompt)
     points = sorted({min(128, context), *(n for n in (1024, 4096, 32768, 131072) if n < context), context})
     decodes = {point: planner.decode(point) for point in points}
     batch = f", {planner.batch} sequences a step" if planner.batch > 1 else ""

@@ -9,7 +9,7 @@ from typing import Any
 from ellm import memory
 from ellm.aliases import DEFAULT
 from ellm.cli.chat import Chat
-from ellm.cli.skipped import note_skipped
+from ellm.cli.skipped import note_price, note_skipped
 from ellm.cli.stats import report
 from ellm.cli.terminal import loading, note, show
 from ellm.kernels.errors import InputError
@@ -55,7 +55,8 @@ def open_llm(model: str, options: dict[str, Any]) -> LLM:
             raise InputError(f'{error}; a lone argument is the MODEL: ellm run {DEFAULT} "{model}"') from error
         raise
     note_skipped(llm.runtime)
-    needed, there = llm.runtime.program.range_bytes, memory.available()
+    note_price(llm.runtime)
+    needed, there = llm.runtime.range_bytes, memory.available()
     if needed > there:
         note(
             f"a full context of {llm.context} tokens would need {memory.readable(needed)} for keys and values, "

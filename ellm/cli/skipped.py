@@ -1,4 +1,4 @@
-"""Says which tensors of a checkpoint a model leaves out."""
+"""Says what a loaded model leaves out, and what an option of it gives up."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from collections import Counter
 
 from ellm.cli.terminal import note
+from ellm.expanded_prefill import price
 from ellm.runtime import Runtime
 
 _LAYER = re.compile(r"model\.layers\.(\d{1,9})\.")
@@ -28,3 +29,9 @@ def note_skipped(runtime: Runtime) -> None:
     """Say on stderr what the loaded model leaves out."""
     for line in skipped(runtime.ignored, runtime.model.config.num_hidden_layers):
         note(line)
+
+
+def note_price(runtime: Runtime) -> None:
+    """Say on stderr what expanded prefill, if it is on, gives up."""
+    if runtime.prefill is not None:
+        note(price(runtime.program, runtime.prefill.program, runtime.pool.threads))

@@ -8,6 +8,7 @@ from contextlib import closing
 from ellm import operators
 from ellm.cli.terminal import note
 from ellm.cost import Cost
+from ellm.expanded_prefill import price
 from ellm.limits import Limits
 from ellm.llm import LLM
 from ellm.output import Output
@@ -21,16 +22,18 @@ def report(llm: LLM, output: Output) -> None:
     with closing(Limits(runtime.pool, runtime.table)) as limits:
         read = statistics.median(limits.read() for _ in range(SAMPLES))
         matmul = statistics.median(limits.matmul() for _ in range(SAMPLES))
-    note("\n".join([*speed(Cost.of(runtime.program), output, read, matmul), *setup(llm)]))
+    rows = min(len(output.prompt_token_ids) - output.metrics.cached_tokens, runtime.chunk)
+    prefill = Cost.of(runtime.executable_for(rows).program)
+    note("\n".join([*speed(prefill, Cost.of(runtime.program), output, read, matmul), *setup(llm)]))
 
 
-def speed(cost: Cost, output: Output, read: float, matmul: float) -> list[str]:
-    """Lines on prefill and decode, given the limits in bytes and operations a second."""
+def speed(prefill: Cost, decode: Cost, output: Output, read: float, matmul: float) -> list[str]:
+    """Lines on prefill and decode, given what each does and the limits in bytes and operations a second."""
     metrics = output.metrics
     prompt, cached = len(output.prompt_token_ids), metrics.cached_tokens
     lines = []
     if output.token_ids:
-        flops = cost.prefill_flops(cached, prompt) / metrics.prefill_seconds
+        flops = prefill.prefill_flops(cached, prompt) / metrics.prefill_seconds
         reuse = f" ({cached} more were in the cache)" if cached else ""
         lines.append(
             f"prefill  {prompt - cached} tokens{reuse}, {(prompt - cached) / metrics.prefill_seconds:.1f} tok/s, "
@@ -38,7 +41,7 @@ def speed(cost: Cost, output: Output, read: float, matmul: float) -> list[str]:
         )
     steps = len(output.token_ids) - 1
     if steps > 0:
-        size = statistics.fmean(map(cost.decode_bytes, range(prompt, prompt + steps)))
+        size = statistics.fmean(map(decode.decode_bytes, range(prompt, prompt + steps)))
         rate = steps / metrics.decode_seconds
         lines.append(
             f"decode   {steps} tokens, {rate:.1f} tok/s, {size / 1e9:.3f} GB/token, "
@@ -51,9 +54,11 @@ def setup(llm: LLM) -> list[str]:
     """Lines on what ran: ISA and why, threads, kernel and precision of every kind of operator."""
     runtime = llm.runtime
     cores = ", ".join(map(str, runtime.pool.cores))
+    expanded = [price(runtime.program, runtime.prefill.program, runtime.pool.threads)] if runtime.prefill else []
     return [
         f"isa      {runtime.choice.isa} ({runtime.choice.reason})",
         f"threads  {runtime.pool.threads} (cores {cores})",
         "dtype    bf16 keys and values, f32 sums and residual stream, weights as below",
+        *expanded,
         *operators.table(runtime.program),
     ]

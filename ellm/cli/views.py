@@ -31,6 +31,7 @@ class Subject:
     model: Model | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
     checkpoint: Checkpoint | None = None  # closed
+    absorbed: Program | None = None  # of an expanded program: that of all other steps
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from small_models import EXPERTS, graph, one_layer_graph, packed_region, random_weights, sparse, unusual
+from small_models import EXPERTS, config, graph, one_layer_graph, packed_region, random_weights, sparse, unusual
 
 from ellm.dsl import compile, trace
 from ellm.kernels import isa
+from ellm.models import from_config
 from ellm.scheduler import Pool, StepInput, interpret
 
 MODELS = {
@@ -18,6 +19,8 @@ MODELS = {
     "unusual": trace(unusual, 1024),
     "sparse": trace(sparse, 1024),
     **{architecture: graph(architecture) for architecture in EXPERTS},
+    "expanded v2": from_config(config("DeepseekV2ForCausalLM")).graph(expanded=True),
+    "expanded v3": from_config(config("DeepseekV3ForCausalLM")).graph(expanded=True),
     "grouped": graph("DeepseekV2ForCausalLM", topk_method="group_limited_greedy", n_group=3, topk_group=2),
 }
 TOKENS = np.random.default_rng(1).integers(0, 50, 75).astype(np.int32)
@@ -68,7 +71,7 @@ def test_fused_and_unfused_programs_give_the_same_logits(name):
 
 
 @pytest.mark.parametrize("fuse", [True, False])
-@pytest.mark.parametrize("name", ["llama-biased", "qwen2", "qwen3", "unusual", "sparse", *EXPERTS])
+@pytest.mark.parametrize("name", ["llama-biased", "qwen2", "qwen3", "unusual", "sparse", "expanded v2", *EXPERTS])
 def test_numpy_kernels_agree_with_native_ones(name, fuse):
     program = compiled(name, fuse)
     region = packed_region(program, random_weights(program))

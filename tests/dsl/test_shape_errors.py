@@ -10,6 +10,7 @@ from ellm.dsl import (
     attend,
     concat,
     embed,
+    expand_latent,
     experts,
     head_linear,
     linear,
@@ -103,6 +104,17 @@ def test_attend_needs_the_two_halves_of_one_append():
     assert found == 'attend: k and v must be ["k"] and ["v"] of one cache.append'
     found = message(lambda x, w, caches: attend(heads(x, w), *cached(x, w, caches).values(), scale=1.0, window=-1))
     assert found == "attend: window -1 is negative"
+
+
+def test_only_latents_can_be_expanded_and_by_weights_that_fit():
+    def latents(x, w, caches):
+        return caches[0].append(k=linear(x, w.kv[1, 12, 16]), v=8)
+
+    found = message(lambda x, w, caches: expand_latent(latents(x, w, caches), w.uk[4, 6, 9], w.uv[4, 7, 8]))
+    weights = "layers.3.uk.weight[4, 6, 9] and layers.3.uv.weight[4, 7, 8]"
+    assert found == f"expand_latent: latents are [S, 1, 8]: weights {weights} must be [heads, dim, 8]"
+    found = message(lambda x, w, caches: expand_latent(cached(x, w, caches), w.uk[4, 6, 8], w.uv[4, 7, 8]))
+    assert found == "expand_latent: keys [S, 2, 8] of append: must be one a position, with the values in it"
 
 
 def test_logits_need_rows_of_the_head_width():

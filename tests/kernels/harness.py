@@ -164,6 +164,8 @@ class Case:
             begins = self.step.item_begin if self.kernel == "attend" else self.step.merge_begin
             begin = begins[self.args["window_class"]]
             return tiles * int(begin[self.block + 1] - begin[self.block])
+        if self.kernel == "expand_latent":
+            return tiles * (int(self.step.positions.max()) // contract.SPLIT + 1)
         return self.rows if self.kernel == "sample" else tiles
 
     def run(self, isa: str | None) -> dict[str, np.ndarray]:

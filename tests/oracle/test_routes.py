@@ -32,13 +32,18 @@ class Distance:
     top: float
 
 
-@pytest.mark.parametrize("name", WITH_EXPERTS)
-def test_experts_and_logits_are_closer_to_float32_than_bf16_transformers(name, tmp_path):
-    found = [compare(name, seed, tmp_path / str(seed)) for seed in SEEDS]
+CASES = [(name, {}) for name in WITH_EXPERTS]
+CASES += [(name, {"expanded_prefill": True}) for name in WITH_EXPERTS if name.startswith("deepseek")]
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_experts_and_logits_are_closer_to_float32_than_bf16_transformers(name, options, tmp_path):
+    found = [compare(name, seed, tmp_path / str(seed), **options) for seed in SEEDS]
     ours, theirs = (pooled(distances) for distances in zip(*found, strict=True))
     free, same = ours.free.mean() / theirs.free.mean(), ours.same.mean() / theirs.same.mean()
     seeds = [mine.same.mean() / other.same.mean() for mine, other in found]
-    print(f"\n| {name} | {ours.free.mean():.1e} | {theirs.free.mean():.1e} | {free:.2f} ", end="")
+    label = f"{name}, expanded" if options else name
+    print(f"\n| {label} | {ours.free.mean():.1e} | {theirs.free.mean():.1e} | {free:.2f} ", end="")
     print(f"| {ours.same.mean():.1e} | {theirs.same.mean():.1e} | {same:.2f} ", end="")
     print(f"| {min(seeds):.2f} to {max(seeds):.2f} | {ours.top:.3f} | {theirs.top:.3f} |", end="")
     assert free <= EXPERTS_KL_SHARE
@@ -46,8 +51,10 @@ def test_experts_and_logits_are_closer_to_float32_than_bf16_transformers(name, t
     assert ours.top >= theirs.top
 
 
-def compare(name: str, seed: int, folder) -> tuple[Distance, Distance]:
-    """Of our run and of transformers in bf16; asserts that rows go where float32 sends them if rounding cannot decide.
+def compare(name: str, seed: int, folder, **options) -> tuple[Distance, Distance]:
+    """Of our run, with options of LLM, and of transformers in bf16.
+
+    Asserts that rows go where float32 sends them if rounding cannot decide.
 
     It cannot where the last expert chosen leads the next by more than twice the error that transformers in bf16 makes
     in any of the row's numbers, or, where that is less, makes on average.
@@ -59,9 +66,9 @@ def compare(name: str, seed: int, folder) -> tuple[Distance, Distance]:
     stored = write_checkpoint(folder / "stored", **arguments)
     numbers = write_checkpoint(folder / "expanded", **expanded(arguments))
     config = json.loads((stored / "config.json").read_text())
-    with ellm.LLM(str(stored)) as llm:
+    with ellm.LLM(str(stored), chunk=len(tokens), **options) as llm:  # one step, as that of routed_experts
         logits = llm.logits(tokens.tolist())
-    ids = routed_experts(stored, tokens)
+    ids = routed_experts(stored, tokens, **options)
     exact, coarse = peer(numbers, tokens, torch.float32), peer(numbers, tokens, torch.bfloat16)
     along = peer(numbers, tokens, torch.float32, ids)
     along_coarse = peer(numbers, tokens, torch.float32, [router.ids for router in coarse.routers])

@@ -76,6 +76,7 @@ def test_counts(program):
     assert counts[Kind.ROWS].tolist() == [1, 1, 0]
     assert counts[Kind.LOGITS].tolist() == [1, 1, 0]
     assert counts[Kind.SAMPLE].tolist() == [0, 0, 0]
+    assert counts[Kind.SPLITS].tolist() == [1, 0, 0]
     assert counts[Kind.ITEMS].tolist() == [2, 2, 0]  # 8 rows an item: 8 + 8 | 4, then 8 of the other sequence
     assert counts[Kind.MERGES].tolist() == [0, 0, 0]
 
@@ -83,6 +84,7 @@ def test_counts(program):
 def test_context_is_cut_only_if_workers_would_idle(program):
     step = rows((CONTEXT - 1, 1))
     few, many = StepTables(program, 1).fill(step), StepTables(program, 1).fill(rows(*[(CONTEXT - 1, 1)] * 4))
+    assert few.counts[Kind.SPLITS].tolist() == [4, 0, 0]
     assert few.counts[Kind.ITEMS, 0] == 4 and few.counts[Kind.MERGES, 0] == 1
     assert many.counts[Kind.ITEMS, 0] == 4 and many.counts[Kind.MERGES, 0] == 0
     assert few.counts[Kind.ITEMS + 2, 0] == 2, "the window of 700 keys lies in two splits"
