@@ -25,16 +25,13 @@ NOT_LOOKED_AT = "The weights were not looked at"
 
 
 @pytest.fixture
-def inspect(monkeypatch, capsys):
-    """Runs the command in this process and returns what it prints on stdout."""
+def inspect(in_process):
+    """Runs `ellm inspect` in this process and returns what it prints on stdout."""
 
     def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["ellm", "inspect", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        printed = capsys.readouterr()
-        assert (caught.value.code, printed.err) == (0, "")
-        return printed.out
+        code, out, err = in_process("inspect", *arguments)
+        assert (code, err) == (0, "")
+        return out
 
     return run
 

@@ -4,14 +4,13 @@ import dataclasses
 import itertools
 import json
 import re
-import sys
+from functools import partial
 
 import inspected
 import networkx as nx
 import numpy as np
 import pytest
 
-from ellm.cli.main import main
 from ellm.inspection.contracts import contracts
 from ellm.inspection.diff import diff
 from ellm.inspection.layers import repeats
@@ -22,17 +21,9 @@ from ellm.scheduler import topology
 
 
 @pytest.fixture
-def inspect(monkeypatch, capsys):
-    """Runs the command in this process and returns (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["ellm", "inspect", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        printed = capsys.readouterr()
-        return caught.value.code, printed.out, printed.err
-
-    return run
+def inspect(in_process):
+    """`in_process` for `ellm inspect`."""
+    return partial(in_process, "inspect")
 
 
 @pytest.fixture
@@ -135,7 +126,9 @@ def test_a_saved_program_is_inspected_and_compared_like_its_model(inspect, model
     ("arguments", "message"),
     [
         (["--html", "{folder}/no/page.html"], "cannot write {folder}/no/page.html: No such file or directory"),
-        (["--html", "{folder}"], "cannot write {folder}: Is a directory"),
+        (["--html", "{folder}"], "cannot write {folder}: it is a folder"),
+        (["--html", ""], "cannot write '': its name is empty"),
+        (["--save", "~nobody-at-all/p.npz"], "cannot write ~nobody-at-all/p.npz: Could not determine home directory"),
         (["--save", "{folder}/no/p.npz"], "cannot write {folder}/no/p.npz: No such file or directory"),
         (["--tasks", "qkv"], "no operator is called 'qkv'; there is layers.0.qkv"),
         (["--json", "--graph"], "--json and --graph cannot be printed together"),

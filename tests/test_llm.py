@@ -16,17 +16,6 @@ TEXTS = ["the end", "another one, a little longer than the first", "x"]
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    return write_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny", "Qwen3ForCausalLM")
-
-
-@pytest.fixture(scope="module")
-def llm(checkpoint):
-    with LLM(checkpoint) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
 def tokens():
     return np.random.default_rng(0).integers(0, 331, 150).tolist()
 

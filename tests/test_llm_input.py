@@ -8,17 +8,6 @@ from ellm import LLM, InputError, SamplingParams
 GREEDY = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    return write_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny", "Qwen3ForCausalLM")
-
-
-@pytest.fixture(scope="module")
-def llm(checkpoint):
-    with LLM(checkpoint) as opened:
-        yield opened
-
-
 @pytest.mark.parametrize(
     ("prompt", "words"),
     [

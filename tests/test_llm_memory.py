@@ -3,24 +3,12 @@
 import dataclasses
 
 import pytest
-from tiny import write_checkpoint
 
 from ellm import LLM, InputError, SamplingParams
 from ellm.limits import Limits
 from ellm.ranges import RangePool
 
 GREEDY = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    return write_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny", "Qwen3ForCausalLM")
-
-
-@pytest.fixture(scope="module")
-def llm(checkpoint):
-    with LLM(checkpoint) as opened:
-        yield opened
 
 
 def test_no_room_for_the_model_is_bad_input(checkpoint, monkeypatch):

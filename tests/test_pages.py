@@ -9,7 +9,7 @@ import pytest
 from browser import Opened, chromium
 from inspected import CONFIGS
 
-from ellm import dsl, models, pages
+from ellm import dsl, models
 from ellm.cli.main import main
 from ellm.inspection.page import page
 from ellm.inspection.record import critical_path
@@ -33,7 +33,7 @@ def compiled(name, **changes):
 
 def opened(browser, folder, program, name="tiny", cores=(0, 1, 2)):
     path = folder / "page.html"
-    pages.write(path, page(program, name, list(cores)))
+    path.write_text(page(program, name, list(cores)))
     return Opened(browser, path)
 
 

@@ -2,13 +2,12 @@
 
 import copy
 import json
-import os
 import re
 import shutil
 import signal
-import sys
 from collections import Counter
 from contextlib import closing
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from perfetto.trace_processor import TraceProcessor, TraceProcessorConfig
 from perfetto_trace import read
 from tiny import write_checkpoint
 
-from ellm.cli.main import main
 from ellm.cli.profile import record
 from ellm.operators import OperatorKind
 from ellm.profiling import page, perfetto
@@ -107,17 +105,9 @@ def processor(runtime, content, tmp_path_factory):
 
 
 @pytest.fixture
-def command(monkeypatch, capsys):
-    """Runs `ellm profile` in this process; returns its exit code, stdout and stderr."""
-    monkeypatch.setattr(os, "_exit", sys.exit)  # which Ctrl-C ends in
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["ellm", "profile", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        return caught.value.code, *capsys.readouterr()
-
-    return run
+def command(in_process):
+    """`in_process` for `ellm profile`."""
+    return partial(in_process, "profile")
 
 
 def test_steps_are_those_of_the_engine(profile):
@@ -337,7 +327,7 @@ def test_an_interrupted_run_leaves_a_whole_trace(folder, command, tmp_path, monk
 
 
 def test_a_crash_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
-    from ellm.profiling.files import write_whole
+    from ellm.files import write_whole
 
     file = tmp_path / "a"
     file.write_bytes(b"old")

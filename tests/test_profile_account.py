@@ -4,10 +4,10 @@ import os
 import re
 import signal
 import stat
-import sys
 import time
 from collections import Counter
 from contextlib import closing
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,12 +17,12 @@ import pytest
 from perfetto_trace import read
 from tiny import write_checkpoint
 
+from ellm import files
 from ellm.cli import overhead
 from ellm.cli import profile as command_module
-from ellm.cli.main import main
 from ellm.cli.profile import record
 from ellm.kernels.errors import InputError
-from ellm.profiling import files, page, perfetto, recorder, report
+from ellm.profiling import page, perfetto, recorder, report
 from ellm.profiling.account import OUTSIDE, THE_END, Accountant
 from ellm.profiling.recorder import DECODE, PREFILL, Recorder, Step
 from ellm.runtime import Runtime
@@ -46,18 +46,10 @@ def runtime(folder):
 
 
 @pytest.fixture
-def command(monkeypatch, capsys):
-    """Runs `ellm profile` in this process, without measuring its cost; returns its exit code, stdout and stderr."""
+def command(monkeypatch, in_process):
+    """`in_process` for `ellm profile`, without measuring its cost."""
     monkeypatch.setattr(command_module, "overhead", lambda *_: (0.01, 0.001, 10))
-    monkeypatch.setattr(os, "_exit", sys.exit)  # which Ctrl-C ends in
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["ellm", "profile", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        return caught.value.code, *capsys.readouterr()
-
-    return run
+    return partial(in_process, "profile")
 
 
 # Sums -----------------------------------------------------------------------------------------------------------------

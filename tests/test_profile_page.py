@@ -32,7 +32,7 @@ def data(tmp_path_factory):
 @pytest.fixture
 def tab(browser, tmp_path, data):
     """The open page; afterwards it must have been quiet and alone."""
-    pages.write(tmp_path / "page.html", pages.page("profile", "profile.html", data, SCRIPTS))
+    (tmp_path / "page.html").write_text(pages.page("profile", "profile.html", data, SCRIPTS))
     one = Opened(browser, tmp_path / "page.html")
     yield one
     assert one.messages == [] and one.requests == [one.url]
@@ -101,7 +101,7 @@ def test_the_heat_map_has_a_cell_for_each_expert(tab, data):
 
 
 def test_a_dense_model_has_no_heat_map(browser, tmp_path, data):
-    pages.write(tmp_path / "page.html", pages.page("profile", "profile.html", data | {"experts": None}, SCRIPTS))
+    (tmp_path / "page.html").write_text(pages.page("profile", "profile.html", data | {"experts": None}, SCRIPTS))
     one = Opened(browser, tmp_path / "page.html")
     assert one.run("document.getElementById('experts-tab')") is None
     assert one.messages == []
@@ -121,7 +121,7 @@ def test_names_of_many_layers_do_not_overlap(browser, tmp_path, data):
     layers = 60
     experts = {name: values * (layers // 2) for name, values in data["experts"].items()}
     experts["rows"] = [row * 30 for row in experts["rows"]]
-    pages.write(tmp_path / "page.html", pages.page("profile", "profile.html", data | {"experts": experts}, SCRIPTS))
+    (tmp_path / "page.html").write_text(pages.page("profile", "profile.html", data | {"experts": experts}, SCRIPTS))
     one = Opened(browser, tmp_path / "page.html")
     one.tab.click("[aria-controls=experts]")
     tops = one.run("[...document.querySelectorAll('#heat > text')].map(node => +node.getAttribute('y'))")

@@ -11,7 +11,6 @@ import errno
 import os
 import sys
 import traceback
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -135,9 +134,9 @@ def inspect(
     json: Annotated[bool, typer.Option("--json", help="All that is known, as one JSON object.")] = False,
     dot: Annotated[bool, typer.Option("--dot", help="The operators for Graphviz.")] = False,
     diff: Annotated[str | None, typer.Option(metavar="OTHER", help="What differs, operator by operator.")] = None,
-    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page for a browser.")] = None,
+    html: Annotated[str | None, typer.Option(metavar="FILE", help="Write a page for a browser.")] = None,
     save: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Save the program, to compare with it later.")
+        str | None, typer.Option(metavar="FILE", help="Save the program, to compare with it later.")
     ] = None,
 ) -> None:
     """Show the operators, tasks and memory of MODEL, or the views that are asked for.
@@ -223,7 +222,7 @@ def doctor(
     """Show what this machine can do, what ellm uses of it, and why."""
     from ellm.cli import doctor as command
     from ellm.cli import save_machine
-    from ellm.profiling.files import check_writable
+    from ellm.files import check_writable
 
     path = None if save is None else check_writable(save)
     command.doctor(threads, isa)

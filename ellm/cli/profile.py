@@ -16,13 +16,13 @@ from ellm.cli.overhead import overhead
 from ellm.cli.skipped import note_skipped
 from ellm.cli.terminal import interruptible, loading, note, terminable
 from ellm.engine import Engine
+from ellm.files import check_writable, write_parts, write_whole
 from ellm.inspection.steps import Step as StepTasks
 from ellm.kernels.errors import InputError
 from ellm.limits import Limits
 from ellm.profiling import page, perfetto, report
 from ellm.profiling.account import Account, Accountant
 from ellm.profiling.experts import routing
-from ellm.profiling.files import check_writable, write_parts, write_whole
 from ellm.profiling.recorder import DECODE, PREFILL, RING_BYTES, Recorder, Step, room
 from ellm.profiling.report import several
 from ellm.request import Request

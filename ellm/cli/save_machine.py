@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ellm.cli.terminal import note
+from ellm.files import write_whole
 from ellm.kernels import isa as isas
 from ellm.measure import ROUNDS, Meter
-from ellm.profiling.files import write_whole
 from ellm.scheduler import Pool
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ellm import pages
 from ellm.checkpoint import Checkpoint
+from ellm.files import check_writable, write_whole
 from ellm.inspection import text
 from ellm.inspection.diff import diff
 from ellm.inspection.page import page
@@ -44,8 +44,8 @@ class Views:
     json: bool = False
     dot: bool = False
     diff: str | None = None  # with this model or saved program
-    html: Path | None = None  # to this file
-    save: Path | None = None
+    html: str | None = None  # to this file
+    save: str | None = None
 
     def __post_init__(self) -> None:
         """Raise InputError for views that cannot be printed one after the other."""
@@ -67,11 +67,12 @@ class Views:
     def write(self, subject: Subject) -> list[str]:
         """Write the files, and say so. Raises InputError if one cannot be written."""
         lines = []
-        if self.save:
-            lines.append(save(subject.program, self.save))
-        if self.html:
-            size = pages.write(self.html, page(subject.program, subject.name, topology.choose_cores(None)))
-            lines.append(f"wrote {self.html}: {readable(size)}")
+        if self.save is not None:
+            lines.append(save(subject.program, check_writable(self.save)))
+        if self.html is not None:
+            content = page(subject.program, subject.name, topology.choose_cores(None)).encode(errors="replace")
+            write_whole(check_writable(self.html), content)
+            lines.append(f"wrote {self.html}: {readable(len(content))}")
         return lines
 
     def lines(self, subject: Subject, other: Subject | None) -> list[str]:

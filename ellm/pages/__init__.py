@@ -17,8 +17,6 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from ellm.kernels.errors import InputError
-
 _FOLDER = Path(__file__).parent
 _ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 
@@ -35,16 +33,6 @@ def page(title: str, body: str, data: Any, scripts: Sequence[str]) -> str:
         data=json.dumps(data, separators=(",", ":"), allow_nan=False).translate(_ESCAPES),
         scripts="\n".join(f"<script>{code}</script>" for code in codes),
     )
-
-
-def write(path: str | Path, text: str) -> int:
-    """Write a file and return its size in bytes. Raises InputError if that cannot be done."""
-    encoded = text.encode(errors="replace")
-    try:
-        Path(path).expanduser().write_bytes(encoded)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from error
-    return len(encoded)
 
 
 def _read(name: str) -> str:
