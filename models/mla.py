@@ -11,19 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ellm.dsl import (
-    Cache,
-    InputError,
-    Value,
-    Weights,
-    attend,
-    concat,
-    expand_latent,
-    head_linear,
-    linear,
-    rms_norm,
-    rope,
-)
+from ellm.dsl import Cache, Value, Weights, attend, concat, expand_latent, head_linear, linear, rms_norm, rope
 from ellm.models.config import DecoderConfig, Defaults, Fields, read_decoder, read_experts
 from ellm.models.rope import score_factor
 
@@ -84,7 +72,7 @@ def read_deepseek(config: Mapping[str, Any], *, grouped: bool, **defaults: Any) 
     fields = Fields({**defaults, **{name: value for name, value in config.items() if value is not None}})
     rotary = fields.size("qk_rope_head_dim", 64)
     if rotary % 2:
-        raise InputError(f"config.json: qk_rope_head_dim: {rotary} is odd, rope needs pairs")
+        raise fields.error("qk_rope_head_dim", "is odd, rope needs pairs")
     layers = fields.size("num_hidden_layers")
     base = read_decoder(
         {**config, "head_dim": rotary, "num_key_value_heads": config.get("num_attention_heads")},
@@ -95,12 +83,12 @@ def read_deepseek(config: Mapping[str, Any], *, grouped: bool, **defaults: Any) 
     count, top_k = read_experts(fields.config, "n_routed_experts", "num_local_experts")
     groups, keep = (fields.size("n_group"), fields.size("topk_group")) if grouped else (0, 0)
     if groups and count % groups:
-        raise InputError(f"config.json: n_routed_experts: {count} is no multiple of n_group {groups}")
+        raise fields.error("n_group", f"does not divide n_routed_experts {count}")
     if keep > groups:
-        raise InputError(f"config.json: topk_group: {keep} is more than n_group {groups}")
+        raise fields.error("topk_group", f"is more than n_group {groups}")
     if groups and top_k > keep * (count // groups):
         eligible = f"the {keep * (count // groups)} experts of topk_group {keep} groups"
-        raise InputError(f"config.json: num_experts_per_tok: {top_k} is more than {eligible}")
+        raise fields.error("num_experts_per_tok", f"is more than {eligible}")
     return DeepseekConfig(
         **vars(base),
         q_lora_rank=fields.size("q_lora_rank") if config.get("q_lora_rank", 1536) is not None else 0,

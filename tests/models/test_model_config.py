@@ -95,7 +95,7 @@ MOE, V2, V3, OSS = CONFIGS["qwen3_moe"], CONFIGS["deepseek_v2"], CONFIGS["deepse
         ({**MOE, "mlp_only_layers": 2}, "mlp_only_layers: 2 is not a list of layers"),
         ({**MOE, "decoder_sparse_step": 0}, "decoder_sparse_step: 0 is not a positive int"),
         ({**V3, "qk_rope_head_dim": 15}, "qk_rope_head_dim: 15 is odd, rope needs pairs"),
-        ({**V3, "n_group": 5}, "n_routed_experts: 12 is no multiple of n_group 5"),
+        ({**V3, "n_group": 5}, "n_group: 5 does not divide n_routed_experts 12"),
         ({**V3, "topk_group": 5}, "topk_group: 5 is more than n_group 4"),
         (
             {**V3, "num_experts_per_tok": 7},
