@@ -95,7 +95,7 @@ class Engine:
 
     def logits(self, tokens: np.ndarray) -> np.ndarray:
         """The logits of every position of int32 [T] tokens, float32 [T, vocab]. Raises InputError without memory."""
-        needed = len(tokens) * (4 * self.vocab + self._position_bytes)
+        needed = len(tokens) * (4 * self.vocab + self._position_bytes + self._expanded_bytes)
         if needed > ROOM and needed > (there := memory.available()):
             raise InputError(
                 f"the logits of {len(tokens)} tokens need {memory.readable(needed)}, {memory.readable(there)} are left"

@@ -159,3 +159,22 @@ def test_commands_refuse_it_in_one_line(tmp_path, monkeypatch, capsys, name):
     assert capsys.readouterr().err.splitlines() == [
         "ellm: expanded prefill: llama has no latent attention, so nothing to expand"
     ]
+
+
+def test_memory_for_the_expansion_is_asked_for(one_folder, monkeypatch):
+    with LLM(one_folder, expanded_prefill=True) as llm:
+        expected = llm.generate([3] * 400, GREEDY)[0].token_ids
+        latents, expansion = llm._engine._position_bytes, llm._engine._expanded_bytes
+        assert expansion > latents
+        monkeypatch.setattr("ellm.engine.ROOM", 0)
+        for tokens, fits in ((390, False), (400, True)):
+            monkeypatch.setattr(llm._engine, "_room", 0.0)
+            left = 408 * latents + tokens * expansion
+            monkeypatch.setattr("ellm.memory.available", lambda left=left: left)
+            if fits:
+                assert llm.generate([3] * 400, GREEDY)[0].token_ids == expected
+            else:
+                with pytest.raises(InputError, match=r"the keys and values of 400 tokens after 0 need .* are left"):
+                    llm.generate([3] * 400, GREEDY)
+                with pytest.raises(InputError, match=r"the logits of 400 tokens need .* are left"):
+                    llm.logits([3] * 400)
