@@ -26,8 +26,8 @@ from pathlib import Path
 from ellm.cli.bench import Bencher
 from ellm.limits import WINDOW, Limits
 from ellm.measure import Meter
-from ellm.planning import CHUNK, Planner
-from ellm.runtime import Runtime
+from ellm.planning import Planner
+from ellm.runtime import CHUNK, Runtime
 
 BENCH = Path(__file__).parent
 MODELS = {  # name in the table -> name of the config and layers to keep

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from ellm import memory
-from ellm.expanded_prefill import EXPANDED_ROWS
+from ellm.expanded_prefill import EXPANDED_ROWS, token_bytes
 from ellm.kernels.contract import SAMPLING
 from ellm.kernels.errors import InputError
 from ellm.ranges import PromptCache, RangePool
@@ -44,7 +44,7 @@ class Engine:
         self._kept = program.range_bytes
         self._ranges = RangePool(prefill.program.range_bytes if prefill else self._kept)
         self._position_bytes = self._kept / program.context
-        self._expanded_bytes = (self._ranges.size - self._kept) / program.context
+        self._expanded_bytes = token_bytes(program, prefill.program) if prefill else 0
         self._room = 0.0  # bytes of keys and values that may be written before memory is looked at again
         self._lock = threading.Lock()
         self._condition = threading.Condition(self._lock)
@@ -182,12 +182,12 @@ class Engine:
     def _run(self, executable, expanded: bool) -> None:
         """Run a step of the rows that are due, in expanded form or not."""
         rows, wanting = self._fill(expanded)
-        while not self._has_room(self._step_bytes(expanded)):
+        while not self._has_room(needed := self._step_bytes(expanded)):
             self._make_room()
             rows, wanting = self._fill(expanded)
         if rows == 0:
             return
-        self._room -= self._step_bytes(expanded)
+        self._room -= needed
         m = len(wanting)
         step = StepInput(
             tokens=self._tokens[:rows],
@@ -212,9 +212,9 @@ class Engine:
                 request.accept(token, logprob)
         for request in self._running:  # last: rows that an interrupt keeps from being counted are computed again
             request.cached += request.rows
+            if expanded and request.rows:
+                request.expanded = request.cached
         if expanded:
-            for request in self._running:
-                request.expanded = request.cached if request.rows else request.expanded
             for request in wanting:
                 self._forget_expansion(request)
 

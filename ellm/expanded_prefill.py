@@ -27,11 +27,6 @@ def compile_programs(model: Model, *, context: int, chunk: int, expanded: bool) 
     return ellm.dsl.compile_all(graphs, context=context, chunk=chunk)
 
 
-def working_bytes(prefill: Program, threads: int) -> int:
-    """Arena and scratch of the program for long prompts."""
-    return prefill.arena_bytes + threads * prefill.scratch_bytes
-
-
 def token_bytes(program: Program, prefill: Program) -> int:
     """Expanded keys and values of one position."""
     return (prefill.range_bytes - program.range_bytes) // program.context
@@ -47,6 +42,6 @@ def price(program: Program, prefill: Program, threads: int) -> str:
     return (
         f"expanded prefill: where a step has {EXPANDED_ROWS} or more rows of a prompt, their bits differ from those of "
         f"decoded rows, of shorter steps and of caches made by them; it takes {readable(weights)} more of weights, "
-        f"{readable(working_bytes(prefill, threads))} of arena and scratch, and "
+        f"{readable(prefill.working_bytes(threads))} of arena and scratch, and "
         f"{readable(token_bytes(program, prefill))} per token of a prompt until that is done"
     )

@@ -13,7 +13,7 @@ from ellm.kernels.errors import InputError
 from ellm.output import Output
 from ellm.ranges import PromptCache
 from ellm.request import Request
-from ellm.runtime import Runtime
+from ellm.runtime import CHUNK, Runtime
 from ellm.sampling import SamplingParams
 
 Prompt = str | Sequence[int]
@@ -41,7 +41,7 @@ class LLM:
         *,
         threads: int | None = None,
         context: int | None = None,
-        chunk: int = 512,
+        chunk: int = CHUNK,
         isa: str | None = None,
         expanded_prefill: bool = False,
         progress: Callable[[int, int], None] | None = None,

@@ -16,11 +16,11 @@ from ellm.cost import Cost
 from ellm.expanded_prefill import compile_programs
 from ellm.kernels.errors import InputError
 from ellm.machine import Machine
+from ellm.runtime import CHUNK
 from ellm.scheduler.program import Program
 from ellm.scheduler.simulate import Caches, Outcome, simulate
 from ellm.work import BITS, Costing, Shape, step_work
 
-CHUNK = 512
 DTYPES = ("bf16", "fp8", "mxfp4", "int8", "int4")
 HYPOTHETICAL = ("int8", "int4")  # sizes only: there are no such kernels
 
@@ -81,7 +81,7 @@ class Planner:
         """All memory that is needed to serve the batch with so many positions each."""
         program = self.program
         cache = self.batch * context * program.meta["cache_bytes"]
-        return self.weights_gb + (program.arena_bytes + self.threads * program.scratch_bytes + cache) / 1e9
+        return self.weights_gb + (program.working_bytes(self.threads) + cache) / 1e9
 
     def decode(self, context: int) -> Estimate:
         """One token of each sequence of the batch, after so many."""

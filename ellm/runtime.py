@@ -17,6 +17,7 @@ from ellm.kernels.errors import InputError
 from ellm.scheduler import Pool
 from ellm.scheduler.program import Program
 
+CHUNK = 512  # most rows in a step, unless told otherwise
 LONGEST_CHUNK = 1 << 16  # a program's size grows with it
 
 
@@ -34,7 +35,7 @@ class Runtime:
         *,
         threads: int | None = None,
         context: int | None = None,
-        chunk: int = 512,
+        chunk: int = CHUNK,
         isa: str | None = None,
         expanded_prefill: bool = False,
         progress: Callable[[int, int], None] | None = None,
@@ -106,8 +107,7 @@ def check_room(programs: list[Program], threads: int, model: str, context: int |
 
     A `context` that was asked for must fit besides: keys and values of one sequence of so many tokens.
     """
-    needed = programs[0].weights_bytes
-    needed += sum(program.arena_bytes + threads * program.scratch_bytes for program in programs)
+    needed = programs[0].weights_bytes + sum(program.working_bytes(threads) for program in programs)
     there = memory.available()
     if needed > there:
         precisions = " and ".join(name for name in programs[0].meta["weight_bytes"] if name != "f32")

@@ -126,6 +126,10 @@ class Program:
         """Bytes of all sections and of what they share."""
         return self.section_bytes * self.blocks + self.shared_bytes
 
+    def working_bytes(self, workers: int) -> int:
+        """Bytes of the arena and of the scratch of so many workers."""
+        return self.arena_bytes + workers * self.scratch_bytes
+
     @property
     def chunk(self) -> int:
         """Most rows of a step."""

@@ -22,14 +22,13 @@ from ellm.inspection.text import chain
 from ellm.kernels import isa as isas
 from ellm.kernels.errors import InputError
 from ellm.memory import readable
-from ellm.runtime import check_context
+from ellm.runtime import CHUNK, check_context
 from ellm.scheduler import topology
 from ellm.scheduler.program import Program
 
 NOT_LOOKED_AT = "The weights were not looked at: their precisions follow config.json."
 NATIVE = {"bf16": "BF16", "f16": "F16", "fp8": "F8_E4M3", "mxfp4": "U8"}  # the dtype that a precision stands for
 CHANGED = ", converted when loaded"
-CHUNK = 512
 
 
 def inspect(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ellm.models
 from ellm import machine as machines
 from ellm.cli.inspect import read_model
-from ellm.expanded_prefill import EXPANDED_ROWS, price, token_bytes, working_bytes
+from ellm.expanded_prefill import EXPANDED_ROWS, price, token_bytes
 from ellm.kernels.errors import InputError
 from ellm.machine import Machine
 from ellm.planning import DTYPES, HYPOTHETICAL, Estimate, Planner, compile_for, what_helps
@@ -42,7 +42,7 @@ def plan(
     extra = 0.0
     for one in prefill:
         print(price(planner.program, one.program, one.threads))
-        extra = working_bytes(one.program, one.threads) + token_bytes(planner.program, one.program) * prompt
+        extra = one.program.working_bytes(one.threads) + token_bytes(planner.program, one.program) * prompt
         expanding = one if prompt >= EXPANDED_ROWS else planner
     check_fits(model, planner, longest, extra / 1e9)
     print("\n".join(speed_lines(planner, expanding, context, prompt)), flush=True)
