@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "helpers"))
 from routes import RoutedSequence
 
 from ellm.cli.bench import Bencher
-from ellm.limits import Limits
-from ellm.runtime import Runtime
+from ellm.machine.limits import Limits
+from ellm.serving.runtime import Runtime
 
 ALLOWANCE = 300 << 20  # bytes beyond weights and arena
 

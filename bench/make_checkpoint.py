@@ -10,10 +10,10 @@ Quantised models (fp8 with scales per 128 x 128 block, MXFP4) are written as suc
         --set first_k_dense_replace=1
 
 Reads and time per token depend on the shapes and on which experts the tokens are routed to, so such a checkpoint
-measures speed; its text is noise. Its routers are as uneven as trained ones (ellm/routes.py), and its embedding is so
-large that what the layers add does not make all rows alike, or all would go to the same few experts. The tokenizer has
-267 tokens whatever the vocabulary. Multi-token-prediction layers are left out. Memory stays below 200 MB: tensors are
-made and written in pieces.
+measures speed; its text is noise. Its routers are as uneven as trained ones (ellm/predict/routes.py), and its embedding
+is so large that what the layers add does not make all rows alike, or all would go to the same few experts. The
+tokenizer has 267 tokens whatever the vocabulary. Multi-token-prediction layers are left out. Memory stays below 200 MB:
+tensors are made and written in pieces.
 """
 
 import argparse
@@ -25,14 +25,14 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "helpers"))
 from tiny import FAMILIES, write_json, write_tokenizer
 from tiny_shapes import BLOCK, GROUP, stored
 
 SHARD_BYTES = 2 << 30
 PIECE = 16 << 20  # values made at once
 ROUTERS = (".gate.weight", ".router.weight")
-SPREAD = 0.5  # of the deviations of experts' scores: as in ellm/routes.py
+SPREAD = 0.5  # of the deviations of experts' scores: as in ellm/predict/routes.py
 TYPES = {
     "BF16": np.dtype("<u2"),
     "F16": np.dtype("<f2"),
@@ -136,7 +136,7 @@ def numbers(name: str, kind: str, shape: tuple[int, ...], count: int, generator:
 
 
 def router(kind: str, shape: tuple[int, int], generator: np.random.Generator) -> np.ndarray:
-    """Stored weights [experts, columns] of a router whose scores of rows are as those that ellm/routes.py draws."""
+    """Stored weights [experts, columns] of a router whose scores of rows are as ellm/predict/routes.py draws them."""
     experts, columns = shape
     deviations = np.exp(SPREAD * generator.standard_normal((experts, 1))) / math.sqrt(columns)
     weights = (deviations * generator.standard_normal(shape)).astype(np.float32)

@@ -24,10 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ellm.cli.bench import Bencher
-from ellm.limits import WINDOW, Limits
-from ellm.measure import Meter
-from ellm.planning import Planner
-from ellm.runtime import CHUNK, Runtime
+from ellm.machine.limits import WINDOW, Limits
+from ellm.machine.measure import Meter
+from ellm.predict.planner import Planner
+from ellm.serving.runtime import CHUNK, Runtime
 
 BENCH = Path(__file__).parent
 MODELS = {  # name in the table -> name of the config and layers to keep

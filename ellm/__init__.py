@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ellm.kernels.errors import InputError
-    from ellm.llm import LLM
-    from ellm.output import Output
-    from ellm.sampling import SamplingParams
+    from ellm.serving.llm import LLM
+    from ellm.serving.output import Output
+    from ellm.serving.sampling import SamplingParams
 
 __version__ = "0.1.0"
 __all__ = ["LLM", "InputError", "Output", "SamplingParams", "__version__"]
 
 _HOMES = {
-    "LLM": "ellm.llm",
+    "LLM": "ellm.serving.llm",
     "InputError": "ellm.kernels.errors",
-    "Output": "ellm.output",
-    "SamplingParams": "ellm.sampling",
+    "Output": "ellm.serving.output",
+    "SamplingParams": "ellm.serving.sampling",
 }
 
 

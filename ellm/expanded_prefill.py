@@ -7,9 +7,9 @@ from __future__ import annotations
 import ellm.dsl
 from ellm.kernels import contract
 from ellm.kernels.errors import InputError
-from ellm.memory import readable
 from ellm.models import Model
 from ellm.scheduler.program import Program
+from ellm.system.memory import readable
 
 EXPANDED_ROWS = 192
 """Least rows of a sequence in a step that expands: for fewer, absorbed form is less work. With DeepSeek's sizes,

@@ -1,4 +1,4 @@
-"""pytest puts the folder of a conftest.py on sys.path: every test can then import `tiny`, `measures` and the like."""
+"""Fixtures of all tests. Helpers are modules in helpers/, which pyproject.toml puts on sys.path."""
 
 import os
 import sys

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ellm import aliases
+from ellm.checkpoint import aliases
 from ellm.checkpoint.checkpoint import Checkpoint
 from ellm.checkpoint.folder import open_folder
 from ellm.checkpoint.gguf import open_gguf

@@ -12,7 +12,7 @@ import numpy as np
 from ellm.checkpoint.sources import used_tensors
 from ellm.checkpoint.tensors import TensorFiles, TensorInfo
 from ellm.kernels.errors import InputError
-from ellm.tokenizer import Tokenizer
+from ellm.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from ellm.scheduler.program import Program

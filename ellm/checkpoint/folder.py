@@ -12,8 +12,8 @@ from ellm.checkpoint.checkpoint import Checkpoint
 from ellm.checkpoint.json_file import check_file, read_json, read_json_if_any
 from ellm.checkpoint.tensors import TensorInfo
 from ellm.kernels.errors import InputError
-from ellm.messages import one_line
-from ellm.tokenizer import Tokenizer
+from ellm.system.errors import one_line
+from ellm.text.tokenizer import Tokenizer
 
 FILES = (  # what `open_folder` reads
     "config.json",

@@ -10,10 +10,10 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import PreTokenizer
 
-import ellm.tokenizer
+import ellm.text.tokenizer
 from ellm.checkpoint.gguf_file import GGUFFile
 from ellm.kernels.errors import InputError
-from ellm.messages import one_line
+from ellm.system.errors import one_line
 
 _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4  # token_type
 _LLAMA3_SPLIT = (
@@ -41,7 +41,7 @@ _BEGINS_WITH_BOS = {"llama-bpe", "llama3", "llama-v3", "tekken"}  # unless the f
 _SPECIAL_TOKENS = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
 
 
-def build_tokenizer(file: GGUFFile) -> ellm.tokenizer.Tokenizer:
+def build_tokenizer(file: GGUFFile) -> ellm.text.tokenizer.Tokenizer:
     """The tokenizer of a GGUF file whose `tokenizer.ggml.model` is gpt2 (byte-level BPE) or llama (sentencepiece BPE).
 
     Raises InputError if it is of another kind or broken.
@@ -63,7 +63,7 @@ def build_tokenizer(file: GGUFFile) -> ellm.tokenizer.Tokenizer:
     except Exception as error:  # the package raises nothing more specific
         raise InputError(f"{file.path}: broken tokenizer: {one_line(error)}") from error
     template = file.field("tokenizer.chat_template", str, "")
-    return ellm.tokenizer.Tokenizer(
+    return ellm.text.tokenizer.Tokenizer(
         backend,
         source=str(file.path),
         special_tokens=_special_tokens(file, tokens),

@@ -12,7 +12,7 @@ from typing import Any
 
 from ellm.checkpoint.folder import FILES
 from ellm.kernels.errors import InputError
-from ellm.messages import one_line
+from ellm.system.errors import one_line
 
 _NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from ellm.cli.terminal import note, show, write
 from ellm.kernels.errors import InputError
-from ellm.llm import LLM
-from ellm.output import Output
-from ellm.sampling import SamplingParams
+from ellm.serving.llm import LLM
+from ellm.serving.output import Output
+from ellm.serving.sampling import SamplingParams
 
 HELP = """\
 /system TEXT   set the system message and start over; without TEXT, take it away

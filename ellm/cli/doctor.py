@@ -5,12 +5,13 @@ from __future__ import annotations
 import statistics
 from contextlib import closing
 
-from ellm import memory, operators
 from ellm.cli.terminal import note
+from ellm.inspection import operator_kinds
 from ellm.kernels import contract
 from ellm.kernels import isa as isas
-from ellm.limits import Limits
+from ellm.machine.limits import Limits
 from ellm.scheduler import Pool, topology
+from ellm.system import memory
 
 MODELS = {  # GB of weights that a decoded token reads, and billions of weights: those of its experts, no embedding rows
     "SmolLM2-135M": (0.27, 0.13),
@@ -57,7 +58,7 @@ def precision_lines() -> list[str]:
     kernels = ", ".join(kernel for kernel, fields in contract.FIELDS.items() if "format" in fields)
     return [
         "precisions   as stored in the checkpoint; activations bf16, sums f32",
-        *(f"  {precision:<10} {operators.COMPUTED[precision]}" for precision in contract.FORMATS),
+        *(f"  {precision:<10} {operator_kinds.COMPUTED[precision]}" for precision in contract.FORMATS),
         f"  kernels    {kernels}",
     ]
 

@@ -9,22 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import ellm.models
-from ellm import aliases, operators
-from ellm.checkpoint import Checkpoint, open_checkpoint
+from ellm.checkpoint import Checkpoint, aliases, open_checkpoint
 from ellm.checkpoint.hub import download, is_hub_name
 from ellm.checkpoint.json_file import read_json
 from ellm.cli.skipped import skipped
 from ellm.cli.views import Subject, Views, load
-from ellm.cost import Cost
 from ellm.expanded_prefill import compile_programs, price
+from ellm.inspection import operator_kinds
 from ellm.inspection.steps import Step
 from ellm.inspection.text import chain
 from ellm.kernels import isa as isas
 from ellm.kernels.errors import InputError
-from ellm.memory import readable
-from ellm.runtime import CHUNK, check_context
+from ellm.predict.roofline import Cost
 from ellm.scheduler import topology
 from ellm.scheduler.program import Program
+from ellm.serving.runtime import CHUNK, check_context
+from ellm.system.memory import readable
 
 NOT_LOOKED_AT = "The weights were not looked at: their precisions follow config.json."
 NATIVE = {"bf16": "BF16", "f16": "F16", "fp8": "F8_E4M3", "mxfp4": "U8"}  # the dtype that a precision stands for
@@ -77,10 +77,10 @@ def unused_lines(subject: Subject) -> list[str]:
     return skipped(subject.checkpoint.ignored(subject.program), subject.model.config.num_hidden_layers)
 
 
-def reasons(subject: Subject) -> dict[operators.OperatorKind, str]:
+def reasons(subject: Subject) -> dict[operator_kinds.OperatorKind, str]:
     """Why each kind of operator computes in its precision; a saved program does not say."""
 
-    def why(kind: operators.OperatorKind, names: list[str]) -> str:
+    def why(kind: operator_kinds.OperatorKind, names: list[str]) -> str:
         if subject.model is None:
             return ""
         if subject.checkpoint:
@@ -123,20 +123,20 @@ def read_model(model: str, no_weights: bool) -> tuple[dict[str, Any], Checkpoint
         return checkpoint.config, None if no_weights else checkpoint
 
 
-def operator_lines(program: Program, why: dict[operators.OperatorKind, str]) -> list[str]:
+def operator_lines(program: Program, why: dict[operator_kinds.OperatorKind, str]) -> list[str]:
     """Which kernel runs each kind of operator, in which precision, and why."""
     used = sorted({kind.precision for kind in why})
     return [
-        *operators.table(program, why),
-        *(f"{precision} weights are {operators.COMPUTED[precision]}" for precision in used),
+        *operator_kinds.table(program, why),
+        *(f"{precision} weights are {operator_kinds.COMPUTED[precision]}" for precision in used),
     ]
 
 
-def weights_of(program: Program) -> dict[operators.OperatorKind, list[str]]:
+def weights_of(program: Program) -> dict[operator_kinds.OperatorKind, list[str]]:
     """The checkpoint's names of the matrices of each kind of operator that has any: those of one layer."""
     found = {}
     for description in program.meta["operators"]:
-        kind = operators.OperatorKind.of(description)
+        kind = operator_kinds.OperatorKind.of(description)
         if kind.precision:
             found[kind] = [weight["name"] for weight in description["weights"].values() if len(weight["shape"]) > 1]
     return found

@@ -17,7 +17,7 @@ import typer
 
 from ellm import __version__
 from ellm.kernels.errors import InputError
-from ellm.messages import printable
+from ellm.system.errors import printable
 
 app = typer.Typer(
     name="ellm",
@@ -101,7 +101,7 @@ def run(
 ) -> None:
     """Answer PROMPT, or chat in the terminal. A lone argument is the MODEL."""
     from ellm.cli import run as command
-    from ellm.sampling import SamplingParams
+    from ellm.serving.sampling import SamplingParams
 
     params = SamplingParams(
         temperature=temperature,
@@ -222,7 +222,7 @@ def doctor(
     """Show what this machine can do, what ellm uses of it, and why."""
     from ellm.cli import doctor as command
     from ellm.cli import save_machine
-    from ellm.files import check_writable
+    from ellm.system.files import check_writable
 
     path = None if save is None else check_writable(save)
     command.doctor(threads, isa)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ellm.models
-from ellm import machine as machines
 from ellm.cli.inspect import read_model
 from ellm.expanded_prefill import EXPANDED_ROWS, price, token_bytes
 from ellm.kernels.errors import InputError
-from ellm.machine import Machine
-from ellm.planning import DTYPES, HYPOTHETICAL, Estimate, Planner, compile_for, what_helps
+from ellm.machine import description
+from ellm.machine.description import Machine
+from ellm.predict.planner import DTYPES, HYPOTHETICAL, Estimate, Planner, compile_for, what_helps
 
 PATH_SHOWN = 8
 COLUMNS = f"{'time ms':>10}{'bound ms':>10}{'of bound':>10}{'scheduling':>12}"
@@ -29,7 +29,7 @@ def plan(
 
     Raises InputError for bad options, a bad machine file, or a model that does not fit.
     """
-    described = machines.load(machine)
+    described = description.load(machine)
     config, checkpoint = read_model(model, no_weights=False)
     precision = checkpoint.precision if checkpoint else None
     positions = ellm.models.from_config(config, precision=precision).context

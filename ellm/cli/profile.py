@@ -15,19 +15,19 @@ from ellm.cli.bench import Bencher
 from ellm.cli.overhead import overhead
 from ellm.cli.skipped import note_skipped
 from ellm.cli.terminal import interruptible, loading, note, terminable
-from ellm.engine import Engine
-from ellm.files import check_writable, write_parts, write_whole
 from ellm.inspection.steps import Step as StepTasks
 from ellm.kernels.errors import InputError
-from ellm.limits import Limits
+from ellm.machine.limits import Limits
 from ellm.profiling import page, perfetto, report
 from ellm.profiling.account import Account, Accountant
 from ellm.profiling.experts import routing
 from ellm.profiling.recorder import DECODE, PREFILL, RING_BYTES, Recorder, Step, room
 from ellm.profiling.report import several
-from ellm.request import Request
-from ellm.runtime import Runtime
-from ellm.sampling import SamplingParams
+from ellm.serving.engine import Engine
+from ellm.serving.request import Request
+from ellm.serving.runtime import Runtime
+from ellm.serving.sampling import SamplingParams
+from ellm.system.files import check_writable, write_parts, write_whole
 
 PROMPT = (
     "A language model reads a prompt in large steps, many tokens at once, and then writes its answer one token at a "

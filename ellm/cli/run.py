@@ -6,15 +6,15 @@ import os
 import sys
 from typing import Any
 
-from ellm import memory
-from ellm.aliases import DEFAULT
+from ellm.checkpoint.aliases import DEFAULT
 from ellm.cli.chat import Chat
 from ellm.cli.skipped import note_price, note_skipped
 from ellm.cli.stats import report
 from ellm.cli.terminal import loading, note, show
 from ellm.kernels.errors import InputError
-from ellm.llm import LLM
-from ellm.sampling import SamplingParams
+from ellm.serving.llm import LLM
+from ellm.serving.sampling import SamplingParams
+from ellm.system import memory
 
 
 def run(

@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ellm.cli.terminal import note
-from ellm.files import write_whole
 from ellm.kernels import isa as isas
-from ellm.measure import ROUNDS, Meter
+from ellm.machine.measure import ROUNDS, Meter
 from ellm.scheduler import Pool
+from ellm.system.files import write_whole
 
 
 def save(path: Path, threads: int | None, isa: str | None) -> None:

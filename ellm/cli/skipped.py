@@ -7,7 +7,7 @@ from collections import Counter
 
 from ellm.cli.terminal import note
 from ellm.expanded_prefill import price
-from ellm.runtime import Runtime
+from ellm.serving.runtime import Runtime
 
 _LAYER = re.compile(r"model\.layers\.(\d{1,9})\.")
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import statistics
 from contextlib import closing
 
-from ellm import operators
 from ellm.cli.terminal import note
-from ellm.cost import Cost
 from ellm.expanded_prefill import price
-from ellm.limits import Limits
-from ellm.llm import LLM
-from ellm.output import Output
+from ellm.inspection import operator_kinds
+from ellm.machine.limits import Limits
+from ellm.predict.roofline import Cost
+from ellm.serving.llm import LLM
+from ellm.serving.output import Output
 
 SAMPLES = 5
 
@@ -60,5 +60,5 @@ def setup(llm: LLM) -> list[str]:
         f"threads  {runtime.pool.threads} (cores {cores})",
         "dtype    bf16 keys and values, f32 sums and residual stream, weights as below",
         *expanded,
-        *operators.table(runtime.program),
+        *operator_kinds.table(runtime.program),
     ]

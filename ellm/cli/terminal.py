@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ellm.kernels.errors import InputError
-from ellm.messages import harmless
+from ellm.system.errors import harmless
 
 if TYPE_CHECKING:
-    from ellm.llm import Stream
+    from ellm.serving.llm import Stream
 
 console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 

@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from ellm.checkpoint import Checkpoint
-from ellm.files import check_writable, write_whole
 from ellm.inspection import text
 from ellm.inspection.diff import diff
 from ellm.inspection.page import page
 from ellm.inspection.record import record
 from ellm.kernels import contract
 from ellm.kernels.errors import InputError
-from ellm.memory import readable
 from ellm.models import Model
 from ellm.scheduler import topology
 from ellm.scheduler.program import Program
+from ellm.system.files import check_writable, write_whole
+from ellm.system.memory import readable
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ellm import pages
-from ellm.cost import Cost
 from ellm.inspection.record import record, sources
-from ellm.memory import readable
+from ellm.predict.roofline import Cost
 from ellm.scheduler.program import Program
+from ellm.system.memory import readable
 
 _SCRIPTS = (
     "vendor/cytoscape.min.js",

@@ -13,8 +13,8 @@ from ellm.inspection.record import kind_name
 from ellm.inspection.steps import Outcome, Step
 from ellm.kernels import contract
 from ellm.kernels.errors import InputError
-from ellm.memory import readable
 from ellm.scheduler.program import Program
+from ellm.system.memory import readable
 
 _MOST_GROUPS = 16
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ellm.operators import OperatorKind
+from ellm.inspection.operator_kinds import OperatorKind
 from ellm.profiling.dependencies import Dependencies, Link, StepOrder, critical_path
 from ellm.profiling.recorder import Step
 from ellm.profiling.work import work

@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 
-from ellm.operators import OperatorKind
+from ellm.inspection.operator_kinds import OperatorKind
 from ellm.profiling.account import OUTSIDE, Account, Accountant, KindTotal, median_ns, path_kinds
 from ellm.profiling.experts import Routing
 

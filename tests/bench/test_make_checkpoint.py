@@ -13,8 +13,8 @@ from safetensors import safe_open
 from tiny_shapes import stored
 
 import ellm
-from ellm import routes
-from ellm.planning import compile_for
+from ellm.predict import routes
+from ellm.predict.planner import compile_for
 
 SCRIPT = Path(__file__).parents[2] / "bench" / "make_checkpoint.py"
 

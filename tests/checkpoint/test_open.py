@@ -6,8 +6,7 @@ import sys
 import pytest
 import tiny
 
-from ellm import aliases
-from ellm.checkpoint import open_checkpoint
+from ellm.checkpoint import aliases, open_checkpoint
 from ellm.kernels.errors import InputError
 
 

@@ -26,7 +26,7 @@ def test_graph_is_a_networkx_digraph_with_an_edge_per_input():
 def test_text_names_model_lines():
     lines = show.text(one_layer_graph(), lines=True).splitlines()
     source = one_layer.__code__.co_firstlineno
-    assert f"# dsl/small_models.py:{source + 2}" in next(line for line in lines if " = embed(" in line)
+    assert f"# helpers/small_models.py:{source + 2}" in next(line for line in lines if " = embed(" in line)
 
 
 def test_model_that_returns_no_logits_is_refused():

@@ -74,7 +74,7 @@ FAULTS = {
     "input missing": (lose_input, r"attend: has 1 inputs, takes \(q, cache\)"),
     "edge missing": (drop_edge, "attend: reads .* its edges come from"),
     "cycle": (make_cycle, "the graph has a cycle"),
-    "cache appended twice": (append_twice, "cache.0 is already appended to at dsl/small_models.py:"),
+    "cache appended twice": (append_twice, "cache.0 is already appended to at helpers/small_models.py:"),
     "output is no logits": (swap_output, "the graph does not end in logits"),
     "gather missing": (skip_gather, r"\[T, 16\]"),
 }
@@ -102,5 +102,5 @@ def test_fault_after_a_pass_is_caught(monkeypatch, name, fault):
 def test_fault_of_a_trace_is_caught():
     graph = one_layer_graph()
     change("embed", weights={})(graph)
-    with pytest.raises(GraphError, match=r"^dsl/small_models.py:\d+: after trace: embed: lacks weight$"):
+    with pytest.raises(GraphError, match=r"^helpers/small_models.py:\d+: after trace: embed: lacks weight$"):
         rewriting.rewrite(graph)

@@ -1,6 +1,6 @@
 """Writes tests/golden/greedy.json: the greedy answers of transformers (float32, same GGUF) to 20 prompts.
 
-Run from the root: PYTHONPATH=tests python tests/golden/make_greedy.py  (needs pip install '.[oracle,test]')
+Run from the root: PYTHONPATH=tests/helpers python tests/golden/make_greedy.py  (needs pip install '.[oracle,test]')
 
 Each entry holds `prompt`, `prompt_ids` (chat template applied), `ids` (up to and with the end of the answer) and
 `gaps`: at each step, by how much the best logit leads the second.
@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 import torch
-from oracle.smollm2 import answer, load
+from smollm2 import answer, load
 
 FILE = Path(__file__).with_name("greedy.json")
 PROMPTS = [

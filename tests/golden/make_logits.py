@@ -1,6 +1,6 @@
 """Writes tests/golden/logits/*.npz: what transformers says about the tiny models of logit_cases.GOLDEN.
 
-Run from the root: PYTHONPATH=tests python tests/golden/make_logits.py  (needs pip install '.[oracle]')
+Run from the root: PYTHONPATH=tests/helpers python tests/golden/make_logits.py  (needs pip install '.[oracle]')
 
 A file holds `sha256` of the checkpoint's weights, `positions`, `truth` (float16 log-probabilities of float32
 transformers at these positions), `best` (its first choice at every position), and for transformers in bf16 `peer_kl`
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from logit_cases import GOLDEN, expanded, prompt
 from measures import agreement, divergences, log_softmax
-from oracle.peer import peer_logits
+from peer import peer_logits
 from tiny import write_checkpoint
 
 FOLDER = Path(__file__).parent / "logits"

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.oracle
 @pytest.mark.parametrize("name", [name for name in LIVE if name not in WITH_EXPERTS])
 def test_logits_are_closer_to_float32_than_bf16_transformers(name, tmp_path):
     import torch
-    from oracle.peer import peer_logits
+    from peer import peer_logits
 
     folder = write_checkpoint(tmp_path / name, **LIVE[name])
     numbers = write_checkpoint(tmp_path / "expanded", **expanded(LIVE[name]))

@@ -60,7 +60,7 @@ def compare(name: str, seed: int, folder, **options) -> tuple[Distance, Distance
     in any of the row's numbers, or, where that is less, makes on average.
     """
     import torch
-    from oracle.peer import peer
+    from peer import peer
 
     arguments, tokens = {**LIVE[name], "seed": seed}, prompt(name)
     stored = write_checkpoint(folder / "stored", **arguments)

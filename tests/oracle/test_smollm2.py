@@ -20,14 +20,14 @@ GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "greedy.json").read_
 def exact():
     """(tokenizer, float32 model)."""
     import torch
-    from oracle.smollm2 import load
+    from smollm2 import load
 
     return load(torch.float32)
 
 
 @pytest.mark.parametrize("entry", GOLDEN, ids=[entry["prompt"] for entry in GOLDEN])
 def test_golden_answers_are_those_of_transformers(exact, entry):
-    from oracle.smollm2 import answer
+    from smollm2 import answer
 
     fresh = answer(*exact, entry["prompt"])
     assert fresh["prompt_ids"] == entry["prompt_ids"]
@@ -37,7 +37,7 @@ def test_golden_answers_are_those_of_transformers(exact, entry):
 
 def test_logits_of_a_long_chat_are_closer_to_float32_than_bf16_transformers(exact):
     import torch
-    from oracle.smollm2 import load
+    from smollm2 import load
 
     ids = [token for entry in GOLDEN for token in entry["prompt_ids"] + entry["ids"]]
     prompt = torch.tensor([ids])

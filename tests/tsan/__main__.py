@@ -47,7 +47,7 @@ def sanitize(folder: Path, seeds: int) -> subprocess.CompletedProcess[str]:
         **os.environ,
         "LD_PRELOAD": str(Path(library).resolve()),
         "TSAN_OPTIONS": "exitcode=66 history_size=4",
-        "PYTHONPATH": f"{folder}:{ROOT / 'tests' / 'scheduler'}",
+        "PYTHONPATH": f"{folder}:{ROOT / 'tests' / 'helpers'}",
         "PYTHONDONTWRITEBYTECODE": "1",
         "OPENBLAS_NUM_THREADS": "1",
     }

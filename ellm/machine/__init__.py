@@ -1,0 +1,1 @@
+"""The machine: what it is, what it reaches at most, and descriptions of others."""

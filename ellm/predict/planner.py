@@ -1,0 +1,183 @@
+"""How fast a model would run on a machine that is only described, by simulating its steps."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+import ellm.models
+from ellm.expanded_prefill import compile_programs
+from ellm.kernels.errors import InputError
+from ellm.machine.description import Machine
+from ellm.predict import routes
+from ellm.predict.roofline import Cost
+from ellm.predict.task_costs import BITS, Costing, Shape, step_work
+from ellm.scheduler.program import Program
+from ellm.scheduler.simulate import Caches, Outcome, simulate
+from ellm.serving.runtime import CHUNK
+
+DTYPES = ("bf16", "fp8", "mxfp4", "int8", "int4")
+HYPOTHETICAL = ("int8", "int4")  # sizes only: there are no such kernels
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A step, or the steps of a prompt. Times in milliseconds."""
+
+    ms: float
+    free_ms: float  # if the scheduler cost nothing
+    bound_ms: float  # bytes that must be read / bandwidth, or operations / rate, whichever is longer
+    waiting: float  # share of the cores' time outside of kernels
+    path: Mapping[str, float]  # kind of operator -> ms on the critical path
+    memory_gb: float  # read from memory
+    cached_gb: float  # read from a cache instead
+
+    @property
+    def scheduling(self) -> float:
+        """The share of the time that scheduling costs."""
+        return max(0.0, 1 - self.free_ms / self.ms)
+
+
+class Planner:
+    """Simulates a model's steps. Raises InputError for a dtype, thread count or batch that cannot be."""
+
+    def __init__(
+        self,
+        program: Program,
+        machine: Machine,
+        *,
+        threads: int | None = None,
+        dtype: str | None = None,
+        batch: int = 1,
+        seed: int = 0,
+    ):
+        if dtype is not None and dtype not in DTYPES:
+            raise InputError(f"dtype {dtype!r} is unknown: choose one of {', '.join(DTYPES)}")
+        if not 1 <= batch <= program.chunk:
+            raise InputError(f"batch {batch}: a step has from 1 to {program.chunk} sequences")
+        self.program, self.machine, self.batch, self.seed = program, machine, batch, seed
+        self.threads = machine.cores if threads is None else threads
+        self.workers = machine.workers(self.threads)
+        self.costing = Costing(program, machine, dtype)
+        self.cost = Cost.of(program)
+
+    def changed(self, **changes: Any) -> Planner:
+        """The same with another machine, threads or dtype."""
+        options = {"machine": self.machine, "threads": self.threads, "dtype": self.costing.dtype, **changes}
+        machine = options.pop("machine")
+        return Planner(self.program, machine, batch=self.batch, seed=self.seed, **options)
+
+    @property
+    def weights_gb(self) -> float:
+        """Packed weights."""
+        return self.costing.weight_bytes() / 1e9
+
+    def memory_gb(self, context: int) -> float:
+        """All memory that is needed to serve the batch with so many positions each."""
+        program = self.program
+        cache = self.batch * context * program.meta["cache_bytes"]
+        return self.weights_gb + (program.working_bytes(self.threads) + cache) / 1e9
+
+    def decode(self, context: int) -> Estimate:
+        """One token of each sequence of the batch, after so many."""
+        return self._estimate([Shape(self.batch, context, 1)])
+
+    def prefill(self, prompt: int) -> Estimate:
+        """A prompt of one sequence, in steps of the program's chunk."""
+        chunk = self.program.chunk
+        return self._estimate([Shape(1, begin, min(chunk, prompt - begin)) for begin in range(0, prompt, chunk)])
+
+    def _estimate(self, shapes: list[Shape]) -> Estimate:
+        routed = [routes.draw(self.program, shape.sequences * shape.rows, self.seed) for shape in shapes]
+        outcomes = [self._run(shape, rows) for shape, rows in zip(shapes, routed, strict=True)]
+        free = sum(outcome[1] for outcome in outcomes) / 1e6
+        done = [outcome[0] for outcome in outcomes]
+        path: dict[str, float] = defaultdict(float)
+        for outcome in done:
+            for name, ms in self._path(outcome).items():
+                path[name] += ms
+        busy = sum(outcome.kernel_ns.sum() for outcome in done)
+        step = len(shapes) * self.machine.step_us / 1e3
+        return Estimate(
+            ms=sum(outcome.ns for outcome in done) / 1e6 + step,
+            free_ms=free,
+            bound_ms=sum(map(self._bound, shapes, routed)),
+            waiting=1 - busy / (self.threads * sum(outcome.ns for outcome in done)),
+            path=path,
+            memory_gb=sum(outcome.memory_bytes for outcome in done) / 1e9,
+            cached_gb=sum(outcome.cached_bytes for outcome in done) / 1e9,
+        )
+
+    def _run(self, shape: Shape, routed: Mapping[int, np.ndarray]) -> tuple[Outcome, float]:
+        """The step, and its ns with a scheduler that costs nothing. What the caches can hold is there from before."""
+        work = step_work(self.costing, shape, self.threads, routed)
+        free = self.machine.with_free_scheduling().workers(self.threads)
+        found = []
+        for workers in (self.workers, free):
+            caches = Caches.empty(work, workers)
+            outcome = simulate(self.program, work, workers, caches)
+            if outcome.memory_bytes < 2 * workers.cache_bytes * len(caches.filled):
+                outcome = simulate(self.program, work, workers, caches)
+            found.append(outcome)
+        return found[0], found[1].ns
+
+    def _bound(self, shape: Shape, routed: Mapping[int, np.ndarray]) -> float:
+        """Milliseconds that the bytes or the operations of a step take at least."""
+        end = shape.begin + shape.rows
+        size = self.costing.step_bytes(routed) + shape.sequences * self.cost.cache_bytes(end - 1)
+        flops = shape.sequences * self.cost.prefill_flops(shape.begin, end)
+        cores = self.threads * self.machine.matmul_tflops_per_core
+        return max(size / self.workers.read_rate / 1e6, flops / cores / 1e9)
+
+    def _path(self, outcome: Outcome) -> dict[str, float]:
+        found: dict[str, float] = defaultdict(float)
+        for group, ns in outcome.critical_path():
+            name = self.program.op_names[int(self.program.groups["op"][group])]
+            found[re.sub(r"\b\d+\b", "*", name)] += ns / 1e6
+        return found
+
+
+def compile_for(config: dict[str, Any], precision: Any, context: int, *, expanded: bool = False) -> list[Program]:
+    """The program of a model whose sequences have at most `context` positions, and that for expanded prefill.
+
+    Raises InputError.
+    """
+    model = ellm.models.from_config(config, precision=precision)
+    if not 1 <= context <= model.context:
+        raise InputError(f"context {context}: this model has 1 to {model.context} positions")
+    return compile_programs(model, context=context, chunk=CHUNK, expanded=expanded)
+
+
+def what_helps(planner: Planner, context: int) -> dict[str, float]:
+    """What is changed -> the milliseconds of a token then."""
+    machine, found = planner.machine, {}
+    more = replace(
+        machine,
+        read_gb_per_s_per_core=1.5 * machine.read_gb_per_s_per_core,
+        read_gb_per_s_per_domain=1.5 * machine.read_gb_per_s_per_domain,
+        remote_read_gb_per_s_per_core=1.5 * machine.remote_read_gb_per_s_per_core,
+    )
+    found["1.5 x the memory bandwidth"] = planner.changed(machine=more).decode(context).ms
+    cores = machine.cores_per_socket * 3 // 2
+    wider = replace(machine, cores_per_socket=cores)
+    found["1.5 x the cores"] = planner.changed(machine=wider, threads=planner.threads * 3 // 2).decode(context).ms
+    rates: tuple[str, ...] = ("amx_bf16_tflops_per_core", "vector_bf16_tflops_per_core", "row_gelements_per_s_per_core")
+    rates += ("softmax_gelements_per_s_per_core", "sample_gelements_per_s_per_core")
+    rates += ("expand_fp8_gb_per_s_per_core", "expand_mxfp4_gb_per_s_per_core", "llc_read_gb_per_s_per_core")
+    faster = replace(machine, **{name: 1.5 * getattr(machine, name) for name in rates})
+    found["1.5 x faster cores"] = planner.changed(machine=faster).decode(context).ms
+    found["no cost of scheduling"] = planner.decode(context).free_ms
+    for dtype in DTYPES:
+        smaller = planner.changed(dtype=dtype)
+        if smaller.weights_gb < 0.95 * planner.weights_gb:
+            label = f"{dtype} weights" + (" (hypothetical)" if dtype in HYPOTHETICAL else "")
+            found[label] = smaller.decode(context).ms
+    return found
+
+
+assert set(DTYPES) < set(BITS)

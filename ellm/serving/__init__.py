@@ -1,0 +1,1 @@
+"""Requests to steps: the API, a model that is ready to run, and the engine with its parts."""

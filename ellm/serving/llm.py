@@ -1,0 +1,203 @@
+"""The Python API."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ellm.kernels.errors import InputError
+from ellm.serving.engine import Engine
+from ellm.serving.output import Output
+from ellm.serving.ranges import PromptCache
+from ellm.serving.request import Request
+from ellm.serving.runtime import CHUNK, Runtime
+from ellm.serving.sampling import SamplingParams
+
+Prompt = str | Sequence[int]
+Message = Mapping[str, Any]
+
+
+class LLM:
+    """A model on this machine's cores; close it, or use it as a context manager.
+
+    `model` is a folder with config.json, safetensors and tokenizer.json, a .gguf file, a hub name ("org/name") or an
+    alias ("smollm2"). `threads`: workers, one a core (None: every physical core that this process may use). `context`:
+    most tokens of a sequence (None: all that the model was made for; it costs address space, not memory). `chunk`: most
+    rows in a step. `isa`: "amx", "avx512", "avx2" or "portable" (None: $ELLM_ISA, else the best here).
+    `expanded_prefill`, of a model with latent attention: long prompts are computed with keys and values expanded, which
+    is faster, takes more memory, and gives up that a prompt's rows have the bits of decoded or differently cut ones.
+    `progress` is called with the bytes loaded so far and in all, and makes a download show a bar.
+
+    May be used from several threads at once: their requests share the steps. Raises InputError for anything that the
+    caller can put right.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        threads: int | None = None,
+        context: int | None = None,
+        chunk: int = CHUNK,
+        isa: str | None = None,
+        expanded_prefill: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ):
+        self.runtime = Runtime(
+            model,
+            threads=threads,
+            context=context,
+            chunk=chunk,
+            isa=isa,
+            expanded_prefill=expanded_prefill,
+            progress=progress,
+        )
+        try:
+            self.tokenizer = self.runtime.checkpoint.tokenizer
+        except BaseException:
+            self.runtime.close()
+            raise
+        self.context = self.runtime.context
+        runtime = self.runtime
+        self._engine = Engine(runtime.executable, runtime.program, chunk=runtime.chunk, prefill=runtime.prefill)
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+    ) -> list[Output]:
+        """Continue one or many prompts, each a text or token ids, in one batch. Outputs are in the prompts' order."""
+        many = _prompts(prompts)
+        if sampling_params is None or isinstance(sampling_params, SamplingParams):
+            sampling_params = [sampling_params or SamplingParams()] * len(many)
+        if not isinstance(sampling_params, Sequence):
+            raise InputError(f"sampling_params must be SamplingParams or a list of them, not {sampling_params!r}")
+        if len(sampling_params) != len(many):
+            raise InputError(f"{len(many)} prompts, but {len(sampling_params)} sampling_params")
+        requests = [self._request(prompt, params) for prompt, params in zip(many, sampling_params, strict=True)]
+        self._engine.submit(requests)
+        try:
+            self._engine.wait(lambda: all(request.done for request in requests))
+        finally:
+            self._engine.cancel([request for request in requests if not request.done])
+        return [request.output() for request in requests]
+
+    def stream(
+        self, prompt: Prompt, sampling_params: SamplingParams | None = None, *, prompt_cache: PromptCache | None = None
+    ) -> Stream:
+        """Continue one prompt and iterate over the pieces of its text as they come."""
+        request = self._request(prompt, sampling_params or SamplingParams(), prompt_cache)
+        self._engine.submit([request])
+        return Stream(self._engine, request)
+
+    def chat(
+        self,
+        messages: Sequence[Message] | Sequence[Sequence[Message]],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+    ) -> list[Output]:
+        """Answer one or many conversations ([{"role": ..., "content": ...}, ...]) through the model's chat template."""
+        if isinstance(messages, str | Mapping) or not isinstance(messages, Sequence) or not messages:
+            raise InputError(f"messages must be a list of messages, or a list of such lists, not {messages!r}")
+        conversations: Sequence[Any] = [messages] if isinstance(messages[0], Mapping) else messages
+        if not all(conversations):
+            raise InputError("a conversation must have a message at least")
+        return self.generate([self.tokenizer.chat(messages) for messages in conversations], sampling_params)
+
+    def logits(self, token_ids: Sequence[int]) -> np.ndarray:
+        """The logits after each of the tokens, teacher-forced: float32 [T, vocab]."""
+        return self._engine.logits(self._tokens(token_ids))
+
+    def prompt_cache(self) -> PromptCache:
+        """A cache for a conversation: `stream` computes only what a prompt does not share with the one before."""
+        return PromptCache()
+
+    def clear(self, prompt_cache: PromptCache) -> None:
+        """Free the memory of a prompt cache; it can be used again."""
+        self._engine.clear(prompt_cache)
+
+    def close(self) -> None:
+        """End what is under way and free everything. Later calls raise InputError."""
+        if not self._engine.closed:
+            self._engine.close()
+            self.runtime.close()
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _request(self, prompt: Prompt, params: SamplingParams, cache: PromptCache | None = None) -> Request:
+        if not isinstance(params, SamplingParams):
+            raise InputError(f"sampling_params must be SamplingParams, not {params!r}")
+        tokens = self._tokens(self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt)
+        return Request(tokens, params, self.context, self.tokenizer.stream(), self.tokenizer.eos_ids, cache)
+
+    def _tokens(self, ids: Sequence[int]) -> np.ndarray:
+        """Token ids as int32 [T], checked against the vocabulary and the context."""
+        if not isinstance(ids, Sequence | np.ndarray):
+            raise InputError(f"a prompt must be a text or a flat list of token ids, not {type(ids).__name__}")
+        try:
+            tokens = np.asarray(ids)
+        except ValueError as error:
+            raise InputError(f"a prompt must be a text or a flat list of token ids: {error}") from error
+        if tokens.size == 0:
+            raise InputError("the prompt is empty")
+        if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
+            raise InputError(f"a prompt must be a text or a flat list of token ids, not {tokens.dtype} {tokens.shape}")
+        if len(tokens) > self.context:
+            raise InputError(f"the prompt has {len(tokens)} tokens, the context has {self.context}")
+        wrong = tokens[(tokens < 0) | (tokens >= self.runtime.program.vocab)]
+        if len(wrong):
+            raise InputError(f"token id {wrong[0]} is not in the vocabulary of {self.runtime.program.vocab}")
+        return np.ascontiguousarray(tokens, np.int32)
+
+
+def _prompts(prompts: Any) -> list[Any]:
+    """One or many prompts as a list of them."""
+    if isinstance(prompts, str | bytes | Mapping) or not isinstance(prompts, Iterable):
+        return [prompts]
+    found = list(prompts)
+    return [found] if found and isinstance(found[0], int | np.integer) else found
+
+
+class Stream(Iterator[str]):
+    """The pieces of an answer as they come. Dropping or closing it early ends the request and frees its memory."""
+
+    def __init__(self, engine: Engine, request: Request):
+        self._engine = engine
+        self._request = request
+        self._read = 0
+
+    def __next__(self) -> str:
+        request = self._request
+        self._engine.wait(lambda: len(request.pieces) > self._read or request.done)
+        pieces = "".join(request.pieces[self._read :])
+        self._read = len(request.pieces)
+        if pieces:
+            return pieces
+        self.close()
+        if request.error is not None:
+            raise request.error
+        raise StopIteration
+
+    @property
+    def output(self) -> Output:
+        """The answer so far; whole once the iteration has ended."""
+        return self._request.output()
+
+    def close(self) -> None:
+        """End the request if it is still under way, and free what it holds."""
+        self._engine.cancel([self._request])
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()

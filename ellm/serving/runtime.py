@@ -1,0 +1,123 @@
+"""A model that is ready to run: its checkpoint, its program, its packed weights and the workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from numbers import Integral
+from pathlib import Path
+from typing import Any
+
+import ellm.models
+from ellm.checkpoint import open_checkpoint
+from ellm.checkpoint.loader import load_weights
+from ellm.expanded_prefill import EXPANDED_ROWS, compile_programs
+from ellm.kernels import isa as isas
+from ellm.kernels.errors import InputError
+from ellm.scheduler import Pool
+from ellm.scheduler.program import Program
+from ellm.system import memory
+
+CHUNK = 512  # most rows in a step, unless told otherwise
+LONGEST_CHUNK = 1 << 16  # a program's size grows with it
+
+
+class Runtime:
+    """Opens, compiles and loads `model` (a folder, a .gguf file, a hub name or an alias).
+
+    `progress` is called with the bytes loaded so far and in all. `ignored` are the checkpoint's tensors that the model
+    does not use. `prefill` is, with `expanded_prefill`, the executable for steps of EXPANDED_ROWS or more rows of each
+    sequence. Raises InputError if the model, an option or this machine will not do.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        threads: int | None = None,
+        context: int | None = None,
+        chunk: int = CHUNK,
+        isa: str | None = None,
+        expanded_prefill: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ):
+        self._closers: list[Callable[[], None]] = []
+        for name, value in (("threads", threads), ("context", context), ("chunk", chunk)):
+            if isinstance(value, bool) or not isinstance(value, Integral | None):
+                raise InputError(f"{name} must be a whole number, not {value!r}")
+        if not 1 <= chunk <= LONGEST_CHUNK:
+            raise InputError(f"chunk must be from 1 to {LONGEST_CHUNK}, not {chunk}")
+        self.choice = isas.choose(isa)
+        try:
+            self.checkpoint = open_checkpoint(model, progress=progress)
+            self._closers.append(self.checkpoint.close)
+            self.model = ellm.models.from_config(
+                self.checkpoint.config, precision=self.checkpoint.precision, source=self.checkpoint.config_file
+            )
+            self.context = check_context(context, self.model.context)
+            self.chunk = chunk
+            self.program, *prefill = compile_programs(
+                self.model, context=self.context, chunk=chunk, expanded=expanded_prefill
+            )
+            self.pool = Pool(threads)
+            self._closers.append(self.pool.close)
+            check_room([self.program, *prefill], self.pool.threads, str(model), context)
+            self.weights = memory.Mapping(self.program.weights_bytes, "the weights", huge=True)
+            load_weights(self.program, self.checkpoint, self.weights.address, self.pool.cores, progress)
+            self.ignored = self.checkpoint.ignored(self.program)
+            self.checkpoint.close()  # its tokenizer stays usable
+            self.table = isas.table(self.choice.isa)
+            self.executable = self._load(self.program)
+            self.prefill = self._load(prefill[0]) if prefill else None
+        except BaseException:
+            self.close()
+            raise
+
+    def executable_for(self, rows: int) -> Any:
+        """What runs a step of so many rows of each sequence."""
+        return self.prefill if self.prefill is not None and rows >= EXPANDED_ROWS else self.executable
+
+    @property
+    def range_bytes(self) -> int:
+        """Virtual size of one sequence's KV range."""
+        return (self.prefill or self.executable).program.range_bytes
+
+    def _load(self, program: Program) -> Any:
+        return self.pool.load(program, self.table, self.weights.address)
+
+    def close(self) -> None:
+        """Stop the workers and free the weights. No step may be running."""
+        while self._closers:
+            self._closers.pop()()
+        if hasattr(self, "weights"):
+            self.weights.close()
+            del self.weights
+
+
+def check_context(context: int | None, longest: int) -> int:
+    """The context to serve: the model's own if None is given. Raises InputError if it is more than the model has."""
+    if context is None:
+        return longest
+    if not 1 <= context <= longest:
+        raise InputError(f"context {context}: this model has 1 to {longest} positions")
+    return context
+
+
+def check_room(programs: list[Program], threads: int, model: str, context: int | None = None) -> None:
+    """Raise InputError if the memory that programs on the same weights take before the first token is not there.
+
+    A `context` that was asked for must fit besides: keys and values of one sequence of so many tokens.
+    """
+    needed = programs[0].weights_bytes + sum(program.working_bytes(threads) for program in programs)
+    there = memory.available()
+    if needed > there:
+        precisions = " and ".join(name for name in programs[0].meta["weight_bytes"] if name != "f32")
+        raise InputError(
+            f"{model}: needs {memory.readable(needed)} of memory in {precisions}, "
+            f"{memory.readable(there)} are available"
+        )
+    range_bytes = programs[-1].range_bytes
+    if context is not None and needed + range_bytes > there:
+        raise InputError(
+            f"{model}: context {context}: its keys and values need {memory.readable(range_bytes)} of memory, "
+            f"{memory.readable(there - needed)} are left beside the weights"
+        )

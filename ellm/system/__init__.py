@@ -1,0 +1,1 @@
+"""What the operating system gives: memory and files; and errors as lines of text."""

@@ -1,0 +1,323 @@
+"""The command line in subprocesses: what goes where, and the exit codes."""
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny import write_checkpoint
+
+from ellm.cli.main import main
+from ellm.cli.terminal import note
+from ellm.kernels import isa
+from ellm.system import memory
+
+ELLM = [sys.executable, "-m", "ellm.cli.main"]
+ROOT = Path(__file__).parents[2]
+QUESTION = "What is the capital of France? Answer in one sentence."
+
+
+def ellm(*arguments, stdin="", **environment):
+    command = [*ELLM, *map(str, arguments)]
+    variables = os.environ | environment
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, cwd=ROOT, timeout=120, env=variables)
+
+
+def refused(result, code=2):
+    """The one line of an error, without its prefix."""
+    assert result.returncode == code, result.stderr
+    assert result.stdout == ""
+    assert re.fullmatch(r"(no model named.*\n)?ellm: [^\n]+\n", result.stderr), result.stderr
+    return result.stderr.splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny", "LlamaForCausalLM")
+
+
+def test_a_question_is_answered_on_stdout_alone():
+    result = ellm("run", "smollm2", QUESTION)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "The capital of France is Paris.\n", "")
+
+
+def test_without_a_model_smollm2_is_used_and_named():
+    result = ellm("run", stdin=QUESTION)
+    assert result.stdout == "The capital of France is Paris.\n"
+    assert "smollm2" in result.stderr
+
+
+def test_dash_reads_stdin_and_a_prompt_does_not():
+    assert ellm("run", "smollm2", "-", stdin=QUESTION).stdout == "The capital of France is Paris.\n"
+    assert ellm("run", "smollm2", QUESTION, stdin="ignored").stdout == "The capital of France is Paris.\n"
+
+
+def test_raw_continues_the_prompt_itself():
+    result = ellm("run", "smollm2", "The capital of France is", "--raw", "--max-tokens", 2)
+    assert result.stdout == " Paris.\n"
+
+
+def test_system_and_stop():
+    result = ellm("run", "smollm2", QUESTION, "--stop", "France", "--stop", "never", "--system", "You are terse.")
+    assert result.returncode == 0 and "France" not in result.stdout and result.stdout.strip()
+
+
+def test_stats_name_the_speeds_the_limits_and_what_ran():
+    result = ellm("run", "smollm2", QUESTION, "--stats")
+    assert result.stdout == "The capital of France is Paris.\n"
+    for pattern in (
+        r"prefill +42 tokens, [\d.]+ tok/s, [\d.]+ TFLOP/s = \d+% of the [\d.]+ measured",
+        r"decode +7 tokens, [\d.]+ tok/s, 0.27\d GB/token, [\d.]+ GB/s = \d+% of the [\d.]+ measured",
+        r"isa +\w+ \(.+\)",
+        r"threads +\d+ \(cores [\d, ]+\)",
+        r"layers\.\*\.qkv +30  qkv +bf16\n",
+        r"layers\.\*\.attend +30  attend +-\n",
+    ):
+        assert re.search(pattern, result.stderr), (pattern, result.stderr)
+
+
+def test_a_seed_makes_sampling_repeatable(checkpoint):
+    arguments = ["run", checkpoint, "x", "--temperature", 3, "--max-tokens", 20]
+    first, again, other = (ellm(*arguments, "--seed", seed).stdout for seed in (1, 1, 2))
+    assert first == again != other
+
+
+def test_forced_isa_is_used_and_said(checkpoint):
+    result = ellm("run", checkpoint, "x", "--max-tokens", 2, "--stats", ELLM_ISA="portable")
+    assert "isa      portable (ELLM_ISA)" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "/nowhere/model", "hi"], "/nowhere/model"),
+        (["run", "What is this?"], "a lone argument is the MODEL"),
+        (["run", "/nowhere/large/model", "-"], "stdin is empty"),  # said before the model is loaded
+        (["run", "What is", "this?"], "a lone argument is the MODEL"),
+        (["run", "smollm2", ""], "PROMPT is empty"),
+        (["run", "", "hi"], "the model's name is ''"),
+        (["run", "smollm2", "hi", "--max-tokens", "0"], "max_tokens.*not 0"),
+        (["run", "smollm2", "hi", "--stop", ""], "stop.*not empty"),
+        (["run", "smollm2", "hi", "--isa", ""], "ISA ''"),
+        (["run", "smollm2"], "stdin is empty"),
+        (["run", "smollm2", "hi", "--raw", "--system", "x"], "--system"),
+        (["run", "smollm2", "hi", "--temperature", "-1"], "temperature must be a number of at least 0, not -1.0"),
+        (["run", "smollm2", "hi", "--temperature", "warm"], "--temperature"),
+        (["run", "smollm2", "hi", "--top-p", "2"], "top_p"),
+        (["run", "smollm2", "hi", "--context", "9000"], "9000.*8192"),
+        (["run", "smollm2", "hi", "--context", "8"], r"the prompt has \d+ tokens, the context has 8"),
+        (["run", "smollm2", "hi", "--threads", "1000"], "threads.*1000"),
+        (["run", "smollm2", "hi", "--isa", "mmx"], "mmx"),
+        (["run", "smollm2", "hi", "--colour"], "--colour"),
+        (["walk"], "walk"),
+        (["bench", "smollm2", "-p", "12,x"], "'x'"),
+        (["bench", "smollm2", "-p", "9000"], "9000.*8192"),
+        (["bench", "smollm2", "-n", "0"], "--generate"),
+        (["inspect", "/nowhere"], "/nowhere"),
+        (["inspect", "smollm2", "--context", "9000"], "9000.*8192"),
+        (["doctor", "--isa", "mmx"], "mmx"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments, words, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["ellm", *arguments])
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    with pytest.raises(SystemExit) as caught:
+        main()
+    result = subprocess.CompletedProcess(arguments, caught.value.code, *capsys.readouterr())
+    assert re.search(words, refused(result))
+
+
+def test_bad_input_ends_the_process_with_code_2():
+    assert "/nowhere" in refused(ellm("run", "/nowhere", "hi"))
+
+
+def test_amx_where_there_is_none_is_refused_with_the_reason():
+    obstacle = isa.available()["amx"]
+    if obstacle is None:
+        assert "isa      amx" in ellm("run", "smollm2", "hi", "--isa", "amx", "--max-tokens", 1, "--stats").stderr
+    else:
+        assert obstacle in refused(ellm("run", "smollm2", "hi", "--isa", "amx"))
+
+
+def test_broken_checkpoints_are_one_line(tmp_path):
+    folder = write_checkpoint(tmp_path / "unknown", "LlamaForCausalLM")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"architectures": ["MambaForCausalLM"]}))
+    assert "MambaForCausalLM" in refused(ellm("run", folder, "hi"))
+    (folder / "config.json").write_text(json.dumps(config | {"hidden_size": 96}))
+    assert re.search(r"\[331, 88\].*\[331, 96\]", refused(ellm("run", folder, "hi")))
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tokenizer.json").write_text("{}")
+    assert "tokenizer.json" in refused(ellm("run", folder, "hi"))
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert "model.safetensors" in refused(ellm("run", folder, "hi"))
+
+
+def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(tmp_path):
+    folder = write_checkpoint(tmp_path / "huge", "LlamaForCausalLM", layers=1)
+    config = json.loads((folder / "config.json").read_text())
+    sizes = {331: 1 << 24, 88: 1 << 16}
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": sizes[331], "hidden_size": sizes[88]}))
+    weights = folder / "model.safetensors"
+    data = weights.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header, end = json.loads(data[8 : 8 + size]), 0
+    for name, tensor in header.items():
+        if name != "__metadata__":
+            tensor["shape"] = [sizes.get(size, size) for size in tensor["shape"]]
+            elements = tensor["shape"][0] * (tensor["shape"][1] if len(tensor["shape"]) > 1 else 1)
+            tensor["data_offsets"] = [end, end := end + 2 * elements]
+    text = json.dumps(header).encode()
+    with weights.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)  # 4 TB, sparse
+    assert re.search(r"needs [\d.]+ GB of memory in bf16, [\d.]+ GB are available", refused(ellm("run", folder, "hi")))
+
+
+def test_an_internal_error_is_one_line_and_exit_code_1(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import ellm.checkpoint.aliases\n\ndef resolve(name):\n    raise RuntimeError('boom\\nand more')\n\n"
+        "ellm.checkpoint.aliases.resolve = resolve\n"
+    )
+    result = ellm("run", "smollm2", "hi", PYTHONPATH=f"{tmp_path}:{ROOT}")
+    assert "internal error: RuntimeError: boom and more" in refused(result, 1)
+    assert "Traceback" in ellm("run", "smollm2", "hi", PYTHONPATH=f"{tmp_path}:{ROOT}", ELLM_TRACEBACK="1").stderr
+
+
+@pytest.mark.parametrize("arguments", [["run", "TINY", "hi", "--max-tokens", "3"], ["inspect", "TINY"], ["--help"]])
+def test_a_full_disk_is_one_line(checkpoint, arguments):
+    command = [*ELLM, *(str(checkpoint) if word == "TINY" else word for word in arguments)]
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT, timeout=120)
+    assert (result.returncode, result.stderr) == (2, "ellm: the output cannot be written: No space left on device\n")
+
+
+def test_a_full_disk_under_stderr_keeps_the_exit_code(checkpoint):
+    with open("/dev/full", "w") as full:
+        command = [*ELLM, "run", "/nowhere", "hi"]
+        assert subprocess.run(command, stderr=full, cwd=ROOT, timeout=120).returncode == 2
+
+
+def test_closed_streams_are_empty_or_ignored(checkpoint):
+    def run(redirections, *arguments):
+        command = ["sh", "-c", f'exec "$@" {redirections}', "sh", *ELLM, "run", str(checkpoint), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+
+    assert "stdin is empty" in refused(run("<&-"))
+    assert "stdin is empty" in refused(run("<&-", "-"))
+    for redirections in (">&-", "2>&-", "<&- >&- 2>&-"):
+        result = run(redirections, "hi", "--max-tokens", "3")
+        assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_what_files_bring_into_a_message_does_nothing_to_a_terminal(tmp_path):
+    folder = write_checkpoint(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"hidden_act": "\x1b[2J\x07" + "x" * 5000}))
+    message = refused(ellm("run", folder, "hi"))
+    assert message.isprintable() and r"\x1b[2J" in message and len(message) < 1100
+
+
+def test_a_note_is_shown_as_it_is(capsys):
+    note("/:fire:/[bold]x\n  aligned   \x1b[31mred")
+    assert capsys.readouterr().err == "/:fire:/[bold]x\n  aligned   \\x1b[31mred\n"
+
+
+def test_notes_and_bars_stay_out_of_a_stderr_that_is_no_terminal(checkpoint):
+    assert ellm("run", checkpoint, "hi", "--max-tokens", 2).stderr == ""
+
+
+def test_an_answer_that_would_fill_memory_is_announced(checkpoint, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["ellm", "run", str(checkpoint), "hi", "--max-tokens", "2"])
+    available = memory.available
+    monkeypatch.setattr(memory, "available", lambda: min(available(), 300_000))
+    monkeypatch.setattr("ellm.serving.runtime.check_room", lambda *arguments: None)
+    monkeypatch.setattr("ellm.serving.engine.ROOM", 0)
+    with pytest.raises(SystemExit):
+        main()
+    words = r"a full context of 1024 tokens would need 524\.3 kB for keys and values, 300\.0 kB are left"
+    assert re.search(words, capsys.readouterr().err)
+
+
+def test_ctrl_c_stops_one_answer_with_code_130():
+    tokens = 8000
+    command = [*ELLM, "run", "smollm2", "Count.", "--max-tokens", str(tokens), "--temperature", "2", "--seed", "1"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
+    assert process.stdout is not None and process.stdout.read(20)
+    process.send_signal(signal.SIGINT)
+    rest, errors = process.communicate(timeout=120)
+    assert process.returncode == 130 and errors == b""
+    assert rest.endswith(b"\n") and len(rest) < tokens  # of the whole answer, each has some bytes
+
+
+def test_a_reader_that_leaves_early_gets_no_traceback():
+    command = [*ELLM, "run", "smollm2", "Count.", "--max-tokens", "200", "--temperature", "2", "--seed", "1"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
+    assert process.stdout is not None and process.stdout.read(5)
+    process.stdout.close()
+    assert process.stderr is not None and process.stderr.read() == b""
+    process.wait(60)
+
+
+def test_a_pipe_that_nobody_reads_gets_no_traceback():
+    for arguments in (["--version"], ["inspect", "smollm2"]):
+        reader, writer = os.pipe()
+        os.close(reader)
+        result = subprocess.run([*ELLM, *arguments], stdout=writer, stderr=subprocess.PIPE, cwd=ROOT, timeout=60)
+        os.close(writer)
+        assert (result.returncode, result.stderr) == (1, b"")
+
+
+def test_bench_measures_beside_the_limits(checkpoint):
+    result = ellm("bench", checkpoint, "-p", "96,200", "-n", 8, "-d", 16, "-r", 2, "--chunk", 64, "--json")
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert [entry["name"] for entry in report["results"]] == ["prefill 96", "prefill 200", "decode 8 at 16"]
+    assert [entry["pairs"] for entry in report["results"][:2]] == [2 * 2, 2 * 4]
+    assert set(report) == {"model", "isa", "threads", "weight_bytes", "arena_bytes", "results"}
+    assert report["weight_bytes"].keys() == {"bf16", "f32"} and report["weight_bytes"]["bf16"] > 100_000
+    assert all(entry["tokens_per_second"] > 0 and 0 < entry["share"] < 1 for entry in report["results"])
+    text = ellm("bench", checkpoint, "-p", "96", "-n", 8, "-r", 1).stdout
+    assert re.search(r"prefill 96 +[\d.]+ tok/s .*% of the limit", text) and re.search(
+        r"decode 8 at 128 .*GB/token", text
+    )
+
+
+def test_bench_counts_the_bytes_of_the_experts_that_a_token_is_routed_to(tmp_path):
+    sizes = []
+    for experts in (4, 24):
+        folder = write_checkpoint(tmp_path / str(experts), "Qwen3MoeForCausalLM", num_experts=experts)
+        report = json.loads(ellm("bench", folder, "-p", "32", "-n", 4, "-d", 16, "-r", 1, "--json").stdout)
+        sizes.append((report["results"][1]["bytes_per_token"], report["weight_bytes"]["bf16"]))
+    router = 2 * (24 - 4) * 88 * 2  # two layers, bf16
+    assert sizes[1][0] - sizes[0][0] == router and sizes[1][1] > 2 * sizes[0][1]
+
+
+def test_what_a_model_leaves_out_is_said_in_one_line(tmp_path):
+    folder = write_checkpoint(tmp_path / "mtp", "DeepseekV3ForCausalLM", num_nextn_predict_layers=1)
+    result = ellm("run", folder, "hi", "--max-tokens", 2)
+    assert result.returncode == 0
+    assert re.fullmatch(r"not used: \d+ tensors of the checkpoint: model\.layers\.2\.\* \(\d+\)\n", result.stderr)
+
+
+def test_doctor_names_every_isa_and_the_limits():
+    result = ellm("doctor")
+    assert result.returncode == 0
+    for word in ("amx", "avx512", "avx2", "portable", "mxfp4", "affinity", "quota", "NUMA", "huge pages", "Qwen3-8B"):
+        assert word in result.stdout
+    assert re.search(r"measured +[\d.]+ GB/s memory read, [\d.]+ TFLOP/s", result.stdout)
+
+
+def test_help_and_version():
+    assert "run" in ellm("--help").stdout
+    alone = ellm()
+    assert (alone.returncode, alone.stdout, alone.stderr) == (0, ellm("--help").stdout, "")
+    assert "--repeat-penalty" in ellm("run", "--help").stdout
+    assert re.fullmatch(r"ellm \d+\.\d+\.\d+\n", ellm("--version").stdout)

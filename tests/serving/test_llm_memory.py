@@ -1,0 +1,111 @@
+"""Where memory ends: what is refused before anything is loaded, and what waits or fails while sequences grow."""
+
+import dataclasses
+
+import pytest
+
+from ellm import LLM, InputError, SamplingParams
+from ellm.machine.limits import Limits
+from ellm.serving.ranges import RangePool
+
+GREEDY = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
+
+
+def test_no_room_for_the_model_is_bad_input(checkpoint, monkeypatch):
+    monkeypatch.setattr("ellm.system.memory.available", lambda: 1000)
+    with pytest.raises(InputError, match=r"needs .* of memory in bf16, 1\.0 kB are available"):
+        LLM(checkpoint)
+
+
+def test_a_context_whose_keys_and_values_do_not_fit_is_refused_if_it_was_asked_for(checkpoint, monkeypatch):
+    with LLM(checkpoint, context=600) as fits:
+        program = fits.runtime.program
+    without = program.weights_bytes + program.arena_bytes + fits.runtime.pool.threads * program.scratch_bytes
+    monkeypatch.setattr("ellm.system.memory.available", lambda: without + program.range_bytes)
+    LLM(checkpoint, context=600).close()
+    monkeypatch.setattr("ellm.system.memory.available", lambda: without + program.range_bytes // 2)
+    words = r"context 600: its keys and values need 524\.3 kB of memory, 262\.1 kB are left"
+    with pytest.raises(InputError, match=words):
+        LLM(checkpoint, context=600)
+    LLM(checkpoint).close()  # nobody asked for all of it
+
+
+def test_limits_are_not_measured_where_that_would_fill_memory(llm, monkeypatch):
+    monkeypatch.setattr("ellm.machine.limits.available", lambda: 1000)
+    with pytest.raises(InputError, match=r"measuring the limits needs [\d.]+ [MG]B of memory, 1\.0 kB are left"):
+        Limits(llm.runtime.pool, llm.runtime.table)
+
+
+@pytest.fixture
+def scarce(llm, monkeypatch):
+    """Sets how many positions there is memory for; what comes back counts how often sequences were sent back."""
+    engine = llm._engine
+    sent_back = []
+
+    def limit(positions):
+        def left():
+            return (positions - sum(one.cached for one in engine._running)) * engine._position_bytes
+
+        make_room = engine._make_room
+        monkeypatch.setattr("ellm.serving.engine.ROOM", 0)
+        monkeypatch.setattr("ellm.system.memory.available", left)
+        monkeypatch.setattr(engine, "_make_room", lambda: (sent_back.append(len(engine._running)), make_room()))
+        monkeypatch.setattr(engine, "_room", 0.0)
+        return sent_back
+
+    return limit
+
+
+def test_sequences_wait_where_memory_for_keys_and_values_is_short(llm, scarce):
+    prompts = [[3] * 40, [4] * 30, [5] * 20, [6] * 40]
+    params = [dataclasses.replace(GREEDY, max_tokens=length) for length in (60, 30, 40, 20)]
+    expected = [(output.token_ids, output.logprobs) for output in llm.generate(prompts, params)]
+    sent_back = scarce(110)
+    assert [(output.token_ids, output.logprobs) for output in llm.generate(prompts, params)] == expected
+    assert sent_back and len(llm._engine._free_slots) == 64
+
+
+def test_a_prompt_cache_that_gives_way_is_filled_again(llm, scarce):
+    cache = llm.prompt_cache()
+    (expected,) = llm.generate([4] * 40, GREEDY)
+    first = llm.stream([3] * 40, GREEDY)
+    sent_back = scarce(90)
+    next(first)
+    stream = llm.stream([4] * 40, GREEDY, prompt_cache=cache)
+    list(stream)
+    assert stream.output.token_ids == expected.token_ids and list(first) and sent_back
+    assert cache.range is not None and len(cache.tokens) == 51
+    llm.clear(cache)
+
+
+def test_what_a_prompt_cache_holds_is_not_needed_again(llm, monkeypatch):
+    cache = llm.prompt_cache()
+    list(llm.stream([3] * 100, GREEDY, prompt_cache=cache))
+    monkeypatch.setattr("ellm.serving.engine.ROOM", 0)
+    monkeypatch.setattr("ellm.system.memory.available", lambda: 30 * llm._engine._position_bytes)
+    monkeypatch.setattr(llm._engine, "_room", 0.0)
+    more = llm.stream([3] * 100 + [4] * 20, GREEDY, prompt_cache=cache)
+    list(more)
+    assert more.output.metrics.cached_tokens == 100 and more.output.finish_reason == "length"
+    llm.clear(cache)
+
+
+def test_a_sequence_that_is_alone_fails_where_memory_ends(llm, scarce):
+    scarce(50)
+    with pytest.raises(InputError, match=r"keys and values of 60 tokens after 0 need [\d.]+ kB .*, [\d.]+ kB are left"):
+        llm.generate([3] * 60, GREEDY)
+    with pytest.raises(InputError, match=r"keys and values of 1 tokens after 50 need 0\.\d kB .*, 0\.0 kB are left"):
+        llm.generate([3] * 45, GREEDY)
+    with pytest.raises(InputError, match=r"the logits of 45 tokens need .* kB, .* kB are left"):
+        llm.logits([3] * 45)
+    assert len(llm._engine._free_slots) == 64
+
+
+def test_no_address_space_for_a_sequence_is_bad_input(llm, monkeypatch):
+    expected = llm.generate("the end", GREEDY)[0].token_ids
+    ranges = RangePool(1 << 60)
+    monkeypatch.setattr(llm._engine, "_ranges", ranges)
+    with pytest.raises(InputError, match="address space"):
+        llm.generate("the end", GREEDY)
+    monkeypatch.undo()
+    assert llm.generate("the end", GREEDY)[0].token_ids == expected
