@@ -1,7 +1,7 @@
 """The language that models are written in, and the compiler from it to a `Program`."""
 
 from ellm.dsl.compiler import compile, compile_all
-from ellm.dsl.errors import GraphError, InputError, LoweringError, ShapeError
+from ellm.dsl.errors import GraphError, LoweringError, ShapeError
 from ellm.dsl.graph import Graph
 from ellm.dsl.ops import (
     attend,
@@ -31,7 +31,6 @@ __all__ = [
     "Expert",
     "Graph",
     "GraphError",
-    "InputError",
     "LoweringError",
     "Precision",
     "Rope",

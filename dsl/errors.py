@@ -1,6 +1,6 @@
 """What the compiler raises: each is one line that starts with the model's own line."""
 
-from ellm.kernels.errors import InputError as InputError
+from ellm.system.errors import InputError
 
 
 class GraphError(InputError):

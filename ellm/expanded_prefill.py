@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import ellm.dsl
 from ellm.kernels import contract
-from ellm.kernels.errors import InputError
 from ellm.models import Model
 from ellm.scheduler.program import Program
+from ellm.system.errors import InputError
 from ellm.system.memory import readable
 
 EXPANDED_ROWS = 192

@@ -11,7 +11,7 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
-from ellm.kernels.errors import InputError
+from ellm.system.errors import InputError
 
 ISAS = ("amx", "avx512", "avx2", "portable")
 """Best first."""

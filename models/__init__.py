@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from ellm.dsl import Graph, InputError, Precision, trace
+from ellm.dsl import Graph, Precision, trace
 from ellm.models.config import DecoderConfig
 from ellm.models.deepseek_v2 import deepseek_v2_block, read_deepseek_v2
 from ellm.models.deepseek_v3 import deepseek_v3_block, read_deepseek_v3
@@ -21,6 +21,7 @@ from ellm.models.qwen2 import qwen2_block, read_qwen2
 from ellm.models.qwen3 import qwen3_block, read_qwen3
 from ellm.models.qwen3_moe import qwen3_moe_block, read_qwen3_moe
 from ellm.models.smollm3 import read_smollm3, smollm3_block
+from ellm.system.errors import InputError
 
 
 @dataclass(frozen=True)

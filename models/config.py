@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ellm.dsl import InputError, Rope
+from ellm.dsl import Rope
 from ellm.models.rope import positive, rope_from
+from ellm.system.errors import InputError
 
 _MOST = {  # far beyond any model: a damaged file must not cost memory or time without bound
     "vocab_size": 1 << 24,

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from fnmatch import fnmatch
 from typing import Any
 
-from ellm.dsl import InputError, Precision
+from ellm.dsl import Precision
+from ellm.system.errors import InputError
 
 _BLOCK = [128, 128]
 _NEVER_QUANTIZED = ("lm_head", "*embed_tokens", "*norm", "*.mlp.gate")

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ellm.dsl import InputError, Rope
+from ellm.dsl import Rope
+from ellm.system.errors import InputError
 
 _ONE = np.float32(1.0)
 _LEAST, _MOST = 1e-15, 1e15

@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from ellm.kernels.errors import InputError
+from ellm.system.errors import InputError
 
 ROOT = Path("/")
 

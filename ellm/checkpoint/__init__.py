@@ -10,7 +10,7 @@ from ellm.checkpoint.folder import open_folder
 from ellm.checkpoint.gguf import open_gguf
 from ellm.checkpoint.hub import download, is_hub_name
 from ellm.checkpoint.tensors import TensorInfo
-from ellm.kernels.errors import InputError
+from ellm.system.errors import InputError
 
 __all__ = ["Checkpoint", "TensorInfo", "open_checkpoint"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-from ellm.kernels.errors import InputError
+from ellm.system.errors import InputError
 
 DEFAULT = "smollm2"
 ALIASES = {  # name: (package, file in it, how to install it)

@@ -11,7 +11,7 @@ import numpy as np
 
 from ellm.checkpoint.sources import used_tensors
 from ellm.checkpoint.tensors import TensorFiles, TensorInfo
-from ellm.kernels.errors import InputError
+from ellm.system.errors import InputError
 from ellm.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:

@@ -11,8 +11,7 @@ from ellm.checkpoint import safetensors_file
 from ellm.checkpoint.checkpoint import Checkpoint
 from ellm.checkpoint.json_file import check_file, read_json, read_json_if_any
 from ellm.checkpoint.tensors import TensorInfo
-from ellm.kernels.errors import InputError
-from ellm.system.errors import one_line
+from ellm.system.errors import InputError, one_line
 from ellm.text.tokenizer import Tokenizer
 
 FILES = (  # what `open_folder` reads

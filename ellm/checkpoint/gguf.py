@@ -13,7 +13,7 @@ from ellm.checkpoint.checkpoint import Checkpoint
 from ellm.checkpoint.gguf_file import GGUFFile
 from ellm.checkpoint.gguf_tokenizer import build_tokenizer
 from ellm.checkpoint.tensors import TensorInfo
-from ellm.kernels.errors import InputError
+from ellm.system.errors import InputError
 
 _ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 _MODEL_TENSORS = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 
-from ellm.kernels.errors import InputError
+from ellm.system.errors import InputError
 
 _SCALARS = {
     GGUFValueType.UINT8: "<u1",

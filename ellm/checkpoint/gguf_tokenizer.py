@@ -12,8 +12,7 @@ from tokenizers.pre_tokenizers import PreTokenizer
 
 import ellm.text.tokenizer
 from ellm.checkpoint.gguf_file import GGUFFile
-from ellm.kernels.errors import InputError
-from ellm.system.errors import one_line
+from ellm.system.errors import InputError, one_line
 
 _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4  # token_type
 _LLAMA3_SPLIT = (

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ellm.checkpoint.folder import FILES
-from ellm.kernels.errors import InputError
-from ellm.system.errors import one_line
+from ellm.system.errors import InputError, one_line
 
 _NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 

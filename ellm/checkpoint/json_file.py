@@ -6,8 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ellm.kernels.errors import InputError
-from ellm.system.errors import one_line
+from ellm.system.errors import InputError, one_line
 
 LARGEST = 64 << 20  # bytes; the largest tokenizers and indices take some 30 MB
 

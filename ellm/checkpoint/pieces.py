@@ -10,8 +10,8 @@ from ellm.checkpoint.checkpoint import Checkpoint
 from ellm.checkpoint.expand import FP8_BLOCK, MXFP4_BLOCK, expand_fp8, expand_mxfp4
 from ellm.checkpoint.sources import Entry, tensor_name
 from ellm.kernels.contract import FORMATS, column_bytes
-from ellm.kernels.errors import InputError
 from ellm.kernels.pack import has_nan, pack_rows, pack_scales
+from ellm.system.errors import InputError
 
 _COLUMNS, _TILE_K = 16, 32  # of a tile
 _BLOCK_BYTES = 1 << 19  # packed at a time by each thread: with the f32 that some dtypes need, some 3 MB

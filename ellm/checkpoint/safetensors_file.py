@@ -14,8 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from ellm.checkpoint.json_file import check_file
 from ellm.checkpoint.tensors import TensorInfo
-from ellm.kernels.errors import InputError
-from ellm.system.errors import one_line
+from ellm.system.errors import InputError, one_line
 
 
 def read_tensors(path: Path) -> dict[str, TensorInfo]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ellm.checkpoint.tensors import NUMBERS, READABLE, TensorInfo
-from ellm.kernels.errors import InputError
+from ellm.system.errors import InputError
 
 if TYPE_CHECKING:
     from ellm.checkpoint.checkpoint import Checkpoint

@@ -11,9 +11,9 @@ from typing import Any
 import gguf
 import numpy as np
 
-from ellm.kernels.errors import InputError
 from ellm.kernels.layout import from_bf16
 from ellm.kernels.pack import read_strided, to_bf16
+from ellm.system.errors import InputError
 
 _PLAIN: dict[str, np.dtype[Any]] = {
     "F32": np.dtype("<f4"),

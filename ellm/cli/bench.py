@@ -22,11 +22,11 @@ import numpy as np
 from ellm.cli.skipped import note_price, note_skipped
 from ellm.cli.terminal import loading, note
 from ellm.kernels.contract import SAMPLING
-from ellm.kernels.errors import InputError
 from ellm.machine.limits import WINDOW, Limits
 from ellm.predict.roofline import Cost
 from ellm.scheduler import StepInput
 from ellm.serving.runtime import Runtime
+from ellm.system.errors import InputError
 from ellm.system.memory import Mapping
 
 CHUNK = 128  # rows: enough to multiply more than to read, few enough for a short window

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ellm.cli.terminal import note, show, write
-from ellm.kernels.errors import InputError
 from ellm.serving.llm import LLM
 from ellm.serving.output import Output
 from ellm.serving.sampling import SamplingParams
+from ellm.system.errors import InputError
 
 HELP = """\
 /system TEXT   set the system message and start over; without TEXT, take it away

@@ -19,11 +19,11 @@ from ellm.inspection import operator_kinds
 from ellm.inspection.steps import Step
 from ellm.inspection.text import chain
 from ellm.kernels import isa as isas
-from ellm.kernels.errors import InputError
 from ellm.predict.roofline import Cost
 from ellm.scheduler import topology
 from ellm.scheduler.program import Program
 from ellm.serving.runtime import CHUNK, check_context
+from ellm.system.errors import InputError
 from ellm.system.memory import readable
 
 NOT_LOOKED_AT = "The weights were not looked at: their precisions follow config.json."

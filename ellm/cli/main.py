@@ -16,8 +16,7 @@ from typing import Annotated
 import typer
 
 from ellm import __version__
-from ellm.kernels.errors import InputError
-from ellm.system.errors import printable
+from ellm.system.errors import InputError, printable
 
 app = typer.Typer(
     name="ellm",

@@ -5,10 +5,10 @@ from __future__ import annotations
 import ellm.models
 from ellm.cli.inspect import read_model
 from ellm.expanded_prefill import EXPANDED_ROWS, price, token_bytes
-from ellm.kernels.errors import InputError
 from ellm.machine import description
 from ellm.machine.description import Machine
 from ellm.predict.planner import DTYPES, HYPOTHETICAL, Estimate, Planner, compile_for, what_helps
+from ellm.system.errors import InputError
 
 PATH_SHOWN = 8
 COLUMNS = f"{'time ms':>10}{'bound ms':>10}{'of bound':>10}{'scheduling':>12}"

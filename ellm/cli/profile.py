@@ -16,7 +16,6 @@ from ellm.cli.overhead import overhead
 from ellm.cli.skipped import note_skipped
 from ellm.cli.terminal import interruptible, loading, note, terminable
 from ellm.inspection.steps import Step as StepTasks
-from ellm.kernels.errors import InputError
 from ellm.machine.limits import Limits
 from ellm.profiling import page, perfetto, report
 from ellm.profiling.account import Account, Accountant
@@ -27,6 +26,7 @@ from ellm.serving.engine import Engine
 from ellm.serving.request import Request
 from ellm.serving.runtime import Runtime
 from ellm.serving.sampling import SamplingParams
+from ellm.system.errors import InputError
 from ellm.system.files import check_writable, write_parts, write_whole
 
 PROMPT = (

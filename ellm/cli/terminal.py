@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ellm.kernels.errors import InputError
-from ellm.system.errors import harmless
+from ellm.system.errors import InputError, harmless
 
 if TYPE_CHECKING:
     from ellm.serving.llm import Stream

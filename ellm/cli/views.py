@@ -14,10 +14,10 @@ from ellm.inspection.diff import diff
 from ellm.inspection.page import page
 from ellm.inspection.record import record
 from ellm.kernels import contract
-from ellm.kernels.errors import InputError
 from ellm.models import Model
 from ellm.scheduler import topology
 from ellm.scheduler.program import Program
+from ellm.system.errors import InputError
 from ellm.system.files import check_writable, write_whole
 from ellm.system.memory import readable
 

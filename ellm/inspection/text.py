@@ -12,8 +12,8 @@ from ellm.inspection.layers import layer_of
 from ellm.inspection.record import kind_name
 from ellm.inspection.steps import Outcome, Step
 from ellm.kernels import contract
-from ellm.kernels.errors import InputError
 from ellm.scheduler.program import Program
+from ellm.system.errors import InputError
 from ellm.system.memory import readable
 
 _MOST_GROUPS = 16

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from ellm.kernels.errors import InputError
 from ellm.scheduler.simulate import Workers
+from ellm.system.errors import InputError
 
 FOLDER = Path(__file__).with_name("descriptions")
 SPIN_NS = 30_000  # as in scheduler/worker.pyx

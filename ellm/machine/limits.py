@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from ellm.kernels import contract
-from ellm.kernels.errors import InputError
 from ellm.kernels.isa import Table
 from ellm.scheduler import Pool, StepInput, topology
 from ellm.scheduler.program import EVENT, GROUP, Kind, Program, Ranges
+from ellm.system.errors import InputError
 from ellm.system.memory import Mapping, available, readable
 
 WINDOW = 0.1  # seconds: the machine's speed moves, so probe and measured work alternate in windows no longer than this

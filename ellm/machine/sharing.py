@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
-from ellm.kernels.errors import InputError
 from ellm.scheduler import topology
 from ellm.scheduler.topology import ROOT, Cache
+from ellm.system.errors import InputError
 
 
 @dataclass(frozen=True)

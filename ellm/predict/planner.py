@@ -12,7 +12,6 @@ import numpy as np
 
 import ellm.models
 from ellm.expanded_prefill import compile_programs
-from ellm.kernels.errors import InputError
 from ellm.machine.description import Machine
 from ellm.predict import routes
 from ellm.predict.roofline import Cost
@@ -20,6 +19,7 @@ from ellm.predict.task_costs import BITS, Costing, Shape, step_work
 from ellm.scheduler.program import Program
 from ellm.scheduler.simulate import Caches, Outcome, simulate
 from ellm.serving.runtime import CHUNK
+from ellm.system.errors import InputError
 
 DTYPES = ("bf16", "fp8", "mxfp4", "int8", "int4")
 HYPOTHETICAL = ("int8", "int4")  # sizes only: there are no such kernels

@@ -14,12 +14,12 @@ import numpy as np
 
 from ellm.expanded_prefill import EXPANDED_ROWS, token_bytes
 from ellm.kernels.contract import SAMPLING
-from ellm.kernels.errors import InputError
 from ellm.scheduler import StepInput
 from ellm.scheduler.program import Program
 from ellm.serving.ranges import PromptCache, RangePool
 from ellm.serving.request import Request
 from ellm.system import memory
+from ellm.system.errors import InputError
 
 ROOM = 32 << 20  # bytes of keys and values between looks at the memory that is left, and what is left over at least
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from ellm.kernels.errors import InputError
 from ellm.serving.engine import Engine
 from ellm.serving.output import Output
 from ellm.serving.ranges import PromptCache
 from ellm.serving.request import Request
 from ellm.serving.runtime import CHUNK, Runtime
 from ellm.serving.sampling import SamplingParams
+from ellm.system.errors import InputError
 
 Prompt = str | Sequence[int]
 Message = Mapping[str, Any]

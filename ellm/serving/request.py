@@ -9,10 +9,10 @@ from typing import Protocol
 
 import numpy as np
 
-from ellm.kernels.errors import InputError
 from ellm.serving.output import Metrics, Output, StopMatcher
 from ellm.serving.ranges import PromptCache
 from ellm.serving.sampling import SamplingParams
+from ellm.system.errors import InputError
 from ellm.system.memory import Mapping
 
 

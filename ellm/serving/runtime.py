@@ -12,10 +12,10 @@ from ellm.checkpoint import open_checkpoint
 from ellm.checkpoint.loader import load_weights
 from ellm.expanded_prefill import EXPANDED_ROWS, compile_programs
 from ellm.kernels import isa as isas
-from ellm.kernels.errors import InputError
 from ellm.scheduler import Pool
 from ellm.scheduler.program import Program
 from ellm.system import memory
+from ellm.system.errors import InputError
 
 CHUNK = 512  # most rows in a step, unless told otherwise
 LONGEST_CHUNK = 1 << 16  # a program's size grows with it

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ellm.kernels.contract import SAMPLING
-from ellm.kernels.errors import InputError
+from ellm.system.errors import InputError
 
 
 @dataclass(frozen=True)

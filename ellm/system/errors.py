@@ -1,6 +1,10 @@
-"""Messages that fit one line."""
+"""The error for input that is refused, which every layer raises, and texts of errors that fit one line."""
 
 LONGEST = 1000  # of what untrusted files can put into a message
+
+
+class InputError(ValueError):
+    """Input that cannot be used: a file, a field, an option. The message is one line for the user."""
 
 
 def one_line(error: object, limit: int = 300) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ellm.kernels.errors import InputError
+from ellm.system.errors import InputError
 
 
 def check_writable(path: str) -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ellm.kernels.errors import InputError
+from ellm.system.errors import InputError
 
 MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # named by the standard library since Python 3.13
 

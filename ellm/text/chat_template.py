@@ -17,8 +17,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from ellm.kernels.errors import InputError
-from ellm.system.errors import one_line
+from ellm.system.errors import InputError, one_line
 
 
 class _Generation(Extension):

@@ -8,7 +8,7 @@ from typing import Any
 
 import tokenizers
 
-from ellm.kernels.errors import InputError
+from ellm.system.errors import InputError
 from ellm.text.chat_template import ChatTemplate
 
 _REPLACEMENT = "\ufffd"

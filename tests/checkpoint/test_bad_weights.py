@@ -7,7 +7,7 @@ import pytest
 from packed_weights import load, matrix, program, random_fp8, random_mxfp4, random_scales, write_checkpoint
 
 from ellm.checkpoint import open_checkpoint
-from ellm.kernels.errors import InputError
+from ellm.system.errors import InputError
 
 CORES = sorted(os.sched_getaffinity(0))[:2]
 RANDOM = np.random.default_rng(3)

@@ -8,7 +8,7 @@ import tiny
 from safetensors.numpy import save_file
 
 from ellm.checkpoint import open_checkpoint
-from ellm.kernels.errors import InputError
+from ellm.system.errors import InputError
 
 
 @pytest.fixture

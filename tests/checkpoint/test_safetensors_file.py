@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ellm.checkpoint.safetensors_file import read_tensors
-from ellm.kernels.errors import InputError
+from ellm.system.errors import InputError
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from ellm.dsl import (
     swiglu,
     trace,
 )
-from ellm.kernels.errors import InputError
+from ellm.system.errors import InputError
 
 
 def message(body) -> str:

@@ -3,7 +3,7 @@
 import pytest
 
 from ellm.kernels import contract, isa
-from ellm.kernels.errors import InputError
+from ellm.system.errors import InputError
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import shutil
 import pytest
 from fake_machine import write_machine
 
-from ellm.kernels.errors import InputError
 from ellm.machine.sharing import Layout
+from ellm.system.errors import InputError
 
 
 @pytest.fixture

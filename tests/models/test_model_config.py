@@ -5,8 +5,8 @@ import math
 import pytest
 from model_configs import BASE, CONFIGS
 
-from ellm.kernels.errors import InputError
 from ellm.models import ARCHITECTURES, from_config
+from ellm.system.errors import InputError
 
 LLAMA, QWEN3 = CONFIGS["llama"], CONFIGS["qwen3"]
 QWEN2, SMOLLM3 = CONFIGS["qwen2"], CONFIGS["smollm3"]

@@ -13,12 +13,12 @@ from typer.testing import CliRunner
 from ellm.cli import doctor
 from ellm.cli.main import app
 from ellm.kernels import isa as isas
-from ellm.kernels.errors import InputError
 from ellm.machine import description
 from ellm.machine.measure import Meter, latencies
 from ellm.predict import routes
 from ellm.predict.planner import Planner, compile_for, what_helps
 from ellm.scheduler import Pool, topology
+from ellm.system.errors import InputError
 
 TINY = {
     "architectures": ["Qwen3ForCausalLM"],

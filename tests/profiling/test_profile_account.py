@@ -20,7 +20,6 @@ from tiny import write_checkpoint
 from ellm.cli import overhead
 from ellm.cli import profile as command_module
 from ellm.cli.profile import record
-from ellm.kernels.errors import InputError
 from ellm.profiling import page, perfetto, recorder, report
 from ellm.profiling.account import OUTSIDE, THE_END, Accountant
 from ellm.profiling.recorder import DECODE, PREFILL, Recorder, Step
@@ -29,6 +28,7 @@ from ellm.scheduler.probe_program import TABLE, ProbeGroup, one_row, probe_progr
 from ellm.scheduler.trace import Activity
 from ellm.serving.runtime import Runtime
 from ellm.system import files
+from ellm.system.errors import InputError
 
 PROMPT = np.arange(20, 120, dtype=np.int32)
 SMALL_RING = 60_000  # bytes of all rings: some of the steps fit

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from ellm.kernels.errors import InputError
 from ellm.scheduler import Pool, topology
+from ellm.system.errors import InputError
 
 ALLOWED = sorted(os.sched_getaffinity(0))
 

@@ -3,11 +3,11 @@ import threading
 import numpy as np
 import pytest
 
-from ellm.kernels.errors import InputError
 from ellm.kernels.isa import Table
 from ellm.scheduler import Pool
 from ellm.scheduler.probe_program import TABLE, ProbeGroup, one_row, probe_program
 from ellm.scheduler.program import Program, Ranges
+from ellm.system.errors import InputError
 
 
 def test_one_task():

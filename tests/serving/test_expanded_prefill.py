@@ -13,8 +13,8 @@ from tiny import write_checkpoint
 from ellm import LLM, SamplingParams
 from ellm.cli.main import main
 from ellm.expanded_prefill import EXPANDED_ROWS, compile_programs, token_bytes
-from ellm.kernels.errors import InputError
 from ellm.models import from_config
+from ellm.system.errors import InputError
 
 LOGITS = Path(__file__).parents[1] / "golden" / "logits"
 LATENT = [name for name, arguments in GOLDEN.items() if arguments["architecture"].startswith("Deepseek")]

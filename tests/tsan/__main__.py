@@ -33,9 +33,9 @@ setup(name="tsan", packages=[], ext_modules=cythonize(extensions, compiler_direc
 
 def build(folder: Path, flags: list[str]) -> None:
     """Copy what the scheduler consists of and build it there, so that the build in the tree stays as it is."""
-    for layer in ("kernels", "scheduler"):
+    for layer in ("kernels", "scheduler", "ellm/system"):
         ignore = shutil.ignore_patterns("*.so", "*.c", "__pycache__")
-        shutil.copytree(ROOT / layer, folder / "ellm" / layer, ignore=ignore)
+        shutil.copytree(ROOT / layer, folder / "ellm" / Path(layer).name, ignore=ignore)
     (folder / "ellm" / "__init__.py").touch()
     subprocess.run([sys.executable, "-c", BUILD.format(flags=flags)], cwd=folder, check=True)
 
