@@ -16,8 +16,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "helpers"))
 from routes import RoutedSequence
 
-from ellm.cli.bench import Bencher
 from ellm.machine.limits import Limits
+from ellm.profiling.bencher import Bencher
 from ellm.serving.runtime import Runtime
 
 ALLOWANCE = 300 << 20  # bytes beyond weights and arena

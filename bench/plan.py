@@ -23,11 +23,12 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from ellm.cli.bench import Bencher
+from ellm.compiled import CHUNK
 from ellm.machine.limits import WINDOW, Limits
 from ellm.machine.measure import Meter
 from ellm.predict.planner import Planner
-from ellm.serving.runtime import CHUNK, Runtime
+from ellm.profiling.bencher import Bencher
+from ellm.serving.runtime import Runtime
 
 BENCH = Path(__file__).parent
 MODELS = {  # name in the table -> name of the config and layers to keep

@@ -15,6 +15,21 @@ ALLOWED = {
     "models": ["ellm.models", "ellm.dsl", BELOW_ALL],
     "ellm": ["ellm"],
 }
+ROOMS = {  # of ellm/: which of the others each knows, and which layers
+    "system": set(),
+    "text": {"system"},
+    "pages": set(),
+    "checkpoint": {"system", "text", "scheduler", "kernels"},
+    "machine": {"system", "scheduler", "kernels"},
+    "compiled": {"system", "checkpoint", "models", "dsl", "scheduler", "kernels"},
+    "serving": {"system", "text", "checkpoint", "compiled", "scheduler", "kernels"},
+    "predict": {"system", "machine", "scheduler", "kernels"},
+    "inspection": {"system", "predict", "pages", "scheduler", "kernels"},
+    "profiling": {"system", "machine", "serving", "predict", "inspection", "scheduler", "kernels"},
+    "cli": {"system", "checkpoint", "machine", "compiled", "serving", "predict", "inspection", "profiling", "pages"}
+    | {"scheduler", "kernels"},
+    "__init__": {"serving", "system"},
+}
 LINKS = ["dsl", "kernels", "models", "scheduler"]
 INCLUDE_FOLDERS = {"kernels": ["kernels"], "scheduler": ["scheduler", "kernels"]}
 
@@ -70,6 +85,12 @@ def offences(layer: str, names: list[str]) -> list[str]:
     return wrong
 
 
+def room_offences(room: str, names: list[str]) -> list[str]:
+    """The imports that a room of ellm/ must not have; what `ellm` itself hands on is for its users alone."""
+    known = {room, "__version__", *ROOMS[room]}
+    return [name for name in names if name.split(".")[0] == "ellm" and (*name.split("."), "")[1] not in known]
+
+
 def sources(layer: str, *suffixes: str) -> list[Path]:
     folder = ROOT / layer
     found = [file for file in folder.rglob("*") if file.suffix in suffixes]
@@ -90,6 +111,31 @@ def test_nothing_points_up(layer):
         read = python_imports if file in python else cython_imports
         wrong[str(file.relative_to(ROOT))] = offences(layer, read(file.read_text(), package_of(file)))
     assert {file: names for file, names in wrong.items() if names} == {}
+
+
+def test_rooms_know_only_the_rooms_of_the_table():
+    wrong = {}
+    for file in sources("ellm", ".py"):
+        room = file.relative_to(ROOT / "ellm").parts[0].removesuffix(".py")
+        wrong[str(file.relative_to(ROOT))] = room_offences(room, python_imports(file.read_text(), package_of(file)))
+    assert {file: names for file, names in wrong.items() if names} == {}
+
+
+@pytest.mark.parametrize(
+    ("room", "text"),
+    [
+        ("serving", "from ellm.predict.planner import Planner"),
+        ("serving", "def f():\n    from ellm.inspection import text"),
+        ("serving", "import ellm.predict.routes"),
+        ("serving", "from ..inspection import text"),
+        ("checkpoint", "from ellm.serving.runtime import Runtime"),
+        ("checkpoint", "from ellm import LLM"),
+        ("checkpoint", "import ellm"),
+        ("system", "from ellm.kernels import contract"),
+    ],
+)
+def test_the_table_catches_imports_of_other_rooms(room, text):
+    assert room_offences(room, python_imports(text, f"ellm.{room}"))
 
 
 @pytest.mark.parametrize("layer", ALLOWED)

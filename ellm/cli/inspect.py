@@ -8,13 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import ellm.models
-from ellm.checkpoint import Checkpoint, aliases, open_checkpoint
-from ellm.checkpoint.hub import download, is_hub_name
-from ellm.checkpoint.json_file import read_json
+from ellm.checkpoint import Checkpoint, aliases
 from ellm.cli.skipped import skipped
 from ellm.cli.views import Subject, Views, load
-from ellm.expanded_prefill import compile_programs, price
+from ellm.compiled import compile_model, read_source
 from ellm.inspection import operator_kinds
 from ellm.inspection.steps import Step
 from ellm.inspection.text import chain
@@ -22,7 +19,6 @@ from ellm.kernels import isa as isas
 from ellm.predict.roofline import Cost
 from ellm.scheduler import topology
 from ellm.scheduler.program import Program
-from ellm.serving.runtime import CHUNK, check_context
 from ellm.system.errors import InputError
 from ellm.system.memory import readable
 
@@ -56,7 +52,7 @@ def summary(subject: Subject, choice: isas.Choice) -> list[str]:
         "",
         *task_lines(program),
         "",
-        *memory_lines(subject.absorbed or program),
+        *memory_lines(subject.compiled.program if subject.compiled else program),
         *price_lines(subject),
         *unused_lines(subject),
     ]
@@ -64,28 +60,29 @@ def summary(subject: Subject, choice: isas.Choice) -> list[str]:
 
 def price_lines(subject: Subject) -> list[str]:
     """What expanded prefill gives up, and takes beside the memory of all other steps."""
-    threads = len(topology.choose_cores(None))
-    return [price(subject.absorbed, subject.program, threads)] if subject.absorbed else []
+    return subject.compiled.notes(len(topology.choose_cores(None))) if subject.compiled else []
 
 
 def unused_lines(subject: Subject) -> list[str]:
     """Tensors of the checkpoint that are not used, or that none were looked at."""
-    if subject.model is None:
+    if subject.compiled is None:
         return []
-    if subject.checkpoint is None:
+    source = subject.compiled.source
+    if source.checkpoint is None:
         return [NOT_LOOKED_AT]
-    return skipped(subject.checkpoint.ignored(subject.program), subject.model.config.num_hidden_layers)
+    return skipped(source.checkpoint.ignored(subject.program), source.model.config.num_hidden_layers)
 
 
 def reasons(subject: Subject) -> dict[operator_kinds.OperatorKind, str]:
     """Why each kind of operator computes in its precision; a saved program does not say."""
 
     def why(kind: operator_kinds.OperatorKind, names: list[str]) -> str:
-        if subject.model is None:
+        if subject.compiled is None:
             return ""
-        if subject.checkpoint:
-            return stored_as(subject.checkpoint, kind.precision, names)
-        return configured_as(subject.config, subject.model.precision(names[0]), kind.precision)
+        source = subject.compiled.source
+        if source.checkpoint:
+            return stored_as(source.checkpoint, kind.precision, names)
+        return configured_as(source.config, source.model.precision(names[0]), kind.precision)
 
     return {kind: why(kind, names) for kind, names in weights_of(subject.program).items()}
 
@@ -97,30 +94,8 @@ def read_subject(model: str, context: int | None, no_weights: bool, expanded: bo
         if expanded:
             raise InputError(f"{path}: a saved program is as it is: --expanded-prefill needs a model")
         return load(path)
-    config, checkpoint = read_model(model, no_weights)
-    given = (checkpoint.precision, checkpoint.config_file) if checkpoint else ()
-    compiled = ellm.models.from_config(config, *given)
-    longest = check_context(context, compiled.context)
-    program, *prefill = compile_programs(compiled, context=longest, chunk=CHUNK, expanded=expanded)
-    name = Path(model).absolute().name
-    if prefill:
-        return Subject(name, prefill[0], compiled, config, checkpoint, absorbed=program)
-    return Subject(name, program, compiled, config, checkpoint)
-
-
-def read_model(model: str, no_weights: bool) -> tuple[dict[str, Any], Checkpoint | None]:
-    """The configuration, and the checkpoint (already closed) unless its weights are absent or not to be looked at.
-
-    Of a hub name, only config.json is downloaded; weights count as there if they are in the local cache.
-    """
-    path = aliases.path_of(model)
-    if not path.exists() and is_hub_name(model):
-        path = download(model, progress=False, files=["config.json"])
-    config = path / "config.json"
-    if config.is_file() and (no_weights or not any(path.glob("model*.safetensors*"))):
-        return read_json(config), None
-    with open_checkpoint(path if path.exists() else model) as checkpoint:
-        return checkpoint.config, None if no_weights else checkpoint
+    compiled = compile_model(read_source(model, no_weights=no_weights), context=context, expanded_prefill=expanded)
+    return Subject(Path(model).absolute().name, compiled.programs[-1], compiled)
 
 
 def operator_lines(program: Program, why: dict[operator_kinds.OperatorKind, str]) -> list[str]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ellm.models
-from ellm.cli.inspect import read_model
-from ellm.expanded_prefill import EXPANDED_ROWS, price, token_bytes
+from ellm.compiled import compile_model, read_source, token_bytes
 from ellm.machine import description
 from ellm.machine.description import Machine
-from ellm.predict.planner import DTYPES, HYPOTHETICAL, Estimate, Planner, compile_for, what_helps
+from ellm.predict.planner import DTYPES, HYPOTHETICAL, Estimate, Planner, what_helps
 from ellm.system.errors import InputError
 
 PATH_SHOWN = 8
@@ -30,20 +28,21 @@ def plan(
     Raises InputError for bad options, a bad machine file, or a model that does not fit.
     """
     described = description.load(machine)
-    config, checkpoint = read_model(model, no_weights=False)
-    precision = checkpoint.precision if checkpoint else None
-    positions = ellm.models.from_config(config, precision=precision).context
+    source = read_source(model)
+    positions = source.model.context
     context = min(length("--context", context, 4096, positions), positions - 1)  # a token comes after these
     prompt = length("--prompt", prompt, 512, positions)
-    programs = compile_for(config, precision, max(context + 1, prompt), expanded=expanded)
-    planner, *prefill = (Planner(program, described, threads=threads, dtype=dtype, batch=batch) for program in programs)
-    longest, expanding = max(context, prompt), planner
-    print("\n".join(head_lines(model, planner, longest)), flush=True)
-    extra = 0.0
-    for one in prefill:
-        print(price(planner.program, one.program, one.threads))
-        extra = one.program.working_bytes(one.threads) + token_bytes(planner.program, one.program) * prompt
-        expanding = one if prompt >= EXPANDED_ROWS else planner
+    compiled = compile_model(source, context=max(context + 1, prompt), expanded_prefill=expanded)
+    planners = {
+        entry.rows: Planner(entry.program, described, threads=threads, dtype=dtype, batch=batch)
+        for entry in compiled.entries
+    }
+    planner, *others = planners.values()
+    longest, expanding = max(context, prompt), [one for rows, one in planners.items() if rows <= prompt][-1]
+    print("\n".join([*head_lines(model, planner, longest), *compiled.notes(planner.threads)]), flush=True)
+    extra = sum(
+        one.program.working_bytes(one.threads) + token_bytes(planner.program, one.program) * prompt for one in others
+    )
     check_fits(model, planner, longest, extra / 1e9)
     print("\n".join(speed_lines(planner, expanding, context, prompt)), flush=True)
     print("\n".join(dtype_lines(planner, context)), flush=True)

@@ -11,15 +11,15 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ellm import pages
-from ellm.cli.bench import Bencher
-from ellm.cli.overhead import overhead
 from ellm.cli.skipped import note_skipped
 from ellm.cli.terminal import interruptible, loading, note, terminable
 from ellm.inspection.steps import Step as StepTasks
 from ellm.machine.limits import Limits
 from ellm.profiling import page, perfetto, report
 from ellm.profiling.account import Account, Accountant
+from ellm.profiling.bencher import Bencher
 from ellm.profiling.experts import routing
+from ellm.profiling.overhead import overhead
 from ellm.profiling.recorder import DECODE, PREFILL, RING_BYTES, Recorder, Step, room
 from ellm.profiling.report import several
 from ellm.serving.engine import Engine

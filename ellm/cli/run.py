@@ -56,7 +56,7 @@ def open_llm(model: str, options: dict[str, Any]) -> LLM:
         raise
     note_skipped(llm.runtime)
     note_price(llm.runtime)
-    needed, there = llm.runtime.range_bytes, memory.available()
+    needed, there = llm.runtime.compiled.range_bytes, memory.available()
     if needed > there:
         note(
             f"a full context of {llm.context} tokens would need {memory.readable(needed)} for keys and values, "

@@ -6,7 +6,6 @@ import re
 from collections import Counter
 
 from ellm.cli.terminal import note
-from ellm.expanded_prefill import price
 from ellm.serving.runtime import Runtime
 
 _LAYER = re.compile(r"model\.layers\.(\d{1,9})\.")
@@ -33,5 +32,5 @@ def note_skipped(runtime: Runtime) -> None:
 
 def note_price(runtime: Runtime) -> None:
     """Say on stderr what expanded prefill, if it is on, gives up."""
-    if runtime.prefill is not None:
-        note(price(runtime.program, runtime.prefill.program, runtime.pool.threads))
+    for line in runtime.compiled.notes(runtime.pool.threads):
+        note(line)

@@ -6,7 +6,6 @@ import statistics
 from contextlib import closing
 
 from ellm.cli.terminal import note
-from ellm.expanded_prefill import price
 from ellm.inspection import operator_kinds
 from ellm.machine.limits import Limits
 from ellm.predict.roofline import Cost
@@ -54,11 +53,10 @@ def setup(llm: LLM) -> list[str]:
     """Lines on what ran: ISA and why, threads, kernel and precision of every kind of operator."""
     runtime = llm.runtime
     cores = ", ".join(map(str, runtime.pool.cores))
-    expanded = [price(runtime.program, runtime.prefill.program, runtime.pool.threads)] if runtime.prefill else []
     return [
         f"isa      {runtime.choice.isa} ({runtime.choice.reason})",
         f"threads  {runtime.pool.threads} (cores {cores})",
         "dtype    bf16 keys and values, f32 sums and residual stream, weights as below",
-        *expanded,
+        *runtime.compiled.notes(runtime.pool.threads),
         *operator_kinds.table(runtime.program),
     ]

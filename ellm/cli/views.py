@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
-from ellm.checkpoint import Checkpoint
+from ellm.compiled import Compiled
 from ellm.inspection import text
 from ellm.inspection.diff import diff
 from ellm.inspection.page import page
 from ellm.inspection.record import record
 from ellm.kernels import contract
-from ellm.models import Model
 from ellm.scheduler import topology
 from ellm.scheduler.program import Program
 from ellm.system.errors import InputError
@@ -24,14 +21,11 @@ from ellm.system.memory import readable
 
 @dataclass(frozen=True)
 class Subject:
-    """A compiled model; of one that was read from a file of `Program.save` only the program is known."""
+    """A compiled model; one that was read from a file of `Program.save` is a program alone."""
 
     name: str
     program: Program
-    model: Model | None = None
-    config: Mapping[str, Any] = field(default_factory=dict)
-    checkpoint: Checkpoint | None = None  # closed
-    absorbed: Program | None = None  # of an expanded program: that of all other steps
+    compiled: Compiled | None = None  # whose program this is one of
 
 
 @dataclass(frozen=True)

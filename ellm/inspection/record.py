@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import ellm
+from ellm import __version__
 from ellm.inspection.contracts import contracts
 from ellm.inspection.layers import layer_of, repeats
 from ellm.inspection.steps import Step
@@ -25,7 +25,7 @@ def record(program: Program, name: str, cores: list[int]) -> dict[str, Any]:
     used = sorted({operator["kernel"] for operator in operators})
     return {
         "name": name,
-        "ellm": ellm.__version__,
+        "ellm": __version__,
         "cores": cores,
         "program": {key: getattr(program, key) for key in _SIZES + _BYTES},
         "token_bytes": program.meta["token_bytes"],
@@ -92,7 +92,7 @@ def sources(program: Program) -> dict[str, str]:
 
 def _source(line: str) -> str:
     name, _, number = line.rpartition(":")
-    package = Path(ellm.__file__).parent
+    package = Path(__file__).parents[1]
     path = (package / name).resolve()
     if not number.isdecimal() or package.joinpath("models").resolve() not in path.parents:
         return ""

@@ -10,15 +10,12 @@ from typing import Any
 
 import numpy as np
 
-import ellm.models
-from ellm.expanded_prefill import compile_programs
 from ellm.machine.description import Machine
 from ellm.predict import routes
 from ellm.predict.roofline import Cost
 from ellm.predict.task_costs import BITS, Costing, Shape, step_work
 from ellm.scheduler.program import Program
 from ellm.scheduler.simulate import Caches, Outcome, simulate
-from ellm.serving.runtime import CHUNK
 from ellm.system.errors import InputError
 
 DTYPES = ("bf16", "fp8", "mxfp4", "int8", "int4")
@@ -140,17 +137,6 @@ class Planner:
             name = self.program.op_names[int(self.program.groups["op"][group])]
             found[re.sub(r"\b\d+\b", "*", name)] += ns / 1e6
         return found
-
-
-def compile_for(config: dict[str, Any], precision: Any, context: int, *, expanded: bool = False) -> list[Program]:
-    """The program of a model whose sequences have at most `context` positions, and that for expanded prefill.
-
-    Raises InputError.
-    """
-    model = ellm.models.from_config(config, precision=precision)
-    if not 1 <= context <= model.context:
-        raise InputError(f"context {context}: this model has 1 to {model.context} positions")
-    return compile_programs(model, context=context, chunk=CHUNK, expanded=expanded)
 
 
 def what_helps(planner: Planner, context: int) -> dict[str, float]:

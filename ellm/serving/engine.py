@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from ellm.expanded_prefill import EXPANDED_ROWS, token_bytes
+from ellm.compiled import EXPANDED_ROWS, token_bytes
 from ellm.kernels.contract import SAMPLING
 from ellm.scheduler import StepInput
 from ellm.scheduler.program import Program

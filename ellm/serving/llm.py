@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from ellm.compiled import CHUNK
 from ellm.serving.engine import Engine
 from ellm.serving.output import Output
 from ellm.serving.ranges import PromptCache
 from ellm.serving.request import Request
-from ellm.serving.runtime import CHUNK, Runtime
+from ellm.serving.runtime import Runtime
 from ellm.serving.sampling import SamplingParams
 from ellm.system.errors import InputError
 

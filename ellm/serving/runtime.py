@@ -7,17 +7,15 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-import ellm.models
 from ellm.checkpoint import open_checkpoint
 from ellm.checkpoint.loader import load_weights
-from ellm.expanded_prefill import EXPANDED_ROWS, compile_programs
+from ellm.compiled import CHUNK, Source, compile_model
 from ellm.kernels import isa as isas
 from ellm.scheduler import Pool
 from ellm.scheduler.program import Program
 from ellm.system import memory
 from ellm.system.errors import InputError
 
-CHUNK = 512  # most rows in a step, unless told otherwise
 LONGEST_CHUNK = 1 << 16  # a program's size grows with it
 
 
@@ -25,8 +23,8 @@ class Runtime:
     """Opens, compiles and loads `model` (a folder, a .gguf file, a hub name or an alias).
 
     `progress` is called with the bytes loaded so far and in all. `ignored` are the checkpoint's tensors that the model
-    does not use. `prefill` is, with `expanded_prefill`, the executable for steps of EXPANDED_ROWS or more rows of each
-    sequence. Raises InputError if the model, an option or this machine will not do.
+    does not use. `executable` runs any step, `prefill`, with `expanded_prefill`, those of long prompts.
+    Raises InputError if the model, an option or this machine will not do.
     """
 
     def __init__(
@@ -50,36 +48,30 @@ class Runtime:
         try:
             self.checkpoint = open_checkpoint(model, progress=progress)
             self._closers.append(self.checkpoint.close)
-            self.model = ellm.models.from_config(
-                self.checkpoint.config, precision=self.checkpoint.precision, source=self.checkpoint.config_file
+            self.compiled = compile_model(
+                Source.of(self.checkpoint), context=context, chunk=chunk, expanded_prefill=expanded_prefill
             )
-            self.context = check_context(context, self.model.context)
+            self.model, self.program = self.compiled.source.model, self.compiled.program
+            self.context = self.model.context if context is None else context
             self.chunk = chunk
-            self.program, *prefill = compile_programs(
-                self.model, context=self.context, chunk=chunk, expanded=expanded_prefill
-            )
             self.pool = Pool(threads)
             self._closers.append(self.pool.close)
-            check_room([self.program, *prefill], self.pool.threads, str(model), context)
+            check_room(self.compiled.programs, self.pool.threads, str(model), context)
             self.weights = memory.Mapping(self.program.weights_bytes, "the weights", huge=True)
             load_weights(self.program, self.checkpoint, self.weights.address, self.pool.cores, progress)
             self.ignored = self.checkpoint.ignored(self.program)
             self.checkpoint.close()  # its tokenizer stays usable
             self.table = isas.table(self.choice.isa)
-            self.executable = self._load(self.program)
-            self.prefill = self._load(prefill[0]) if prefill else None
+            self._executables = [self._load(program) for program in self.compiled.programs]
+            self.executable, self.prefill = self._executables[0], (*self._executables[1:], None)[0]
         except BaseException:
             self.close()
             raise
 
     def executable_for(self, rows: int) -> Any:
         """What runs a step of so many rows of each sequence."""
-        return self.prefill if self.prefill is not None and rows >= EXPANDED_ROWS else self.executable
-
-    @property
-    def range_bytes(self) -> int:
-        """Virtual size of one sequence's KV range."""
-        return (self.prefill or self.executable).program.range_bytes
+        entries = zip(self.compiled.entries, self._executables, strict=True)
+        return [executable for entry, executable in entries if entry.rows <= rows][-1]
 
     def _load(self, program: Program) -> Any:
         return self.pool.load(program, self.table, self.weights.address)
@@ -91,15 +83,6 @@ class Runtime:
         if hasattr(self, "weights"):
             self.weights.close()
             del self.weights
-
-
-def check_context(context: int | None, longest: int) -> int:
-    """The context to serve: the model's own if None is given. Raises InputError if it is more than the model has."""
-    if context is None:
-        return longest
-    if not 1 <= context <= longest:
-        raise InputError(f"context {context}: this model has 1 to {longest} positions")
-    return context
 
 
 def check_room(programs: list[Program], threads: int, model: str, context: int | None = None) -> None:
@@ -115,7 +98,7 @@ def check_room(programs: list[Program], threads: int, model: str, context: int |
             f"{model}: needs {memory.readable(needed)} of memory in {precisions}, "
             f"{memory.readable(there)} are available"
         )
-    range_bytes = programs[-1].range_bytes
+    range_bytes = max(program.range_bytes for program in programs)
     if context is not None and needed + range_bytes > there:
         raise InputError(
             f"{model}: context {context}: its keys and values need {memory.readable(range_bytes)} of memory, "

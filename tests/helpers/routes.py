@@ -33,7 +33,7 @@ class RoutedSequence:
 
     def __init__(self, runtime: Runtime):
         self.vocab = runtime.program.vocab
-        self._cache = Mapping(runtime.range_bytes, "the KV range")
+        self._cache = Mapping(runtime.compiled.range_bytes, "the KV range")
         self._route = Kernel(runtime.table.addresses["route"])
         self._recorder = Kernel(self._record)
         self._chosen: dict[int, list[tuple[int, np.ndarray]]] = {}  # by the address of the operator's arguments

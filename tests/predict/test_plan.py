@@ -12,11 +12,12 @@ from typer.testing import CliRunner
 
 from ellm.cli import doctor
 from ellm.cli.main import app
+from ellm.compiled import Source, compile_model
 from ellm.kernels import isa as isas
 from ellm.machine import description
 from ellm.machine.measure import Meter, latencies
 from ellm.predict import routes
-from ellm.predict.planner import Planner, compile_for, what_helps
+from ellm.predict.planner import Planner, what_helps
 from ellm.scheduler import Pool, topology
 from ellm.system.errors import InputError
 
@@ -60,12 +61,12 @@ SPARSE = {  # the dimensions of Qwen3-Coder-480B-A35B
 
 @pytest.fixture(scope="module")
 def big():
-    return compile_for(SPARSE, None, 8192)[0]
+    return compile_model(Source.of_config(SPARSE), context=8192).program
 
 
 @pytest.fixture(scope="module")
 def tiny():
-    return compile_for(TINY, None, 4096)[0]
+    return compile_model(Source.of_config(TINY), context=4096).program
 
 
 def test_a_big_model(big):

@@ -17,10 +17,9 @@ import pytest
 from perfetto_trace import read
 from tiny import write_checkpoint
 
-from ellm.cli import overhead
 from ellm.cli import profile as command_module
 from ellm.cli.profile import record
-from ellm.profiling import page, perfetto, recorder, report
+from ellm.profiling import overhead, page, perfetto, recorder, report
 from ellm.profiling.account import OUTSIDE, THE_END, Accountant
 from ellm.profiling.recorder import DECODE, PREFILL, Recorder, Step
 from ellm.scheduler import Pool

@@ -12,8 +12,7 @@ from tiny import write_checkpoint
 
 from ellm import LLM, SamplingParams
 from ellm.cli.main import main
-from ellm.expanded_prefill import EXPANDED_ROWS, compile_programs, token_bytes
-from ellm.models import from_config
+from ellm.compiled import EXPANDED_ROWS, Source, compile_model, token_bytes
 from ellm.system.errors import InputError
 
 LOGITS = Path(__file__).parents[1] / "golden" / "logits"
@@ -105,9 +104,9 @@ def test_pages_of_an_expansion_are_given_back(one_folder):
 
 
 def test_both_programs_share_weights_and_caches(one_folder):
-    model = from_config(json.loads((one_folder / "config.json").read_text()))
-    program, prefill = compile_programs(model, context=512, chunk=256, expanded=True)
-    alone = compile_programs(model, context=512, chunk=256, expanded=False)[0]
+    source = Source.of_config(json.loads((one_folder / "config.json").read_text()))
+    program, prefill = compile_model(source, context=512, chunk=256, expanded_prefill=True).programs
+    alone = compile_model(source, context=512, chunk=256).program
     assert program.meta["weights"] == prefill.meta["weights"]
     assert program.weights_bytes == prefill.weights_bytes > alone.weights_bytes
     assert program.range_bytes == alone.range_bytes < prefill.range_bytes

@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 
-from ellm.cli.bench import Bencher
+from ellm.profiling.bencher import Bencher
 from ellm.profiling.recorder import room
 
 SECONDS = 4.0

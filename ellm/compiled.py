@@ -1,0 +1,143 @@
+"""From the name of a model to its programs: the one way there, for whatever runs, shows or predicts them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ellm.dsl
+import ellm.models
+from ellm.checkpoint import Checkpoint, aliases, open_checkpoint
+from ellm.checkpoint.hub import download, is_hub_name
+from ellm.checkpoint.json_file import read_json
+from ellm.kernels import contract
+from ellm.models import Model
+from ellm.scheduler.program import Program
+from ellm.system.errors import InputError
+from ellm.system.memory import readable
+
+CHUNK = 512  # most rows in a step, unless told otherwise
+EXPANDED_ROWS = 192
+"""Least rows of a sequence in a step that expands: for fewer, absorbed form is less work. With DeepSeek's sizes,
+512 * (128 + 128) multiplications expand a key of a head and save each row that sees it 2 * 512 - 128 - 128 of them."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a name stands for: a model's configuration and, unless there is none or it is not looked at, its checkpoint.
+
+    `model` is what the configuration describes, with weights in the precisions that the checkpoint stores.
+    """
+
+    config: Mapping[str, Any]
+    model: Model
+    checkpoint: Checkpoint | None = None
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> Source:
+        """A checkpoint, open or closed. Raises InputError if its configuration describes no model."""
+        config = checkpoint.config
+        return cls(config, ellm.models.from_config(config, checkpoint.precision, checkpoint.config_file), checkpoint)
+
+    @classmethod
+    def of_config(cls, config: Mapping[str, Any]) -> Source:
+        """A configuration alone, which also says in what precisions weights are. Raises InputError as `of` does."""
+        return cls(config, ellm.models.from_config(config))
+
+
+def read_source(name: str | Path, *, no_weights: bool = False) -> Source:
+    """What `name` stands for; its checkpoint is closed, and None if its weights are absent or not to be looked at.
+
+    Of a hub name, only config.json is downloaded; weights count as there if they are in the local cache. Raises
+    InputError if there is no such model or its files are broken.
+    """
+    path = aliases.path_of(str(name))
+    if not path.exists() and is_hub_name(str(name)):
+        path = download(str(name), progress=False, files=["config.json"])
+    config = path / "config.json"
+    if config.is_file() and (no_weights or not any(path.glob("model*.safetensors*"))):
+        return Source.of_config(read_json(config))
+    with open_checkpoint(path if path.exists() else name) as checkpoint:
+        return Source.of_config(checkpoint.config) if no_weights else Source.of(checkpoint)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A program for steps that have at least so many rows of each of their sequences."""
+
+    rows: int
+    program: Program
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A model's programs, which share packed weights and KV ranges: the first for any step, others for longer ones.
+
+    What a later one keeps in a range is behind the `range_bytes` of the first.
+    """
+
+    source: Source
+    entries: tuple[Entry, ...]  # by rising rows
+
+    @property
+    def program(self) -> Program:
+        """The one for any step."""
+        return self.entries[0].program
+
+    @property
+    def programs(self) -> list[Program]:
+        """Those of all entries."""
+        return [entry.program for entry in self.entries]
+
+    @property
+    def range_bytes(self) -> int:
+        """Virtual size of one sequence's KV range."""
+        return max(program.range_bytes for program in self.programs)
+
+    def notes(self, threads: int) -> list[str]:
+        """A line on each entry but the first: what it gives up, and the memory that it takes on so many workers."""
+        return [_price(self.program, entry, threads) for entry in self.entries[1:]]
+
+
+def compile_model(
+    source: Source, *, context: int | None = None, chunk: int = CHUNK, expanded_prefill: bool = False
+) -> Compiled:
+    """Compile a model for sequences of at most `context` positions (None: all it has) and steps of `chunk` rows.
+
+    With `expanded_prefill`, long prompts of a model with latent attention have an entry of their own, which expands the
+    cached latents to keys and values: such rows do not have the bits of absorbed ones, which all others are.
+
+    Raises InputError if the context is more than the model has, there are no latents, or no step has so many rows.
+    """
+    model = source.model
+    context = model.context if context is None else context
+    if not 1 <= context <= model.context:
+        raise InputError(f"context {context}: this model has 1 to {model.context} positions")
+    if expanded_prefill and chunk < EXPANDED_ROWS:
+        raise InputError(f"expanded prefill: chunk {chunk}: it takes steps of at least {EXPANDED_ROWS} rows")
+    graphs = {1: model.graph()}
+    if expanded_prefill:
+        graphs[EXPANDED_ROWS] = model.graph(expanded=True)
+    programs = ellm.dsl.compile_all([*graphs.values()], context=context, chunk=chunk)
+    return Compiled(source, tuple(Entry(*pair) for pair in zip(graphs, programs, strict=True)))
+
+
+def token_bytes(program: Program, later: Program) -> int:
+    """What a later program of the same ranges keeps of one position behind those of the first."""
+    return (later.range_bytes - program.range_bytes) // program.context
+
+
+def _price(program: Program, entry: Entry, threads: int) -> str:
+    expanding, weights = entry.program, 0
+    for op, kernel in enumerate(expanding.op_kernel):
+        if expanding.kernels[kernel] == "expand_latent":
+            args = contract.unpack("expand_latent", expanding.args[op])
+            weights += args["heads"] * args["to_keys_stride"]
+    return (
+        f"expanded prefill: where a step has {entry.rows} or more rows of a prompt, their bits differ from those of "
+        f"decoded rows, of shorter steps and of caches made by them; it takes {readable(weights)} more of weights, "
+        f"{readable(expanding.working_bytes(threads))} of arena and scratch, and "
+        f"{readable(token_bytes(program, expanding))} per token of a prompt until that is done"
+    )
