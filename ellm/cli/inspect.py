@@ -150,10 +150,10 @@ def task_lines(program: Program) -> list[str]:
         sums = "".join(f"{step.tasks[kernel_of_group == number].sum():>14}" for step in steps.values())
         lines.append(f"{kernel:<22}{count[number]:>10}{sums}")
     lines.append(f"{'all tasks':<32}" + "".join(f"{step.tasks.sum():>14}" for step in steps.values()))
-    outcomes = {name: step.outcome() for name, step in steps.items()}
-    lines.append(f"{'events':<32}" + "".join(f"{one.events:>14}" for one in outcomes.values()))
-    lines.append(f"{'critical path in tasks':<32}" + "".join(f"{one.length:>14}" for one in outcomes.values()))
-    lines.append(f"The critical path of decode: {chain(program, steps['decode'], outcomes['decode'])}")
+    walks = {name: step.walk() for name, step in steps.items()}
+    lines.append(f"{'events':<32}" + "".join(f"{one.events:>14}" for one in walks.values()))
+    lines.append(f"{'critical path in tasks':<32}" + "".join(f"{one.length:>14}" for one in walks.values()))
+    lines.append(f"The critical path of decode: {chain(program, steps['decode'], walks['decode'])}")
     if len(program.wakes):
         lines.append("The experts' tasks are those of rows that are spread over all experts evenly.")
     return lines

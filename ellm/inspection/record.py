@@ -72,7 +72,7 @@ def critical_path(program: Program, workers: int) -> list[dict[str, int]]:
     step = Step(program, 1, workers)
     return [
         {kind: number, "tasks": int(step.tasks[number])} if kind == "group" else {kind: number}
-        for kind, number in step.outcome().critical_path
+        for kind, number in step.walk().critical_path
     ]
 
 

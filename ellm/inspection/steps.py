@@ -16,7 +16,7 @@ Node = tuple[Literal["group", "event"], int]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class WalkedStep:
     """How a step went: events that fired, and the chain that has most tasks, one of each of its groups."""
 
     events: int
@@ -50,9 +50,9 @@ class Step:
         tasks[routed] = groups["tiles"][routed] * -(-own // self.program.row_block)
         return tasks
 
-    def outcome(self) -> Outcome:
+    def walk(self) -> WalkedStep:
         """Publish every group and fire every event as their dependencies allow."""
-        return _Walk(self).outcome()
+        return _Walk(self).walk()
 
     def experts_hit(self, group: int) -> int:
         """How many experts the wake wakes whose first group this is."""
@@ -72,14 +72,14 @@ class _Walk:
         self.ready = [(int(group), 0) for group in step.program.roots]  # groups, and the tasks before them
         self.fired = 0
 
-    def outcome(self) -> Outcome:
+    def walk(self) -> WalkedStep:
         while self.ready:
             self._run(*self.ready.pop())
         end: Node = ("event", self.program.end)
         path = [end]
         while path[-1] in self.cause:
             path.append(self.cause[path[-1]])
-        return Outcome(self.fired, path[::-1], self.last[self.program.end][0])
+        return WalkedStep(self.fired, path[::-1], self.last[self.program.end][0])
 
     def _signals_needed(self) -> list[int]:
         """Signals that each event waits for in this step, besides those of experts that are woken."""

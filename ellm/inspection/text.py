@@ -10,7 +10,7 @@ from itertools import groupby
 from ellm.inspection.contracts import contracts
 from ellm.inspection.layers import layer_of
 from ellm.inspection.record import kind_name
-from ellm.inspection.steps import Outcome, Step
+from ellm.inspection.steps import Step, WalkedStep
 from ellm.kernels import contract
 from ellm.scheduler.program import Program
 from ellm.system.errors import InputError
@@ -92,11 +92,11 @@ def _event(program: Program, number: int) -> str:
     return f"event {number} (needs {needed}{plus})"
 
 
-def chain(program: Program, step: Step, outcome: Outcome) -> str:
+def chain(program: Program, step: Step, walked: WalkedStep) -> str:
     """The operators on the critical path that have tasks in this step; layers that it passes alike are said once."""
     on = [
         program.op_names[program.groups["op"][at]]
-        for kind, at in outcome.critical_path
+        for kind, at in walked.critical_path
         if kind == "group" and step.tasks[at]
     ]
     parts = [

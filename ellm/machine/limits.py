@@ -75,7 +75,7 @@ class Limits:
             list(threads.map(fill, cores, parts))
 
     def _load(self, pool: Pool, table: Table, kernel: str, args: dict[str, Any]) -> Any:
-        return pool.load(probe_program(kernel, args, self._memory.size), table, self._memory.address)
+        return pool.load(kernel_program(kernel, args, self._memory.size), table, self._memory.address)
 
     def _time(self, executable: Any) -> float:
         begin = time.perf_counter()
@@ -102,7 +102,7 @@ def last_level_cache(cores: list[int]) -> int:
     return sum(last.values())
 
 
-def probe_program(kernel: str, args: dict[str, Any], weights_bytes: int) -> Program:
+def kernel_program(kernel: str, args: dict[str, Any], weights_bytes: int) -> Program:
     """A program of one operator: all of its tasks are published at the start of a step, and the step ends with them."""
     row_block = 16
     return Program(

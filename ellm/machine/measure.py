@@ -24,12 +24,11 @@ from ellm.kernels import contract
 from ellm.kernels.contract import FORMATS, SAMPLING, SPLIT
 from ellm.kernels.isa import Table
 from ellm.machine.description import Machine
-from ellm.machine.limits import ONE_ROW, last_level_cache, probe_program
-from ellm.machine.sharing import Layout
+from ellm.machine.limits import ONE_ROW, kernel_program, last_level_cache
+from ellm.machine.sharing import Sharing
 from ellm.scheduler import Pool, StepInput
 from ellm.scheduler.probe_program import TABLE as PROBES
-from ellm.scheduler.probe_program import ProbeGroup, one_row
-from ellm.scheduler.probe_program import probe_program as chain_program
+from ellm.scheduler.probe_program import ProbeGroup, one_row, probe_program
 from ellm.scheduler.program import Kind, Program
 from ellm.scheduler.topology import ROOT
 from ellm.system import memory
@@ -45,7 +44,7 @@ SAMPLED = 1 << 17
 NORMS = 16
 SECTION = 16 << 20
 ROUNDS = 5
-RELATIONS = ("near", "far", "socket")  # of two cores, as in `Layout.pairs`
+RELATIONS = ("near", "far", "socket")  # of two cores, as in `Sharing.pairs`
 
 
 class Meter:
@@ -55,10 +54,10 @@ class Meter:
     """
 
     def __init__(self, pool: Pool, table: Table, root: Path = ROOT):
-        self.pool, self.table, self.layout = pool, table, Layout.of(pool.cores, root)
-        self.per_socket = self.layout.per_socket()
+        self.pool, self.table, self.sharing = pool, table, Sharing.of(pool.cores, root)
+        self.per_socket = self.sharing.per_socket()
         self.single = Pool(cores=pool.cores[:1])
-        self.pairs = {relation: Pool(cores=cores) for relation, cores in self.layout.pairs().items()}
+        self.pairs = {relation: Pool(cores=cores) for relation, cores in self.sharing.pairs().items()}
         cache = last_level_cache(pool.cores)
         self.column = contract.column_bytes(FORMATS["bf16"], K_TILES)
         unit = self.column * TASK_TILES * pool.threads
@@ -116,8 +115,8 @@ class Meter:
             read_gb_per_s_per_core=own,
             read_gb_per_s_per_domain=max(found["read_all"], found["read_core"]) / (sockets * domains),
             remote_read_gb_per_s_per_core=min(own, found.get("read_remote", own)),
-            l2_kib_per_core=self.layout.l2_bytes / 1024,
-            llc_mib_per_cache=self.layout.last_level_bytes / (1 << 20),
+            l2_kib_per_core=self.sharing.l2_bytes / 1024,
+            llc_mib_per_cache=self.sharing.last_level_bytes / (1 << 20),
             llc_read_gb_per_s_per_core=max(found["cache"], found["read_core"]),
             amx_bf16_tflops_per_core=found["matmul"] if amx else 0.0,
             vector_bf16_tflops_per_core=found["matmul"] if not amx else found["matmul"] / 16,
@@ -143,7 +142,7 @@ class Meter:
             "fp8": self._linear(self.pool, 1, self._cached_tiles(4 << 20, self.column // 2), "fp8"),
             "mxfp4": self._linear(self.pool, 1, self._cached_tiles(4 << 20, self.column // 4), "mxfp4"),
         }
-        if (remote := self.layout.remote()) is not None:
+        if (remote := self.sharing.remote()) is not None:
             found["read_remote"] = self._linear(self.single, 1, part, begin=remote * part * self.column)
         return found
 
@@ -303,7 +302,7 @@ class Meter:
 
     def _chain(self, pool: Pool, groups: list[ProbeGroup]) -> Callable[[], float]:
         """Of one group of empty tasks: ns of a task; of one task: us of a step."""
-        executable, step = pool.load(chain_program(groups), PROBES), one_row()
+        executable, step = pool.load(probe_program(groups), PROBES), one_row()
         tasks = groups[0].tiles
 
         def run() -> float:
@@ -330,7 +329,7 @@ def latencies(found: dict[str, float]) -> dict[str, float]:
 
 def _alone(kernel: str, args: dict[str, Any], weights_bytes: int, section: int) -> Program:
     """A program of one operator, of which only `weight` is an address in the measured memory."""
-    program = probe_program(kernel, args, weights_bytes)
+    program = kernel_program(kernel, args, weights_bytes)
     present = {"weight"} & set(contract.weight_fields(kernel))
     places = [[0, contract.weight_fields(kernel)[name]] for name in present]
     return replace(

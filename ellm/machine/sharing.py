@@ -14,7 +14,7 @@ from ellm.system.errors import InputError
 
 
 @dataclass(frozen=True)
-class Layout:
+class Sharing:
     """Cores, and what each of them shares. A NUMA node that spans sockets is one domain in each."""
 
     cores: list[int]
@@ -25,7 +25,7 @@ class Layout:
     l2_bytes: int  # of a core, unless that is its last level
 
     @classmethod
-    def of(cls, cores: list[int], root: Path = ROOT) -> Layout:
+    def of(cls, cores: list[int], root: Path = ROOT) -> Sharing:
         """Where these cores lie."""
         sockets = [topology.socket(core, root) for core in cores]
         node_of = {core: node for node, members in topology.numa_nodes(root).items() for core in members}

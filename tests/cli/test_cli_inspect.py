@@ -164,8 +164,8 @@ def test_all_experts_are_woken_by_a_long_prefill():
     assert (one.tasks[routed] > 0).sum() == 4 * 2 * 4  # layers, gate_up and down, experts
     assert (many.tasks[routed] > 0).all()
     for step in (one, many):
-        outcome = step.outcome()
-        assert 0 < outcome.length < step.tasks.sum() and 0 < outcome.events <= len(program.events)
+        walked = step.walk()
+        assert 0 < walked.length < step.tasks.sum() and 0 < walked.events <= len(program.events)
 
 
 def test_no_weights_of_a_hub_name_are_downloaded(tmp_path):

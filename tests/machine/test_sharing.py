@@ -5,7 +5,7 @@ import shutil
 import pytest
 from fake_machine import write_machine
 
-from ellm.machine.sharing import Layout
+from ellm.machine.sharing import Sharing
 from ellm.system.errors import InputError
 
 
@@ -16,11 +16,11 @@ def root(tmp_path):
 
 
 def test_a_machine_of_two_sockets(root):
-    layout = Layout.of(list(range(32)), root)
-    assert layout.per_socket() == (2, 16, 2, 4)
-    assert (layout.l2_bytes, layout.last_level_bytes) == (2 << 20, 96 << 20)
-    assert layout.pairs() == {"near": [0, 1], "far": [0, 4], "socket": [0, 16]}
-    assert layout.remote() == 8
+    sharing = Sharing.of(list(range(32)), root)
+    assert sharing.per_socket() == (2, 16, 2, 4)
+    assert (sharing.l2_bytes, sharing.last_level_bytes) == (2 << 20, 96 << 20)
+    assert sharing.pairs() == {"near": [0, 1], "far": [0, 4], "socket": [0, 16]}
+    assert sharing.remote() == 8
 
 
 @pytest.mark.parametrize(
@@ -35,24 +35,24 @@ def test_a_machine_of_two_sockets(root):
     ],
 )
 def test_only_the_cores_of_the_workers_count(cores, per_socket, relations, remote, root):
-    layout = Layout.of(list(cores), root)
-    assert layout.per_socket() == per_socket
-    assert set(layout.pairs()) == relations and layout.remote() == remote
+    sharing = Sharing.of(list(cores), root)
+    assert sharing.per_socket() == per_socket
+    assert set(sharing.pairs()) == relations and sharing.remote() == remote
 
 
 def test_a_numa_node_of_both_sockets_is_a_domain_in_each(root):
     shutil.rmtree(root / "sys/devices/system/node")
-    assert Layout.of(list(range(32)), root).per_socket() == (2, 16, 1, 4)
+    assert Sharing.of(list(range(32)), root).per_socket() == (2, 16, 1, 4)
 
 
 def test_a_system_that_tells_nothing_is_one_socket(tmp_path):
-    layout = Layout.of([0, 1], tmp_path)
-    assert layout.per_socket() == (1, 2, 1, 1)
-    assert (layout.l2_bytes, layout.last_level_bytes, set(layout.pairs())) == (0, 0, {"near"})
+    sharing = Sharing.of([0, 1], tmp_path)
+    assert sharing.per_socket() == (1, 2, 1, 1)
+    assert (sharing.l2_bytes, sharing.last_level_bytes, set(sharing.pairs())) == (0, 0, {"near"})
 
 
 def test_sockets_that_do_not_hold_the_same(root):
     with pytest.raises(InputError, match=r"--threads 20: of the cores .* 16 of socket 0, 4 of socket 1, but"):
-        Layout.of(list(range(20)), root).per_socket()
+        Sharing.of(list(range(20)), root).per_socket()
     with pytest.raises(InputError, match=r"--threads 4: of the domains .* 1 of socket 0, 2 of socket 1, but"):
-        Layout.of([0, 1, 16, 24], root).per_socket()
+        Sharing.of([0, 1, 16, 24], root).per_socket()
