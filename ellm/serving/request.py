@@ -9,11 +9,12 @@ from typing import Protocol
 
 import numpy as np
 
-from ellm.serving.output import Metrics, Output, StopMatcher
+from ellm.serving.output import Metrics, Output
 from ellm.serving.ranges import PromptCache
 from ellm.serving.sampling import SamplingParams
 from ellm.system.errors import InputError
 from ellm.system.memory import Mapping
+from ellm.text.stops import StopMatcher
 
 
 class Decoder(Protocol):

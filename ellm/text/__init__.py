@@ -1,1 +1,1 @@
-"""Text: tokenizers and chat templates."""
+"""Text: tokenizers, chat templates and stop strings."""
