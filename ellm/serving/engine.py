@@ -102,7 +102,7 @@ class Engine:
             )
         out = np.empty((len(tokens), self.vocab), np.float32)
         with self._turn():
-            mapping = self._ranges.take()
+            mapping = self._ranges.acquire()
         addresses = np.array([mapping.address], np.uint64)
         slots = np.zeros(self.chunk, np.int32)
         try:
@@ -126,7 +126,7 @@ class Engine:
                     )
         finally:
             with self._turn():
-                self._ranges.give(mapping)
+                self._ranges.release(mapping)
         return out
 
     def clear(self, cache: PromptCache) -> None:
@@ -135,7 +135,7 @@ class Engine:
             if cache.busy:
                 raise InputError("this prompt cache is in use by another request")
             if cache.range is not None:
-                self._ranges.give(cache.range)
+                self._ranges.release(cache.range)
             cache.forget()
 
     def close(self) -> None:
@@ -221,7 +221,7 @@ class Engine:
     def _admit(self) -> None:
         """Give waiting requests a slot and a KV range, as long as there is memory for their prompts."""
         while self._waiting and self._free_slots:
-            fits = self._has_room(self._prompt_bytes(self._waiting[0], self._waiting[0].held()))
+            fits = self._has_room(self._prompt_bytes(self._waiting[0], self._waiting[0].cached_prefix()))
             if not fits and self._running:
                 return
             request = self._waiting.popleft()
@@ -230,7 +230,7 @@ class Engine:
                 self._fail_for_room(request)
                 continue
             try:
-                request.range = (request.cache and request.cache.range) or self._ranges.take()
+                request.range = (request.cache and request.cache.range) or self._ranges.acquire()
             except InputError as error:  # no address space
                 request.done, request.error = True, error
                 continue
@@ -272,13 +272,13 @@ class Engine:
         self._waiting.appendleft(request)
         self._free_slots.append(request.slot)
         assert request.range is not None
-        self._ranges.give(request.range)
+        self._ranges.release(request.range)
         if request.cache is not None:
             request.cache.forget()
         request.range, request.slot, request.cached, request.expanded = None, -1, 0, 0
 
     def _fail_for_room(self, request: Request) -> None:
-        done, there = max(request.cached, request.held()), memory.available()
+        done, there = max(request.cached, request.cached_prefix()), memory.available()
         needed = self._prompt_bytes(request, done)
         request.error = InputError(
             f"the keys and values of {request.length - done} tokens after {done} need {memory.readable(needed)} "
@@ -335,5 +335,5 @@ class Engine:
                     request.cache.range = request.range
                     request.cache.tokens = request.tokens[: request.cached].copy()
             elif request.range is not None:
-                self._ranges.give(request.range)
+                self._ranges.release(request.range)
             request.range, request.slot = None, -1

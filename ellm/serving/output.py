@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 class Metrics:
     """Where the time of a request went, in seconds; requests that run together share their steps."""
 
-    cached_tokens: int = 0  # tokens of the prompt that a prompt cache held already
+    cached_tokens: int = 0  # tokens of the prompt that were in a prompt cache already
     prefill_seconds: float = 0.0  # from the request's first step to its first token
     decode_seconds: float = 0.0  # from its first token to its last
 

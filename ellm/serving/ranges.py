@@ -18,7 +18,7 @@ class RangePool:
         self._free: list[Mapping] = []
         self._all: list[Mapping] = []
 
-    def take(self) -> Mapping:
+    def acquire(self) -> Mapping:
         """A range that reads as zeros."""
         if self._free:
             return self._free.pop()
@@ -26,7 +26,7 @@ class RangePool:
         self._all.append(mapping)
         return mapping
 
-    def give(self, mapping: Mapping) -> None:
+    def release(self, mapping: Mapping) -> None:
         """Take a range back, and its pages with it."""
         mapping.clear()
         self._free.append(mapping)

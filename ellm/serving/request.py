@@ -62,7 +62,7 @@ class Request:
         self.metrics = Metrics()
         self._begun = self._first = 0.0
 
-    def held(self) -> int:
+    def cached_prefix(self) -> int:
         """Tokens whose keys and values the prompt cache has. The last one is always computed, for its logits."""
         if self.cache is None:
             return 0
@@ -70,7 +70,7 @@ class Request:
 
     def begin(self) -> None:
         """The range is there: the first step is next."""
-        self.cached = self.held()
+        self.cached = self.cached_prefix()
         self.metrics.cached_tokens = self.cached
         self._begun = time.perf_counter()
 

@@ -7,11 +7,11 @@ from ellm.serving.ranges import PromptCache, RangePool
 
 def test_a_range_reads_as_zeros_again_after_release():
     pool = RangePool(1 << 40)  # far more than there is: address space only
-    first = pool.take()
+    first = pool.acquire()
     first.array[123456789] = 7
-    pool.give(first)
-    assert pool.take() is first and first.array[123456789] == 0
-    assert pool.take() is not first
+    pool.release(first)
+    assert pool.acquire() is first and first.array[123456789] == 0
+    assert pool.acquire() is not first
     pool.close()
 
 
