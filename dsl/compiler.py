@@ -17,7 +17,7 @@ from ellm.dsl.packing import PAGE
 from ellm.dsl.plan import Buffer, Plan, plan
 from ellm.dsl.rewrite import rewrite
 from ellm.kernels import contract
-from ellm.scheduler.program import EVENT, GROUP, WAKE, Program, Ranges
+from ellm.scheduler.program import EVENT, GROUP, WAKE, Lists, Program
 
 _PARTIAL_LIMIT = 512 << 20
 _PARTIAL_ROWS = 8
@@ -96,9 +96,9 @@ def _program(lowering: Lowering, weights_bytes: int, context: int) -> Program:
         relocations=_relocations(operators),
         groups=_groups(lowering, task_graph),
         events=np.array(task_graph.events, EVENT),
-        signals=Ranges.of(task_graph.signals),
-        publishes=Ranges.of(task_graph.publishes),
-        triggers=Ranges.of(task_graph.triggers),
+        signals=Lists.of(task_graph.signals),
+        publishes=Lists.of(task_graph.publishes),
+        triggers=Lists.of(task_graph.triggers),
         roots=np.array(task_graph.roots, np.int32),
         end=task_graph.end,
         row_block=row_block,

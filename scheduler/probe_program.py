@@ -10,7 +10,7 @@ import numpy as np
 
 from ellm.kernels.contract import ARGS_BYTES
 from ellm.kernels.isa import Table
-from ellm.scheduler.program import EVENT, GROUP, WAKE, Kind, Program, Ranges
+from ellm.scheduler.program import EVENT, GROUP, WAKE, Kind, Lists, Program
 from ellm.scheduler.step import StepInput
 
 TABLE = Table("probe", probes.ADDRESSES, probes.ENTER, probes.LEAVE)
@@ -46,7 +46,7 @@ def assemble(
 
     `fields` are those of Program that matter; the rest are as small as they can be.
     """
-    rest: dict[str, Any] = {name: Ranges.of(lists) for name, lists in edges.items()}
+    rest: dict[str, Any] = {name: Lists.of(lists) for name, lists in edges.items()}
     rest |= {"row_block": 16, "blocks": 1, "section_bytes": 64, "scratch_bytes": 64, "context": 1 << 20, "vocab": 1}
     rest |= {"windows": [], "kv_heads": 0, "fold_heads": 0, "partial_floats": 0, "partials": 0}
     rest |= {"weights_bytes": 0, "range_bytes": 0, **fields}

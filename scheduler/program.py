@@ -62,18 +62,18 @@ MOST_TASKS = (1 << 20) - 1  # of one group: what a packed slice can say
 
 
 @dataclass
-class Ranges:
+class Lists:
     """Lists of numbers, one per owner, end to end: owner i has `items[begin[i]:begin[i + 1]]`."""
 
     begin: np.ndarray  # int32 [owners + 1]
     items: np.ndarray  # int32 [total]
 
     @staticmethod
-    def of(lists: list[list[int]]) -> Ranges:
-        """The ranges of owners that have these lists."""
+    def of(lists: list[list[int]]) -> Lists:
+        """One list for each owner."""
         begin = np.zeros(len(lists) + 1, np.int32)
         begin[1:] = np.cumsum([len(part) for part in lists])
-        return Ranges(begin, np.array([n for part in lists for n in part], np.int32))
+        return Lists(begin, np.array([n for part in lists for n in part], np.int32))
 
     def __getitem__(self, owner: int) -> np.ndarray:
         return self.items[self.begin[owner] : self.begin[owner + 1]]
@@ -97,9 +97,9 @@ class Program:
     relocations: np.ndarray  # int32 [n, 2]
     groups: np.ndarray  # GROUP [groups]
     events: np.ndarray  # EVENT [events]
-    signals: Ranges  # group -> events that it signals once when its last task is done
-    publishes: Ranges  # event -> groups
-    triggers: Ranges  # event -> events that it signals once
+    signals: Lists  # group -> events that it signals once when its last task is done
+    publishes: Lists  # event -> groups
+    triggers: Lists  # event -> events that it signals once
     roots: np.ndarray  # int32: groups published at the start of a step if their count is not 0
     end: int  # the event that ends the step
     row_block: int  # rows in a full block
@@ -196,7 +196,7 @@ class Program:
         scalars: dict[str, Any] = {}
         for item in fields(self):
             value = getattr(self, item.name)
-            if isinstance(value, Ranges):
+            if isinstance(value, Lists):
                 arrays[item.name + ".begin"], arrays[item.name + ".items"] = value.begin, value.items
             elif isinstance(value, np.ndarray):
                 arrays[item.name] = value
@@ -216,7 +216,7 @@ class Program:
                 values: dict[str, Any] = json.loads(file["json"].tobytes())
                 for item in fields(Program):
                     if item.name + ".begin" in file:
-                        values[item.name] = Ranges(file[item.name + ".begin"], file[item.name + ".items"])
+                        values[item.name] = Lists(file[item.name + ".begin"], file[item.name + ".items"])
                     elif item.name in file:
                         values[item.name] = file[item.name]
             program = Program(**values)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from ellm.scheduler.simulation import Simulation
 
-from ellm.scheduler.program import Program, Ranges
+from ellm.scheduler.program import Lists, Program
 
 
 @dataclass
@@ -61,7 +61,7 @@ class StepWork:
 
     count: np.ndarray  # int32 [groups]
     needed: np.ndarray  # int32 [events]: signals in this step; of joins, whatever
-    woken: Ranges  # wake -> groups
+    woken: Lists  # wake -> groups
     item_begin: np.ndarray  # int64 [groups]: its first item
     item_key: np.ndarray  # int64 [items]: what task i reads is called item_key + i; -1: nothing that is ever read again
     item_bytes: np.ndarray  # float64 [items]: of weights, keys and values that a task reads
@@ -73,7 +73,7 @@ class StepWork:
 
 
 @dataclass
-class Caches:
+class CacheState:
     """What the last level caches hold; they go from one step to the next if the same object is used."""
 
     key_cache: np.ndarray  # int32 [keys]: the cache that read it last, or -1
@@ -81,14 +81,14 @@ class Caches:
     filled: np.ndarray  # float64 [caches]
 
     @staticmethod
-    def empty(work: StepWork, workers: Workers) -> Caches:
+    def empty(work: StepWork, workers: Workers) -> CacheState:
         """Caches that hold nothing of the step's."""
         caches = int(workers.cache_of.max()) + 1
-        return Caches(np.full(work.keys + 1, -1, np.int32), np.zeros(work.keys + 1), np.zeros(caches))
+        return CacheState(np.full(work.keys + 1, -1, np.int32), np.zeros(work.keys + 1), np.zeros(caches))
 
 
 @dataclass
-class Outcome:
+class SimulatedStep:
     """What a simulated step did. Times in nanoseconds from its start."""
 
     ns: float
@@ -119,12 +119,12 @@ class Outcome:
 
 
 def simulate(
-    program: Program, work: StepWork, workers: Workers, caches: Caches | None = None, *, record: bool = False
-) -> Outcome:
+    program: Program, work: StepWork, workers: Workers, caches: CacheState | None = None, *, record: bool = False
+) -> SimulatedStep:
     """Run one step in simulated time. Raises RuntimeError if it never ends."""
-    simulation = Simulation(program, work, workers, caches or Caches.empty(work, workers), record)
+    simulation = Simulation(program, work, workers, caches or CacheState.empty(work, workers), record)
     ns, tasks = simulation.run()
-    return Outcome(
+    return SimulatedStep(
         ns=ns,
         tasks=simulation.tasks,
         steals=simulation.steals,

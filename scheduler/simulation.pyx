@@ -23,7 +23,7 @@ cdef enum:
     LOOKS = 8  # at slices that a search for tasks has under way at once
 
 cdef class Simulation:
-    """One step. `step` and `machine` are StepWork and Workers of `ellm.scheduler.simulate`, `caches` its Caches."""
+    """One step. `step` and `machine` are StepWork and Workers of `ellm.scheduler.simulate`, `caches` its CacheState."""
 
     # the program and the work of its tasks
     cdef int32_t groups, workers, end, domains

@@ -13,7 +13,7 @@ from ellm.inspection.contracts import contracts
 from ellm.inspection.layers import layer_of, repeats
 from ellm.inspection.steps import Step
 from ellm.kernels import contract
-from ellm.scheduler.program import Kind, Program, Ranges
+from ellm.scheduler.program import Kind, Lists, Program
 
 _SIZES = ("row_block", "blocks", "chunk", "context", "vocab", "windows", "partials", "partial_floats")
 _BYTES = ("weights_bytes", "arena_bytes", "section_bytes", "shared_bytes", "scratch_bytes", "range_bytes")
@@ -99,6 +99,6 @@ def _source(line: str) -> str:
     return linecache.getline(str(path), int(number)).strip()
 
 
-def _lists(ranges: Ranges) -> list[list[int]]:
-    items, begin = ranges.items.tolist(), ranges.begin.tolist()
-    return [items[begin[owner] : begin[owner + 1]] for owner in range(len(ranges))]
+def _lists(lists: Lists) -> list[list[int]]:
+    items, begin = lists.items.tolist(), lists.begin.tolist()
+    return [items[begin[owner] : begin[owner + 1]] for owner in range(len(lists))]

@@ -13,7 +13,7 @@ import numpy as np
 from ellm.kernels import contract
 from ellm.kernels.isa import Table
 from ellm.scheduler import Pool, StepInput, topology
-from ellm.scheduler.program import EVENT, GROUP, Kind, Program, Ranges
+from ellm.scheduler.program import EVENT, GROUP, Kind, Lists, Program
 from ellm.system.errors import InputError
 from ellm.system.memory import Mapping, available, readable
 
@@ -113,9 +113,9 @@ def kernel_program(kernel: str, args: dict[str, Any], weights_bytes: int) -> Pro
         relocations=np.array([[0, at] for at in contract.weight_fields(kernel).values()], np.int32).reshape(-1, 2),
         groups=np.array([(0, 0, Kind.ROWS, contract.tasks(kernel, args), 0, 1, -1)], GROUP),
         events=np.array([(1, -1)], EVENT),
-        signals=Ranges.of([[0]]),
-        publishes=Ranges.of([[]]),
-        triggers=Ranges.of([[]]),
+        signals=Lists.of([[0]]),
+        publishes=Lists.of([[]]),
+        triggers=Lists.of([[]]),
         roots=np.zeros(1, np.int32),
         end=0,
         row_block=row_block,

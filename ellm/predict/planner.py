@@ -15,7 +15,7 @@ from ellm.predict import routes
 from ellm.predict.roofline import Cost
 from ellm.predict.task_costs import BITS, Costing, Shape, step_work
 from ellm.scheduler.program import Program
-from ellm.scheduler.simulate import Caches, Outcome, simulate
+from ellm.scheduler.simulate import CacheState, SimulatedStep, simulate
 from ellm.system.errors import InputError
 
 DTYPES = ("bf16", "fp8", "mxfp4", "int8", "int4")
@@ -91,36 +91,36 @@ class Planner:
 
     def _estimate(self, shapes: list[Shape]) -> Estimate:
         routed = [routes.draw(self.program, shape.sequences * shape.rows, self.seed) for shape in shapes]
-        outcomes = [self._run(shape, rows) for shape, rows in zip(shapes, routed, strict=True)]
-        free = sum(outcome[1] for outcome in outcomes) / 1e6
-        done = [outcome[0] for outcome in outcomes]
+        simulated = [self._run(shape, rows) for shape, rows in zip(shapes, routed, strict=True)]
+        free = sum(step[1] for step in simulated) / 1e6
+        done = [step[0] for step in simulated]
         path: dict[str, float] = defaultdict(float)
-        for outcome in done:
-            for name, ms in self._path(outcome).items():
+        for step in done:
+            for name, ms in self._path(step).items():
                 path[name] += ms
-        busy = sum(outcome.kernel_ns.sum() for outcome in done)
-        step = len(shapes) * self.machine.step_us / 1e3
+        busy = sum(step.kernel_ns.sum() for step in done)
+        outside = len(shapes) * self.machine.step_us / 1e3
         return Estimate(
-            ms=sum(outcome.ns for outcome in done) / 1e6 + step,
+            ms=sum(step.ns for step in done) / 1e6 + outside,
             free_ms=free,
             bound_ms=sum(map(self._bound, shapes, routed)),
-            waiting=1 - busy / (self.threads * sum(outcome.ns for outcome in done)),
+            waiting=1 - busy / (self.threads * sum(step.ns for step in done)),
             path=path,
-            memory_gb=sum(outcome.memory_bytes for outcome in done) / 1e9,
-            cached_gb=sum(outcome.cached_bytes for outcome in done) / 1e9,
+            memory_gb=sum(step.memory_bytes for step in done) / 1e9,
+            cached_gb=sum(step.cached_bytes for step in done) / 1e9,
         )
 
-    def _run(self, shape: Shape, routed: Mapping[int, np.ndarray]) -> tuple[Outcome, float]:
+    def _run(self, shape: Shape, routed: Mapping[int, np.ndarray]) -> tuple[SimulatedStep, float]:
         """The step, and its ns with a scheduler that costs nothing. What the caches can hold is there from before."""
         work = step_work(self.costing, shape, self.threads, routed)
         free = self.machine.with_free_scheduling().workers(self.threads)
         found = []
         for workers in (self.workers, free):
-            caches = Caches.empty(work, workers)
-            outcome = simulate(self.program, work, workers, caches)
-            if outcome.memory_bytes < 2 * workers.cache_bytes * len(caches.filled):
-                outcome = simulate(self.program, work, workers, caches)
-            found.append(outcome)
+            caches = CacheState.empty(work, workers)
+            step = simulate(self.program, work, workers, caches)
+            if step.memory_bytes < 2 * workers.cache_bytes * len(caches.filled):
+                step = simulate(self.program, work, workers, caches)
+            found.append(step)
         return found[0], found[1].ns
 
     def _bound(self, shape: Shape, routed: Mapping[int, np.ndarray]) -> float:
@@ -131,9 +131,9 @@ class Planner:
         cores = self.threads * self.machine.matmul_tflops_per_core
         return max(size / self.workers.read_rate / 1e6, flops / cores / 1e9)
 
-    def _path(self, outcome: Outcome) -> dict[str, float]:
+    def _path(self, step: SimulatedStep) -> dict[str, float]:
         found: dict[str, float] = defaultdict(float)
-        for group, ns in outcome.critical_path():
+        for group, ns in step.critical_path():
             name = self.program.op_names[int(self.program.groups["op"][group])]
             found[re.sub(r"\b\d+\b", "*", name)] += ns / 1e6
         return found

@@ -18,7 +18,7 @@ from ellm.kernels.contract import FOLD, FORMATS, SAMPLING, SPLIT
 from ellm.machine.description import Machine
 from ellm.predict.routes import expert_operators
 from ellm.scheduler import StepInput, StepTables
-from ellm.scheduler.program import Kind, Program, Ranges
+from ellm.scheduler.program import Kind, Lists, Program
 from ellm.scheduler.simulate import StepWork, needed_signals
 
 BITS = {"bf16": 16.0, "f16": 16.0, "fp8": 8 + 32 / (128 * 128), "mxfp4": 4.25, "int8": 8.5, "int4": 4.5}
@@ -238,7 +238,7 @@ class _Builder:
         return StepWork(
             count=self.count.astype(np.int32),
             needed=needed_signals(self.program, self.tables.counts),
-            woken=Ranges.of(self.woken()),
+            woken=Lists.of(self.woken()),
             item_begin=self.item_begin,
             item_key=np.concatenate(self.key_parts).astype(np.int64),
             item_bytes=np.concatenate([part.bytes for part in parts]),

@@ -23,7 +23,7 @@ from ellm.dsl import (
 )
 from ellm.kernels import contract
 from ellm.models import from_config
-from ellm.scheduler.program import Program, Ranges
+from ellm.scheduler.program import Lists, Program
 
 QWEN3_06B = {
     **config("Qwen3ForCausalLM", tie_word_embeddings=True),
@@ -61,7 +61,7 @@ LLAMA_70B = {
 def assert_equal(one: Program, other: Program) -> None:
     for item in fields(Program):
         a, b = getattr(one, item.name), getattr(other, item.name)
-        if isinstance(a, Ranges):
+        if isinstance(a, Lists):
             a, b = np.concatenate([a.begin, a.items]), np.concatenate([b.begin, b.items])
         if isinstance(a, np.ndarray):
             assert a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes(), item.name

@@ -6,7 +6,7 @@ import pytest
 from ellm.scheduler import StepTables
 from ellm.scheduler.interpret import walk
 from ellm.scheduler.probe_program import ProbeGroup, one_row, probe_program
-from ellm.scheduler.program import Ranges
+from ellm.scheduler.program import Lists
 
 
 def order(program):
@@ -45,7 +45,7 @@ def test_end_before_the_last_group():
 
 def test_published_twice():
     program = diamond()
-    program.publishes = Ranges.of([[1, 2], [3, 1], []])
+    program.publishes = Lists.of([[1, 2], [3, 1], []])
     with pytest.raises(AssertionError, match="published twice"):
         order(program)
 
@@ -54,6 +54,6 @@ def test_never_published():
     program = diamond()
     program.roots = np.array([0], np.int32)
     program.groups = np.append(program.groups, program.groups[:1])
-    program.signals = Ranges.of([*(program.signals[i].tolist() for i in range(4)), []])
+    program.signals = Lists.of([*(program.signals[i].tolist() for i in range(4)), []])
     with pytest.raises(AssertionError, match=r"\[4\] are never published"):
         order(program)

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from ellm.scheduler import StepTables
 from ellm.scheduler.interpret import walk
 from ellm.scheduler.probe_program import ProbeGroup, one_row, probe_program
-from ellm.scheduler.program import Ranges
-from ellm.scheduler.simulate import Caches, StepWork, Workers, needed_signals, simulate
+from ellm.scheduler.program import Lists
+from ellm.scheduler.simulate import CacheState, StepWork, Workers, needed_signals, simulate
 
 
 def make_workers(count: int, **changes) -> Workers:
@@ -53,7 +53,7 @@ def make_work(program, counts, *, size=0.0, ns=0.0, items=None, woken=None, keys
     return StepWork(
         count=items.astype(np.int32),
         needed=needed_signals(program, counts),
-        woken=Ranges.of(woken or [[] for _ in program.wakes]),
+        woken=Lists.of(woken or [[] for _ in program.wakes]),
         item_begin=first.astype(np.int64),
         item_key=np.repeat(np.cumsum(tasks) - tasks, items).astype(np.int64) if keys else np.full(total, -1, np.int64),
         item_bytes=np.full(total, float(size)),
@@ -99,11 +99,11 @@ def test_random_programs_run_every_task_once_and_after_what_it_waits_for(random:
         items[group] = tasks // program.groups["tiles"][group]
     ns = np.array([random.choice([0.0, 10.0, 1000.0]) for _ in program.groups])
     work = make_work(program, counts, size=random.choice([0, 640]), ns=ns, items=items, woken=woken)
-    outcome = simulate(program, work, make_workers(count), record=True)
+    step = simulate(program, work, make_workers(count), record=True)
 
     ran: dict[int, list[int]] = {}
     begin, end = {}, {}
-    for _, group, index, start, stop in outcome.record:
+    for _, group, index, start, stop in step.record:
         ran.setdefault(group, []).append(index)
         begin[group] = min(begin.get(group, start), start)
         end[group] = max(end.get(group, stop), stop)
@@ -113,8 +113,8 @@ def test_random_programs_run_every_task_once_and_after_what_it_waits_for(random:
     for group in ran:
         for source in graph.sources[group]:
             assert source not in end or end[source] <= begin[group], f"group {group} begins before {source} ends"
-    assert max(end.values()) <= outcome.ns
-    check_cores(outcome.record, count)
+    assert max(end.values()) <= step.ns
+    check_cores(step.record, count)
 
 
 def check_cores(record, workers: int) -> None:
@@ -129,10 +129,10 @@ def test_readers_share_a_domain_and_no_core_reads_faster_than_it_can(count):
     workers = make_workers(
         count, domain_of=np.zeros(count, np.int32), domains=1, task_ns=0.001, near_ns=0.001, far_ns=0.001
     )
-    outcome = simulate_groups([ProbeGroup(40 * count)], workers, size=100_000)
+    step = simulate_groups([ProbeGroup(40 * count)], workers, size=100_000)
     rate = min(20.0 * count, 40.0)
-    assert outcome.ns == pytest.approx(40 * count * 100_000 / rate, rel=0.01)
-    assert outcome.memory_bytes == 40 * count * 100_000
+    assert step.ns == pytest.approx(40 * count * 100_000 / rate, rel=0.01)
+    assert step.memory_bytes == 40 * count * 100_000
 
 
 def test_a_task_takes_the_longer_of_reading_and_computing():
@@ -157,9 +157,9 @@ def test_idle_workers_steal_from_one_that_is_late():
     work.item_key, work.item_local = np.full(tiles, -1, np.int64), np.ones(tiles, np.int8)
     work.item_ns = np.full(tiles, 100.0)
     work.item_ns[0] = 100_000
-    outcome = simulate(program, work, workers, record=True)
-    assert outcome.tasks.tolist()[0] == 1 and outcome.steals.sum() >= 1
-    assert outcome.ns < 101_000
+    step = simulate(program, work, workers, record=True)
+    assert step.tasks.tolist()[0] == 1 and step.steals.sum() >= 1
+    assert step.ns < 101_000
 
 
 def test_a_search_that_finds_nothing_does_not_wait_for_each_look():
@@ -169,8 +169,8 @@ def test_a_search_that_finds_nothing_does_not_wait_for_each_look():
     """
     zero = np.zeros(65, np.int32)
     workers = make_workers(65, near_ns=50.0, far_ns=50.0, domain_of=zero, cache_of=zero, domains=1)
-    outcome = simulate_groups([ProbeGroup(65), ProbeGroup(65, [0])], workers, ns=np.array([1000.0, 1000.0]))
-    assert 2 * (1000 + 65 * 50) < outcome.ns < 1.05 * 2 * (1000 + 65 * 50)
+    step = simulate_groups([ProbeGroup(65), ProbeGroup(65, [0])], workers, ns=np.array([1000.0, 1000.0]))
+    assert 2 * (1000 + 65 * 50) < step.ns < 1.05 * 2 * (1000 + 65 * 50)
 
 
 def test_what_the_cache_holds_is_not_read_again():
@@ -178,7 +178,7 @@ def test_what_the_cache_holds_is_not_read_again():
     program = probe_program([ProbeGroup(8)])
     counts = StepTables(program, 2).fill(one_row()).counts
     work = make_work(program, counts, size=50_000, keys=True)
-    caches = Caches.empty(work, workers)
+    caches = CacheState.empty(work, workers)
     first = simulate(program, work, workers, caches)
     again = simulate(program, work, workers, caches)
     assert (first.memory_bytes, first.cached_bytes) == (400_000, 0)
@@ -187,10 +187,10 @@ def test_what_the_cache_holds_is_not_read_again():
 
 def test_the_critical_path_adds_up_to_the_step():
     groups = [ProbeGroup(5), ProbeGroup(3, [0]), ProbeGroup(7, [0]), ProbeGroup(2, [1, 2])]
-    outcome = simulate_groups(groups, make_workers(3), size=1000, ns=200.0)
-    path = outcome.critical_path()
+    step = simulate_groups(groups, make_workers(3), size=1000, ns=200.0)
+    path = step.critical_path()
     assert [group for group, _ in path][::2] == [0, 3]
-    assert 0.9 * outcome.ns < sum(ns for _, ns in path) <= outcome.ns
+    assert 0.9 * step.ns < sum(ns for _, ns in path) <= step.ns
 
 
 def test_waking_takes_time():

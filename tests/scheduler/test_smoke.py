@@ -6,7 +6,7 @@ import pytest
 from ellm.kernels.isa import Table
 from ellm.scheduler import Pool
 from ellm.scheduler.probe_program import TABLE, ProbeGroup, one_row, probe_program
-from ellm.scheduler.program import Program, Ranges
+from ellm.scheduler.program import Lists, Program
 from ellm.system.errors import InputError
 
 
@@ -68,8 +68,8 @@ def test_a_kernel_that_the_table_lacks_is_named():
     [
         ("end", 7),
         ("roots", np.array([3], np.int32)),
-        ("signals", Ranges.of([[0], [9]])),
-        ("publishes", Ranges.of([[1]])),
+        ("signals", Lists.of([[0], [9]])),
+        ("publishes", Lists.of([[1]])),
         ("relocations", np.array([[0, 300]], np.int32)),
     ],
 )
