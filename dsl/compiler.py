@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from ellm.dsl import cost, show, tasks
+from ellm.dsl.arena import Buffer, Plan, plan
 from ellm.dsl.errors import GraphError
 from ellm.dsl.graph import Graph
 from ellm.dsl.lower import lower
 from ellm.dsl.lowering import Lowering
 from ellm.dsl.operator import Operator
 from ellm.dsl.packing import PAGE
-from ellm.dsl.plan import Buffer, Plan, plan
 from ellm.dsl.rewrite import rewrite
 from ellm.kernels import contract
 from ellm.scheduler.program import EVENT, GROUP, WAKE, Lists, Program

@@ -9,12 +9,12 @@ import math
 from collections.abc import Callable
 
 from ellm.dsl import packing
+from ellm.dsl.arena import Buffer
 from ellm.dsl.errors import LoweringError
 from ellm.dsl.grammar import Node
 from ellm.dsl.lowering import Lowering
 from ellm.dsl.operator import Argument
 from ellm.dsl.packing import Packed, Run
-from ellm.dsl.plan import Buffer
 from ellm.dsl.tensor import features, text
 from ellm.dsl.tiling import COMBINE_COLUMNS, ROWS, depth_tiles, padded, task_tiles, tiles
 from ellm.scheduler.program import Kind

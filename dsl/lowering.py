@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ellm.dsl import packing
+from ellm.dsl.arena import Buffer, union
 from ellm.dsl.errors import LoweringError
 from ellm.dsl.grammar import MATMULS, Node
 from ellm.dsl.graph import Graph
 from ellm.dsl.operator import Argument, Operator, Stored
 from ellm.dsl.packing import PAGE, Packed, Region, Run
-from ellm.dsl.plan import Buffer, union
 from ellm.dsl.tensor import L, Shape, Weight, features, text
 from ellm.dsl.tiling import depth_tiles, matrix_task_tiles, padded, tiles
 from ellm.kernels import contract

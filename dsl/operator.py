@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ellm.dsl.arena import Buffer
 from ellm.dsl.grammar import Node
 from ellm.dsl.packing import Packed
-from ellm.dsl.plan import Buffer
 from ellm.kernels import contract
 from ellm.scheduler.program import Kind
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
+from ellm.dsl.arena import descendants
 from ellm.dsl.operator import Operator
-from ellm.dsl.plan import descendants
 from ellm.scheduler.program import Kind
 
 

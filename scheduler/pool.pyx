@@ -39,7 +39,7 @@ from ellm.scheduler.worker cimport (
 from ellm.kernels.contract import ARGS_BYTES, FIELDS, column_bytes, unpack
 from ellm.system.errors import InputError
 from ellm.scheduler import topology
-from ellm.scheduler.trace import Trace
+from ellm.scheduler.spans import Trace
 
 PAGE = 4096
 

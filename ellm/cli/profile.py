@@ -126,12 +126,12 @@ def record(runtime: Runtime, prompt: np.ndarray, tokens: int) -> Profile:
         engine.wait(lambda: request.done)
         if request.error is not None:
             raise request.error
-    events, steps, end = trace.events(), recorder.steps, trace.whole_before
+    spans, steps, end = trace.spans(), recorder.steps, trace.whole_before
     if end is not None:
-        events, steps = events[events["step"] < end], [step for step in steps if step.number < end]
+        spans, steps = spans[spans["step"] < end], [step for step in steps if step.number < end]
     if recorder.steps and not steps:
         raise InputError(f"the records of one step do not fit in the {RING_BYTES >> 20} MB that there are for them")
-    accountant = Accountant(runtime.program, events, runtime.pool.cores, trace.dropped)
+    accountant = Accountant(runtime.program, spans, runtime.pool.cores, trace.dropped)
     return Profile(recorder, steps, accountant, bool(pressed))
 
 

@@ -16,7 +16,7 @@ from ellm.profiling.dependencies import Dependencies, Link, StepOrder, critical_
 from ellm.profiling.recorder import Step
 from ellm.profiling.work import work
 from ellm.scheduler.program import Program
-from ellm.scheduler.trace import Activity
+from ellm.scheduler.spans import Activity
 
 IDLE = (Activity.WAIT, Activity.STEAL, Activity.PARK)
 OUTSIDE = ("prepare", "start", "schedule", "steal", "wait", "park", "end")
@@ -88,12 +88,12 @@ class Account:
 
 
 class Accountant:
-    """Accounts for steps of a program by the events (trace.EVENT) of a trace, of which some may have been dropped."""
+    """Accounts for steps of a program by the spans (spans.SPAN) of a trace, of which some may have been dropped."""
 
-    def __init__(self, program: Program, events: np.ndarray, cores: list[int], dropped: int):
+    def __init__(self, program: Program, spans: np.ndarray, cores: list[int], dropped: int):
         self.program, self.workers, self.dropped = program, len(cores), dropped
-        self.events = events[np.argsort(events["step"], kind="stable")]
-        self._steps = self.events["step"].copy()
+        self.spans = spans[np.argsort(spans["step"], kind="stable")]
+        self._steps = self.spans["step"].copy()
         self.dependencies = Dependencies(program)
         self.kind_of = [OperatorKind.of(description) for description in program.meta["operators"]]
         self.kinds = list(dict.fromkeys(self.kind_of))
@@ -101,25 +101,25 @@ class Accountant:
 
     def account(self, steps: list[Step]) -> Account:
         """Add up these steps, of which there is one at least."""
-        events = self.events[np.isin(self._steps, [step.number for step in steps])]
+        spans = self.spans[np.isin(self._steps, [step.number for step in steps])]
         middle = sorted(steps, key=lambda step: step.ns)[len(steps) // 2]
         return Account(
             steps=steps,
-            kinds=self._kinds(steps, events),
+            kinds=self._kinds(steps, spans),
             cores=self._cores(steps),
-            waits=self._waits(events),
+            waits=self._waits(spans),
             path=self.path(middle),
             path_step=middle,
         )
 
     def of(self, number: int) -> np.ndarray:
-        """The events of a step."""
-        return self.events[slice(*np.searchsorted(self._steps, (number, number + 1)))]
+        """The spans of a step."""
+        return self.spans[slice(*np.searchsorted(self._steps, (number, number + 1)))]
 
     def tasks(self, number: int) -> np.ndarray:
-        """The events of a step that tell of tasks."""
-        events = self.of(number)
-        return events[events["what"] <= Activity.STOLEN]
+        """The spans of a step that tell of tasks."""
+        spans = self.of(number)
+        return spans[spans["what"] <= Activity.STOLEN]
 
     def task_counts(self, number: int) -> np.ndarray:
         """Tasks that each operator ran in a step."""
@@ -133,9 +133,9 @@ class Accountant:
         """The critical path of a step."""
         return critical_path(self.order(step.number), step.begin_ns)
 
-    def _kinds(self, steps: list[Step], events: np.ndarray) -> dict[OperatorKind, KindTotal]:
-        tasks = events[events["what"] <= Activity.STOLEN]
-        idle = events[np.isin(events["what"], IDLE) & (events["op"] >= 0)]
+    def _kinds(self, steps: list[Step], spans: np.ndarray) -> dict[OperatorKind, KindTotal]:
+        tasks = spans[spans["what"] <= Activity.STOLEN]
+        idle = spans[np.isin(spans["what"], IDLE) & (spans["op"] >= 0)]
         kernel, waited = self._sum(tasks, _lengths(tasks)), self._sum(idle, _lengths(idle))
         count, stolen = self._sum(tasks, np.ones(len(tasks))), self._sum(tasks, tasks["what"] == Activity.STOLEN)
         totals = [
@@ -151,13 +151,13 @@ class Accountant:
                 total.flops += flops
         return {kind: total for kind, total in zip(self.kinds, totals, strict=True) if total.tasks}
 
-    def _sum(self, events: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """Values of events by kind of operator."""
-        return np.bincount(self._kind_number[events["op"]], weights=values, minlength=len(self.kinds))
+    def _sum(self, spans: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """Values of spans by kind of operator."""
+        return np.bincount(self._kind_number[spans["op"]], weights=values, minlength=len(self.kinds))
 
-    def _waits(self, events: np.ndarray) -> list[Counter[str]]:
+    def _waits(self, spans: np.ndarray) -> list[Counter[str]]:
         """For each worker, the length of its idle spells by what ended them."""
-        idle = events[np.isin(events["what"], IDLE)]
+        idle = spans[np.isin(spans["what"], IDLE)]
         kind = np.where(idle["op"] >= 0, self._kind_number[idle["op"]], len(self.kinds))
         names = [*(kind.name for kind in self.kinds), THE_END]
         waits: list[Counter[str]] = [Counter() for _ in range(self.workers)]
@@ -176,10 +176,10 @@ class Accountant:
         return cores
 
 
-def _times(events: np.ndarray, step: Step, prepared: int) -> dict[str, int]:
+def _times(spans: np.ndarray, step: Step, prepared: int) -> dict[str, int]:
     """What one worker did in one step; without a record of its part in it, it slept through."""
-    sums = {what: int(_lengths(events[events["what"] == what]).sum()) for what in Activity}
-    joined = events[events["what"] == Activity.JOIN]
+    sums = {what: int(_lengths(spans[spans["what"] == what]).sum()) for what in Activity}
+    joined = spans[spans["what"] == Activity.JOIN]
     found = {
         "kernel": sums[Activity.TASK] + sums[Activity.STOLEN],
         "steal": sums[Activity.STEAL],
@@ -194,8 +194,8 @@ def _times(events: np.ndarray, step: Step, prepared: int) -> dict[str, int]:
     return found | {"start": begin - prepared, "schedule": end - begin - within, "end": step.end_ns - end}
 
 
-def _lengths(events: np.ndarray) -> np.ndarray:
-    return events["end_ns"] - events["start_ns"]
+def _lengths(spans: np.ndarray) -> np.ndarray:
+    return spans["end_ns"] - spans["start_ns"]
 
 
 def path_kinds(account: Account, kind_of: list[OperatorKind]) -> tuple[Counter[OperatorKind], int, int]:

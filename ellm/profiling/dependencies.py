@@ -29,7 +29,7 @@ class Dependencies:
 
 
 class StepOrder:
-    """Of one step: its tasks (trace.EVENT, all workers'), and for each group the task that made it ready."""
+    """Of one step: its tasks (spans.SPAN, all workers'), and for each group the task that made it ready."""
 
     def __init__(self, dependencies: Dependencies, tasks: np.ndarray):
         self.dependencies = dependencies
@@ -75,7 +75,7 @@ class StepOrder:
 class Link:
     """One task of a critical path, and what came between it and the one before."""
 
-    task: np.void  # trace.EVENT
+    task: np.void  # spans.SPAN
     gap_ns: int  # since the end of the one before; of the first: since the step began
     waited: bool  # for that one to be done; else it ran before on the same core
 

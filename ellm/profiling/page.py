@@ -9,7 +9,7 @@ import numpy as np
 from ellm.profiling.account import OUTSIDE, Account, Accountant, KindTotal, path_kinds
 from ellm.profiling.experts import routing
 from ellm.profiling.recorder import DECODE, PREFILL, Step
-from ellm.scheduler.trace import Activity
+from ellm.scheduler.spans import Activity
 
 MOST_EVENTS = 60_000  # drawn; steps beyond that are left out, and the page says so
 COUNTS = ("calls", "tasks", "stolen")
@@ -48,7 +48,7 @@ def data(
             }
             for step in shown
         ],
-        "events": _events(accountant, shown, steps[0].begin_ns),
+        "events": _spans(accountant, shown, steps[0].begin_ns),
         "totals": [_totals(account, accountant, cores, limits) for account in accounts],
         "experts": _experts(accountant, steps),
     }
@@ -83,21 +83,21 @@ def _shown(accountant: Accountant, steps: list[Step]) -> list[Step]:
     return shown
 
 
-def _events(accountant: Accountant, shown: list[Step], origin: int) -> list[list[int]]:
-    """Columns of the steps' events: worker, activity, op, block, index, begin, ns, path.
+def _spans(accountant: Accountant, shown: list[Step], origin: int) -> list[list[int]]:
+    """Columns of the steps' spans: worker, activity, op, block, index, begin, ns, path.
 
     `path` is 0, or of a task on the critical path 1 + the number of the step."""
     parts: list[np.ndarray] = []
     for number, step in enumerate(shown, 1):
-        events = accountant.of(step.number)
-        events = events[events["what"] < Activity.JOIN]
+        spans = accountant.of(step.number)
+        spans = spans[spans["what"] < Activity.JOIN]
         path = {(int(one.task["group"]), int(one.task["index"])) for one in accountant.path(step)}
         on_path = [
             what <= Activity.STOLEN and (group, index) in path
-            for what, group, index in zip(*(events[name].tolist() for name in ("what", "group", "index")), strict=True)
+            for what, group, index in zip(*(spans[name].tolist() for name in ("what", "group", "index")), strict=True)
         ]
-        columns = [events[name] for name in ("worker", "what", "op", "block", "index")]
-        columns += [events["start_ns"] - origin, events["end_ns"] - events["start_ns"]]
+        columns = [spans[name] for name in ("worker", "what", "op", "block", "index")]
+        columns += [spans["start_ns"] - origin, spans["end_ns"] - spans["start_ns"]]
         columns.append(number * np.array(on_path, int))
         parts.append(np.array(columns, np.int64).reshape(8, -1))
     return np.concatenate(parts, axis=1).tolist()

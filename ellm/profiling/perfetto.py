@@ -11,7 +11,7 @@ from ellm.profiling.account import Accountant
 from ellm.profiling.dependencies import StepOrder, critical_path
 from ellm.profiling.recorder import Step
 from ellm.profiling.work import work
-from ellm.scheduler.trace import Activity
+from ellm.scheduler.spans import Activity
 
 PROCESS, CALLER, READY, RATE, FIRST_CORE = 1, 2, 3, 4, 16  # numbers of tracks
 SEQUENCE = 1
@@ -64,11 +64,11 @@ def _caller(steps: list[Step]) -> Iterator[TracePacket]:
 def _step(accountant: Accountant, step: Step) -> Iterator[TracePacket]:
     """All that the workers did in a step."""
     names = accountant.program.op_names
-    events = accountant.of(step.number)
+    spans = accountant.of(step.number)
     order = accountant.order(step.number)
     flows = _flows(critical_path(order, step.begin_ns), step.number)
-    for event in events[events["what"] < Activity.JOIN]:
-        what, op = Activity(event["what"]), int(event["op"])
+    for span in spans[spans["what"] < Activity.JOIN]:
+        what, op = Activity(span["what"]), int(span["op"])
         if what <= Activity.STOLEN:
             category, name = "kernel", names[op]
         else:
@@ -76,17 +76,17 @@ def _step(accountant: Accountant, step: Step) -> Iterator[TracePacket]:
             name = LABELS.get(what) or f"wait for {names[op] if op >= 0 else 'the end'}"
         details = {"step": step.number}
         if what <= Activity.STOLEN:
-            details |= {"group": event["group"], "block": event["block"], "task": event["index"]}
+            details |= {"group": span["group"], "block": span["block"], "task": span["index"]}
             details |= {"stolen": what == Activity.STOLEN}
-        track = FIRST_CORE + int(event["worker"])
-        begins, ends = flows.get(_key(event), ([], []))
-        yield from _slice(track, name, category, event["start_ns"], event["end_ns"], details, begins, ends)
+        track = FIRST_CORE + int(span["worker"])
+        begins, ends = flows.get(_key(span), ([], []))
+        yield from _slice(track, name, category, span["start_ns"], span["end_ns"], details, begins, ends)
     yield from _counter(READY, *_ready(order, accountant, step))
     yield from _counter(RATE, *_rate(order.tasks, accountant, step))
 
 
-def _key(event: np.void) -> tuple[int, int]:
-    return int(event["group"]), int(event["index"])
+def _key(span: np.void) -> tuple[int, int]:
+    return int(span["group"]), int(span["index"])
 
 
 def _flows(path, number: int) -> dict[tuple[int, int], tuple[list[int], list[int]]]:

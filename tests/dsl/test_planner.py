@@ -8,9 +8,9 @@ from small_models import EXPERTS, config, graph, one_layer, sparse, unusual
 from test_task_graph import counts_of, walk
 
 from ellm.dsl import compile, trace
+from ellm.dsl.arena import ALIGNMENT, Buffer, across, descendants, plan
 from ellm.dsl.compiler import _plan
 from ellm.dsl.lower import lower
-from ellm.dsl.plan import ALIGNMENT, Buffer, across, descendants, plan
 from ellm.dsl.rewrite import rewrite
 from ellm.kernels import contract
 from ellm.models import from_config

@@ -25,7 +25,7 @@ from ellm.profiling.experts import routing
 from ellm.profiling.perfetto import FIRST_CORE, RATE, READY
 from ellm.profiling.recorder import DECODE, PREFILL, Recorder
 from ellm.scheduler import StepTables
-from ellm.scheduler.trace import Activity
+from ellm.scheduler.spans import Activity
 from ellm.serving.runtime import Runtime
 
 TOKENS = 6
@@ -156,7 +156,7 @@ def test_calls_tasks_and_work_of_a_decoded_token(runtime, profile):
 
 def test_tasks_of_the_trace_are_those_that_ran(runtime, profile, trace, expected):
     kernels = trace.of("kernel")
-    tasks = profile.accountant.events
+    tasks = profile.accountant.spans
     tasks = tasks[tasks["what"] <= Activity.STOLEN]
     assert profile.accountant.dropped == 0
     names = runtime.program.op_names
@@ -232,11 +232,11 @@ def test_experts_of_the_heat_map_are_those_routed_to(runtime, profile):
     assert found.rows.shape == (2, config.num_experts)
     assert (found.rows.sum(1) == rows * config.num_experts_per_tok).all()
     assert ((found.reuse >= 0) & (found.reuse <= 1)).all()
-    events = profile.accountant.events
+    spans = profile.accountant.spans
     for step in profile.recorder.steps:
         for layer in range(2):
             op = runtime.program.op_names.index(f"layers.{layer}.experts.gate_up")
-            ran = events[(events["step"] == step.number) & (events["op"] == op) & (events["what"] <= Activity.STOLEN)]
+            ran = spans[(spans["step"] == step.number) & (spans["op"] == op) & (spans["what"] <= Activity.STOLEN)]
             assert set(ran["block"].tolist()) == set(np.flatnonzero(step.experts[layer]).tolist())
 
 
@@ -254,8 +254,8 @@ def test_perfetto_itself_reads_the_trace(runtime, profile, processor):
     assert errors.n == 0
     threads = processor.query("select thread.name from thread join process using (upid) where pid = 1 order by tid")
     assert [one.name for one in threads] == ["steps", *(f"core {core}" for core in runtime.pool.cores)]
-    events = profile.accountant.events
-    ran = Counter(f"core {core}" for core in events["core"][events["what"] <= Activity.STOLEN])
+    spans = profile.accountant.spans
+    ran = Counter(f"core {core}" for core in spans["core"][spans["what"] <= Activity.STOLEN])
     assert {one.core: one.n for one in processor.query("select core, count(*) as n from task group by core")} == ran
 
 

@@ -24,7 +24,7 @@ from ellm.profiling.account import OUTSIDE, THE_END, Accountant
 from ellm.profiling.recorder import DECODE, PREFILL, Recorder, Step
 from ellm.scheduler import Pool
 from ellm.scheduler.probe_program import TABLE, ProbeGroup, one_row, probe_program
-from ellm.scheduler.trace import Activity
+from ellm.scheduler.spans import Activity
 from ellm.serving.runtime import Runtime
 from ellm.system import files
 from ellm.system.errors import InputError
@@ -82,7 +82,7 @@ def slow_accounts(request):
                 executable.run(one_row())
                 end = time.perf_counter_ns()
                 steps.append(Step(executable.number, DECODE, 0, 1, 0, begin, end, np.zeros(0)))
-        accountant = Accountant(executable.program, trace.events(), pool.cores, trace.dropped)
+        accountant = Accountant(executable.program, trace.spans(), pool.cores, trace.dropped)
         return [accountant.account([step]) for step in steps]
 
 
@@ -156,7 +156,7 @@ def test_steps_that_did_not_fit_are_left_out_as_a_whole(runtime, small_rings):
         assert sum(core.total() for core in account.cores) == pytest.approx(account.ns * len(account.cores), rel=0.02)
     last = [np.count_nonzero(found.accountant.of(step.number)["what"] <= Activity.STOLEN) for step in steps[2:]]
     assert len(set(last)) == 1, "the decoded tokens of this model have the same tasks"
-    assert found.accountant.events["step"].max() == steps[-1].number
+    assert found.accountant.spans["step"].max() == steps[-1].number
 
 
 def test_full_rings_are_told_of(folder, command, small_rings, tmp_path):
@@ -344,8 +344,8 @@ def test_two_outputs_in_one_file_are_refused(command, tmp_path):
 
 def test_decoding_is_drawn_however_long_the_prompt(runtime, monkeypatch):
     found = record(runtime, np.resize(PROMPT, 640), 5)
-    events = [np.count_nonzero(found.accountant.of(step.number)["what"] < Activity.JOIN) for step in found.steps]
-    monkeypatch.setattr(page, "MOST_EVENTS", 3 * events[0])
+    spans = [np.count_nonzero(found.accountant.of(step.number)["what"] < Activity.JOIN) for step in found.steps]
+    monkeypatch.setattr(page, "MOST_EVENTS", 3 * spans[0])
     data = page.data(found.accountant, found.accounts(), found.steps, runtime.pool.cores, "tiny", (1e9, 1e12))
     labels = [step["label"].split()[0] for step in data["steps"]]
     assert labels[0] == PREFILL and DECODE in labels and len(labels) < len(found.steps)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ellm.scheduler import Pool, StepError
 from ellm.scheduler.probe_program import TABLE, ProbeGroup, choice, one_row, probe_program, routed_program
-from ellm.scheduler.trace import Activity
+from ellm.scheduler.spans import Activity
 
 TASKS = (Activity.TASK, Activity.STOLEN)
 
@@ -25,8 +25,8 @@ def pool(request):
         yield pool
 
 
-def only(events, *what):
-    return events[np.isin(events["what"], what)]
+def only(spans, *what):
+    return spans[np.isin(spans["what"], what)]
 
 
 def check_order(graph, step, tasks):
@@ -43,10 +43,10 @@ def check_order(graph, step, tasks):
         assert all(ends[source] <= start for source in graph.sources[group] if source in ends)
 
 
-def check_workers(events, threads):
+def check_workers(spans, threads):
     """Within a step, what a worker does happens one after the other and inside of its part in the step."""
     for worker in range(threads):
-        own = events[events["worker"] == worker]
+        own = spans[spans["worker"] == worker]
         for step in np.unique(own["step"]):
             done = own[own["step"] == step]
             (join,) = only(done, Activity.JOIN)
@@ -66,14 +66,14 @@ def test_tasks_of_random_programs(pool, random):
         for _ in range(4):
             graph.choose(random)
             graph.check_step(executable, random_step(random, graph.program))
-            events = trace.events()
-            tasks = only(events[events["step"] == executable.number], *TASKS)
+            spans = trace.spans()
+            tasks = only(spans[spans["step"] == executable.number], *TASKS)
             assert len(tasks) == executable.statistics()["last"]["tasks"]
             check_order(graph, executable.number, tasks)
-        check_workers(events, pool.threads)
+        check_workers(spans, pool.threads)
     graph.check_step(executable, random_step(random, graph.program))
-    assert len(trace.events()) == len(events) and trace.dropped == 0
-    steps = only(events, Activity.STEP)
+    assert len(trace.spans()) == len(spans) and trace.dropped == 0
+    steps = only(spans, Activity.STEP)
     assert steps["step"].tolist() == list(range(executable.number - 4, executable.number))
     assert (steps["worker"] == pool.threads).all() and (steps["core"] == -1).all()
 
@@ -92,17 +92,17 @@ def test_what_the_workers_of_an_unequal_step_do():
                 begin = time.perf_counter_ns()
                 executable.run(one_row())
                 end = time.perf_counter_ns()
-        events = trace.events()
-    steps = only(events, Activity.STEP)
+        spans = trace.spans()
+    steps = only(spans, Activity.STEP)
     assert len(steps) == 10 and begin <= steps["start_ns"][-1] < steps["end_ns"][-1] <= end
-    long = only(events, *TASKS)
+    long = only(spans, *TASKS)
     long = long[(long["group"] == 0) & (long["index"] == 0)]
     durations = long["end_ns"] - long["start_ns"]
     assert len(long) == 10 and (durations >= 19_990_000).all()
-    parked = only(events, Activity.PARK)
+    parked = only(spans, Activity.PARK)
     assert len(parked) and (parked["end_ns"] - parked["start_ns"]).max() > 10_000_000
     assert set(parked["group"].tolist()) <= {1, -1}
-    assert np.isin(Activity.STOLEN, events["what"])
+    assert np.isin(Activity.STOLEN, spans["what"])
 
 
 def test_a_full_ring_drops_and_counts(pool):
@@ -110,12 +110,12 @@ def test_a_full_ring_drops_and_counts(pool):
     with executable.trace(capacity=30) as trace:
         for _ in range(4):
             executable.run(one_row())
-    events = trace.events()
-    per_worker = np.bincount(events["worker"], minlength=pool.threads + 1)
+    spans = trace.spans()
+    per_worker = np.bincount(spans["worker"], minlength=pool.threads + 1)
     assert per_worker.max() == 30 and trace.dropped >= 400 - 30 * pool.threads
     assert trace.whole_before == 1
-    assert len(only(events, Activity.STEP)) == 4  # the caller's ring is its own
-    check = only(events, *TASKS)
+    assert len(only(spans, Activity.STEP)) == 4  # the caller's ring is its own
+    check = only(spans, *TASKS)
     assert (check["start_ns"] <= check["end_ns"]).all()
 
 
@@ -128,7 +128,7 @@ def test_steps_before_the_first_that_did_not_fit_are_whole(pool):
         for _ in range(10 * pool.threads):
             executable.run(one_row())
     assert trace.dropped and 2 <= trace.whole_before <= 3 * pool.threads + 1
-    tasks = only(trace.events(), *TASKS)
+    tasks = only(trace.spans(), *TASKS)
     counts = np.bincount(tasks["step"])[1:]
     assert (counts[: trace.whole_before - 1] == 100).all() and (counts[trace.whole_before - 1 :] < 100).any()
 
@@ -141,7 +141,7 @@ def test_memory_for_records_is_there_before_a_step_runs(pool):
         for _ in range(2):
             executable.run(one_row())
         faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-    pages = len(trace.events()) * RECORD.itemsize // resource.getpagesize()
+    pages = len(trace.spans()) * RECORD.itemsize // resource.getpagesize()
     assert faults < pages / 4
 
 
@@ -153,9 +153,9 @@ def test_a_cleared_trace_has_room_again(pool):
             executable.run(one_row())
             trace.pause()
             assert trace.dropped == 0
-            assert only(trace.events(), Activity.STEP)["step"].tolist() == [number]
+            assert only(trace.spans(), Activity.STEP)["step"].tolist() == [number]
             trace.clear()
-    assert not len(trace.events())
+    assert not len(trace.spans())
 
 
 def test_a_paused_trace_records_nothing_and_goes_on(pool):
@@ -166,8 +166,8 @@ def test_a_paused_trace_records_nothing_and_goes_on(pool):
         executable.run(one_row())
         trace.resume()
         executable.run(one_row())
-    assert only(trace.events(), Activity.STEP)["step"].tolist() == [1, 3]
-    assert len(only(trace.events(), *TASKS)) == 14
+    assert only(trace.spans(), Activity.STEP)["step"].tolist() == [1, 3]
+    assert len(only(trace.spans(), *TASKS)) == 14
 
 
 def test_a_step_that_fails_is_recorded_up_to_the_failure():
@@ -176,9 +176,9 @@ def test_a_step_that_fails_is_recorded_up_to_the_failure():
         executable = pool.load(probe_program(groups), TABLE)
         with executable.trace() as trace, pytest.raises(StepError):
             executable.run(one_row())
-        events = trace.events()
-    assert only(events, *TASKS)["index"].tolist() == [0, 1]
-    assert len(only(events, Activity.STEP)) == 1
+        spans = trace.spans()
+    assert only(spans, *TASKS)["index"].tolist() == [0, 1]
+    assert len(only(spans, Activity.STEP)) == 1
 
 
 def test_what_is_watched_is_copied_when_the_waking_group_is_done(pool):
@@ -192,8 +192,8 @@ def test_what_is_watched_is_copied_when_the_waking_group_is_done(pool):
             chosen[:] = choice(9, hit, [1, 1])
             executable.run(one_row())
             assert [copy.tolist() for copy in copies] == [[2, *hit]] * 2
-            events = only(trace.events(), *TASKS)
-            ran = events[(events["step"] == executable.number) & (events["op"] % 4 == 1)]
+            spans = only(trace.spans(), *TASKS)
+            ran = spans[(spans["step"] == executable.number) & (spans["op"] % 4 == 1)]
             assert sorted(set(ran["block"].tolist())) == hit
     chosen[:] = choice(9, [1, 3], [1, 1])
     executable.run(one_row())

@@ -22,7 +22,7 @@ def main(seeds: int) -> None:
                 for _ in range(8):
                     graph.choose(random)
                     graph.check_step(executable, random_step(random, graph.program))
-                    assert trace is None or len(trace.events())
+                    assert trace is None or len(trace.spans())
                 tasks += executable.statistics()["total"]["tasks"]
     print(f"{4 * seeds} programs, {32 * seeds} steps, {tasks} tasks")
 

@@ -12,11 +12,11 @@ from ellm.scheduler.rings import Rings, clocks
 
 
 class Activity(IntEnum):
-    """What an event of a trace tells of. Those before JOIN follow one another on a worker and do not overlap."""
+    """What a span of a trace tells of. Those before JOIN follow one another on a worker and do not overlap."""
 
     TASK = 0
     STOLEN = 1  # a task that another worker was to run
-    WAIT = 2  # nothing was ready; the event's group is the one that ended it, -1: the step's end did
+    WAIT = 2  # nothing was ready; the span's group is the one that ended it, -1: the step's end did
     STEAL = 3  # a search for tasks that found some
     PARK = 4  # asleep
     JOIN = 5  # the worker's part in the step, within which all of the above lie
@@ -24,7 +24,7 @@ class Activity(IntEnum):
     PREPARE = 7  # the step's tables; of the caller
 
 
-EVENT = np.dtype(
+SPAN = np.dtype(
     [
         ("worker", "i4"),  # the caller's comes after the workers'
         ("core", "i4"),  # -1: the caller
@@ -96,26 +96,26 @@ class Trace:
         recorded = map(self._rings.records, range(self._rings.workers))
         return min(int(records["step"][-1]) for records in recorded if len(records) == self._capacity)
 
-    def events(self) -> np.ndarray:
-        """All that was recorded: EVENT [n], worker by worker, each in order. Only while no step runs."""
+    def spans(self) -> np.ndarray:
+        """All that was recorded: SPAN [n], worker by worker, each in order. Only while no step runs."""
         cores = [*self._executable.pool.cores, -1]
         moments = (self._begin, clocks())
-        return np.concatenate([self._events_of(worker, core, moments) for worker, core in enumerate(cores)])
+        return np.concatenate([self._spans_of(worker, core, moments) for worker, core in enumerate(cores)])
 
-    def _events_of(self, worker: int, core: int, moments: tuple[tuple[int, int], tuple[int, int]]) -> np.ndarray:
+    def _spans_of(self, worker: int, core: int, moments: tuple[tuple[int, int], tuple[int, int]]) -> np.ndarray:
         records = self._rings.records(worker)
         records = records[np.argsort(records["begin"], kind="stable")]
-        events = np.zeros(len(records), EVENT)
-        events["worker"], events["core"] = worker, core
+        spans = np.zeros(len(records), SPAN)
+        spans["worker"], spans["core"] = worker, core
         for name in ("what", "step", "index"):
-            events[name] = records[name]
-        events["start_ns"] = _nanoseconds(records["begin"], *moments)
-        events["end_ns"] = _nanoseconds(records["end"], *moments)
-        events["group"] = self._groups(records)
-        groups, known = self._executable.program.groups, events["group"] >= 0
+            spans[name] = records[name]
+        spans["start_ns"] = _nanoseconds(records["begin"], *moments)
+        spans["end_ns"] = _nanoseconds(records["end"], *moments)
+        spans["group"] = self._groups(records)
+        groups, known = self._executable.program.groups, spans["group"] >= 0
         for name in ("op", "block"):
-            events[name] = np.where(known, groups[name][events["group"]], -1)
-        return events
+            spans[name] = np.where(known, groups[name][spans["group"]], -1)
+        return spans
 
     @staticmethod
     def _groups(records: np.ndarray) -> np.ndarray:
