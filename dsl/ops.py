@@ -1,4 +1,4 @@
-"""The words of the language: plain functions over shaped values. `T` is the rows of a step, all sequences flattened.
+"""The operators of the DSL: plain functions over shaped values. `T` is the rows of a step, all sequences flattened.
 
 Each raises ShapeError (one line: model line, both shapes, checkpoint weight) when its operands do not fit.
 """

@@ -1,1 +1,1 @@
-"""Kernels, built once per instruction set; task.h is their ABI, reference.py holds their NumPy twins."""
+"""Kernels, built once per instruction set; task.h is their ABI, reference.py holds their NumPy references."""

@@ -1,4 +1,4 @@
-"""The NumPy twin of every kernel: the equations, as plainly as they can be written.
+"""The NumPy reference of every kernel: the equations, as plainly as they can be written.
 
 Each function does what the kernel of the same name does for one task of one operator, on the same memory. Sums are
 exact (float64) where the kernels add in float32; what the kernels round to bf16 is rounded here too. Argument names and
@@ -222,11 +222,11 @@ def probe(task: Task) -> None:
     """Measures the machine; leaves no result."""
 
 
-_TWINS: tuple[Callable[[Task], None], ...] = (
+_REFERENCES: tuple[Callable[[Task], None], ...] = (
     embed, angles, gather, rms_norm, linear, logits, gate_up, qkv, rope, append, expand_latent, attend, merge, copy,
     swiglu, add, sample, head_linear, expert_gate_up, expert_down, route, dispatch, combine
 )  # fmt: skip
-KERNELS = {twin.__name__: twin for twin in _TWINS} | {"probe_read": probe, "probe_matmul": probe}
+KERNELS = {one.__name__: one for one in _REFERENCES} | {"probe_read": probe, "probe_matmul": probe}
 
 
 def _head_group(task: Task) -> tuple[int, int, range]:

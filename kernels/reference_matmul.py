@@ -1,4 +1,4 @@
-"""The NumPy twins of the kernels that multiply by a packed weight; reference.py says how they are meant."""
+"""The NumPy references of the kernels that multiply by a packed weight; reference.py says how they are meant."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The NumPy twins of the kernels that send rows to experts and back; reference.py says how they are meant."""
+"""The NumPy references of the kernels that send rows to experts and back; reference.py says how they are meant."""
 
 from __future__ import annotations
 

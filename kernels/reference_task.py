@@ -1,4 +1,4 @@
-"""What the NumPy twins work on, and the equations that several of them share."""
+"""What the NumPy references work on, and the equations that several of them share."""
 
 from __future__ import annotations
 
