@@ -26,7 +26,8 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "helpers"))
-from tiny import FAMILIES, write_json, write_tokenizer
+from families import family
+from tiny import write_json, write_tokenizer
 from tiny_shapes import BLOCK, GROUP, stored
 
 SHARD_BYTES = 2 << 30
@@ -52,8 +53,10 @@ def main() -> None:
     arguments = parser.parse_args()
     file = arguments.config / "config.json" if arguments.config.is_dir() else arguments.config
     config = json.loads(file.read_text())
-    if config["model_type"] not in FAMILIES.values():
-        parser.error(f"{file}: model_type {config['model_type']!r} is none of {', '.join(FAMILIES.values())}")
+    try:
+        family(config["model_type"])
+    except LookupError as error:
+        parser.error(f"{file}: {error}")
     if "num_nextn_predict_layers" in config:
         config["num_nextn_predict_layers"] = 0
     for name, value in map(assignment, arguments.set):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+from families import FAMILIES
 from routes import routed_experts
 from safetensors import safe_open
 from tiny_shapes import stored
@@ -24,7 +25,7 @@ def run(*arguments) -> subprocess.CompletedProcess:
 
 
 MODELS = {
-    **{architecture: {} for architecture in tiny.FAMILIES},
+    **{record.architecture: {} for record in FAMILIES},
     "LlamaForCausalLM f16": {"precision": "f16"},
     "Qwen3MoeForCausalLM fp8": {"precision": "fp8", "hidden_size": 136},
     "DeepseekV3ForCausalLM fp8": {"precision": "fp8", "num_nextn_predict_layers": 1},

@@ -8,8 +8,8 @@ shows.
 """
 
 import numpy as np
-from tiny import FAMILIES
-from tiny_shapes import MOE
+from families import family
+from tiny_shapes import is_latent
 
 TOKENS = 512
 LONG_TOKENS = 1200
@@ -201,7 +201,8 @@ LIVE = {
 }  # fmt: skip
 
 
-WITH_EXPERTS = [name for name, arguments in LIVE.items() if FAMILIES[arguments["architecture"]] in MOE]
+WITH_EXPERTS = [name for name, arguments in LIVE.items() if family(arguments["architecture"]).router]
+LATENT = [name for name, arguments in LIVE.items() if is_latent(family(arguments["architecture"]).config)]
 
 
 def expanded(arguments: dict) -> dict:

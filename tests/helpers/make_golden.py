@@ -4,17 +4,19 @@ import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from families import family
 from model_configs import CONFIGS, HEAD_DIMS, ROPES, rope_config
 
 GOLDEN = Path(__file__).parents[1] / "models" / "golden.json"
 
 
-def weights_of(name: str, config: dict) -> dict[str, list[int]]:
+def weights_of(config: dict) -> dict[str, list[int]]:
     """Name -> stored shape of every weight in the checkpoint that transformers writes."""
     from safetensors import safe_open
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(name.split("-")[0], **config))
+    model_type = family(config["architectures"][0]).model_type
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **config))
     with TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         with safe_open(Path(folder) / "model.safetensors", "pt") as file:
@@ -32,7 +34,7 @@ def frequencies_of(config: dict) -> dict:
 
 def golden() -> dict:
     ropes = {f"{name}-{dim}": frequencies_of(rope_config(name, dim, "new")) for name in ROPES for dim in HEAD_DIMS}
-    return {"weights": {name: weights_of(name, config) for name, config in CONFIGS.items()}, "ropes": ropes}
+    return {"weights": {name: weights_of(config) for name, config in CONFIGS.items()}, "ropes": ropes}
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """What transformers says about a checkpoint folder: the truth in float32, the competitor in bf16."""
 
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
+from families import family, says
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
@@ -59,7 +61,7 @@ def recorder(routers: list[Router], config, routes: np.ndarray | None):
     def record(router, inputs, outputs):
         logits, _, ids = outputs
         bias = getattr(router, "e_score_correction_bias", None)
-        choice = logits.float() if bias is None else logits.float().sigmoid() + bias
+        choice = logits.float() if bias is None else scores(family(config.model_type).router, logits.float()) + bias
         routers.append(Router(choice.numpy(), ids.sort(dim=-1).values.numpy()))
         if routes is None:
             return outputs
@@ -71,11 +73,15 @@ def recorder(routers: list[Router], config, routes: np.ndarray | None):
 
 def weights(config, logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     """float32 [T, top_k] of the experts `ids` [T, top_k], by the rule of the family that the config is of."""
-    family = config.model_type
-    if family == "gpt_oss":
+    router = family(config.model_type).router
+    if router.score == "chosen":
         return logits.gather(1, ids).softmax(dim=-1)
-    scores = logits.sigmoid() if family == "deepseek_v3" else logits.softmax(dim=-1)
-    found = scores.gather(1, ids)
-    if family == "mixtral" or (family != "deepseek_v2" and config.norm_topk_prob):
+    found = scores(router, logits).gather(1, ids)
+    if says(config.to_dict(), router.normalize):
         found = found / found.sum(dim=-1, keepdim=True)
     return found * getattr(config, "routed_scaling_factor", 1.0)
+
+
+def scores(router, logits: torch.Tensor) -> torch.Tensor:
+    """What a router makes of its logits [T, experts]."""
+    return {"softmax": partial(torch.softmax, dim=-1), "sigmoid": torch.sigmoid}[router.score](logits)

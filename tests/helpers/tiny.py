@@ -4,84 +4,13 @@ import json
 from pathlib import Path
 
 import numpy as np
+from families import family
 from tiny_formats import from_bf16, from_fp8, from_mxfp4, to_bf16, to_fp8, to_mxfp4
 from tiny_shapes import number_format, shapes
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 __all__ = ["from_bf16", "make_config", "random_weights", "shapes", "to_bf16", "write_checkpoint"]
 
-FAMILIES = {
-    "LlamaForCausalLM": "llama",
-    "MistralForCausalLM": "mistral",
-    "Qwen2ForCausalLM": "qwen2",
-    "Qwen3ForCausalLM": "qwen3",
-    "Qwen3MoeForCausalLM": "qwen3_moe",
-    "MixtralForCausalLM": "mixtral",
-    "DeepseekV2ForCausalLM": "deepseek_v2",
-    "DeepseekV3ForCausalLM": "deepseek_v3",
-    "GptOssForCausalLM": "gpt_oss",
-    "SmolLM3ForCausalLM": "smollm3",
-}
-LATENT = {
-    "head_dim": ...,
-    "num_key_value_heads": 4,
-    "kv_lora_rank": 40,
-    "qk_nope_head_dim": 24,
-    "qk_rope_head_dim": 16,
-    "v_head_dim": 20,
-    "first_k_dense_replace": 1,
-    "moe_layer_freq": 1,
-    "moe_intermediate_size": 40,
-}
-SPECIFIC: dict[str, dict] = {  # what a family's config.json has besides, or instead
-    "qwen3_moe": {
-        "num_experts": 7,
-        "num_experts_per_tok": 3,
-        "moe_intermediate_size": 40,
-        "norm_topk_prob": True,
-        "decoder_sparse_step": 1,
-        "mlp_only_layers": [],
-    },
-    "mixtral": {"num_local_experts": 5, "num_experts_per_tok": 2, "intermediate_size": 72, "sliding_window": None},
-    "deepseek_v2": LATENT
-    | {
-        "q_lora_rank": None,
-        "n_routed_experts": 7,
-        "num_experts_per_tok": 3,
-        "n_shared_experts": 2,
-        "n_group": 1,
-        "topk_group": 1,
-        "topk_method": "greedy",
-        "scoring_func": "softmax",
-        "norm_topk_prob": False,
-        "routed_scaling_factor": 1.0,
-    },
-    "deepseek_v3": LATENT
-    | {
-        "q_lora_rank": 48,
-        "n_routed_experts": 12,
-        "num_experts_per_tok": 4,
-        "n_shared_experts": 1,
-        "n_group": 3,
-        "topk_group": 2,
-        "topk_method": "noaux_tc",
-        "scoring_func": "sigmoid",
-        "norm_topk_prob": True,
-        "routed_scaling_factor": 2.5,
-        "num_nextn_predict_layers": 0,
-    },
-    "smollm3": {"pad_token_id": None},
-    "gpt_oss": {
-        "hidden_size": 96,
-        "intermediate_size": 160,
-        "num_local_experts": 5,
-        "num_experts_per_tok": 2,
-        "attention_bias": True,
-        "rms_norm_eps": 1e-5,
-        "sliding_window": 50,
-        "swiglu_limit": 7.0,
-    },
-}
 ROPES: dict[str, dict] = {
     "linear": {"rope_type": "linear", "factor": 4.0},
     "llama3": {
@@ -181,9 +110,10 @@ def make_config(
     architecture="LlamaForCausalLM", *, vocab=331, layers=2, rope=None, form="old", precision=None, **overrides
 ) -> dict:
     """config.json of a tiny model; sizes are no multiple of 16 unless overridden."""
+    record = family(architecture)
     config = {
         "architectures": [architecture],
-        "model_type": FAMILIES[architecture],
+        "model_type": record.model_type,
         "vocab_size": vocab,
         "hidden_size": 88,
         "intermediate_size": 200,
@@ -199,7 +129,7 @@ def make_config(
         "eos_token_id": 2,
         "torch_dtype": "float16" if precision == "f16" else "bfloat16",
     }
-    config |= SPECIFIC.get(config["model_type"], {})
+    config |= record.config
     if precision in QUANTIZATION:
         config["quantization_config"] = dict(QUANTIZATION[precision])
     scaling = dict(ROPES[rope]) if isinstance(rope, str) else rope

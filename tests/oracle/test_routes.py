@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from logit_cases import EXPERTS_KL_SHARE, KL_SHARE, LIVE, WITH_EXPERTS, expanded, prompt
+from families import family
+from logit_cases import EXPERTS_KL_SHARE, KL_SHARE, LATENT, LIVE, WITH_EXPERTS, expanded, prompt
 from measures import agreement, divergences
 from routes import routed_experts
 from tiny import write_checkpoint
@@ -33,7 +34,7 @@ class Distance:
 
 
 CASES = [(name, {}) for name in WITH_EXPERTS]
-CASES += [(name, {"expanded_prefill": True}) for name in WITH_EXPERTS if name.startswith("deepseek")]
+CASES += [(name, {"expanded_prefill": True}) for name in LATENT]
 
 
 @pytest.mark.parametrize(("name", "options"), CASES)
@@ -96,12 +97,11 @@ def pooled(found) -> Distance:
 
 def margins(config: dict, choice: np.ndarray) -> np.ndarray:
     """float32 [T]: how much the numbers [T, experts] that a top-k compares may move before it takes another expert."""
-    groups, top_k = config.get("n_group") or 1, config["num_experts_per_tok"]
+    (groups, keep, top), top_k = family(config["model_type"]).router.groups(config), config["num_experts_per_tok"]
     margin = np.full(len(choice), np.inf, np.float32)
-    if groups > 1 and config.get("topk_method") != "greedy":
+    if groups > 1:
         members = np.sort(choice.reshape(len(choice), groups, -1), axis=2)
-        top = 2 if config["topk_method"] == "noaux_tc" else 1
-        score, keep = members[:, :, -top:].sum(axis=2), config["topk_group"]
+        score = members[:, :, -top:].sum(axis=2)
         margin = lead(score, keep) / top
         kept = score >= np.sort(score, axis=1)[:, groups - keep, None]
         choice = np.where(np.repeat(kept, members.shape[2], axis=1), choice, -np.inf)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from logit_cases import EXPERTS_KL_SHARE, GOLDEN, KL_SHARE, prompt
+from logit_cases import EXPERTS_KL_SHARE, GOLDEN, KL_SHARE, LATENT, prompt
 from measures import divergences
 from tiny import write_checkpoint
 
@@ -16,11 +16,11 @@ from ellm.compiled import EXPANDED_ROWS, Source, compile_model, token_bytes
 from ellm.system.errors import InputError
 
 LOGITS = Path(__file__).parents[1] / "golden" / "logits"
-LATENT = [name for name, arguments in GOLDEN.items() if arguments["architecture"].startswith("Deepseek")]
+EXPANDABLE = [name for name in GOLDEN if name in LATENT]
 GREEDY = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True)
 
 
-@pytest.fixture(scope="module", params=LATENT)
+@pytest.fixture(scope="module", params=EXPANDABLE)
 def name(request):
     return request.param
 
