@@ -1,6 +1,7 @@
 """Writes tests/golden/logits/*.npz: what transformers says about the tiny models of logit_cases.GOLDEN.
 
-Run from the root: PYTHONPATH=tests/helpers python tests/golden/make_logits.py  (needs pip install '.[oracle]')
+Run from the root: PYTHONPATH=tests/helpers python tests/golden/make_logits.py [CASE ...]
+With names of cases it writes theirs alone. Needs pip install '.[oracle]'.
 
 A file holds `sha256` of the checkpoint's weights, `positions`, `truth` (float16 log-probabilities of float32
 transformers at these positions), `best` (its first choice at every position), and for transformers in bf16 `peer_kl`
@@ -8,6 +9,7 @@ and `peer_median` (of KL(truth || bf16) over `positions`) and `peer_agreement` (
 choice is `best`).
 """
 
+import argparse
 import hashlib
 import tempfile
 from pathlib import Path
@@ -24,8 +26,14 @@ POSITIONS = 256  # of each prompt at least: the files then stay below 4 MB
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="*", metavar="CASE", help="names in logit_cases.GOLDEN; none: all of them")
+    cases = parser.parse_args().cases or list(GOLDEN)
+    if unknown := [name for name in cases if name not in GOLDEN]:
+        parser.error(f"{', '.join(unknown)}: not in logit_cases.GOLDEN, which has {', '.join(GOLDEN)}")
     FOLDER.mkdir(exist_ok=True)
-    for name, arguments in GOLDEN.items():
+    for name in cases:
+        arguments = GOLDEN[name]
         with tempfile.TemporaryDirectory() as folder:
             write_checkpoint(folder, **arguments)
             digest = hashlib.sha256(Path(folder, "model.safetensors").read_bytes()).hexdigest()
