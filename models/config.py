@@ -160,6 +160,56 @@ def read_experts(config: Mapping[str, Any], *names: str, chosen: int | None = No
     return experts, top_k
 
 
+@dataclass(frozen=True)
+class SharedExpertsConfig(DecoderConfig):
+    """As config.json of families has it that have experts which every row goes to beside those that it is routed to, as
+    DeepSeek-V2 and V3. The first `first_k_dense_replace` layers have none; n_group is 0 if all experts are eligible."""
+
+    n_routed_experts: int
+    num_experts_per_tok: int
+    n_group: int
+    topk_group: int
+    n_shared_experts: int
+    moe_intermediate_size: int
+    first_k_dense_replace: int
+    routed_scaling_factor: float
+    norm_topk_prob: bool
+
+
+def read_shared_experts(
+    config: Mapping[str, Any], base: DecoderConfig, *, group_top: int, **defaults: Any
+) -> SharedExpertsConfig:
+    """Read and check the fields of SharedExpertsConfig; `defaults` are the family's. Raises InputError.
+
+    `group_top` is how many of a group's scores are summed to choose among groups, 0 if all experts are eligible.
+    """
+    fields = Fields({**defaults, **{name: value for name, value in config.items() if value is not None}})
+    count, top_k = read_experts(fields.config, "n_routed_experts", "num_local_experts")
+    groups, keep = (fields.size("n_group"), fields.size("topk_group")) if group_top else (0, 0)
+    if groups and count % groups:
+        raise fields.error("n_group", f"does not divide n_routed_experts {count}")
+    if keep > groups:
+        raise fields.error("topk_group", f"is more than n_group {groups}")
+    if groups and top_k > keep * (count // groups):
+        eligible = f"the {keep * (count // groups)} experts of topk_group {keep} groups"
+        raise fields.error("num_experts_per_tok", f"is more than {eligible}")
+    if groups and count // groups < group_top:
+        size = f"groups of {count // groups} of n_routed_experts {count}"
+        raise fields.error("n_group", f"leaves {size}, {group_top} are summed")
+    return SharedExpertsConfig(
+        **vars(base),
+        n_routed_experts=count,
+        num_experts_per_tok=top_k,
+        n_group=groups,
+        topk_group=keep,
+        n_shared_experts=fields.size("n_shared_experts"),
+        moe_intermediate_size=fields.size("moe_intermediate_size"),
+        first_k_dense_replace=fields.count("first_k_dense_replace", 0),
+        routed_scaling_factor=fields.number("routed_scaling_factor", 1.0),
+        norm_topk_prob=fields.flag("norm_topk_prob"),
+    )
+
+
 def used_window(config: Mapping[str, Any]) -> int:
     """Return `sliding_window` if `use_sliding_window`, else 0. Raises InputError."""
     fields = Fields(config)

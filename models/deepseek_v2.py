@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ellm.dsl import Cache, Value, Weights, experts, linear, rms_norm, route, softmax
+from ellm.dsl import Cache, Value, Weights, linear, rms_norm, route, softmax
 from ellm.models.config import Fields
-from ellm.models.layers import mlp
+from ellm.models.layers import mlp, shared_and_routed
 from ellm.models.mla import DeepseekConfig, latent_attention, read_deepseek
 
 
 def deepseek_v2_block(x: Value, w: Weights, cache: Cache, c: DeepseekConfig, layer: int) -> Value:
     """One layer: x [T, hidden] gives [T, hidden]."""
-    d, eps, n = c.hidden_size, c.rms_norm_eps, c.moe_intermediate_size
+    d, eps = c.hidden_size, c.rms_norm_eps
     x = x + latent_attention(rms_norm(x, w.input_layernorm[d], eps), w.self_attn, cache, c)
     m = rms_norm(x, w.post_attention_layernorm[d], eps)
     if layer < c.first_k_dense_replace:
@@ -26,8 +26,7 @@ def deepseek_v2_block(x: Value, w: Weights, cache: Cache, c: DeepseekConfig, lay
         keep_groups=c.topk_group,
         group_top=1,
     )
-    x = x + mlp(m, w.mlp.shared_experts, d, n * c.n_shared_experts)
-    return x + experts(routes, m, lambda rows, e: mlp(rows, w.mlp.experts[e], d, n))
+    return shared_and_routed(x, m, w.mlp, routes, c)
 
 
 def read_deepseek_v2(config: Mapping[str, Any]) -> DeepseekConfig:
@@ -44,9 +43,8 @@ def read_deepseek_v2(config: Mapping[str, Any]) -> DeepseekConfig:
             raise fields.error(name, f"is not supported, only {only} is")
     return read_deepseek(
         {**config, "rope_interleave": True},
-        grouped=method == "group_limited_greedy",
+        group_top=1 if method == "group_limited_greedy" else 0,
         max_position_embeddings=2048,
-        q_lora_rank=1536,
         n_routed_experts=64,
         n_shared_experts=2,
         moe_intermediate_size=1407,

@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from ellm.dsl import Cache, Value, Weights, attend, concat, expand_latent, head_linear, linear, rms_norm, rope
-from ellm.models.config import DecoderConfig, Defaults, Fields, read_decoder, read_experts
+from ellm.models.config import Defaults, Fields, SharedExpertsConfig, read_decoder, read_shared_experts
 from ellm.models.rope import score_factor
 
 
 @dataclass(frozen=True)
-class DeepseekConfig(DecoderConfig):
+class DeepseekConfig(SharedExpertsConfig):
     """As config.json has it; head_dim is qk_rope_head_dim. `score_factor` is YaRN's on attention scores.
 
-    q_lora_rank is 0 if queries have no latent, n_group 0 if all experts are eligible.
+    q_lora_rank is 0 if queries have no latent.
     """
 
     q_lora_rank: int
@@ -30,15 +30,6 @@ class DeepseekConfig(DecoderConfig):
     v_head_dim: int
     score_factor: float
     rope_interleave: bool
-    n_routed_experts: int
-    num_experts_per_tok: int
-    n_group: int
-    topk_group: int
-    n_shared_experts: int
-    moe_intermediate_size: int
-    first_k_dense_replace: int
-    routed_scaling_factor: float
-    norm_topk_prob: bool
     expanded: bool = False  # not of config.json: attend to expanded keys and values
 
 
@@ -67,44 +58,27 @@ def latent_attention(x: Value, w: Weights, cache: Cache, c: DeepseekConfig) -> V
     return linear(o, w.o_proj[d, h, v], bias=bias)
 
 
-def read_deepseek(config: Mapping[str, Any], *, grouped: bool, **defaults: Any) -> DeepseekConfig:
-    """Read the fields that DeepSeek-V2 and V3 share; `defaults` for those that they differ in. Raises InputError."""
-    fields = Fields({**defaults, **{name: value for name, value in config.items() if value is not None}})
+def read_deepseek(
+    config: Mapping[str, Any], *, group_top: int, max_position_embeddings: int, **defaults: Any
+) -> DeepseekConfig:
+    """Read the fields that DeepSeek-V2 and V3 share; the rest is what they differ in. Raises InputError."""
+    fields = Fields({name: value for name, value in config.items() if value is not None})
     rotary = fields.size("qk_rope_head_dim", 64)
     if rotary % 2:
         raise fields.error("qk_rope_head_dim", "is odd, rope needs pairs")
-    layers = fields.size("num_hidden_layers")
     base = read_decoder(
         {**config, "head_dim": rotary, "num_key_value_heads": config.get("num_attention_heads")},
-        Defaults(max_position_embeddings=defaults["max_position_embeddings"]),
+        Defaults(max_position_embeddings=max_position_embeddings),
         attention_bias=fields.flag("attention_bias"),
-        windows=(0,) * layers,
+        windows=(0,) * fields.size("num_hidden_layers"),
     )
-    count, top_k = read_experts(fields.config, "n_routed_experts", "num_local_experts")
-    groups, keep = (fields.size("n_group"), fields.size("topk_group")) if grouped else (0, 0)
-    if groups and count % groups:
-        raise fields.error("n_group", f"does not divide n_routed_experts {count}")
-    if keep > groups:
-        raise fields.error("topk_group", f"is more than n_group {groups}")
-    if groups and top_k > keep * (count // groups):
-        eligible = f"the {keep * (count // groups)} experts of topk_group {keep} groups"
-        raise fields.error("num_experts_per_tok", f"is more than {eligible}")
     return DeepseekConfig(
-        **vars(base),
-        q_lora_rank=fields.size("q_lora_rank") if config.get("q_lora_rank", 1536) is not None else 0,
+        **vars(read_shared_experts(config, base, group_top=group_top, **defaults)),
+        q_lora_rank=fields.size("q_lora_rank", 1536) if config.get("q_lora_rank", 1536) is not None else 0,
         kv_lora_rank=fields.size("kv_lora_rank", 512),
         qk_nope_head_dim=fields.size("qk_nope_head_dim", 128),
         qk_rope_head_dim=rotary,
         v_head_dim=fields.size("v_head_dim", 128),
         score_factor=score_factor(config),
         rope_interleave=fields.flag("rope_interleave", True),
-        n_routed_experts=count,
-        num_experts_per_tok=top_k,
-        n_group=groups,
-        topk_group=keep,
-        n_shared_experts=fields.size("n_shared_experts"),
-        moe_intermediate_size=fields.size("moe_intermediate_size"),
-        first_k_dense_replace=fields.count("first_k_dense_replace", 0),
-        routed_scaling_factor=fields.number("routed_scaling_factor", 1.0),
-        norm_topk_prob=fields.flag("norm_topk_prob"),
     )
