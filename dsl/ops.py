@@ -48,7 +48,8 @@ def head_linear(x: Value, weight: Weights) -> Value:
 def rope(x: Value, spec: Rope, interleaved: bool = False) -> Value:
     """Rotate each head of x [T, heads, head dim] by its row's position (Su et al. 2021).
 
-    Pairs are (i, i + rotary / 2), as in GPT-NeoX, or, `interleaved`, (2 i, 2 i + 1).
+    A Rope of n frequencies rotates a head's first 2 n dims, `rotary`, and leaves the rest as they are. Pairs are
+    (i, i + rotary / 2), as in GPT-NeoX, or, `interleaved`, (2 i, 2 i + 1).
     """
     angles = Value(x.graph, x.graph.add_op("angles", attributes={"rope": spec}))
     return _record("rope", (x, angles), interleaved=True) if interleaved else _record("rope", (x, angles))

@@ -93,13 +93,17 @@ class DecoderConfig:
 
 @dataclass(frozen=True)
 class Defaults:
-    """What a family assumes where config.json is silent; the values of transformers' config classes."""
+    """What a family assumes where config.json is silent; the values of transformers' config classes.
+
+    `partial_rotary_factor` is None if the family rotates whole heads, whatever config.json says; another is refused.
+    """
 
     head_dim: int | None = None  # None: hidden_size / num_attention_heads
     num_key_value_heads: int | None = None  # None: num_attention_heads
     max_position_embeddings: int = 32768
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10000.0
+    partial_rotary_factor: float | None = None
 
 
 def read_decoder(
@@ -139,7 +143,7 @@ def read_decoder(
         tie_word_embeddings=fields.flag("tie_word_embeddings"),
         attention_bias=attention_bias,
         mlp_bias=mlp_bias,
-        rope=rope_from(config, head_dim, context, defaults.rope_theta),
+        rope=rope_from(config, head_dim, context, defaults.rope_theta, defaults.partial_rotary_factor),
         windows=windows,
     )
 

@@ -18,18 +18,30 @@ _ONE = np.float32(1.0)
 _LEAST, _MOST = 1e-15, 1e15
 
 
-def rope_from(config: Mapping[str, Any], head_dim: int, max_position: int, default_theta: float) -> Rope:
+def rope_from(
+    config: Mapping[str, Any], head_dim: int, max_position: int, default_theta: float, default_part: float | None = None
+) -> Rope:
     """Return the rotary frequencies of a config. Raises InputError naming the field.
 
-    The config is in its old form (`rope_theta`, `rope_scaling`) or that of transformers 5 (`rope_parameters`).
+    The config is in its old form (`rope_theta`, `rope_scaling`) or that of transformers 5 (`rope_parameters`). A
+    family with a `default_part` rotates the first int(head_dim * partial_rotary_factor) dims of a head alone.
     """
     parameters, kind = _parameters(config, default_theta)
-    given = parameters.values
-    partial = given.get("partial_rotary_factor", config.get("partial_rotary_factor"))
-    if partial not in (None, 1, 1.0):
-        raise InputError(f"config.json: partial_rotary_factor: {partial!r} is not supported, only 1 is")
-    frequencies, factor = _KINDS[kind](parameters, head_dim, max_position)
+    part = parameters.values.get("partial_rotary_factor", config.get("partial_rotary_factor"))
+    frequencies, factor = _KINDS[kind](parameters, _rotary_dim(part, head_dim, default_part), max_position)
     return Rope(tuple(float(number) for number in frequencies.astype(np.float32)), float(factor))
+
+
+def _rotary_dim(part: Any, head_dim: int, default: float | None) -> int:
+    part = (default or 1) if part is None else part
+    if default is None and part != 1:
+        raise InputError(f"config.json: partial_rotary_factor: {part!r} is not supported, only 1 is")
+    if positive("partial_rotary_factor", part) > 1:
+        raise InputError(f"config.json: partial_rotary_factor: {part!r} is more than 1")
+    rotary = int(head_dim * part)
+    if rotary < 2 or rotary % 2:
+        raise InputError(f"config.json: partial_rotary_factor: {part!r} of {head_dim} dims is no number of pairs")
+    return rotary
 
 
 def score_factor(config: Mapping[str, Any]) -> float:

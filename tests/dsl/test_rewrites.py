@@ -43,6 +43,14 @@ def test_plain_attention_without_rope_or_norm_is_joined():
     assert fused_ops(attention) == ["qkv", "attend", "linear"]
 
 
+def test_heads_of_which_the_first_dims_are_rotated_are_joined():
+    def body(x, w, cache):
+        part = Rope((1.0, 0.5))
+        return attention(x, w, cache, q=rope(linear(x, w.q[4, 8, 16]), part), k=rope(linear(x, w.k[2, 8, 16]), part))
+
+    assert fused_ops(body) == ["angles", "qkv", "attend", "linear"]
+
+
 @pytest.mark.parametrize(
     "different",
     [

@@ -1,4 +1,4 @@
-"""Golden texts of graphs; `PYTHONPATH=. python tests/helpers/golden_texts.py` writes them anew: read the difference."""
+"""Golden texts of graphs; `python tests/helpers/golden_texts.py` writes them anew: read the difference."""
 
 from collections.abc import Callable
 from pathlib import Path

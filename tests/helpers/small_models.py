@@ -1,6 +1,7 @@
 """Small models for the compiler's tests, and their weights packed as a loader would."""
 
 import numpy as np
+from families import FAMILIES, family
 
 from ellm.dsl import attend, embed, experts, linear, logits, rms_norm, rope, route, sigmoid, swiglu, trace
 from ellm.dsl.tensor import Rope
@@ -24,7 +25,7 @@ def config(architecture="LlamaForCausalLM", **overrides) -> dict:
         "rms_norm_eps": 1e-6,
         "tie_word_embeddings": False,
         "sliding_window": None,
-        **EXPERTS.get(architecture, {}),
+        **SIZES.get(architecture, family(architecture).config),
         **overrides,
     }
 
@@ -40,14 +41,15 @@ LATENT = {
     "n_shared_experts": 2,
     "num_experts_per_tok": 3,
 }
-EXPERTS = {
+SIZES = {
     "Qwen3MoeForCausalLM": {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 40},
     "MixtralForCausalLM": {"num_local_experts": 3, "num_experts_per_tok": 1},
     "DeepseekV2ForCausalLM": {**LATENT, "n_routed_experts": 6, "q_lora_rank": None},
     "DeepseekV3ForCausalLM": {**LATENT, "n_routed_experts": 12, "q_lora_rank": 24, "n_group": 4, "topk_group": 2},
     "GptOssForCausalLM": {"num_local_experts": 7, "num_experts_per_tok": 4, "sliding_window": 16},
 }
-"""What the configs of architectures with experts add."""
+"""What the configs of some architectures add; the others what their record says."""
+EXPERTS = [record.architecture for record in FAMILIES if record.experts]
 
 
 def graph(architecture="LlamaForCausalLM", **overrides):
