@@ -11,6 +11,7 @@ from ellm.dsl import Graph, Precision, trace
 from ellm.models.config import DecoderConfig
 from ellm.models.deepseek_v2 import deepseek_v2_block, read_deepseek_v2
 from ellm.models.deepseek_v3 import deepseek_v3_block, read_deepseek_v3
+from ellm.models.glm4_moe import glm4_moe_block, read_glm4_moe
 from ellm.models.gpt_oss import gpt_oss_block, read_gpt_oss
 from ellm.models.layers import Block, decoder
 from ellm.models.llama import llama_block, read_llama, read_mistral
@@ -42,6 +43,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "MixtralForCausalLM": Architecture("mixtral", read_mixtral, mixtral_block),
     "DeepseekV2ForCausalLM": Architecture("deepseek_v2", read_deepseek_v2, deepseek_v2_block),
     "DeepseekV3ForCausalLM": Architecture("deepseek_v3", read_deepseek_v3, deepseek_v3_block),
+    "Glm4MoeForCausalLM": Architecture("glm4_moe", read_glm4_moe, glm4_moe_block),
     "GptOssForCausalLM": Architecture("gpt_oss", read_gpt_oss, gpt_oss_block),
     "SmolLM3ForCausalLM": Architecture("smollm3", read_smollm3, smollm3_block),
 }

@@ -209,6 +209,28 @@ FAMILIES = (
         router=Router("sigmoid", normalize="norm_topk_prob", groups=deepseek_v3_groups),
     ),
     Family(
+        "Glm4MoeForCausalLM",
+        "glm4_moe",
+        {
+            "n_routed_experts": 12,
+            "num_experts_per_tok": 4,
+            "n_shared_experts": 1,
+            "n_group": 3,
+            "topk_group": 2,
+            "norm_topk_prob": True,
+            "routed_scaling_factor": 2.5,
+            "moe_intermediate_size": 40,
+            "first_k_dense_replace": 1,
+            "partial_rotary_factor": 0.5,
+            "use_qk_norm": True,
+            "attention_bias": True,
+        },
+        o_bias=False,
+        head_norms="use_qk_norm",
+        experts=deepseek_v3_experts,
+        router=Router("sigmoid", normalize="norm_topk_prob", groups=deepseek_v3_groups),
+    ),
+    Family(
         "GptOssForCausalLM",
         "gpt_oss",
         {

@@ -60,6 +60,7 @@ TEXTS: dict[str, Callable[[], str]] = {
     "deepseek_v3": lambda: show.text(small_models.graph("DeepseekV3ForCausalLM")),
     "deepseek_v3.fused": lambda: fused("DeepseekV3ForCausalLM"),
     "deepseek_v3.fused.operators": lambda: operators("DeepseekV3ForCausalLM", fuse=True, first_k_dense_replace=0),
+    "glm4_moe.fused": lambda: fused("Glm4MoeForCausalLM", num_hidden_layers=2),
     "gpt_oss.fused": lambda: fused("GptOssForCausalLM"),
     "gpt_oss.fused.operators": lambda: operators("GptOssForCausalLM", fuse=True),
     "sparse.fused": lambda: show.text(rewrite.rewrite(trace(small_models.sparse, 1024))),

@@ -72,6 +72,7 @@ SPARSE = {  # models with experts or quantised weights that also have golden log
         architecture="DeepseekV3ForCausalLM", precision="fp8", form="new", hidden_size=140, q_lora_rank=136,
         kv_lora_rank=160, qk_nope_head_dim=128, v_head_dim=128, num_attention_heads=2, num_key_value_heads=2,
     ),
+    "glm4-moe": dict(architecture="Glm4MoeForCausalLM", layers=3),
     "gpt-oss-mxfp4": dict(architecture="GptOssForCausalLM", rope="yarn-untruncated", precision="mxfp4"),
     "gpt-oss": dict(
         architecture="GptOssForCausalLM", rope="yarn-untruncated", form="new", hidden_size=88, intermediate_size=50,
@@ -187,6 +188,20 @@ LIVE = {
     ),
     "deepseek-v3-fp8-odd": dict(architecture="DeepseekV3ForCausalLM", precision="fp8", rope="yarn-mscale"),
     "deepseek-v3-long": dict(architecture="DeepseekV3ForCausalLM", max_position_embeddings=2048, vocab=283),
+    "glm4-moe-plain": dict(  # without what it can be without
+        architecture="Glm4MoeForCausalLM", use_qk_norm=False, attention_bias=False, n_group=1, topk_group=1,
+        norm_topk_prob=False, first_k_dense_replace=0, n_routed_experts=7, n_shared_experts=2,
+    ),
+    "glm4-moe-yarn": dict(
+        architecture="Glm4MoeForCausalLM", form="new", head_dim=40, partial_rotary_factor=...,
+        rope=dict(
+            rope_type="yarn", factor=8.0, original_max_position_embeddings=128, partial_rotary_factor=0.25
+        ),
+    ),
+    "glm4-moe-fp8": dict(architecture="Glm4MoeForCausalLM", precision="fp8", hidden_size=136, tie_word_embeddings=True),
+    "glm4-moe-long": dict(
+        architecture="Glm4MoeForCausalLM", max_position_embeddings=2048, vocab=283, partial_rotary_factor=1.0
+    ),
     "gpt-oss-mxfp4-tails": dict(
         architecture="GptOssForCausalLM", precision="mxfp4", rope="yarn-untruncated", hidden_size=288, layers=3,
         intermediate_size=32, num_local_experts=12, num_experts_per_tok=4, form="new",

@@ -33,6 +33,16 @@ _LATENT = {
     "num_experts_per_tok": 3,
 }
 _QWEN3_MOE = {**BASE, "head_dim": 32, "num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 40}
+_GLM4_MOE = {
+    **BASE,
+    "head_dim": 32,
+    "n_routed_experts": 12,
+    "num_experts_per_tok": 3,
+    "n_shared_experts": 2,
+    "n_group": 4,
+    "topk_group": 2,
+    "moe_intermediate_size": 40,
+}
 CONFIGS |= {
     "qwen3_moe": {"architectures": ["Qwen3MoeForCausalLM"], **_QWEN3_MOE},
     "qwen3_moe-mixed": {
@@ -60,6 +70,8 @@ CONFIGS |= {
         "q_lora_rank": 24,
         "attention_bias": True,
     },
+    "glm4_moe": {"architectures": ["Glm4MoeForCausalLM"], **_GLM4_MOE, "use_qk_norm": True, "attention_bias": True},
+    "glm4_moe-plain": {"architectures": ["Glm4MoeForCausalLM"], **_GLM4_MOE, "first_k_dense_replace": 0},
     "gpt_oss": {"architectures": ["GptOssForCausalLM"], **BASE, "head_dim": 32, "num_local_experts": 7},
     "smollm3": {"architectures": ["SmolLM3ForCausalLM"], **BASE, "no_rope_layers": [1, 0], "pad_token_id": None},
 }

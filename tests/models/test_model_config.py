@@ -9,7 +9,7 @@ from ellm.models import ARCHITECTURES, from_config
 from ellm.system.errors import InputError
 
 LLAMA, QWEN3 = CONFIGS["llama"], CONFIGS["qwen3"]
-QWEN2, SMOLLM3 = CONFIGS["qwen2"], CONFIGS["smollm3"]
+QWEN2, SMOLLM3, GLM = CONFIGS["qwen2"], CONFIGS["smollm3"], CONFIGS["glm4_moe"]
 MOE, V2, V3, OSS = CONFIGS["qwen3_moe"], CONFIGS["deepseek_v2"], CONFIGS["deepseek_v3"], CONFIGS["gpt_oss"]
 
 
@@ -108,6 +108,16 @@ MOE, V2, V3, OSS = CONFIGS["qwen3_moe"], CONFIGS["deepseek_v2"], CONFIGS["deepse
         ({**V3, "q_lora_rank": 0}, "q_lora_rank: 0 is not a positive int"),
         ({**V2, "topk_method": "noaux_tc"}, "topk_method: 'noaux_tc' is not greedy or group_limited_greedy"),
         ({**V2, "topk_method": "group_limited_greedy"}, "n_group: missing"),
+        ({**GLM, "n_group": 5}, "n_group: 5 does not divide n_routed_experts 12"),
+        ({**GLM, "use_qk_norm": 1}, "use_qk_norm: 1 is not true or false"),
+        ({**GLM, "partial_rotary_factor": "half"}, "partial_rotary_factor: 'half' is not a positive number"),
+        ({**GLM, "partial_rotary_factor": 0}, "partial_rotary_factor: 0 is not a positive number"),
+        ({**GLM, "partial_rotary_factor": 1.5}, "partial_rotary_factor: 1.5 is more than 1"),
+        ({**GLM, "partial_rotary_factor": 0.1}, "partial_rotary_factor: 0.1 of 32 dims is no number of pairs"),
+        (
+            {**GLM, "rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.04}},
+            "partial_rotary_factor: 0.04 of 32 dims is no number of pairs",
+        ),
         ({**OSS, "num_experts_per_tok": 8}, "num_experts_per_tok: 8 is more than the 7 of num_local_experts"),
         ({**OSS, "layer_types": ["full_attention"]}, "layer_types: ['full_attention'] is not a list of 2 layers"),
         ({**OSS, "swiglu_limit": 0}, "swiglu_limit: 0 is not a positive number"),
@@ -169,6 +179,11 @@ def test_defaults_of_families_with_experts():
     assert (v3.first_k_dense_replace, v3.q_lora_rank, v3.head_dim, v3.norm_topk_prob) == (3, 1536, 64, True)
     v2 = from_config({"architectures": ["DeepseekV2ForCausalLM"], **bare, "num_experts_per_tok": 6}).config
     assert (v2.n_routed_experts, v2.n_group, v2.n_shared_experts, v2.first_k_dense_replace) == (64, 0, 2, 0)
+    glm = from_config({"architectures": ["Glm4MoeForCausalLM"], **bare}).config
+    assert (glm.n_routed_experts, glm.num_experts_per_tok, glm.n_shared_experts, glm.n_group) == (128, 8, 1, 1)
+    assert (glm.moe_intermediate_size, glm.first_k_dense_replace, glm.norm_topk_prob) == (1408, 1, True)
+    assert (glm.num_key_value_heads, glm.routed_scaling_factor, glm.use_qk_norm) == (8, 1.0, False)
+    assert (glm.max_position_embeddings, glm.rms_norm_eps, len(glm.rope.inv_freq)) == (131072, 1e-5, 4)
     oss = from_config({"architectures": ["GptOssForCausalLM"], **bare, "num_local_experts": 32}).config
     assert (oss.windows, oss.attention_bias, oss.swiglu_alpha, oss.num_experts_per_tok) == ((128, 0), True, 1.702, 4)
     assert oss.rope.factor == pytest.approx(1.3466, abs=1e-4)
@@ -194,6 +209,13 @@ def test_yarn_scales_deepseeks_scores(form):
     assert c.score_factor == pytest.approx((0.1 * math.log(40) + 1) ** 2)
     assert c.rope.factor == 1.0
     assert from_config(V3).config.score_factor == 1.0
+
+
+@pytest.mark.parametrize("form", [{}, {"partial_rotary_factor": 0.25}, {"rope_parameters": {"rope_theta": 10000.0}}])
+def test_a_part_of_a_head_has_the_frequencies_of_a_smaller_head(form):
+    part = form.get("partial_rotary_factor", 0.5)
+    smaller = from_config({**LLAMA, "head_dim": int(32 * part)}).config.rope
+    assert from_config({**GLM, **form}).config.rope == smaller
 
 
 def windows(**overrides):
