@@ -11,7 +11,7 @@ import networkx
 
 from ellm.dsl.errors import ShapeError
 from ellm.dsl.grammar import GRAMMAR, Node
-from ellm.dsl.source import model_line
+from ellm.dsl.source import error_line, model_line
 from ellm.dsl.tensor import Weight
 
 
@@ -74,7 +74,7 @@ class Graph(networkx.DiGraph):
         try:
             shape = GRAMMAR[node.op].rule(node, [self.node(source) for source in node.inputs])
         except ShapeError as error:
-            raise ShapeError(f"{node.line}: {node.op}: {error}") from None
+            raise ShapeError(f"{error_line(node.line)}: {node.op}: {error}") from None
         return replace(node, shape=shape)
 
     def put(self, key: int, node: Node) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ellm.dsl.errors import GraphError
-from ellm.dsl.source import model_line
+from ellm.dsl.source import error_line
 from ellm.dsl.tensor import Expert, R, Rope, Weight, features, text
 from ellm.dsl.value import Cached, Routes, Value, Weights
 
@@ -68,9 +68,9 @@ def attend(q: Value, k: Cached, v: Cached, *, scale: float, window: int = 0, sin
     not the two halves of one `cache.append`.
     """
     if k.value != v.value or (k.part, v.part) != ("k", "v"):
-        raise GraphError(f'{model_line()}: attend: k and v must be ["k"] and ["v"] of one cache.append')
+        raise GraphError(f'{error_line()}: attend: k and v must be ["k"] and ["v"] of one cache.append')
     if window < 0:
-        raise GraphError(f"{model_line()}: attend: window {window} is negative")
+        raise GraphError(f"{error_line()}: attend: window {window} is negative")
     cache = q.graph.node(k.value.key).attributes["cache"]
     weights = {} if sinks is None else {"sinks": sinks("")}
     return _record("attend", (q, k.value), weights, cache=cache, scale=scale, window=window)
@@ -146,7 +146,7 @@ def experts(routes: Routes, x: Value, body: Callable[[Value, Expert], Value]) ->
     y = body(rows, Expert(routes.experts))
     if not isinstance(y, Value) or y.shape[0] != R:
         shape = text(y.shape) if isinstance(y, Value) else repr(y)
-        raise GraphError(f"{model_line()}: experts: the body must return routed rows [R, width], it returned {shape}")
+        raise GraphError(f"{error_line()}: experts: the body must return routed rows [R, width], it returned {shape}")
     return _record("combine", (routes.value, y))
 
 

@@ -8,7 +8,7 @@ from types import EllipsisType
 
 from ellm.dsl.errors import GraphError, ShapeError
 from ellm.dsl.graph import Graph
-from ellm.dsl.source import model_line
+from ellm.dsl.source import error_line
 from ellm.dsl.tensor import Dim, Expert, Part, Shape, Weight, text
 
 Precision = Callable[[str], str]
@@ -37,7 +37,7 @@ class Value:
         """`x[..., begin:end]`: these columns of the last dim."""
         columns = index[1] if isinstance(index, tuple) and len(index) == 2 and index[0] is ... else None
         if not isinstance(columns, slice) or columns.step is not None:
-            raise GraphError(f"{model_line()}: {self}: only x[..., begin:end] can be taken, not {index!r}")
+            raise GraphError(f"{error_line()}: {self}: only x[..., begin:end] can be taken, not {index!r}")
         width = self.shape[-1]
         begin, end, _ = columns.indices(width) if isinstance(width, int) else (0, 0, 1)
         return Value(self.graph, self.graph.add_op("slice", (self.key,), attributes={"begin": begin, "end": end}))
@@ -80,7 +80,7 @@ class Weights:
         first, *rest = shape if isinstance(shape, tuple) else (shape,)
         dims = tuple(dim for dim in rest if not isinstance(dim, Expert))
         if len(dims) < len(rest):
-            raise GraphError(f"{model_line()}: weight {self._path}: an expert's index comes first")
+            raise GraphError(f"{error_line()}: weight {self._path}: an expert's index comes first")
         if isinstance(first, Expert):
             return replace(self, _shape=dims, _view=replace(self._view, experts=first.count, stacked=True))
         return replace(self, _shape=(first, *dims))
@@ -90,7 +90,7 @@ class Weights:
         """A tensor that the checkpoint stores [..., contracted, output], seen with its last two dims exchanged."""
         shape = self._dims("weight")
         if len(shape) < 2:
-            raise GraphError(f"{model_line()}: weight {self._path}{text(shape)}: needs two dims to be transposed")
+            raise GraphError(f"{error_line()}: weight {self._path}{text(shape)}: needs two dims to be transposed")
         old = self._view
         view = replace(old, transposed=not old.transposed, part=old.k_part, k_part=old.part)
         return replace(self, _shape=(*shape[:-2], shape[-1], shape[-2]), _view=view)
@@ -99,7 +99,7 @@ class Weights:
         """Views of a tensor that the checkpoint stores joined, cut along an output dim. Raises ShapeError."""
         shape = self._whole()
         if sum(sizes) != shape[dim]:
-            raise ShapeError(f"{model_line()}: weight {self._path}{text(shape)}: dim {dim} is not {text(sizes)} in sum")
+            raise ShapeError(f"{error_line()}: weight {self._path}{text(shape)}: dim {dim} is not {text(sizes)} in sum")
         inner = 1  # stored rows to one step along dim; the last dim is contracted
         for size in shape[dim + 1 : -1]:
             inner *= size
@@ -115,7 +115,7 @@ class Weights:
         """Views of a tensor [rows, k] of which view i has rows i, i + count, ... Raises ShapeError."""
         rows, *rest = self._whole()
         if rows % count or len(rest) != 1:
-            raise ShapeError(f"{model_line()}: weight {self._path}{text((rows, *rest))}: rows are not {count} views")
+            raise ShapeError(f"{error_line()}: weight {self._path}{text((rows, *rest))}: rows are not {count} views")
         views = [replace(self._view, part=Part(rows, rows // count, first, count)) for first in range(count)]
         return tuple(replace(self, _shape=(rows // count, *rest), _view=view) for view in views)
 
@@ -136,16 +136,16 @@ class Weights:
     def _dims(self, part: str) -> tuple[int, ...]:
         name = f"{self._path}.{part}".rstrip(".")
         if self._shape is None:
-            raise GraphError(f"{model_line()}: weight {name} has no shape: write it as [dims]")
+            raise GraphError(f"{error_line()}: weight {name} has no shape: write it as [dims]")
         for dim in self._shape:
             if not isinstance(dim, int) or dim <= 0:
-                raise GraphError(f"{model_line()}: weight {name}: dim {dim!r} is not a positive int")
+                raise GraphError(f"{error_line()}: weight {name}: dim {dim!r} is not a positive int")
         return self._shape
 
     def _whole(self) -> tuple[int, ...]:
         shape = self._dims("weight")
         if self._view.part or self._view.k_part or len(shape) < 2:
-            raise GraphError(f"{model_line()}: weight {self._path}{text(shape)}: only whole matrices can be cut")
+            raise GraphError(f"{error_line()}: weight {self._path}{text(shape)}: only whole matrices can be cut")
         return shape
 
 

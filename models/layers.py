@@ -24,6 +24,8 @@ from ellm.dsl import (
 )
 from ellm.models.config import DecoderConfig, SharedExpertsConfig
 
+__composites__ = True  # an error in one begins with the line of the model that calls it
+
 Block = Callable[[Value, Weights, Cache, Any, int], Value]
 """(x [T, hidden], weights, cache, config, number) of a layer gives [T, hidden]."""
 

@@ -15,6 +15,8 @@ from ellm.dsl import Cache, Value, Weights, attend, concat, expand_latent, head_
 from ellm.models.config import Defaults, Fields, SharedExpertsConfig, read_decoder, read_shared_experts
 from ellm.models.rope import score_factor
 
+__composites__ = True  # an error in one begins with the line of the model that calls it
+
 
 @dataclass(frozen=True)
 class DeepseekConfig(SharedExpertsConfig):

@@ -1,5 +1,7 @@
 """Operands that do not fit fail on the model's line, with both shapes and the checkpoint's name of the weight."""
 
+import re
+
 import pytest
 
 from ellm.dsl import (
@@ -22,6 +24,7 @@ from ellm.dsl import (
     swiglu,
     trace,
 )
+from ellm.models.layers import mlp
 from ellm.system.errors import InputError
 
 
@@ -183,6 +186,21 @@ def test_expert_weights_need_the_experts_index_and_routed_rows():
     assert found == f"linear: x is [T, 16], weight layers.3.e.{{expert}}.up.weight[8, 16]: {problem}"
     found = message(lambda x, w, caches: linear(x, w.up[8, Expert(6)]))
     assert found == "weight layers.3.up: an expert's index comes first"
+
+
+def test_what_does_not_fit_in_a_shared_layer_names_the_line_that_calls_it():
+    def refused(body) -> str:
+        place, text = message(body).split(": ", 1)
+        assert re.fullmatch(r"models/layers\.py:\d+", place)
+        return text
+
+    found = refused(lambda x, w, caches: experts(routes(x, w), x, lambda rows, e: mlp(rows, w.experts[e], 15, 8)))
+    weight = "layers.3.experts.{expert}.gate_proj.weight[8, 15]"
+    assert found == f"linear: x is [R, 16], weight {weight}: it must be [output dims..., 16]"
+    found = refused(lambda x, w, caches: experts(routes(x, w), x, lambda rows, e: mlp(rows, w.experts[e], 16, 0)))
+    assert found == "weight layers.3.experts.{expert}.gate_proj.weight: dim 0 is not a positive int"
+    found = refused(lambda x, w, caches: mlp(x, w.mlp, 15, 8))
+    assert found == "linear: x is [T, 16], weight layers.3.mlp.gate_proj.weight[8, 15]: it must be [output dims..., 16]"
 
 
 def test_body_of_experts_returns_routed_rows():
