@@ -60,7 +60,7 @@ class Checkpoint:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer, built at first use. Raises InputError if there is none or it is broken."""
+        """The tokenizer, built at first use; TokenIds if the folder has none. Raises InputError if it is broken."""
         return self._build_tokenizer()
 
     def precision(self, name: str) -> str:

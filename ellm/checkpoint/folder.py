@@ -12,6 +12,7 @@ from ellm.checkpoint.checkpoint import Checkpoint
 from ellm.checkpoint.json_file import check_file, read_json, read_json_if_any
 from ellm.checkpoint.tensors import TensorInfo
 from ellm.system.errors import InputError, one_line
+from ellm.text.token_ids import TokenIds
 from ellm.text.tokenizer import Tokenizer
 
 FILES = (  # what `open_folder` reads
@@ -66,7 +67,7 @@ def _read_tensors(folder: Path) -> dict[str, TensorInfo]:
 def _build_tokenizer(folder: Path, config: dict[str, Any], generation: dict[str, Any]) -> Tokenizer:
     path = folder / "tokenizer.json"
     if not path.exists():
-        raise InputError(f"{folder}: has no tokenizer.json")
+        return TokenIds(str(folder), _eos_ids(folder, config, generation))
     check_file(path)
     try:
         backend = tokenizers.Tokenizer.from_file(str(path))

@@ -16,6 +16,7 @@ from ellm.serving.request import Request
 from ellm.serving.runtime import Runtime
 from ellm.serving.sampling import SamplingParams
 from ellm.system.errors import InputError
+from ellm.text.token_ids import TokenIds
 
 Prompt = str | Sequence[int]
 Message = Mapping[str, Any]
@@ -25,9 +26,11 @@ class LLM:
     """A model on this machine's cores; close it, or use it as a context manager.
 
     `model` is a folder with config.json, safetensors and tokenizer.json, a .gguf file, a hub name ("org/name") or an
-    alias ("smollm2"). `threads`: workers, one a core (None: every physical core that this process may use). `context`:
-    most tokens of a sequence (None: all that the model was made for; it costs address space, not memory). `chunk`: most
-    rows in a step. `isa`: "amx", "avx512", "avx2" or "portable" (None: $ELLM_ISA, else the best here).
+    alias ("smollm2"). A folder without tokenizer.json serves token ids: prompts are lists of ids, outputs have no text,
+    and what needs text raises InputError. `threads`: workers, one a core (None: every physical core that this process
+    may use). `context`: most tokens of a sequence (None: all that the model was made for; it costs address space, not
+    memory). `chunk`: most rows in a step. `isa`: "amx", "avx512", "avx2" or "portable" (None: $ELLM_ISA, else the best
+    here).
     `expanded_prefill`, of a model with latent attention: long prompts are computed with keys and values expanded, which
     is faster, takes more memory, and gives up that a prompt's rows have the bits of decoded or differently cut ones.
     `progress` is called with the bytes loaded so far and in all, and makes a download show a bar.
@@ -134,6 +137,8 @@ class LLM:
     def _request(self, prompt: Prompt, params: SamplingParams, cache: PromptCache | None = None) -> Request:
         if not isinstance(params, SamplingParams):
             raise InputError(f"sampling_params must be SamplingParams, not {params!r}")
+        if params.stops and isinstance(self.tokenizer, TokenIds):
+            raise self.tokenizer.error("there is no text to find stop strings in")
         tokens = self._tokens(self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt)
         return Request(tokens, params, self.context, self.tokenizer.stream(), self.tokenizer.eos_ids, cache)
 

@@ -90,10 +90,12 @@ def test_broken_tokenizer(folder, content):
     assert "tokenizer.json: broken tokenizer" in refused(folder)
 
 
-def test_no_tokenizer_is_an_error_only_when_it_is_needed(folder):
+def test_without_a_tokenizer_there_are_the_ids_that_end_an_answer(folder):
     (folder / "tokenizer.json").unlink()
-    open_checkpoint(folder).close()
-    assert "has no tokenizer.json" in refused(folder)
+    with open_checkpoint(folder) as checkpoint:
+        assert checkpoint.tokenizer.eos_ids == {2, 0}
+        with pytest.raises(InputError, match="so prompts are lists of token ids"):
+            checkpoint.tokenizer.encode("hi")
 
 
 def test_special_token_outside_the_vocabulary(folder):

@@ -1,0 +1,61 @@
+"""What stands where a model has no tokenizer: token ids go in and come out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ellm.system.errors import InputError
+from ellm.text.tokenizer import Tokenizer, TokenStream
+
+
+class TokenIds(Tokenizer):
+    """Whatever needs text raises InputError; the text of a stream is empty.
+
+    Attributes:
+        source: the checkpoint, for messages.
+        eos_ids: ids that end an answer.
+    """
+
+    def __init__(self, source: str, eos_ids: Iterable[int]):
+        self.source = source
+        self.bos_id = None
+        self.eos_ids = {*eos_ids}
+
+    def encode(self, text: str, add_special: bool = True) -> list[int]:
+        """Raises InputError."""
+        raise self.error("prompts are lists of token ids")
+
+    def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
+        """Raises InputError."""
+        raise self.error("answers are lists of token ids")
+
+    def stream(self, skip_special: bool = True) -> TokenStream:
+        """A stream of no text."""
+        return _NoText(self, skip_special)
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Raises InputError."""
+        raise self.error("prompts are lists of token ids")
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool = True,
+        tools: Sequence[Any] | None = None,
+    ) -> str:
+        """Raises InputError."""
+        raise self.error("prompts are lists of token ids")
+
+    def error(self, instead: str) -> InputError:
+        """Make the error of what needs text; the caller raises it."""
+        return InputError(f"{self.source}: has no tokenizer.json, so {instead}")
+
+
+class _NoText(TokenStream):
+    def push(self, token_id: int) -> str:
+        return ""
+
+    def finish(self) -> str:
+        return ""
