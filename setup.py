@@ -4,6 +4,7 @@ Everything else is in pyproject.toml. Sources are spelled through ellm/, whose s
 folders.
 """
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -61,4 +62,6 @@ def extensions() -> list[Extension]:
 if __name__ == "__main__":
     checks = dict.fromkeys(("boundscheck", "wraparound", "initializedcheck"), False)
     directives = {"language_level": 3, "cdivision": True, **checks}
-    setup(ext_modules=cythonize(extensions(), compiler_directives=directives, include_path=["."]))
+    cores = len(os.sched_getaffinity(0))
+    modules = cythonize(extensions(), compiler_directives=directives, include_path=["."], nthreads=cores)
+    setup(ext_modules=modules, options={"build_ext": {"parallel": cores}})

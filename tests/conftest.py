@@ -1,10 +1,21 @@
 """Fixtures of all tests. Helpers are modules in helpers/, which pyproject.toml puts on sys.path."""
 
+import contextlib
 import os
 import sys
 
 import pytest
 from tiny import write_checkpoint
+
+
+def pytest_configure(config):
+    """Fetch the demo model once, before the workers of pytest-xdist start."""
+    from ellm.checkpoint import aliases
+    from ellm.system.errors import InputError
+
+    if not hasattr(config, "workerinput"):
+        with contextlib.suppress(InputError):  # each test that needs it says so
+            aliases.path_of(aliases.DEFAULT)
 
 
 @pytest.fixture(scope="module")

