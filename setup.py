@@ -40,6 +40,7 @@ def extensions() -> list[Extension]:
     sources = sorted(glob("ellm/kernels/*.pyx") + glob("ellm/scheduler/*.pyx"))
     if not {"ellm/kernels/_portable.pyx", "ellm/kernels/task.h"} <= {*sources, *headers}:
         sys.exit("setup.py: the Cython sources or the headers of ellm/kernels are missing from this tree")
+    shared = [*headers, *glob("ellm/kernels/*.px[di]"), *glob("ellm/scheduler/*.px[di]")]
     found = []
     for source in sources:
         flags = ISA_FLAGS.get(Path(source).stem, [])
@@ -51,7 +52,7 @@ def extensions() -> list[Extension]:
                 source.removesuffix(".pyx").replace("/", "."),
                 [source],
                 include_dirs=["ellm/kernels", "ellm/scheduler"],
-                depends=headers + glob("ellm/kernels/*.pxi") + glob("ellm/kernels/*.pxd"),
+                depends=shared,
                 extra_compile_args=["-g0", *COMMON, *flags],  # -g, which Python was built with, takes a third more time
                 extra_link_args=["-pthread"],
             )

@@ -2,20 +2,38 @@
 
 import contextlib
 import os
+import signal
 import sys
+from pathlib import Path
 
 import pytest
+from stale_build import changed_since_built
 from tiny import write_checkpoint
+
+ROOT = Path(__file__).parent.parent
+MOST_WORKERS = 4  # each opens pools of a thread a core, and models
 
 
 def pytest_configure(config):
-    """Fetch the demo model once, before the workers of pytest-xdist start."""
+    """What is done once, before the workers of pytest-xdist start."""
     from ellm.checkpoint import aliases
     from ellm.system.errors import InputError
 
-    if not hasattr(config, "workerinput"):
-        with contextlib.suppress(InputError):  # each test that needs it says so
-            aliases.path_of(aliases.DEFAULT)
+    if hasattr(config, "workerinput"):
+        return
+    newer = changed_since_built(ROOT)
+    if newer is not None:
+        raise pytest.UsageError(
+            f"{newer.relative_to(ROOT)} was changed after the build: python setup.py build_ext --inplace"
+        )
+    # In a script's background SIGINT is ignored, and would be by all children.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with contextlib.suppress(InputError):  # each test that needs it says so
+        aliases.path_of(aliases.DEFAULT)  # downloaded once
+
+
+def pytest_xdist_auto_num_workers():
+    return min(len(os.sched_getaffinity(0)), MOST_WORKERS)
 
 
 @pytest.fixture(scope="module")
