@@ -1,6 +1,6 @@
 """What a compiled program says: sizes, arguments, weights, costs; the same each time, and after saving and loading."""
 
-import time
+import sys
 from dataclasses import fields
 
 import numpy as np
@@ -85,15 +85,35 @@ def test_saved_program_is_loaded_bit_for_bit(tmp_path, fuse):
     assert_equal(Program.load(tmp_path / "program.npz"), program)
 
 
-@pytest.mark.parametrize(
-    "model, seconds",
-    [(QWEN3_06B, 3), (LLAMA_70B, 10), (DEEPSEEK_671B, 20)],
-    ids=["28 layers", "80 layers", "58 layers of 256 experts"],
-)
-def test_compiling_takes_seconds(model, seconds):
-    begin = time.process_time()
-    compile(from_config(model).graph(), context=4096, chunk=512).check()
-    assert time.process_time() - begin < seconds
+def calls_of_compiling(model):
+    """How many functions are called to compile a model and to check it."""
+    count = 0
+
+    def profile(frame, event, argument):
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    before = sys.getprofile()
+    sys.setprofile(profile)
+    try:
+        compile(from_config(model).graph(), context=4096, chunk=512).check()
+    finally:
+        sys.setprofile(before)
+    return count
+
+
+@pytest.mark.parametrize("model", [QWEN3_06B, DEEPSEEK_671B], ids=["dense", "experts"])
+def test_compiling_is_linear_in_layers(model):
+    few, many = (calls_of_compiling(model | {"num_hidden_layers": layers}) for layers in (8, 16))
+    assert many < 2.3 * few
+
+
+def test_compiling_has_no_loop_over_experts():
+    few, many = (
+        calls_of_compiling(DEEPSEEK_671B | {"num_hidden_layers": 4, "n_routed_experts": experts})
+        for experts in (32, 256)
+    )
+    assert many < 1.1 * few
 
 
 def test_sizes_of_a_model_with_latent_attention_and_experts():

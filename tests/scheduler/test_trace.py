@@ -97,10 +97,10 @@ def test_what_the_workers_of_an_unequal_step_do():
     assert len(steps) == 10 and begin <= steps["start_ns"][-1] < steps["end_ns"][-1] <= end
     long = only(spans, *TASKS)
     long = long[(long["group"] == 0) & (long["index"] == 0)]
-    durations = long["end_ns"] - long["start_ns"]
-    assert len(long) == 10 and (durations >= 19_990_000).all()
+    assert len(long) == 10
     parked = only(spans, Activity.PARK)
-    assert len(parked) and (parked["end_ns"] - parked["start_ns"]).max() > 10_000_000
+    begins, ends = (np.subtract.outer(parked[field], long[field]) for field in ("start_ns", "end_ns"))
+    assert ((begins > 0) & (begins < 20_000_000) & (ends > 0)).any(), "nobody slept through the rest of a long task"
     assert set(parked["group"].tolist()) <= {1, -1}
     assert np.isin(Activity.STOLEN, spans["what"])
 
