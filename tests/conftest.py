@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import small_caches
 from stale_build import changed_since_built
 from tiny import write_checkpoint
 
@@ -34,6 +35,16 @@ def pytest_configure(config):
 
 def pytest_xdist_auto_num_workers():
     return min(len(os.sched_getaffinity(0)), MOST_WORKERS)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _small_caches():
+    from ellm.machine import limits, measure
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (limits, measure):
+            patch.setattr(module, "last_level_cache", lambda cores: small_caches.SIZE)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import small_caches
 import tiny
 
 SCRIPT = Path(__file__).parents[2] / "bench" / "experts.py"
@@ -14,7 +15,8 @@ SCRIPT = Path(__file__).parents[2] / "bench" / "experts.py"
 @pytest.mark.parametrize("architecture", ["Qwen3MoeForCausalLM", "DeepseekV3ForCausalLM", "GptOssForCausalLM"])
 def test_tasks_run_are_those_of_the_experts_hit(architecture, tmp_path):
     folder = tiny.write_checkpoint(tmp_path, architecture)
-    command = [sys.executable, SCRIPT, folder, "-c", "150", "-n", "2", "--repeat", "1"]
+    script = f"{small_caches.PATCH} import runpy; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
+    command = [sys.executable, "-c", script, folder, "-c", "150", "-n", "2", "--repeat", "1"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr

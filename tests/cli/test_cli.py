@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import small_caches
 from tiny import write_checkpoint
 
 from ellm.cli.main import main
@@ -23,7 +24,8 @@ QUESTION = "What is the capital of France? Answer in one sentence."
 
 
 def ellm(*arguments, stdin="", **environment):
-    command = [*ELLM, *map(str, arguments)]
+    measures = {"bench", "doctor", "--stats"} & set(arguments)
+    command = [*(small_caches.ELLM if measures else ELLM), *map(str, arguments)]
     variables = os.environ | environment
     return subprocess.run(command, input=stdin, capture_output=True, text=True, cwd=ROOT, timeout=120, env=variables)
 

@@ -2,11 +2,11 @@
 
 import os
 import re
-import sys
 from pathlib import Path
 
 import pexpect
 import pytest
+import small_caches
 
 ROOT = Path(__file__).parents[2]
 CAPITAL = "What is the capital of France? Answer in one sentence."
@@ -22,9 +22,9 @@ def start(tmp_path):
 
     def spawn(*arguments):
         environment = os.environ | {"XDG_STATE_HOME": str(tmp_path), "TERM": "xterm"}
-        command = ["-m", "ellm.cli.main", "run", *arguments]
+        command, *rest = [*small_caches.ELLM, "run", *arguments]
         child = pexpect.spawn(
-            sys.executable, command, cwd=ROOT, env=environment, encoding="utf-8", timeout=30, dimensions=(40, 200)
+            command, rest, cwd=ROOT, env=environment, encoding="utf-8", timeout=30, dimensions=(40, 200)
         )
         children.append(child)
         return child
