@@ -1,0 +1,81 @@
+"""Events: they count signals, and publish groups once all have come."""
+
+
+cdef inline void signal_event(WorkerState *self, int32_t number) noexcept nogil:
+    """Count one signal. The count starts anew in each step, so one that was not met in a former step does no harm."""
+    cdef Event *event = &self.program.events[number]
+    cdef uint64_t seen = load_relaxed(&event.count), counted
+    while True:
+        counted = (seen if seen >> 32 == self.program.generation else self.program.generation << 32) + 1
+        if compare_exchange(&event.count, &seen, counted):
+            break
+    if <uint32_t>counted == event.needed:
+        self.queue[self.queued] = number
+        self.queued += 1
+
+
+cdef inline void signal_events_of(WorkerState *self, Group *group) noexcept nogil:
+    cdef int32_t i
+    for i in range(group.signals_begin, group.signals_end):
+        signal_event(self, self.program.signals[i])
+
+
+cdef int64_t publish(WorkerState *self, int32_t number) noexcept nogil:
+    """Append a group to the log and return its number of tasks. One without tasks completes at once, or is ignored."""
+    cdef ProgramState *program = self.program
+    cdef Group *group = &program.groups[number]
+    cdef uint64_t slot
+    group.tasks = group.count[0] * group.tiles
+    if group.tasks == 0:
+        if group.completes_empty:
+            signal_events_of(self, group)
+        return 0
+    store_relaxed(&group.remaining, group.tasks)
+    slot = fetch_add(&program.tail, 1)
+    store_published(&program.log[slot], program.generation << 32 | <uint64_t>(number + 1))
+    return group.tasks
+
+
+cdef int64_t wake_groups(WorkerState *self, const Wake *wake) noexcept nogil:
+    """Publish the groups that a list in the arena names, and have their join wait for them; returns how many tasks.
+
+    After a failure the list may be that of another step: nothing is published then.
+    """
+    cdef ProgramState *program = self.program
+    cdef int32_t count = 0 if load_relaxed(&program.failure) else wake.list[0], i
+    cdef int64_t tasks = 0
+    if self.ring and wake.bytes:
+        memcpy(wake.copy, wake.watched, wake.bytes)
+    program.events[wake.join].needed = count
+    if count == 0:
+        self.queue[self.queued] = wake.join
+        self.queued += 1
+    for i in range(1, count + 1):
+        tasks += publish(self, wake.first + wake.list[i])
+    return tasks
+
+
+cdef int64_t fire_events(WorkerState *self) noexcept nogil:
+    """Handle the events in the queue and those that they set off; returns how many tasks became ready."""
+    cdef ProgramState *program = self.program
+    cdef Event *event
+    cdef int64_t tasks = 0
+    cdef int32_t i, head = 0
+    while head < self.queued:
+        event = &program.events[self.queue[head]]
+        for i in range(event.publishes_begin, event.publishes_end):
+            tasks += publish(self, program.publishes[i])
+        for i in range(event.triggers_begin, event.triggers_end):
+            signal_event(self, program.triggers[i])
+        if self.queue[head] == program.end:
+            close_step(program)
+        head += 1
+    self.queued = 0
+    return tasks
+
+
+cdef void close_step(ProgramState *program) noexcept nogil:
+    """Let no further worker join, and append the log entry that sends the others home."""
+    fetch_or(&program.pool.state, CLOSED)
+    store_published(&program.log[fetch_add(&program.tail, 1)], program.generation << 32 | LOG_END)
+    wake(program.pool, INT_MAX)
