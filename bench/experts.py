@@ -3,22 +3,21 @@
 python bench/experts.py FOLDER [-c 128] [-n 32] [--repeat 5] [--threads N]
 
 FOLDER is a checkpoint, such as bench/make_checkpoint.py writes. The limit of decode is set by the bytes of the weights
-that one token is routed to. Experts hit are counted from what `route` chose, tasks by the scheduler.
+that one token is routed to. Experts hit are counted from the rows that `dispatch` gave each, tasks by the scheduler.
 """
 
 import argparse
-import sys
 from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "helpers"))
-from routes import RoutedSequence
-
 from ellm.machine.limits import Limits
 from ellm.profiling.bencher import Bencher
+from ellm.profiling.recorder import Recorder
+from ellm.scheduler import StepInput
 from ellm.serving.runtime import Runtime
+from ellm.system.memory import Mapping
 
 ALLOWANCE = 300 << 20  # bytes beyond weights and arena
 
@@ -42,32 +41,46 @@ def main() -> None:
 
 def tasks(runtime: Runtime, context: int) -> list[str]:
     """A line each for a prefill of the context and for one token after it."""
-    tokens = np.random.default_rng(0).integers(0, runtime.program.vocab, context + 1)
+    tokens = np.random.default_rng(0).integers(0, runtime.program.vocab, context + 1, np.int32)
     lines = []
-    with closing(RoutedSequence(runtime)) as sequence:
+    with closing(Mapping(runtime.program.range_bytes, "the KV range")) as cache, runtime.executable.trace():
+        recorder = Recorder(runtime.executable, context)
         for name, begin, end in (("prefill", 0, context), ("decode", context, context + 1)):
-            sequence.step(tokens[begin:end], begin)
-            run, wanted = expert_tasks(runtime, sequence)
-            hit = sum(len(np.unique(chosen)) for chosen in sequence.experts)
+            recorder.run(one_sequence(tokens[begin:end], begin, cache.address, runtime.program.vocab))
+            experts = recorder.steps[-1].experts
+            run, wanted = expert_tasks(runtime, experts)
             verdict = "equal" if run == wanted else "DIFFERENT"
             lines.append(
-                f"{name:<8} {end - begin:>4} rows: {hit} experts hit in {len(sequence.experts)} layers, "
+                f"{name:<8} {end - begin:>4} rows: {np.count_nonzero(experts)} experts hit in {len(experts)} layers, "
                 f"{run} expert tasks run, {wanted} by experts hit x tiles: {verdict}"
             )
     return lines
 
 
-def expert_tasks(runtime: Runtime, sequence: RoutedSequence) -> tuple[int, int]:
-    """Tasks of the experts' operators that the last step ran, and that the experts it chose make."""
-    counted = sequence.executable.statistics()["operators"]
+def one_sequence(tokens: np.ndarray, position: int, cache: int, vocab: int) -> StepInput:
+    """A step of tokens [T] from this position on; the logits after the last one."""
+    count = len(tokens)
+    return StepInput(
+        tokens=tokens,
+        positions=np.arange(position, position + count, dtype=np.int32),
+        slots=np.zeros(count, np.int32),
+        ranges=np.array([cache], np.uint64),
+        logit_row=np.array([count - 1], np.int32),
+        logits=np.empty((1, vocab), np.float32),
+    )
+
+
+def expert_tasks(runtime: Runtime, experts: np.ndarray) -> tuple[int, int]:
+    """Tasks of the experts' operators that the last step ran, and that the rows [layers, experts] of each make."""
+    counted = runtime.executable.statistics()["operators"]
     described = [operator for operator in runtime.program.meta["operators"] if operator["experts"]]
     layers = [described[i : i + 2] for i in range(0, len(described), 2)]  # gate_up and down
     run = sum(counted[operator["name"]]["tasks"] for operator in described)
-    wanted = 0
-    for chosen, operators in zip(sequence.experts, layers, strict=True):
-        _, rows = np.unique(chosen, return_counts=True)
-        row_tiles = int((-(-rows // runtime.program.row_block)).sum())
-        wanted += row_tiles * sum(operator["tiles"] for operator in operators)
+    row_tiles = (-(-experts // runtime.program.row_block)).sum(1).tolist()
+    wanted = sum(
+        tiles * sum(operator["tiles"] for operator in operators)
+        for tiles, operators in zip(row_tiles, layers, strict=True)
+    )
     return run, wanted
 
 

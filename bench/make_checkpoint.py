@@ -12,24 +12,25 @@ Quantised models (fp8 with scales per 128 x 128 block, MXFP4) are written as suc
 Reads and time per token depend on the shapes and on which experts the tokens are routed to, so such a checkpoint
 measures speed; its text is noise. Its routers are as uneven as trained ones (ellm/predict/routes.py), and its embedding
 is so large that what the layers add does not make all rows alike, or all would go to the same few experts. The
-tokenizer has 267 tokens whatever the vocabulary. Multi-token-prediction layers are left out. Memory stays below 200 MB:
+tokenizer has 256 tokens whatever the vocabulary. Multi-token-prediction layers are left out. Memory stays below 200 MB:
 tensors are made and written in pieces.
 """
 
 import argparse
 import json
 import math
-import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "helpers"))
-from families import family
-from tiny import write_json, write_tokenizer
-from tiny_shapes import BLOCK, GROUP, stored
+from ellm.compiled import Source, compile_model
+from ellm.system.errors import InputError
 
+BLOCK = 128  # rows and columns that share an fp8 scale
+GROUP = 32  # values that share an mxfp4 scale
 SHARD_BYTES = 2 << 30
 PIECE = 16 << 20  # values made at once
 ROUTERS = (".gate.weight", ".router.weight")
@@ -53,10 +54,6 @@ def main() -> None:
     arguments = parser.parse_args()
     file = arguments.config / "config.json" if arguments.config.is_dir() else arguments.config
     config = json.loads(file.read_text())
-    try:
-        family(config["model_type"])
-    except LookupError as error:
-        parser.error(f"{file}: {error}")
     if "num_nextn_predict_layers" in config:
         config["num_nextn_predict_layers"] = 0
     for name, value in map(assignment, arguments.set):
@@ -65,9 +62,13 @@ def main() -> None:
         config["num_hidden_layers"] = arguments.layers
         if config.get("layer_types"):
             config["layer_types"] = config["layer_types"][: arguments.layers]
+    try:
+        tensors = stored(config)
+    except InputError as error:
+        parser.error(f"{file}: {error}")
     arguments.out.mkdir(parents=True, exist_ok=True)
     begin = time.perf_counter()
-    total = write_random_weights(arguments.out, stored(config))
+    total = write_random_weights(arguments.out, tensors)
     write_json(arguments.out / "config.json", config)
     write_tokenizer(arguments.out)
     print(f"{arguments.out}: {total / 1e9:.2f} GB in {time.perf_counter() - begin:.1f} s")
@@ -77,6 +78,40 @@ def assignment(text: str) -> tuple[str, object]:
     """NAME=VALUE, the value in JSON."""
     name, _, value = text.partition("=")
     return name, json.loads(value)
+
+
+def stored(config: dict[str, Any]) -> dict[str, Tensor]:
+    """Every tensor that the compiled model reads, in the precision that the config says; by name, so that each gets the
+    same numbers however the model is compiled."""
+    source = Source.of_config(config)
+    plain = {"bf16": "BF16", "f16": "F16"}[source.model.precision("model.norm.weight")]
+    found: dict[str, Tensor] = {}
+    for weight in compile_model(source).program.meta["weights"]:
+        for tensor in weight.get("sources", ()):
+            for expert in range(weight.get("experts", 1)):
+                name = tensor["name"].replace("{expert}", str(expert))
+                found[name] = (plain, tuple(tensor["shape"]))
+                if name.endswith("e_score_correction_bias"):
+                    found[name] = ("F32", found[name][1])
+                if "scales" in tensor:
+                    codes, scales = ("U8", "U8") if name.endswith("_blocks") else ("F8_E4M3", "F32")
+                    found[name] = (codes, found[name][1])
+                    of_scales = tensor["scales"]["name"].replace("{expert}", str(expert))
+                    found[of_scales] = (scales, tuple(tensor["scales"]["shape"]))
+    return dict(sorted(found.items()))
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def write_tokenizer(folder: Path) -> None:
+    """A byte-level one without merges."""
+    tokens = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.save(str(folder / "tokenizer.json"))
 
 
 def write_random_weights(folder: Path, tensors: dict[str, Tensor]) -> int:

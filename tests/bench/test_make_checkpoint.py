@@ -85,8 +85,8 @@ def test_routers_are_as_uneven_as_those_of_a_plan(architecture, count, tmp_path)
 
 
 def test_an_unknown_family_is_refused(tmp_path):
-    tiny.write_json(tmp_path / "config.json", {"model_type": "mamba"})
+    tiny.write_json(tmp_path / "config.json", {"architectures": ["Mamba2ForCausalLM"]})
     done = run(tmp_path, tmp_path / "out")
     assert done.returncode == 2
-    assert "mamba" in done.stderr
+    assert "Mamba2ForCausalLM" in done.stderr
     assert not (tmp_path / "out").exists()
