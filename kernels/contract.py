@@ -1,6 +1,6 @@
 """What the compiler needs to know about a kernel: its arguments, tasks, scratch memory and cost.
 
-The layout of the arguments is read from task.h, the only place where it is written. Needs NumPy only.
+The layout of the arguments is read from arguments.h, the only place where it is written. Needs NumPy only.
 
 The limits probe: memory and multiplication limits are measured by tasks of the kernels `probe_read` and `probe_matmul`.
 A program for them has one operator with one group on row block 0 (kind ROWS, `tiles` = the operator's `tasks`), run
@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-_SOURCE = re.sub(r"/\*.*?\*/", "", Path(__file__).with_name("task.h").read_text(), flags=re.DOTALL).replace("\\\n", " ")
+TEXT = "".join(Path(__file__).with_name(name).read_text() for name in ("task.h", "arguments.h"))
+_SOURCE = re.sub(r"/\*.*?\*/", "", TEXT, flags=re.DOTALL).replace("\\\n", " ")
 _SIZES = {"int32_t": "i4", "int64_t": "i8", "uint64_t": "u8", "double": "f8"}
 
 

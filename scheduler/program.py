@@ -86,8 +86,8 @@ class Lists:
 class Program:
     """A static task DAG with every address decided, except the base of the weights.
 
-    `args[op]` holds the `ellm_<kernel>` struct of kernels/task.h. Each entry (op, byte) of `relocations` is a weight
-    address in it, stored as an offset to which the base of the weights region is added on loading.
+    `args[op]` holds the `ellm_<kernel>` struct of kernels/arguments.h. Each entry (op, byte) of `relocations` is a
+    weight address in it, stored as an offset to which the base of the weights region is added on loading.
     """
 
     kernels: list[str]  # names; op_kernel indexes them
