@@ -15,20 +15,22 @@ K, N, ROW_BLOCK = 330, 16 * 11, 64
 class Linear:
     """y = x . w^T by the kernel `linear`, for chosen rows of x and tiles a task."""
 
-    def __init__(self, isa: str):
+    def __init__(self, isa: str, k: int = K):
+        self.k = k
         random = np.random.default_rng(3)
         self.module = importlib.import_module(f"ellm.kernels._{isa}")
-        self.x = random.standard_normal((ROW_BLOCK, K)).astype(np.float32)
-        self.w = random.standard_normal((N, K)).astype(np.float32)
+        self.x = random.standard_normal((ROW_BLOCK, k)).astype(np.float32)
+        self.w = random.standard_normal((N, k)).astype(np.float32)
         self.weight = Memory.of(pack_weight(self.w))
 
     def __call__(self, rows: list[int], task_tiles: int = 8) -> np.ndarray:
         fields = dict.fromkeys(contract.FIELDS["linear"], 0) | {
-            "x_stride": K, "k": K, "k_tiles": -(-K // 32), "weight": self.weight.address, "n_tiles": N // 16, "n": N,
-            "task_tiles": task_tiles, "out": ROW_BLOCK * K * 4, "out_stride": N, "residual": -1,
+            "x_stride": self.k, "k": self.k, "k_tiles": -(-self.k // 32), "weight": self.weight.address,
+            "n_tiles": N // 16, "n": N, "task_tiles": task_tiles, "residual": -1,
+            "out": ROW_BLOCK * self.k * 4, "out_stride": N,
         }  # fmt: skip
-        arena = Memory(ROW_BLOCK * (K + N) * 4)
-        arena.view((len(rows), K), np.float32)[:] = self.x[rows]
+        arena = Memory(ROW_BLOCK * (self.k + N) * 4)
+        arena.view((len(rows), self.k), np.float32)[:] = self.x[rows]
         args, step = contract.pack("linear", **fields), np.zeros(1, contract.STEP)
         step["number"] = 1
         scratch = Memory(contract.scratch_bytes("linear", fields, ROW_BLOCK))
@@ -72,3 +74,14 @@ def test_row_does_not_depend_on_its_position(isa, linear):
 def test_row_does_not_depend_on_how_columns_are_cut(isa, linear, task_tiles):
     rows = list(range(23))
     np.testing.assert_array_equal(linear(rows, task_tiles), linear(rows))
+
+
+@each_isa
+@pytest.mark.parametrize("k", [1100, 8300], ids=["parts of k", "more than stays in L2"])
+def test_long_row_does_not_depend_on_the_number_of_rows(isa, k):
+    linear = Linear(isa, k)
+    whole = linear(list(range(ROW_BLOCK)))
+    exact = from_bf16(to_bf16(linear.x)).astype(np.float64) @ from_bf16(to_bf16(linear.w)).T.astype(np.float64)
+    np.testing.assert_allclose(whole, exact, atol=2e-6 * k)
+    for rows in (1, 16, 17, 32, 33, 48, 49):
+        np.testing.assert_array_equal(linear(list(range(rows))), whole[:rows], err_msg=f"{rows} rows")
