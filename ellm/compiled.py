@@ -13,6 +13,7 @@ from ellm.checkpoint import Checkpoint, aliases, open_checkpoint
 from ellm.checkpoint.hub import download, is_hub_name
 from ellm.checkpoint.json_file import read_json
 from ellm.kernels import contract
+from ellm.kernels import isa as isas
 from ellm.models import Model
 from ellm.scheduler.program import Program
 from ellm.system.errors import InputError
@@ -102,9 +103,16 @@ class Compiled:
 
 
 def compile_model(
-    source: Source, *, context: int | None = None, chunk: int = CHUNK, expanded_prefill: bool = False
+    source: Source,
+    *,
+    context: int | None = None,
+    chunk: int = CHUNK,
+    isa: str = "portable",
+    expanded_prefill: bool = False,
 ) -> Compiled:
     """Compile a model for sequences of at most `context` positions (None: all it has) and steps of `chunk` rows.
+
+    `isa` is whose kernels will run it: how many rows a task takes suits them, and changes no bit.
 
     With `expanded_prefill`, long prompts of a model with latent attention have an entry of their own, which expands the
     cached latents to keys and values: such rows do not have the bits of absorbed ones, which all others are.
@@ -120,7 +128,7 @@ def compile_model(
     graphs = {1: model.graph()}
     if expanded_prefill:
         graphs[EXPANDED_ROWS] = model.graph(expanded=True)
-    programs = ellm.dsl.compile_all([*graphs.values()], context=context, chunk=chunk)
+    programs = ellm.dsl.compile_all([*graphs.values()], context=context, chunk=chunk, row_block=isas.ROW_BLOCK[isa])
     return Compiled(source, tuple(Entry(*pair) for pair in zip(graphs, programs, strict=True)))
 
 

@@ -21,6 +21,10 @@ _AVX512 = (*_AVX2, "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vbmi", 
 FLAGS = {"amx": (*_AVX512, "amx_tile", "amx_bf16"), "avx512": _AVX512, "avx2": _AVX2, "portable": ()}
 """Names in /proc/cpuinfo of the CPU features that each ISA's build may use."""
 
+ROW_BLOCK = {"amx": 256, "avx512": 64, "avx2": 64, "portable": 64}
+"""Rows of a step that a task multiplies with its columns of weights. AMX multiplies a byte of weights with 64 rows in
+less time than a core needs to read it from memory or the last level cache."""
+
 _SYS_ARCH_PRCTL = 158
 _ARCH_REQ_XCOMP_PERM = 0x1023
 _XFEATURE_XTILEDATA = 18

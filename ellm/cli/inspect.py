@@ -32,9 +32,9 @@ def inspect(
 ) -> None:
     """Print the views that are asked for, or else the summary; with `expanded`, of the program for long prompts."""
     choice = isas.choose(isa)
-    subject = read_subject(model, context, no_weights, expanded)
+    subject = read_subject(model, context, no_weights, choice.isa, expanded)
     if views.wanted:
-        other = read_subject(views.diff, context, no_weights, False) if views.diff is not None else None
+        other = read_subject(views.diff, context, no_weights, choice.isa, False) if views.diff is not None else None
         for line in [*price_lines(subject), *views.write(subject)]:
             print(line, file=sys.stderr)
         for line in views.lines(subject, other):
@@ -87,14 +87,15 @@ def reasons(subject: Subject) -> dict[operator_kinds.OperatorKind, str]:
     return {kind: why(kind, names) for kind, names in weights_of(subject.program).items()}
 
 
-def read_subject(model: str, context: int | None, no_weights: bool, expanded: bool) -> Subject:
+def read_subject(model: str, context: int | None, no_weights: bool, isa: str, expanded: bool) -> Subject:
     """A model, compiled, or a saved program (.npz), of which there is no expanded one."""
     path = aliases.path_of(model)
     if path.suffix == ".npz":
         if expanded:
             raise InputError(f"{path}: a saved program is as it is: --expanded-prefill needs a model")
         return load(path)
-    compiled = compile_model(read_source(model, no_weights=no_weights), context=context, expanded_prefill=expanded)
+    source = read_source(model, no_weights=no_weights)
+    compiled = compile_model(source, context=context, isa=isa, expanded_prefill=expanded)
     return Subject(Path(model).absolute().name, compiled.programs[-1], compiled)
 
 

@@ -32,7 +32,7 @@ def plan(
     positions = source.model.context
     context = min(length("--context", context, 4096, positions), positions - 1)  # a token comes after these
     prompt = length("--prompt", prompt, 512, positions)
-    compiled = compile_model(source, context=max(context + 1, prompt), expanded_prefill=expanded)
+    compiled = compile_model(source, context=max(context + 1, prompt), isa=described.isa, expanded_prefill=expanded)
     planners = {
         entry.rows: Planner(entry.program, described, threads=threads, dtype=dtype, batch=batch)
         for entry in compiled.entries

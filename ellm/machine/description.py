@@ -68,9 +68,14 @@ class Machine:
         return max(self.amx_bf16_tflops_per_core, self.vector_bf16_tflops_per_core)
 
     @property
+    def isa(self) -> str:
+        """Whose kernels multiply at that rate."""
+        return "amx" if self.amx_bf16_tflops_per_core >= self.vector_bf16_tflops_per_core else "avx512"
+
+    @property
     def matmul_rows(self) -> int:
         """A multiplication of fewer rows takes as long as one of so many: AMX has tiles of 16."""
-        return 16 if self.amx_bf16_tflops_per_core >= self.vector_bf16_tflops_per_core else 1
+        return 16 if self.isa == "amx" else 1
 
     def workers(self, threads: int) -> Workers:
         """Workers on the first so many cores, as ellm takes them.

@@ -49,7 +49,11 @@ class Runtime:
             self.checkpoint = open_checkpoint(model, progress=progress)
             self._closers.append(self.checkpoint.close)
             self.compiled = compile_model(
-                Source.of(self.checkpoint), context=context, chunk=chunk, expanded_prefill=expanded_prefill
+                Source.of(self.checkpoint),
+                context=context,
+                chunk=chunk,
+                isa=self.choice.isa,
+                expanded_prefill=expanded_prefill,
             )
             self.model, self.program = self.compiled.source.model, self.compiled.program
             self.context = self.model.context if context is None else context
