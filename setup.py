@@ -1,7 +1,7 @@
 """Builds the extensions: one per ISA for the kernels, each with its own flags, and the scheduler.
 
 Everything else is in pyproject.toml. Sources are spelled through ellm/, whose sub-packages are links to the root
-folders.
+folders. What C and Cython need of facts that stand in Python or in task.h, ellm/kernels/generate.py writes first.
 """
 
 import os
@@ -61,6 +61,10 @@ def extensions() -> list[Extension]:
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent))  # a build of its own environment does not look here
+    from ellm.kernels import generate
+
+    generate.write()
     checks = dict.fromkeys(("boundscheck", "wraparound", "initializedcheck"), False)
     directives = {"language_level": 3, "cdivision": True, **checks}
     cores = len(os.sched_getaffinity(0))

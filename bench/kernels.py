@@ -19,11 +19,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from ellm.kernels import contract, isa
+from ellm.kernels.formats import FORMATS
+from ellm.kernels.records import RECORDS
 
 ROW_BLOCK = 64
 TASK_TILES = 8
 READ_TASK = 256 * 1024
-DEEPER = {"bf16": 1, "f16": 1, "fp8": 2, "mxfp4": 4}  # weights in the bytes of one bf16
 
 
 def aligned(size: int, alignment: int = 4096) -> np.ndarray:
@@ -35,12 +36,12 @@ def aligned(size: int, alignment: int = 4096) -> np.ndarray:
 def ordinary_column(format: str, k_tiles: int) -> np.ndarray:
     """The bytes of a column tile of finite random weights."""
     random = np.random.default_rng(0)
-    size = contract.column_bytes(contract.FORMATS[format], k_tiles)
+    size = FORMATS[format].column_bytes(k_tiles)
     if format == "bf16":
         return (random.integers(0, 2**16, size // 2, np.uint16) & 0x83FF | 0x3C00).view(np.uint8)
     if format == "f16":
         return random.standard_normal(size // 2).astype(np.float16).view(np.uint8)
-    blocks = random.integers(0, 256, (-(-k_tiles // 4), contract.column_bytes(contract.FORMATS[format], 4)), np.uint8)
+    blocks = random.integers(0, 256, (-(-k_tiles // 4), FORMATS[format].block_bytes), np.uint8)
     blocks[blocks & 0x7F == 0x7F] = 0  # E4M3's NaN
     blocks[:, :64] = 120 if format == "mxfp4" else np.full(16, 0.01, np.float32).view(np.uint8)
     return blocks.reshape(-1)
@@ -56,9 +57,9 @@ class Bench:
         self.threads = [ThreadPoolExecutor(1) for _ in self.cores]
         for thread, core in zip(self.threads, self.cores, strict=True):
             thread.submit(os.sched_setaffinity, 0, {core}).result()
-        self.k, self.columns, self.format = k, columns, contract.FORMATS[format]
+        self.k, self.columns, self.format = k, columns, FORMATS[format].number
         self.k_tiles, self.n_tiles = -(-k // 32), -(-columns // 16)
-        self.weights = aligned(self.n_tiles * contract.column_bytes(self.format, self.k_tiles))
+        self.weights = aligned(self.n_tiles * FORMATS[format].column_bytes(self.k_tiles))
         self.weights.reshape(self.n_tiles, -1)[:] = ordinary_column(format, self.k_tiles)
         self.step = np.zeros(1, contract.STEP)
         self.arena = aligned(ROW_BLOCK * 4 * (k + columns))
@@ -67,9 +68,9 @@ class Bench:
     def seconds(self, kernel: str, rows: int, **fields: float) -> float:
         """Wall time of all tasks of one operator, shared between the threads."""
         args = contract.pack(kernel, **fields)
-        tasks = contract.tasks(kernel, fields)
+        tasks = RECORDS[kernel].tasks(fields)
         self.step["number"] += 1
-        scratch = [aligned(contract.scratch_bytes(kernel, fields, ROW_BLOCK)) for _ in self.threads]
+        scratch = [aligned(RECORDS[kernel].scratch_bytes(fields, ROW_BLOCK)) for _ in self.threads]
 
         def share(worker: int) -> None:
             first, last = (tasks * n // len(self.threads) for n in (worker, worker + 1))
@@ -99,7 +100,7 @@ class Bench:
     def peak(self) -> float:
         """Floating-point operations a second of all cores."""
         fields = {"tasks": len(self.threads), "repeats": 20000}
-        return contract.cost("probe_matmul", fields, 1, 0)[0] / self.seconds("probe_matmul", 1, **fields)
+        return RECORDS["probe_matmul"].work(fields).flops / self.seconds("probe_matmul", 1, **fields)
 
     def best_loop(self) -> dict[str, int]:
         """The fastest of the read loops that this ISA has."""
@@ -121,7 +122,7 @@ def measure(bench: Bench, rows: int, loop: dict[str, int], seconds: float) -> tu
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--isa", action="append", choices=isa.ISAS)
-    parser.add_argument("--format", action="append", choices=contract.FORMATS)
+    parser.add_argument("--format", action="append", choices=FORMATS)
     parser.add_argument("--columns", type=int, default=65536)
     parser.add_argument("--k", type=int, default=1024)
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 4, 16, 64])
@@ -129,8 +130,8 @@ def main() -> None:
     options = parser.parse_args()
     print("isa      format  rows    GB/s  of reading  TFLOP/s  of the peak")
     names = options.isa or [name for name, obstacle in isa.available().items() if obstacle is None]
-    for name, format in itertools.product(names, options.format or contract.FORMATS):
-        bench = Bench(name, format, options.k * DEEPER[format], options.columns)
+    for name, format in itertools.product(names, options.format or FORMATS):
+        bench = Bench(name, format, options.k * 16 // FORMATS[format].bits, options.columns)
         loop = bench.best_loop()
         for rows in options.rows:
             speed, rate, of_read, of_peak = measure(bench, rows, loop, options.seconds)

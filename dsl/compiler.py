@@ -16,7 +16,9 @@ from ellm.dsl.lowering import Lowering
 from ellm.dsl.operator import Operator
 from ellm.dsl.packing import PAGE
 from ellm.dsl.rewrite import rewrite
+from ellm.dsl.tiling import ROWS
 from ellm.kernels import contract
+from ellm.kernels.records import RECORDS
 from ellm.scheduler.program import EVENT, GROUP, WAKE, Lists, Program
 
 _PARTIAL_LIMIT = 512 << 20
@@ -56,8 +58,8 @@ def _check_sizes(graph: Graph, context: int, chunk: int, row_block: int) -> None
         raise GraphError(f"context: {context} must be from 1 to the model's {graph.context} positions")
     if chunk < 1:
         raise GraphError(f"chunk: {chunk} must be at least 1 row")
-    if row_block < 16 or row_block % 16:
-        raise GraphError(f"row_block: {row_block} must be a multiple of 16")
+    if row_block < ROWS or row_block % ROWS:
+        raise GraphError(f"row_block: {row_block} must be a multiple of {ROWS}")
 
 
 def _plan(lowering: Lowering) -> tuple[Plan, Plan]:
@@ -87,7 +89,7 @@ def _program(lowering: Lowering, weights_bytes: int, context: int) -> Program:
     kernels = sorted({operator.kernel for operator in operators})
     attends = [args for operator, args in zip(operators, numbers, strict=True) if operator.kernel == "attend"]
     partial_floats = int(max((args["heads"] * (args["value_dim"] + 2) for args in attends), default=0))
-    scratch = [contract.scratch_bytes(op.kernel, args, row_block) for op, args in zip(operators, numbers, strict=True)]
+    scratch = [RECORDS[op.kernel].scratch_bytes(args, row_block) for op, args in zip(operators, numbers, strict=True)]
     return Program(
         kernels=kernels,
         op_kernel=np.array([kernels.index(operator.kernel) for operator in operators], np.int32),
@@ -104,7 +106,7 @@ def _program(lowering: Lowering, weights_bytes: int, context: int) -> Program:
         row_block=row_block,
         blocks=task_graph.blocks,
         windows=lowering.windows,
-        kv_heads=max((contract.tasks("attend", args) for args in attends), default=0),
+        kv_heads=max((RECORDS["attend"].tasks(args) for args in attends), default=0),
         fold_heads=int(max((args["heads"] // args["kv_heads"] for args in attends), default=1)),
         section_bytes=_round_up(section.bytes, PAGE),
         shared_bytes=_round_up(shared.bytes, PAGE),

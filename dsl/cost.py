@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from fractions import Fraction
 from typing import Any
 
 from ellm.dsl.operator import Operator
 from ellm.dsl.packing import Packed, Region
 from ellm.dsl.tensor import Weight, text
+from ellm.kernels.formats import FORMATS
 
 _MATRICES = ("weight", "q", "k", "v", "gate", "up")
-_BYTES = {  # of an element with its share of the scales
-    "bf16": Fraction(2),
-    "f16": Fraction(2),
-    "fp8": 1 + Fraction(4, 128 * 128),
-    "mxfp4": Fraction(1, 2) + Fraction(1, 32),
-}
 
 
 def describe(operator: Operator) -> dict[str, Any]:
@@ -47,7 +41,7 @@ def describe(operator: Operator) -> dict[str, Any]:
         "flops": 2 * size,
         "flops_per_key": 2 * heads * sum(dims) if attends else 0,  # type: ignore[operator, arg-type]
         "weight_bytes": operator.weight_bytes,
-        "token_bytes": math.ceil(size * _BYTES[precision]) if matrices else 0,
+        "token_bytes": math.ceil(size * FORMATS[precision].stored_bits / 8) if matrices else 0,
         "precision": precision,
         "experts": operator.experts,
         "top_k": operator.top_k,

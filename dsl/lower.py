@@ -50,7 +50,7 @@ def _embed(low: Lowering, key: int, node: Node) -> None:
     # Packed exactly as the head is, so that tied embeddings are stored once.
     table = low.region.tiles([weight], packing.whole(vocab), width, n_tiles, task_tiles(n_tiles, k_tiles))
     args: dict[str, Argument] = {"table": table, "out": low.store(key, "embed").buffer, "width": width}
-    args |= {"format": table.format}
+    args |= {"format": table.format.number}
     low.emit("embed", "embed", key, args | {"k_tiles": k_tiles, "vocab": vocab, "scale": 1.0})
 
 
@@ -112,7 +112,7 @@ def _head_linear(low: Lowering, key: int, node: Node) -> None:
     packed = low.heads(weight)
     args: dict[str, Argument] = {"x": x.place, "x_bf16": int(x.bf16), "x_stride": x.stride}
     args |= {"x_head_stride": x.group_stride or k, "k": k, "k_tiles": k_tiles, "heads": heads, "n": n}
-    args |= {"weight": packed, "bank_stride": packed.stride, "format": packed.format, "n_tiles": n_tiles}
+    args |= {"weight": packed, "bank_stride": packed.stride, "format": packed.format.number, "n_tiles": n_tiles}
     args |= {"task_tiles": packed.entry["task_tiles"], "out": out.buffer, "out_bf16": int(out.bf16)}
     args |= {"out_stride": out.stride, "out_head_stride": total, "out_first": 0}
     low.emit(name, "head_linear", key, args | {"pad": out.stride - heads * total if total == n else 0})

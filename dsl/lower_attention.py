@@ -57,9 +57,10 @@ def _expand_latent(low: Lowering, key: int, node: Node) -> None:
     to_keys, to_values = (low.heads(node.weights[role]) for role in ("k", "v"))
     args: dict[str, Argument] = {"cached": low.ranges.caches[writer.attributes["cache"]]["keys"], "latent": latent}
     args |= {"rotary": cached_dim - latent, "heads": heads, "key_dim": head_dim - cached_dim + latent}
-    args |= {"to_keys": to_keys, "to_keys_stride": to_keys.stride, "to_keys_format": to_keys.format}
-    args |= {"to_values": to_values, "to_values_stride": to_values.stride, "to_values_format": to_values.format}
-    args |= {"value_dim": value_dim} | low.ranges.add(node.attributes["cache"], heads, head_dim, value_dim, False)
+    args |= {"to_keys": to_keys, "to_keys_stride": to_keys.stride, "to_keys_format": to_keys.format.number}
+    args |= {"to_values": to_values, "to_values_stride": to_values.stride}
+    args |= {"to_values_format": to_values.format.number, "value_dim": value_dim}
+    args |= low.ranges.add(node.attributes["cache"], heads, head_dim, value_dim, False)
     # All layers expand to the same memory: one at a time.
     low.emit("expand_latent", "expand_latent", key, args, Kind.SPLITS, behind=low.last_merge)
 

@@ -14,8 +14,8 @@ from ellm.dsl.graph import Graph
 from ellm.dsl.operator import Argument, Operator, Stored
 from ellm.dsl.packing import PAGE, Packed, Region, Run
 from ellm.dsl.tensor import L, Shape, Weight, features, text
-from ellm.dsl.tiling import depth_tiles, matrix_task_tiles, padded, tiles
-from ellm.kernels import contract
+from ellm.dsl.tiling import COLUMNS, DEPTH, depth_tiles, matrix_task_tiles, padded, tiles
+from ellm.kernels.formats import FORMATS, PLAIN
 from ellm.scheduler.program import Kind
 
 _ALWAYS_BF16 = ("attend", "gate_up", "qkv")
@@ -37,8 +37,8 @@ class RangeLayout:
         """Lay out a cache, unless it is there; return its offsets and strides: fields of the kernels that use it."""
         if cache in self.caches:
             return self.caches[cache]
-        key_stride = self.context // 16 * depth_tiles(head_dim) * 1024
-        value_stride = 0 if values_in_keys else self.context // 32 * tiles(value_dim) * 1024
+        key_stride = self.context // COLUMNS * depth_tiles(head_dim) * PLAIN.tile_bytes
+        value_stride = 0 if values_in_keys else self.context // DEPTH * tiles(value_dim) * PLAIN.tile_bytes
         keys = self.bytes
         values = keys + kv_heads * key_stride
         self.bytes = values + kv_heads * value_stride
@@ -193,7 +193,7 @@ class Lowering:
     def heads(self, weight: Weight) -> Packed:
         """Pack a weight [heads, n, k], a matrix for each head."""
         _, n, k = weight.shape
-        column_bytes = contract.column_bytes(contract.FORMATS[weight.precision], depth_tiles(k))
+        column_bytes = FORMATS[weight.precision].column_bytes(depth_tiles(k))
         return self.region.heads(weight, tiles(n), matrix_task_tiles(tiles(n), column_bytes))
 
     def operand(self, node: Node) -> dict[str, Argument]:
@@ -218,11 +218,11 @@ class Lowering:
     ) -> dict[str, Argument]:
         """Return the arguments for the packed weight of a matrix product, joined from `roles`, and its bias."""
         biases = [node.weights.get("bias" if role == "weight" else role + "_bias") for role in roles]
-        bias = self.region.vector(biases, runs, 16 * n_tiles) if any(biases) else None
+        bias = self.region.vector(biases, runs, COLUMNS * n_tiles) if any(biases) else None
         sources = [node.weights[role] for role in roles]
         weight = self.region.tiles(sources, runs, self.depth(node), n_tiles, task_tiles)
         args: dict[str, Argument] = {"weight": weight, "n_tiles": n_tiles, "bias": bias, "task_tiles": task_tiles}
-        return args | {"format": weight.format}
+        return args | {"format": weight.format.number}
 
     def _other_reader(self, key: int) -> Node | None:
         """Return a consumer that needs the value in f32, if there is one."""

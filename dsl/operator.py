@@ -8,6 +8,7 @@ from ellm.dsl.arena import Buffer
 from ellm.dsl.grammar import Node
 from ellm.dsl.packing import Packed
 from ellm.kernels import contract
+from ellm.kernels.records import RECORDS
 from ellm.scheduler.program import Kind
 
 
@@ -90,7 +91,7 @@ class Operator:
     @property
     def tiles(self) -> int:
         """Tasks per row block, item or sampled row."""
-        return contract.tasks(self.kernel, self.args)
+        return RECORDS[self.kernel].tasks(self.args)
 
     @property
     def weight_bytes(self) -> int:

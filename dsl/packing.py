@@ -14,12 +14,10 @@ from typing import Any
 
 from ellm.dsl.tensor import Weight
 from ellm.dsl.tiling import COLUMNS, depth_tiles, tiles
-from ellm.kernels import contract
+from ellm.kernels.formats import FORMATS, PLAIN, Format
 
 PAGE = 4096
 LINE = 64
-_SCALED = 128  # rows and columns of an fp8 weight that share a scale
-_FOUR_BIT = 32  # columns of an mxfp4 weight that do
 Run = tuple[int, ...]
 """(source, first row, rows, first packed column), and the step from row to row if it is not 1."""
 
@@ -37,9 +35,9 @@ class Packed:
         return self.entry["bytes"]
 
     @property
-    def format(self) -> int:
-        """The format's number in task.h."""
-        return contract.FORMATS[self.entry["format"]]
+    def format(self) -> Format:
+        """What its tiles are in."""
+        return FORMATS[self.entry["format"]]
 
     @property
     def stride(self) -> int:
@@ -130,7 +128,7 @@ class Region:
         entry = self._matrix([weight], [source], runs, k, n_tiles, task_tiles)
         if weight.transposed:
             entry["format"] = _aligned(entry["format"], source["head_rows"], first)
-        entry["bytes"] = n_tiles * contract.column_bytes(contract.FORMATS[entry["format"]], depth_tiles(k))
+        entry["bytes"] = n_tiles * FORMATS[entry["format"]].column_bytes(depth_tiles(k))
         entry |= _bank(count, entry["bytes"], PAGE) | {"one_group": True}
         return self._add(("heads", weight, task_tiles), entry)
 
@@ -187,7 +185,7 @@ class Region:
             "name": _join([weight.name for weight in weights]),
             "layout": "tiles",
             "format": precision,
-            "bytes": n_tiles * contract.column_bytes(contract.FORMATS[precision], k_tiles),
+            "bytes": n_tiles * FORMATS[precision].column_bytes(k_tiles),
             "sources": sources,
             "runs": runs,
             "k": k,
@@ -207,8 +205,8 @@ def _bank(count: int, matrix_bytes: int, alignment: int) -> dict[str, int]:
 
 def _aligned(precision: str, *first_columns: int) -> str:
     """The format to pack in: bf16 if the scales' blocks of the stored format do not begin where the matrices do."""
-    block = {"fp8": _SCALED, "mxfp4": _FOUR_BIT}.get(precision, 1)
-    return "bf16" if any(first % block for first in first_columns) else precision
+    block = FORMATS[precision].k_per_scale or 1
+    return PLAIN.name if any(first % block for first in first_columns) else precision
 
 
 def _source(weight: Weight, rows: int, k: int) -> dict[str, Any]:
@@ -217,21 +215,17 @@ def _source(weight: Weight, rows: int, k: int) -> dict[str, Any]:
         seen if part is None else seen // part.rows * part.period
         for seen, part in ((rows, weight.part), (k, weight.k_part))
     )
-    turned = weight.transposed and weight.precision != "mxfp4"
-    shape = [k, rows] if turned else [rows, k]
+    format = FORMATS[weight.precision]
     stack = [weight.experts] if weight.stacked else []
-    source: dict[str, Any] = {"name": weight.name, "shape": stack + shape}
+    shape = stack + format.source_shape(rows, k, weight.transposed)
+    source: dict[str, Any] = {"name": weight.name + format.stored.suffix, "shape": shape}
     if weight.stacked:
         source["stacked"] = True
-    if turned:
+    if format.turned(weight.transposed):
         source["transposed"] = True
-    if weight.precision == "fp8":
-        blocks = [-(-size // _SCALED) for size in shape]
-        source["scales"] = {"name": weight.name + "_scale_inv", "shape": stack + blocks}
-    if weight.precision == "mxfp4":
-        blocks = [rows, -(-k // _FOUR_BIT)]
-        source |= {"name": weight.name + "_blocks", "shape": [*stack, *blocks, _FOUR_BIT // 2]}
-        source["scales"] = {"name": weight.name + "_scales", "shape": stack + blocks}
+    if format.k_per_scale:
+        shape = stack + format.scales_shape(rows, k, weight.transposed)
+        source["scales"] = {"name": weight.name + format.stored.scales, "shape": shape}
     return source
 
 

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ellm.kernels.formats import PLAIN
+
 
 @dataclass(frozen=True)
 class Dim:
@@ -69,7 +71,7 @@ class Weight:
     The checkpoint stores it as [product of the output dims, product of the contracted dims], a vector as [size]. Or it
     is `transposed`: stored [contracted, output]; or `part` of a tensor's output dims, `k_part` of its contracted ones.
     `experts` are the tensors of as many experts, "{expert}" in the name standing for their number; or, if `stacked`,
-    one tensor [experts, ...]. `precision` is what the checkpoint stores: bf16, f16, fp8 or mxfp4.
+    one tensor [experts, ...]. `precision` is what the checkpoint stores, a name of `ellm.kernels.formats`.
     """
 
     name: str
@@ -79,7 +81,7 @@ class Weight:
     transposed: bool = False
     part: Part | None = None
     k_part: Part | None = None
-    precision: str = "bf16"
+    precision: str = PLAIN.name
 
     @property
     def size(self) -> int:

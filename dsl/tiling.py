@@ -1,10 +1,11 @@
 """How an operator's columns are cut into tasks: depends on the operator alone, so results never depend on a step."""
 
-TILE_BYTES = 1024
+from ellm.kernels.contract import TILE_K, TILE_N
+from ellm.kernels.formats import PLAIN
+
 COMBINE_COLUMNS = 1024  # of one task that sums experts
-COLUMNS = 16
-DEPTH = 32
-ROWS = 16  # of a tile: AMX reads and writes whole tiles
+COLUMNS, DEPTH = TILE_N, TILE_K
+ROWS = TILE_N  # AMX reads and writes whole tiles, which are square in words
 _TASK_BYTES = 512 << 10
 _MANY_TILES = 64  # operators with fewer column tiles are cut finer, so that every core gets some
 
@@ -29,7 +30,7 @@ def task_tiles(n_tiles: int, k_tiles: int) -> int:
 
     Each is a stream; four to eight streams read side by side make the best of a core's memory bandwidth.
     """
-    fits = 8 * k_tiles * TILE_BYTES <= _TASK_BYTES and n_tiles >= _MANY_TILES
+    fits = 8 * k_tiles * PLAIN.tile_bytes <= _TASK_BYTES and n_tiles >= _MANY_TILES
     return min(8 if fits else 4, n_tiles)
 
 

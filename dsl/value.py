@@ -10,9 +10,10 @@ from ellm.dsl.errors import GraphError, ShapeError
 from ellm.dsl.graph import Graph
 from ellm.dsl.source import error_line
 from ellm.dsl.tensor import Dim, Expert, Part, Shape, Weight, text
+from ellm.kernels.formats import PLAIN
 
 Precision = Callable[[str], str]
-"""What the checkpoint stores a tensor in, by its name: "bf16", "f16", "fp8" or "mxfp4"."""
+"""What the checkpoint stores a tensor in, by its name: the name of one of `ellm.kernels.formats`."""
 
 
 _WHOLE = Weight("", ())
@@ -129,7 +130,7 @@ class Weights:
             name = self._path if part in ("", "weight") else f"{self._path}_{part}"
         else:
             name = f"{self._path}.{part}".rstrip(".")
-        precision = self._precision(name) if self._precision and part != "bias" else "bf16"
+        precision = self._precision(name) if self._precision and part != "bias" else PLAIN.name
         view = replace(self._view, transposed=False) if part == "bias" else self._view
         return replace(view, name=name, shape=self._dims(part)[:dims], precision=precision)
 

@@ -1,34 +1,27 @@
-/* Products with a packed weight in any format: FP8, MXFP4 and F16 are expanded to bf16 tiles, a few at a time.
+/* Products with a packed weight in any format: what is not bf16 is expanded to bf16 tiles, a few at a time.
  *
- * The plain C below defines what each code is worth (task.h gives the layouts). Where it is not fast enough, expand_avx512.h
- * and expand_avx2.h do the same by intrinsics. Sums go over ascending k through C, so a product is bitwise equal to one with
- * the weight expanded beforehand.
+ * For each format of ELLM_EXPANDED there are, in plain C, `<name>_element`, what an element is worth, and
+ * `expand_<name>_plain`, which expands `count` tiles of a block of a column tile (formats.py gives the layouts). Where that is
+ * not fast enough, expand_avx512.h and expand_avx2.h do the same by intrinsics, and say so by a macro EXPAND_<NAME>. Sums
+ * go over ascending k through C, so a product is bitwise equal to one with the weight expanded beforehand.
  */
 #ifndef ELLM_EXPAND_H
 #define ELLM_EXPAND_H
 #include "vector.h"
 
-#define EXPAND_BLOCK 4   /* k tiles of a block of FP8 and MXFP4 */
-#define EXPAND_SCALES 64 /* bytes of scales at its start */
 #define EXPAND_COLUMNS 4 /* column tiles expanded at a time, which are read side by side */
 #define EXPAND_DEPTH 16  /* most k tiles of them */
 #define EXPAND_AHEAD 2   /* how many times that far prefetch runs ahead */
 
-/* Bytes of a k tile of one column tile. */
-static inline int64_t tile_bytes(int64_t format) {
-    return format == ELLM_MXFP4 ? ELLM_TILE / 2 : format == ELLM_FP8 ? ELLM_TILE : 2 * ELLM_TILE;
-}
-
-/* Bytes of EXPAND_BLOCK k tiles of one column tile, their scales included. */
+/* Bytes of ELLM_BLOCK k tiles of one column tile, their header included. */
 static inline int64_t block_bytes(int64_t format) {
-    int64_t scales = format == ELLM_FP8 || format == ELLM_MXFP4 ? EXPAND_SCALES : 0;
-    return scales + EXPAND_BLOCK * tile_bytes(format);
+    return ELLM_FORMATS[format].header + ELLM_BLOCK * ELLM_FORMATS[format].tile;
 }
 
 /* Bytes of one column tile. */
 static inline int64_t column_bytes(int64_t format, int64_t k_tiles) {
-    if (format == ELLM_BF16 || format == ELLM_F16) return k_tiles * tile_bytes(format);
-    return (k_tiles + EXPAND_BLOCK - 1) / EXPAND_BLOCK * block_bytes(format);
+    if (!ELLM_FORMATS[format].header) return k_tiles * ELLM_FORMATS[format].tile;
+    return (k_tiles + ELLM_BLOCK - 1) / ELLM_BLOCK * block_bytes(format);
 }
 
 /* A float with few bits: `bits` are its exponent and mantissa, the mantissa moved up to where f32 has it, `bias` is what
@@ -58,17 +51,30 @@ static inline float f32_from_f16(uint32_t half) {
     return float_signed((half & 0x7c00) == 0x7c00 ? float_of(0x7f800000 | (half & 0x3ff) << 13) : magnitude, half >> 15);
 }
 
-/* Expands `count` tiles of a block of a column tile. */
-static inline void expand_fp8_plain(const char *block, int count, ellm_bf16 *restrict out) {
-    const uint8_t *codes = (const uint8_t *)block + EXPAND_SCALES;
+static inline float fp8_element(const char *block, int64_t n, int64_t k) {
+    float scale;
+    memcpy(&scale, block + n * sizeof scale, sizeof scale);
+    uint8_t code = block[ELLM_FP8_HEADER + k / 2 * 32 + 2 * n + k % 2];
+    return f32_from_bf16(bf16_from_f32(f32_from_e4m3(code) * scale));
+}
+
+static inline void expand_fp8_plain(const char *block, int count, ellm_bf16 *restrict out, ellm_bf16 *low, int64_t ahead) {
+    const uint8_t *codes = (const uint8_t *)block + ELLM_FP8_HEADER;
     float scale[32];
     for (int i = 0; i < 32; i++) memcpy(&scale[i], block + i / 2 * sizeof(float), sizeof(float));
     for (int row = 0; row < 16 * count; row++)
         for (int i = 0; i < 32; i++) out[32 * row + i] = bf16_from_f32(f32_from_e4m3(codes[32 * row + i]) * scale[i]);
 }
 
-static inline void expand_mxfp4_plain(const char *block, int count, ellm_bf16 *restrict out) {
-    const uint8_t *scales = (const uint8_t *)block, *codes = scales + EXPAND_SCALES;
+static inline float mxfp4_element(const char *block, int64_t n, int64_t k) {
+    float scale = f32_from_e8m0((uint8_t)block[k / 32 * 16 + n]);
+    uint8_t pair = block[ELLM_MXFP4_HEADER + k / 2 * 16 + n];
+    return f32_from_bf16(bf16_from_f32(f32_from_e2m1(pair >> 4 * (k % 2)) * scale));
+}
+
+static inline void expand_mxfp4_plain(const char *block, int count, ellm_bf16 *restrict out, ellm_bf16 *low,
+                                      int64_t ahead) {
+    const uint8_t *scales = (const uint8_t *)block, *codes = scales + ELLM_MXFP4_HEADER;
     for (int tile = 0; tile < count; tile++) {
         float scale[16];
         for (int n = 0; n < 16; n++) scale[n] = f32_from_e8m0(scales[16 * tile + n]);
@@ -85,8 +91,15 @@ static inline void expand_mxfp4_plain(const char *block, int count, ellm_bf16 *r
     }
 }
 
+static inline float f16_element(const char *block, int64_t n, int64_t k) {
+    uint16_t half;
+    memcpy(&half, block + (k / 2 * 32 + 2 * n + k % 2) * sizeof half, sizeof half);
+    return f32_from_f16(half);
+}
+
 /* x = high + low, exactly. */
-static inline void expand_f16_plain(const char *block, int count, ellm_bf16 *restrict high, ellm_bf16 *restrict low) {
+static inline void expand_f16_plain(const char *block, int count, ellm_bf16 *restrict high, ellm_bf16 *restrict low,
+                                    int64_t ahead) {
     for (int i = 0; i < ELLM_TILE * count; i++) {
         uint16_t half;
         memcpy(&half, block + i * sizeof half, sizeof half);
@@ -100,16 +113,15 @@ static inline void expand_f16_plain(const char *block, int count, ellm_bf16 *res
 #include "expand_avx512.h"
 #elif defined(__AVX2__)
 #include "expand_avx2.h"
-#else
-static inline void expand_fp8(const char *block, int count, ellm_bf16 *out, int64_t ahead) {
-    expand_fp8_plain(block, count, out);
-}
-static inline void expand_mxfp4(const char *block, int count, ellm_bf16 *out, int64_t ahead) {
-    expand_mxfp4_plain(block, count, out);
-}
-static inline void expand_f16(const char *block, int count, ellm_bf16 *high, ellm_bf16 *low, int64_t ahead) {
-    expand_f16_plain(block, count, high, low);
-}
+#endif
+#ifndef EXPAND_F16
+#define EXPAND_F16 expand_f16_plain
+#endif
+#ifndef EXPAND_FP8
+#define EXPAND_FP8 expand_fp8_plain
+#endif
+#ifndef EXPAND_MXFP4
+#define EXPAND_MXFP4 expand_mxfp4_plain
 #endif
 
 #ifndef EXPAND_ROW
@@ -120,40 +132,40 @@ static inline int row_multiply(const ellm_bf16 *a, const char *block, int64_t st
 }
 #endif
 
-/* One element of a column tile: column n, element k. F16 is exact, the others are bf16 numbers. */
+/* One element of a column tile: column n, element k; exact if the format has several terms, else a bf16 number. */
 static inline float expand_element(const char *column, int64_t format, int64_t n, int64_t k) {
-    const char *block = column + k / 128 * block_bytes(format);
-    int64_t i = k % 128 / 2 * 32 + 2 * n + k % 2;
-    uint16_t two;
-    float scale;
-    if (format == ELLM_FP8) {
-        memcpy(&scale, block + n * sizeof scale, sizeof scale);
-        return f32_from_bf16(bf16_from_f32(f32_from_e4m3((uint8_t)block[EXPAND_SCALES + i]) * scale));
+    const char *block = column + k / (32 * ELLM_BLOCK) * block_bytes(format);
+    k %= 32 * ELLM_BLOCK;
+    ellm_bf16 bits;
+    switch (format) {
+#define ELEMENT(NAME, name) case ELLM_##NAME: return name##_element(block, n, k);
+        ELLM_EXPANDED(ELEMENT)
+#undef ELEMENT
     }
-    if (format == ELLM_MXFP4) {
-        scale = f32_from_e8m0((uint8_t)block[k % 128 / 32 * 16 + n]);
-        return f32_from_bf16(bf16_from_f32(f32_from_e2m1((uint8_t)block[EXPAND_SCALES + i / 2] >> 4 * (k % 2)) * scale));
-    }
-    memcpy(&two, block + i * sizeof two, sizeof two);
-    return format == ELLM_F16 ? f32_from_f16(two) : f32_from_bf16(two);
+    memcpy(&bits, block + (k / 2 * 32 + 2 * n + k % 2) * sizeof bits, sizeof bits);
+    return f32_from_bf16(bits);
 }
 
-/* k tiles expanded at a time. Few rows: expansion and product take turns within L1. Many: sums pass through C seldom. F16
- * adds its two terms in turn, so that its depth decides the order of the sum and is always the same. */
-static inline int expand_depth(int64_t format, int rows) { return format == ELLM_F16 || rows <= 16 ? 4 : EXPAND_DEPTH; }
+/* k tiles expanded at a time. Few rows: expansion and product take turns within L1. Many: sums pass through C seldom. Two
+ * terms are added in turn, so that the depth decides the order of the sum and is always the same. */
+static inline int expand_depth(int64_t format, int rows) {
+    return ELLM_FORMATS[format].terms > 1 || rows <= 16 ? ELLM_BLOCK : EXPAND_DEPTH;
+}
 
 /* Expands k tiles [k, k + count) of a column tile, k a whole block; what lies `ahead` bytes on is fetched. */
 static inline void expand_column(const char *column, int64_t format, int k, int count, ellm_bf16 *high, ellm_bf16 *low,
                                  int64_t ahead) {
     const char *block = column + column_bytes(format, k);
-    for (; count > 0; count -= EXPAND_BLOCK, block += block_bytes(format), high += EXPAND_BLOCK * ELLM_TILE) {
-        int tiles = count < EXPAND_BLOCK ? count : EXPAND_BLOCK;
-        if (format == ELLM_FP8)
-            expand_fp8(block, tiles, high, ahead);
-        else if (format == ELLM_MXFP4)
-            expand_mxfp4(block, tiles, high, ahead);
-        else
-            expand_f16(block, tiles, high, low, ahead);
+    for (; count > 0; count -= ELLM_BLOCK, block += block_bytes(format), high += ELLM_BLOCK * ELLM_TILE) {
+        int tiles = count < ELLM_BLOCK ? count : ELLM_BLOCK;
+        switch (format) {
+#define EXPAND(NAME, name)                             \
+    case ELLM_##NAME:                                  \
+        EXPAND_##NAME(block, tiles, high, low, ahead); \
+        break;
+            ELLM_EXPANDED(EXPAND)
+#undef EXPAND
+        }
     }
 }
 
@@ -173,7 +185,7 @@ static inline void expand_multiply(const ellm_bf16 *a, int64_t lda, int rows, co
         for (int n = 0; n < n_tiles; n++)
             expand_column(weight + n * stride, format, k, count, high + n * column, low + n * column, ahead);
         tile_matmul(a + 32 * k, lda, rows, high, column, ELLM_TILE, n_tiles, count, c, ldc, k > 0);
-        if (format == ELLM_F16)
+        if (ELLM_FORMATS[format].terms > 1)
             tile_matmul(a + 32 * k, lda, rows, low, column, ELLM_TILE, n_tiles, count, c, ldc, 1);
     }
 }

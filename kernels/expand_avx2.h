@@ -21,12 +21,13 @@ static inline __m256i expand_pairs(__m256i codes, __m256 scale) {
 }
 
 /* A block that holds a NaN, which nothing but a broken checkpoint has, is left to plain C. */
-static inline void expand_fp8(const char *block, int tiles, ellm_bf16 *out, int64_t ahead) {
+#define EXPAND_FP8 expand_fp8
+static inline void expand_fp8(const char *block, int tiles, ellm_bf16 *out, ellm_bf16 *low, int64_t ahead) {
     const __m256i magnitude = _mm256_set1_epi8(0x7f);
     __m256 first = _mm256_loadu_ps((const float *)block), second = _mm256_loadu_ps((const float *)block + 8);
     int nan = _mm256_movemask_ps(_mm256_cmp_ps(first, second, _CMP_UNORD_Q));
     for (int row = 0; row < 16 * tiles; row++) {
-        const char *at = block + EXPAND_SCALES + 32 * row;
+        const char *at = block + ELLM_FP8_HEADER + 32 * row;
         if (row % 2 == 0) _mm_prefetch(at + ahead, _MM_HINT_T0);
         __m256i codes = _mm256_loadu_si256((const __m256i *)at);
         nan |= _mm256_movemask_epi8(_mm256_cmpeq_epi8(_mm256_and_si256(codes, magnitude), magnitude));
@@ -36,23 +37,24 @@ static inline void expand_fp8(const char *block, int tiles, ellm_bf16 *out, int6
         _mm256_store_si256((__m256i *)(out + 32 * row), expand_pairs(low, first));
         _mm256_store_si256((__m256i *)(out + 32 * row + 16), expand_pairs(high, second));
     }
-    if (nan) expand_fp8_plain(block, tiles, out);
+    if (nan) expand_fp8_plain(block, tiles, out, low, ahead);
 }
 
 /* High and low byte of E2M1 codes in bf16 times 2^126, with +0 for -0, as in expand_avx512.h. */
 #define E2M1_HIGH 0, 0x7e, 0x7e, 0x7e, 0x7f, 0x7f, 0x7f, 0x7f, 0, (char)0xfe, (char)0xfe, (char)0xfe, (char)0xff, \
     (char)0xff, (char)0xff, (char)0xff
 #define E2M1_LOW 0, 0, (char)0x80, (char)0xc0, 0, 0x40, (char)0x80, (char)0xc0
-static inline void expand_mxfp4(const char *block, int tiles, ellm_bf16 *out, int64_t ahead) {
+#define EXPAND_MXFP4 expand_mxfp4
+static inline void expand_mxfp4(const char *block, int tiles, ellm_bf16 *out, ellm_bf16 *none, int64_t ahead) {
     const __m128i high = _mm_setr_epi8(E2M1_HIGH), low = _mm_setr_epi8(E2M1_LOW, E2M1_LOW), half = _mm_set1_epi8(15);
     const uint8_t *scales = (const uint8_t *)block;
     for (int i = 0; i < 16 * tiles; i++)
         if (scales[i] < 2 || scales[i] > 252) {
-            expand_mxfp4_plain(block, tiles, out);
+            expand_mxfp4_plain(block, tiles, out, none, ahead);
             return;
         }
     for (int row = 0; row < 16 * tiles; row++) {
-        const char *at = block + EXPAND_SCALES + 16 * row;
+        const char *at = block + ELLM_MXFP4_HEADER + 16 * row;
         if (row % 4 == 0) _mm_prefetch(at + ahead, _MM_HINT_T0);
         __m128i codes = _mm_loadu_si128((const __m128i *)at), even = _mm_and_si128(codes, half);
         __m128i odd = _mm_and_si128(_mm_srli_epi16(codes, 4), half);
@@ -70,10 +72,6 @@ static inline void expand_mxfp4(const char *block, int tiles, ellm_bf16 *out, in
             _mm_store_si128(target + 1, _mm_unpackhi_epi16(evens, odds));
         }
     }
-}
-
-static inline void expand_f16(const char *block, int tiles, ellm_bf16 *high, ellm_bf16 *low, int64_t ahead) {
-    expand_f16_plain(block, tiles, high, low);
 }
 
 #endif

@@ -72,12 +72,13 @@ static inline void e4m3_rows(const char *line, const e4m3_decoder *decoder, e4m3
     rows[1] = expand_scaled(_mm512_unpackhi_epi8(lows, highs), scales.first, scales.second);
 }
 
-static inline void expand_fp8(const char *block, int count, ellm_bf16 *out, int64_t ahead) {
+#define EXPAND_FP8 expand_fp8
+static inline void expand_fp8(const char *block, int count, ellm_bf16 *out, ellm_bf16 *low, int64_t ahead) {
     e4m3_decoder decoder = e4m3_decoder_load();
     e4m3_scales scales = e4m3_scales_load(block);
     expand_prefetch(block + ahead);
     for (int row = 0; row < 16 * count; row += 2) {
-        const char *line = block + EXPAND_SCALES + 32 * row;
+        const char *line = block + ELLM_FP8_HEADER + 32 * row;
         __m512i rows[2];
         expand_prefetch(line + ahead);
         e4m3_rows(line, &decoder, scales, rows);
@@ -118,17 +119,18 @@ static inline __m512i e2m1_row(const char *at, const e2m1_decoder *decoder, __m5
     return _mm512_subs_epu16(codes, scale);
 }
 
-static inline void expand_mxfp4(const char *block, int count, ellm_bf16 *out, int64_t ahead) {
+#define EXPAND_MXFP4 expand_mxfp4
+static inline void expand_mxfp4(const char *block, int count, ellm_bf16 *out, ellm_bf16 *low, int64_t ahead) {
     e2m1_decoder decoder = e2m1_decoder_load();
     if (!e2m1_normal(block, count)) {
-        expand_mxfp4_plain(block, count, out);
+        expand_mxfp4_plain(block, count, out, low, ahead);
         return;
     }
     expand_prefetch(block + ahead);
     for (int tile = 0; tile < count; tile++) {
         __m512i scale = e2m1_scale(block + 16 * tile);
         for (int row = 16 * tile; row < 16 * (tile + 1); row += 4) {
-            const char *line = block + EXPAND_SCALES + 16 * row;
+            const char *line = block + ELLM_MXFP4_HEADER + 16 * row;
             expand_prefetch(line + ahead);
 #pragma GCC unroll 4
             for (int i = 0; i < 4; i++)
@@ -141,6 +143,7 @@ static inline __m512 expand_half(__m256i values) {
     return (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(values), 16);
 }
 
+#define EXPAND_F16 expand_f16
 static inline void expand_f16(const char *block, int count, ellm_bf16 *high, ellm_bf16 *low, int64_t ahead) {
     for (int row = 0; row < 16 * count; row++) {
         const __m256i *at = (const __m256i *)(block + 64 * row);

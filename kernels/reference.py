@@ -12,7 +12,8 @@ from collections.abc import Callable
 import numpy as np
 
 from ellm.kernels import layout
-from ellm.kernels.contract import FOLD, SPLIT
+from ellm.kernels.contract import FOLD, SPLIT, TILE_K, TILE_N
+from ellm.kernels.formats import NUMBERED
 from ellm.kernels.layout import activation, from_bf16, memory, to_bf16
 from ellm.kernels.reference_matmul import expert_down, expert_gate_up, gate_up, head_linear, linear, logits, qkv
 from ellm.kernels.reference_routing import combine, dispatch, route
@@ -26,7 +27,7 @@ def embed(task: Task) -> None:
     tokens = task.step.tokens[task.row : task.row + task.rows]
     if tokens.min() < 0 or tokens.max() >= task.vocab:
         raise IndexError(f"a token is outside [0, {task.vocab}): {tokens.tolist()}")
-    table = layout.weight(task.table, -(-task.vocab // 16), task.k_tiles, task.format)
+    table = NUMBERED[task.format].weight(task.table, -(-task.vocab // TILE_N), task.k_tiles)
     task.buffer(task.out, task.width)[:] = table[tokens, : task.width] * np.float32(task.scale)
 
 
@@ -81,9 +82,9 @@ def expand_latent(task: Task) -> None:
     c and r are the latent and the rotary dims of the cached keys of every sequence of the step, up to its last row.
     """
     split, head = divmod(task.index, task.heads)
-    step, k_tiles = task.step, -(-task.latent // 32)
+    step, k_tiles = task.step, -(-task.latent // TILE_K)
     to_keys, to_values = (
-        layout.weight(address + head * stride, -(-n // 16), k_tiles, format)[:n, : task.latent].astype(np.float64)
+        NUMBERED[format].weight(address + head * stride, -(-n // TILE_N), k_tiles)[:n, : task.latent].astype(np.float64)
         for address, stride, n, format in (
             (task.to_keys, task.to_keys_stride, task.key_dim, task.to_keys_format),
             (task.to_values, task.to_values_stride, task.value_dim, task.to_values_format),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from ellm.kernels import layout
+from ellm.kernels.contract import TILE_N
+from ellm.kernels.formats import NUMBERED
 from ellm.kernels.layout import from_bf16, memory, to_bf16
 from ellm.kernels.reference_task import Task, append_keys, append_values, norm, rotate, silu, write
 
@@ -25,8 +27,8 @@ def logits(task: Task) -> None:
 
 def gate_up(task: Task) -> None:
     """out = silu(gate) * up, bf16 [rows, n]; W's column tile 2i is gate's tile i, 2i + 1 is up's (Shazeer, 2020)."""
-    y, begin, end = _product(task, 2 * 16 * -(-task.n // 16))
-    pairs = y.reshape(task.rows, -1, 2, 16)
+    y, begin, end = _product(task, 2 * TILE_N * -(-task.n // TILE_N))
+    pairs = y.reshape(task.rows, -1, 2, TILE_N)
     gate, up = (pairs[:, :, i].reshape(task.rows, -1) for i in (0, 1))
     begin, end = begin // 2, min(task.n, end // 2)
     out = task.buffer(task.out, task.out_stride, dtype=np.uint16)
@@ -38,14 +40,14 @@ def gate_up(task: Task) -> None:
 def qkv(task: Task) -> None:
     """Heads of bf16(norm(x)) . W^T (+ bias); q and k heads then normed and rotated; q to `q`, k and v to the KV ranges.
 
-    Head h is columns [16 * head_tiles * h, + head_dim) of W, the heads being those of q, then of k, then of v.
+    Head h is columns [TILE_N * head_tiles * h, + head_dim) of W, the heads being those of q, then of k, then of v.
     q: bf16 [rows, heads, q_width], zero from head_dim on.
     """
-    y, begin, _ = _product(task, 16 * task.n_tiles)
-    y = y.reshape(task.rows, -1, 16 * task.head_tiles)[:, :, : task.head_dim]
+    y, begin, _ = _product(task, TILE_N * task.n_tiles)
+    y = y.reshape(task.rows, -1, TILE_N * task.head_tiles)[:, :, : task.head_dim]
     q = task.buffer(task.q, task.heads, task.q_width, dtype=np.uint16)
     for i in range(y.shape[1]):
-        head = begin // (16 * task.head_tiles) + i
+        head = begin // (TILE_N * task.head_tiles) + i
         x = y[:, i]
         if head < task.heads + task.kv_heads:
             gain = task.q_norm if head < task.heads else task.k_norm
@@ -81,8 +83,8 @@ def expert_gate_up(task: Task) -> None:
     rows = task.shared(task.args["rows"], int(positions.stop), dtype=np.int32)[positions]
     x = np.array([_section_row(task, int(row)) for row in rows])
     weight, bias = _bank(task)
-    y, begin, end = _multiply(task, x, column_task, 2 * 16 * -(-task.n // 16), weight, bias)
-    y = y.reshape(len(rows), -1, 2, 16)
+    y, begin, end = _multiply(task, x, column_task, 2 * TILE_N * -(-task.n // TILE_N), weight, bias)
+    y = y.reshape(len(rows), -1, 2, TILE_N)
     gate, up = (y[:, :, i].reshape(len(rows), -1) for i in (0, 1))
     begin, end = begin // 2, min(task.n, end // 2)
     out = task.shared(task.out, int(positions.stop), task.out_stride, dtype=np.uint16)[positions]
@@ -140,10 +142,10 @@ def _multiply(
     if task.norm:
         x = norm(x, memory(task.norm, (task.k,), np.float32), task.eps)
     a = from_bf16(x if task.x_bf16 else to_bf16(x)).astype(np.float64)
-    begin = 16 * column_task * task.task_tiles
-    end = min(columns, begin + 16 * task.task_tiles)
-    w = layout.weight(weight, task.n_tiles, task.k_tiles, task.format)[begin:end, : task.k]
+    begin = TILE_N * column_task * task.task_tiles
+    end = min(columns, begin + TILE_N * task.task_tiles)
+    w = NUMBERED[task.format].weight(weight, task.n_tiles, task.k_tiles)[begin:end, : task.k]
     y = a @ w.T.astype(np.float64)
     if bias:
-        y = y + memory(bias, (16 * task.n_tiles,), np.float32)[begin:end]
+        y = y + memory(bias, (TILE_N * task.n_tiles,), np.float32)[begin:end]
     return y.astype(np.float32), begin, end

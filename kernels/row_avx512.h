@@ -23,7 +23,7 @@ static inline void row_fp8(const ellm_bf16 *a, const char *block, int64_t stride
         __m512bh first = row_pair(a + 2 * row), second = row_pair(a + 2 * row + 2);
 #pragma GCC unroll 4
         for (int n = 0; n < EXPAND_COLUMNS; n++) {
-            const char *line = block + n * stride + EXPAND_SCALES + 32 * row;
+            const char *line = block + n * stride + ELLM_FP8_HEADER + 32 * row;
             __m512i rows[2];
             expand_prefetch(line + ahead);
             e4m3_rows(line, &decoder, scales[n], rows);
@@ -41,7 +41,7 @@ static inline void row_mxfp4(const ellm_bf16 *a, const char *block, int64_t stri
 #pragma GCC unroll 4
         for (int n = 0; n < EXPAND_COLUMNS; n++) scales[n] = e2m1_scale(block + n * stride + 16 * tile);
         for (int row = 16 * tile; row < 16 * (tile + 1); row += 4) {
-            const char *line = block + EXPAND_SCALES + 16 * row;
+            const char *line = block + ELLM_MXFP4_HEADER + 16 * row;
 #pragma GCC unroll 4
             for (int n = 0; n < EXPAND_COLUMNS; n++) expand_prefetch(line + n * stride + ahead);
 #pragma GCC unroll 4

@@ -12,30 +12,23 @@
  *
  * Layouts.
  *   Activation row: f32, or bf16 whose row stride is a multiple of 32 elements and whose pad the producer zeroes.
- *   Weight tile (1 KiB): B[32 k][16 n] in bf16 as 16 rows of k pairs, `tile[k / 2][n][k % 2]`. A packed weight is
- *   [n_tiles][k_tiles] tiles, zero padded, so column tile n is one contiguous run over k.
- *   Formats of a packed weight. A column tile is
- *     ELLM_BF16   k_tiles tiles;
- *     ELLM_F16    the same with IEEE half elements;
- *     ELLM_FP8    a block for each 128 k (the last padded): f32 scale[16 n], then 4 tiles of E4M3 bytes [k / 2][n][k % 2];
- *     ELLM_MXFP4  a block for each 128 k: E8M0 scale[4 k groups of 32][16 n], then 4 tiles of bytes [k / 2][n] that
- *                 hold two E2M1, the even k in the low half.
- *   An element of FP8 and MXFP4 is worth bf16(f32(code) * f32(scale)), one of F16 itself.
+ *   Weight tile: B[32 k][16 n] as 16 rows of k pairs, `tile[k / 2][n][k % 2]`; 1 KiB of bf16. A packed weight is
+ *   [n_tiles][k_tiles] tiles, zero padded, so column tile n is one contiguous run over k; formats.py says what more
+ *   there is in each format.
  *   Keys of one KV head:   [S/16][ceil(d/32)] tiles: B[d][s], so a key block is a weight with n = s, k = d.
  *   Values of one KV head: [S/32][ceil(d/16)] tiles: B[s][d], k = s, n = d.
  */
 #ifndef ELLM_TASK_H
 #define ELLM_TASK_H
 #include <stdint.h>
+#include "formats.h"
 
-#define ELLM_TILE 512        /* bf16 elements in a tile */
+#define ELLM_TILE_N 16       /* columns of a tile: one AMX tile of 16 rows of 64 bytes */
+#define ELLM_TILE_K 32       /* k of a tile */
+#define ELLM_TILE (ELLM_TILE_N * ELLM_TILE_K)
 #define ELLM_SPLIT 512       /* keys in one split of the context: absolute boundaries, fixed for ever */
 #define ELLM_ARGS 256        /* bytes reserved for an operator's arguments */
 #define ELLM_FOLD 64         /* most query rows (positions x heads of a KV group) folded into one attend task */
-#define ELLM_BF16 0          /* formats of a packed weight */
-#define ELLM_F16 1
-#define ELLM_FP8 2
-#define ELLM_MXFP4 3
 #define ELLM_EXPAND 65536    /* bytes of scratch in which a part of a weight is expanded to bf16 tiles */
 
 typedef uint16_t ellm_bf16;

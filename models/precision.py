@@ -8,20 +8,21 @@ from fnmatch import fnmatch
 from typing import Any
 
 from ellm.dsl import Precision
+from ellm.kernels.formats import FORMATS, PLAIN
 from ellm.system.errors import InputError
 
-_BLOCK = [128, 128]
+_PLAIN = {"float16": "f16"}
 _NEVER_QUANTIZED = ("lm_head", "*embed_tokens", "*norm", "*.mlp.gate")
 _EXPERTS = re.compile(r"\.mlp\.experts\.(gate_up|down)_proj$")
 
 
 def precision_of(config: Mapping[str, Any]) -> Precision:
-    """Return the precision of a tensor by its name: "bf16", "f16", "fp8" or "mxfp4". Raises InputError.
+    """Return the precision of a tensor by its name: the name of one of FORMATS. Raises InputError.
 
     By `quantization_config` (FP8 in blocks, MXFP4 experts) and `dtype` or, older, `torch_dtype`.
     """
     dtype = config.get("dtype", config.get("torch_dtype"))
-    plain = "f16" if dtype == "float16" else "bf16"
+    plain = _PLAIN.get(str(dtype), PLAIN.name)
     quantization = config.get("quantization_config")
     if quantization is None:
         return lambda name: plain
@@ -38,9 +39,9 @@ def precision_of(config: Mapping[str, Any]) -> Precision:
 
 def _fp8(quantization: Mapping[str, Any], plain: str) -> Precision:
     """Every matrix but the head, the embedding, routers and `modules_to_not_convert`."""
-    block = quantization.get("weight_block_size")
-    if block != _BLOCK:
-        raise InputError(f"config.json: quantization_config: weight_block_size {block!r} is not {_BLOCK}")
+    block, wanted = quantization.get("weight_block_size"), [*FORMATS["fp8"].scale_block(False)]
+    if block != wanted:
+        raise InputError(f"config.json: quantization_config: weight_block_size {block!r} is not {wanted}")
     modules = quantization.get("modules_to_not_convert") or []
     if not isinstance(modules, list) or not all(isinstance(module, str) for module in modules):
         raise InputError(f"config.json: quantization_config: modules_to_not_convert {modules!r} is not a list of names")

@@ -151,7 +151,7 @@ cdef class Executable:
             if "task_tiles" in FIELDS.get(kernel, ()):
                 args = unpack(kernel, self.arrays["args"][op * ARGS_BYTES : (op + 1) * ARGS_BYTES])
                 streams[op].weights = <const char *><size_t>args["weight"]
-                streams[op].task_bytes = args["task_tiles"] * column_bytes(args["format"], args["k_tiles"])
+                streams[op].task_bytes = args["task_tiles"] * NUMBERED[args["format"]].column_bytes(args["k_tiles"])
                 streams[op].expert_bytes = args["bank_stride"] if expert[op] else 0
 
     cdef fill_workers(self):

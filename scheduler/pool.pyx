@@ -36,7 +36,8 @@ from ellm.scheduler.worker cimport (
     worker_main,
 )
 
-from ellm.kernels.contract import ARGS_BYTES, FIELDS, column_bytes, unpack
+from ellm.kernels.contract import ARGS_BYTES, FIELDS, unpack
+from ellm.kernels.formats import NUMBERED
 from ellm.system.errors import InputError
 from ellm.scheduler import topology
 from ellm.scheduler.spans import Trace

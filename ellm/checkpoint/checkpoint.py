@@ -11,6 +11,7 @@ import numpy as np
 
 from ellm.checkpoint.sources import used_tensors
 from ellm.checkpoint.tensors import TensorFiles, TensorInfo
+from ellm.kernels.formats import FORMATS, PLAIN
 from ellm.system.errors import InputError
 from ellm.text.tokenizer import Tokenizer
 
@@ -64,14 +65,18 @@ class Checkpoint:
         return self._build_tokenizer()
 
     def precision(self, name: str) -> str:
-        """What a weight is computed with: "bf16", "f16", "fp8" or "mxfp4", by what is stored.
+        """The name of the format that a weight is computed with, by what is stored.
 
-        With "{expert}" in its name, expert 0 answers; an MXFP4 weight is known by its name without `_blocks` too.
-        "bf16" if there is no such tensor, which loading will complain about.
+        That of bf16 if there is no such tensor, which loading will complain about.
         """
+        tensor = self.tensor_of(name)
+        return (tensor.format if tensor else PLAIN).name
+
+    def tensor_of(self, name: str) -> TensorInfo | None:
+        """The tensor that holds a weight, in whatever format. With "{expert}" in its name, expert 0 answers."""
         name = name.replace("{expert}", "0")
-        tensor = self.tensors.get(name) or self.tensors.get(f"{name}_blocks")
-        return tensor.precision if tensor else "bf16"
+        names = (name + format.stored.suffix for format in FORMATS.values())
+        return next((self.tensors[one] for one in names if one in self.tensors), None)
 
     def ignored(self, program: Program) -> list[str]:
         """Tensors that no weight of the program is made of, such as layers for multi-token prediction."""

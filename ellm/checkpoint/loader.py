@@ -13,7 +13,7 @@ What `Program.meta["weights"]` holds: one dict for each packed weight, or for ea
                  All matrices of a bank have the same runs.
     values       of a constant: the numbers, instead of sources and runs
   of tiles:
-    format       "bf16" (default), "f16", "fp8" or "mxfp4"
+    format       its name in `ellm.kernels.formats`, "bf16" by default
     k, k_tiles, n_tiles, task_tiles
   of a bank:
     experts      matrices. Default 1: no bank.
@@ -23,18 +23,18 @@ What `Program.meta["weights"]` holds: one dict for each packed weight, or for ea
 
 A source:
     name         of the tensor; with "{expert}" in it, matrix i is the tensor with i in its place
-    shape        as stored: [rows, k], [k, rows] if transposed, [rows, k / 32, 16] of MXFP4, [n] of a vector, and
-                 [experts, ...] if stacked
+    shape        as stored: [rows, k], [k, rows] if transposed, [rows, groups of k, items] of a format that has groups,
+                 [n] of a vector, and [experts, ...] if stacked
     stacked      True: the first axis is the matrix of the bank
-    transposed   True: stored as [k, rows]; not for MXFP4
+    transposed   True: stored as [k, rows]
     head_rows    matrix i begins at stored row i * head_rows: at this row, or at this k if transposed
     first_k      the source's k that becomes the first packed one. Default 0.
-    scales       name and shape of the tensor of scales, named and stacked like the source: F32, BF16 or F16
-                 [ceil(rows / 128), ceil(columns / 128)] of FP8, U8 [rows, k / 32] of MXFP4
+    scales       name and shape of the tensor of scales, named and stacked like the source: one for each of the format's
+                 `scale_block` of rows and columns
 
-A weight is packed in the precision that it is stored in (`TensorInfo.precision`), or expanded to bf16 if it has
-scales: bf16(float32(code) * scale), which is what kernels compute from codes. In "fp8" and "mxfp4", a packed weight has
-its scales per block of k, so its first k must be the first of a block of the tensor; rows may begin anywhere.
+A weight is packed in the format that it is stored in (`TensorInfo.format`), or expanded to bf16 if it has
+scales: bf16(float32(code) * scale), which is what kernels compute from codes. If it keeps them, they are per block of
+k, so its first k must be the first of a block of the tensor; rows may begin anywhere.
 """
 
 from __future__ import annotations
@@ -50,12 +50,11 @@ import numpy as np
 from ellm.checkpoint.checkpoint import Checkpoint
 from ellm.checkpoint.pieces import Piece, cut_pieces, pack_piece
 from ellm.checkpoint.sources import Entry, check_tensors, tensor_name
+from ellm.kernels.contract import TILE_N
 from ellm.kernels.layout import memory
 
 if TYPE_CHECKING:
     from ellm.scheduler.program import Program
-
-_COLUMNS = 16  # of a tile
 
 Progress = Callable[[int, int], None]
 
@@ -141,7 +140,7 @@ def _pack_home(
 
 def _home(weight: Entry, worker: int, workers: int) -> Iterator[tuple[int, int, int]]:
     """(matrix, first column, end column) of what this worker owns, for each matrix of which it owns any."""
-    experts, task_columns = weight.get("experts", 1), weight["task_tiles"] * _COLUMNS
+    experts, task_columns = weight.get("experts", 1), weight["task_tiles"] * TILE_N
     tasks = -(-weight["n_tiles"] // weight["task_tiles"])
     one_group = weight.get("one_group", False)
     group = tasks * experts if one_group else tasks
@@ -150,7 +149,7 @@ def _home(weight: Entry, worker: int, workers: int) -> Iterator[tuple[int, int, 
         before = matrix * tasks if one_group else 0
         first, last = max(begin - before, 0), min(end - before, tasks)
         if first < last:
-            yield matrix, first * task_columns, min(last * task_columns, weight["n_tiles"] * _COLUMNS)
+            yield matrix, first * task_columns, min(last * task_columns, weight["n_tiles"] * TILE_N)
 
 
 def _write_floats(weight: Entry, checkpoint: Checkpoint, address: int) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ellm.checkpoint.tensors import NUMBERS, READABLE, TensorInfo
+from ellm.kernels.formats import PLAIN
 from ellm.system.errors import InputError
 
 if TYPE_CHECKING:
@@ -13,9 +14,6 @@ if TYPE_CHECKING:
 
 Entry = Mapping[str, Any]
 """A weight of `Program.meta["weights"]`, one of its sources, or a source's scales; see loader.py."""
-
-_EXPANDABLE = ("fp8", "mxfp4")
-_SCALES = {"fp8": ("F32", "BF16", "F16"), "mxfp4": ("U8",)}
 
 
 def tensor_name(source: Entry, matrix: int) -> str:
@@ -42,9 +40,9 @@ def check_tensors(weights: Sequence[Entry], checkpoint: Checkpoint) -> None:
             for matrix, name in enumerate(_names(source, weight.get("experts", 1))):
                 tensor = _find(checkpoint, name, source)
                 _check_dtype(weight, source, tensor)
-                if "scales" in source and tensor.precision in _EXPANDABLE:
+                if "scales" in source and tensor.format.k_per_scale:
                     scales = _find(checkpoint, tensor_name(source["scales"], matrix), source["scales"])
-                    _refuse_dtype(scales, _SCALES[tensor.precision], f"scales of {tensor.dtype} are")
+                    _refuse_dtype(scales, tensor.format.stored.scale_dtypes, f"scales of {tensor.dtype} are")
 
 
 def _names(source: Entry, experts: int) -> list[str]:
@@ -87,9 +85,9 @@ def _check_dtype(weight: Entry, source: Entry, tensor: TensorInfo) -> None:
     if weight["layout"] == "vector":
         return _refuse_dtype(tensor, NUMBERS, "ellm reads vectors as")
     _refuse_dtype(tensor, READABLE, "ellm reads")
-    wanted = weight.get("format", "bf16")
-    expanded = wanted == "bf16" and tensor.precision in _EXPANDABLE and "scales" in source
-    if tensor.precision != wanted and not expanded:
+    wanted = weight.get("format", PLAIN.name)
+    expanded = wanted == PLAIN.name and tensor.format.k_per_scale and "scales" in source
+    if tensor.format.name != wanted and not expanded:
         raise InputError(f"{tensor.path}: {tensor}: dtype is {tensor.dtype}, the program was compiled for {wanted}")
 
 

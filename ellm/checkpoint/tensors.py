@@ -11,20 +11,16 @@ from typing import Any
 import gguf
 import numpy as np
 
+from ellm.kernels.formats import FORMATS, PLAIN, Format, stored_format
 from ellm.kernels.layout import from_bf16
 from ellm.kernels.pack import read_strided, to_bf16
 from ellm.system.errors import InputError
 
-_PLAIN: dict[str, np.dtype[Any]] = {
-    "F32": np.dtype("<f4"),
-    "F16": np.dtype("<u2"),
-    "BF16": np.dtype("<u2"),
-    "F8_E4M3": np.dtype("u1"),
-    "U8": np.dtype("u1"),
-}
+_PLAIN: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4")}
+_PLAIN |= {format.stored.dtype: np.dtype(format.stored.item) for format in FORMATS.values()}
 _QUANTIZED = ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
 NUMBERS = ("F32", "F16", "BF16")  # dtypes of which each element is a number, without scales or blocks
-READABLE = (*_PLAIN, *_QUANTIZED)
+READABLE = tuple(dict.fromkeys((*NUMBERS, *_PLAIN, *_QUANTIZED)))
 
 
 @dataclass(frozen=True)
@@ -44,11 +40,9 @@ class TensorInfo:
         return self.stored if self.stored == self.name else f"{self.stored} ({self.name})"
 
     @property
-    def precision(self) -> str:
-        """What it is computed with: "bf16", "f16", "fp8" or "mxfp4". F32 and everything of GGUF is rounded to bf16."""
-        if self.dtype == "F16" and self.path.suffix != ".gguf":
-            return "f16"
-        return {"F8_E4M3": "fp8", "U8": "mxfp4"}.get(self.dtype, "bf16")
+    def format(self) -> Format:
+        """What it is computed with. F32 and everything of GGUF is rounded to bf16."""
+        return PLAIN if self.path.suffix == ".gguf" else stored_format(self.name, self.dtype)
 
 
 class TensorFiles:
@@ -69,8 +63,8 @@ class TensorFiles:
     ) -> np.ndarray:
         """Rows [begin, end) of a matrix in the tensor's own precision, [rows, columns].
 
-        bf16: uint16 bits, F32 and GGUF rounded to nearest, ties to even. f16: uint16 bits. fp8, mxfp4: uint8 as stored,
-        the inner axes of mxfp4 being one.
+        Numbers: uint16 bits, F32 and GGUF rounded to bf16, to nearest, ties to even. Codes that have scales: as stored,
+        the inner axes being one.
 
         Args:
             name: of the tensor.
@@ -128,7 +122,7 @@ class TensorFiles:
         first, last = columns or (0, row_bytes // dtype.itemsize)
         bits = np.empty((end - begin, last - first), dtype)
         self._pread(tensor, offset + begin * row_bytes + first * dtype.itemsize, row_bytes, bits.view(np.uint8))
-        return _to_float(tensor, bits) if tensor.dtype == "F16" and tensor.precision == "bf16" else bits
+        return _to_float(tensor, bits) if tensor.dtype == "F16" and tensor.format is PLAIN else bits
 
     def _pread(self, tensor: TensorInfo, offset: int, stride: int, out: np.ndarray) -> None:
         """Fill the rows of `out`, uint8 [rows, bytes], from `offset` on, `stride` bytes apart in the file."""

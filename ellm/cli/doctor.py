@@ -6,9 +6,9 @@ import statistics
 from contextlib import closing
 
 from ellm.cli.terminal import note
-from ellm.inspection import operator_kinds
 from ellm.kernels import contract
 from ellm.kernels import isa as isas
+from ellm.kernels.formats import FORMATS
 from ellm.machine.limits import Limits
 from ellm.scheduler import Pool, topology
 from ellm.system import memory
@@ -58,7 +58,7 @@ def precision_lines() -> list[str]:
     kernels = ", ".join(kernel for kernel, fields in contract.FIELDS.items() if "format" in fields)
     return [
         "precisions   as stored in the checkpoint; activations bf16, sums f32",
-        *(f"  {precision:<10} {operator_kinds.COMPUTED[precision]}" for precision in contract.FORMATS),
+        *(f"  {format.name:<10} {format.computed}" for format in FORMATS.values()),
         f"  kernels    {kernels}",
     ]
 

@@ -16,6 +16,7 @@ from ellm.inspection import operator_kinds
 from ellm.inspection.steps import Step
 from ellm.inspection.text import chain
 from ellm.kernels import isa as isas
+from ellm.kernels.formats import FORMATS
 from ellm.predict.roofline import Cost
 from ellm.scheduler import topology
 from ellm.scheduler.program import Program
@@ -23,7 +24,6 @@ from ellm.system.errors import InputError
 from ellm.system.memory import readable
 
 NOT_LOOKED_AT = "The weights were not looked at: their precisions follow config.json."
-NATIVE = {"bf16": "BF16", "f16": "F16", "fp8": "F8_E4M3", "mxfp4": "U8"}  # the dtype that a precision stands for
 CHANGED = ", converted when loaded"
 
 
@@ -104,7 +104,7 @@ def operator_lines(program: Program, why: dict[operator_kinds.OperatorKind, str]
     used = sorted({kind.precision for kind in why})
     return [
         *operator_kinds.table(program, why),
-        *(f"{precision} weights are {operator_kinds.COMPUTED[precision]}" for precision in used),
+        *(f"{precision} weights are {FORMATS[precision].computed}" for precision in used),
     ]
 
 
@@ -120,10 +120,9 @@ def weights_of(program: Program) -> dict[operator_kinds.OperatorKind, list[str]]
 
 def stored_as(checkpoint: Checkpoint, precision: str, names: list[str]) -> str:
     """Why a kernel computes with a precision: the dtypes of the tensors in the checkpoint."""
-    found = [name.replace("{expert}", "0") for name in names]
-    tensors = [checkpoint.tensors.get(name) or checkpoint.tensors.get(f"{name}_blocks") for name in found]
+    tensors = [checkpoint.tensor_of(name) for name in names]
     dtypes = {tensor.dtype if tensor else "nothing (missing)" for tensor in tensors}
-    changed = dtypes != {NATIVE[precision]}
+    changed = dtypes != {FORMATS[precision].stored.dtype}
     return f"stored as {', '.join(sorted(dtypes))}{CHANGED if changed else ''}"
 
 
@@ -131,7 +130,7 @@ def configured_as(config: Mapping[str, Any], stored: str, precision: str) -> str
     """Why a kernel computes with a precision, if config.json says in which one the weights are stored."""
     method = (config.get("quantization_config") or {}).get("quant_method")
     dtype = config.get("dtype") or config.get("torch_dtype") or "not given"
-    if stored in ("fp8", "mxfp4"):
+    if FORMATS[stored].k_per_scale:
         return f"quant_method {method}{CHANGED if stored != precision else ''}"
     return f"not quantized, dtype {dtype}" if method else f"dtype {dtype}"
 

@@ -9,14 +9,6 @@ from typing import Any
 
 from ellm.scheduler.program import Program
 
-COMPUTED = {
-    "bf16": "multiplied as they are",
-    "f16": "multiplied as the two bf16 terms that each weight is the exact sum of",
-    "fp8": "expanded to bf16 with their block scales on the way to the multiplication",
-    "mxfp4": "expanded to bf16 with their block scales on the way to the multiplication",
-}
-"""What a kernel does with weights of each precision; all sums are f32."""
-
 
 @dataclass(frozen=True)
 class OperatorKind:

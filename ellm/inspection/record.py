@@ -13,6 +13,7 @@ from ellm.inspection.contracts import contracts
 from ellm.inspection.layers import layer_of, repeats
 from ellm.inspection.steps import Step
 from ellm.kernels import contract
+from ellm.kernels.formats import NUMBERED
 from ellm.scheduler.program import Kind, Lists, Program
 
 _SIZES = ("row_block", "blocks", "chunk", "context", "vocab", "windows", "partials", "partial_floats")
@@ -46,7 +47,7 @@ def _operator(program: Program, number: int) -> dict[str, Any]:
     args = {field: value if math.isfinite(value) else str(value) for field, value in args.items()}  # JSON has no -inf
     found = described | {"layer": layer_of(described["name"]), "args": args}
     if "n_tiles" in args:
-        found["column_bytes"] = contract.column_bytes(args["format"], args["k_tiles"])
+        found["column_bytes"] = NUMBERED[args["format"]].column_bytes(args["k_tiles"])
     return found
 
 

@@ -12,6 +12,7 @@ from ellm.inspection.layers import layer_of
 from ellm.inspection.record import kind_name
 from ellm.inspection.steps import Step, WalkedStep
 from ellm.kernels import contract
+from ellm.kernels.formats import NUMBERED
 from ellm.scheduler.program import Program
 from ellm.system.errors import InputError
 from ellm.system.memory import readable
@@ -45,7 +46,7 @@ def tasks(program: Program, name: str, cores: Sequence[int]) -> list[str]:
         f"arguments    {', '.join(f'{field}={value}' for field, value in fields.items())}",
     ]
     if "n_tiles" in fields:
-        column = contract.column_bytes(fields["format"], fields["k_tiles"])
+        column = NUMBERED[fields["format"]].column_bytes(fields["k_tiles"])
         size = readable(column * fields["task_tiles"])
         lines.append(
             f"a task       up to {fields['task_tiles']} of {fields['n_tiles']} column tiles: {size} of weights"

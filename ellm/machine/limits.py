@@ -12,6 +12,7 @@ import numpy as np
 
 from ellm.kernels import contract
 from ellm.kernels.isa import Table
+from ellm.kernels.records import RECORDS
 from ellm.scheduler import Pool, StepInput, topology
 from ellm.scheduler.program import EVENT, GROUP, Kind, Lists, Program
 from ellm.system.errors import InputError
@@ -49,7 +50,7 @@ class Limits:
             if self._time(self._multiplier) > WINDOW / 8:
                 break
             self._repeats *= 2
-        self._flops = contract.cost("probe_matmul", args, 1, 0)[0]
+        self._flops = RECORDS["probe_matmul"].work(args).flops
 
     def read(self) -> float:
         """Bytes a second that the workers read from memory together: the best of several loops, right now."""
@@ -111,7 +112,7 @@ def kernel_program(kernel: str, args: dict[str, Any], weights_bytes: int) -> Pro
         op_names=[kernel],
         args=contract.pack(kernel, **args)[None],
         relocations=np.array([[0, at] for at in contract.weight_fields(kernel).values()], np.int32).reshape(-1, 2),
-        groups=np.array([(0, 0, Kind.ROWS, contract.tasks(kernel, args), 0, 1, -1)], GROUP),
+        groups=np.array([(0, 0, Kind.ROWS, RECORDS[kernel].tasks(args), 0, 1, -1)], GROUP),
         events=np.array([(1, -1)], EVENT),
         signals=Lists.of([[0]]),
         publishes=Lists.of([[]]),
@@ -124,7 +125,7 @@ def kernel_program(kernel: str, args: dict[str, Any], weights_bytes: int) -> Pro
         kv_heads=1,
         fold_heads=1,
         section_bytes=64,
-        scratch_bytes=contract.scratch_bytes(kernel, args, row_block),
+        scratch_bytes=RECORDS[kernel].scratch_bytes(args, row_block),
         partial_floats=0,
         partials=0,
         weights_bytes=weights_bytes,

@@ -21,8 +21,10 @@ from typing import Any
 import numpy as np
 
 from ellm.kernels import contract
-from ellm.kernels.contract import FORMATS, SAMPLING, SPLIT
+from ellm.kernels.contract import SAMPLING, SPLIT, TILE_K, TILE_N
+from ellm.kernels.formats import FORMATS, PLAIN, Format
 from ellm.kernels.isa import Table
+from ellm.kernels.records import RECORDS
 from ellm.machine.description import Machine
 from ellm.machine.limits import ONE_ROW, kernel_program, last_level_cache
 from ellm.machine.sharing import Sharing
@@ -59,7 +61,7 @@ class Meter:
         self.single = Pool(cores=pool.cores[:1])
         self.pairs = {relation: Pool(cores=cores) for relation, cores in self.sharing.pairs().items()}
         cache = last_level_cache(pool.cores)
-        self.column = contract.column_bytes(FORMATS["bf16"], K_TILES)
+        self.column = PLAIN.column_bytes(K_TILES)
         unit = self.column * TASK_TILES * pool.threads
         self.memory = Mapping(-(-max(256 << 20, 4 * cache) // unit) * unit, "the measurements", huge=True)
         _fill(self.memory, pool.cores)
@@ -139,8 +141,8 @@ class Meter:
             "read_core": self._linear(self.single, 1, part),
             "read_all": self._linear(self.pool, 1, self.n_tiles),
             "cache": self._linear(self.pool, 1, self._cached_tiles(cached, self.column)),
-            "fp8": self._linear(self.pool, 1, self._cached_tiles(4 << 20, self.column // 2), "fp8"),
-            "mxfp4": self._linear(self.pool, 1, self._cached_tiles(4 << 20, self.column // 4), "mxfp4"),
+            "fp8": self._linear(self.pool, 1, self._cached_tiles(4 << 20, self.column // 2), FORMATS["fp8"]),
+            "mxfp4": self._linear(self.pool, 1, self._cached_tiles(4 << 20, self.column // 4), FORMATS["mxfp4"]),
         }
         if (remote := self.sharing.remote()) is not None:
             found["read_remote"] = self._linear(self.single, 1, part, begin=remote * part * self.column)
@@ -152,34 +154,34 @@ class Meter:
         return max(1, size // column // unit) * unit
 
     def _linear(
-        self, pool: Pool, rows: int, n_tiles: int, format: str = "bf16", k_tiles: int = K_TILES, begin: int = 0
+        self, pool: Pool, rows: int, n_tiles: int, format: Format = PLAIN, k_tiles: int = K_TILES, begin: int = 0
     ) -> Callable[[], float]:
         """bf16 [rows] by weights from byte `begin` on: TFLOP/s a core if there are many rows, else GB/s: of the pool if
         the caches do not hold the weights, else of a core."""
         args = {
             "x": 0,
             "x_bf16": 1,
-            "x_stride": 32 * (k_tiles | 1),  # as in a panel: rows spread over the sets of L1
+            "x_stride": TILE_K * (k_tiles | 1),  # as in a panel: rows spread over the sets of L1
             "norm": 0,
             "eps": 0.0,
-            "k": 32 * k_tiles,
+            "k": TILE_K * k_tiles,
             "k_tiles": k_tiles,
             "weight": begin,
             "n_tiles": n_tiles,
             "bias": 0,
             "task_tiles": TASK_TILES,
-            "format": FORMATS[format],
-            "n": 16 * n_tiles,
+            "format": format.number,
+            "n": TILE_N * n_tiles,
             "out": 1 << 20,
             "out_bf16": 0,
-            "out_stride": 16 * n_tiles,
+            "out_stride": TILE_N * n_tiles,
             "residual": -1,
         }
-        program = _alone("linear", args, self.memory.size, 2 * rows * 16 * n_tiles * 4 + (2 << 20))
+        program = _alone("linear", args, self.memory.size, 2 * rows * TILE_N * n_tiles * 4 + (2 << 20))
         executable = pool.load(program, self.table, self.memory.address)
-        flops, size = contract.cost("linear", args, rows, 0)
+        work = RECORDS["linear"].work(args, rows)
         step = _rows(rows)
-        cold = size > (64 << 20) * pool.threads
+        cold = work.weight_bytes > (64 << 20) * pool.threads
 
         def run() -> float:
             if not cold:
@@ -188,8 +190,8 @@ class Meter:
             executable.run(step)
             seconds = time.perf_counter() - begin - self.empty()
             if rows > 1:
-                return flops / seconds / 1e12 / pool.threads
-            return size / seconds / 1e9 / (1 if cold else pool.threads)
+                return work.tile_flops / seconds / 1e12 / pool.threads
+            return work.weight_bytes / seconds / 1e9 / (1 if cold else pool.threads)
 
         return run
 
@@ -337,7 +339,7 @@ def _alone(kernel: str, args: dict[str, Any], weights_bytes: int, section: int) 
         relocations=np.array(places, np.int32).reshape(-1, 2),
         row_block=ROW_BLOCK,
         section_bytes=section,
-        scratch_bytes=contract.scratch_bytes(kernel, args, ROW_BLOCK),
+        scratch_bytes=RECORDS[kernel].scratch_bytes(args, ROW_BLOCK),
         context=SPLIT,
     )
 

@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 
+from ellm.kernels.formats import FORMATS
 from ellm.machine.description import Machine
 from ellm.predict import routes
 from ellm.predict.roofline import Cost
-from ellm.predict.task_costs import BITS, Costing, Shape, step_work
+from ellm.predict.task_costs import HYPOTHETICAL, Costing, Shape, step_work
 from ellm.scheduler.program import Program
 from ellm.scheduler.simulate import CacheState, SimulatedStep, simulate
 from ellm.system.errors import InputError
 
-DTYPES = ("bf16", "fp8", "mxfp4", "int8", "int4")
-HYPOTHETICAL = ("int8", "int4")  # sizes only: there are no such kernels
+DTYPES = (*(format.name for format in FORMATS.values() if format.terms == 1), *HYPOTHETICAL)
 
 
 @dataclass(frozen=True)
@@ -164,6 +164,3 @@ def what_helps(planner: Planner, context: int) -> dict[str, float]:
             label = f"{dtype} weights" + (" (hypothetical)" if dtype in HYPOTHETICAL else "")
             found[label] = smaller.decode(context).ms
     return found
-
-
-assert set(DTYPES) < set(BITS)

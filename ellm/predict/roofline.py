@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ellm.kernels import contract
+from ellm.kernels.records import RECORDS
 from ellm.scheduler.program import Program
 
 
@@ -37,7 +38,8 @@ class Cost:
                 cost.row_flops += flops
             if kernel == "attend":
                 args = contract.unpack(kernel, program.args[op])
-                cost.attends.append((*contract.cost(kernel, args, rows=1, keys=1), args["window"]))
+                work = RECORDS[kernel].work(args, keys=1)
+                cost.attends.append((work.flops, work.cache_bytes, args["window"]))
         return cost
 
     def decode_bytes(self, position: int) -> int:

@@ -8,28 +8,28 @@ each worker's first task of an operator makes of the rows, its results, softmax.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ellm.kernels import contract
-from ellm.kernels.contract import FOLD, FORMATS, SAMPLING, SPLIT
+from ellm.kernels.contract import SAMPLING, SPLIT
+from ellm.kernels.formats import FORMATS, PLAIN
+from ellm.kernels.records import RECORDS, Sync, Work
 from ellm.machine.description import Machine
 from ellm.predict.routes import expert_operators
 from ellm.scheduler import StepInput, StepTables
 from ellm.scheduler.program import Kind, Lists, Program
 from ellm.scheduler.simulate import StepWork, needed_signals
 
-BITS = {"bf16": 16.0, "f16": 16.0, "fp8": 8 + 32 / (128 * 128), "mxfp4": 4.25, "int8": 8.5, "int4": 4.5}
-"""Bits of a weight with its scales. int8 and int4 exist on paper only: an f16 scale per 32 weights, as GGUF has it."""
+HYPOTHETICAL = {"int8": 8.5, "int4": 4.5}
+"""Bits of a weight, of formats that exist on paper only: with an f16 scale per 32 weights, as GGUF has it."""
 
-_EXPANDED_AS = {"fp8": "fp8", "int8": "fp8", "mxfp4": "mxfp4", "int4": "mxfp4"}
-_NAMES = {number: name for name, number in FORMATS.items()}
-_MATMULS = ("linear", "logits", "gate_up", "qkv", "head_linear", "expert_gate_up", "expert_down")
-_ROUTE_PASSES = 4  # of a row's scores, to find the top k
-_DISPATCH_NS = 4  # per routed row and per expert
-Args = Mapping[str, Any]
+BITS = {format.name: format.stored_bits for format in FORMATS.values()} | HYPOTHETICAL
+"""Bits of a weight with its scales."""
+
+_ORDERED_NS = 4  # to sort a routed row, or an expert
 
 
 @dataclass
@@ -77,25 +77,25 @@ class Costing:
     program: Program
     machine: Machine
     dtype: str | None = None
-    routers: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         operators = self.program.meta["operators"]
-        self.routers = {before for one in operators if one["kernel"] == "route" for before in one["after"]}
-        self.sparse = any(one["experts"] for one in operators)
+        exempt = [RECORDS[one["kernel"]].exempt for one in operators]
+        self.exempt = {op for op, whose in enumerate(exempt) if whose == "own"}
+        self.exempt |= {
+            op for one, whose in zip(operators, exempt, strict=True) if whose == "input" for op in one["after"]
+        }
+        stored = FORMATS[self.dtype].stored if self.dtype in FORMATS else None
+        self.experts_only = stored is not None and stored.experts_only and any(one["experts"] for one in operators)
 
     def format(self, op: int, native: str) -> str:
         """The precision of an operator's weights."""
-        operator = self.program.meta["operators"][op]
         if self.dtype is None or not native:
             return native
-        if self.dtype == "bf16":
-            return "bf16"
-        if operator["kernel"] in ("logits", "embed") or op in self.routers:
-            return native
-        if self.dtype == "mxfp4" and self.sparse and not operator["experts"]:
-            return native
-        return self.dtype
+        if self.dtype == PLAIN.name:
+            return self.dtype
+        left_alone = self.experts_only and not self.program.meta["operators"][op]["experts"]
+        return native if op in self.exempt or left_alone else self.dtype
 
     def scaled(self, op: int, native: str) -> float:
         """How much larger an operator's weights are in that precision."""
@@ -115,97 +115,40 @@ class Costing:
             for op, one in enumerate(self.program.meta["operators"])
         )
 
-    # Kernels ----------------------------------------------------------------------------------------------------------
-
-    def matmul(self, op: int, kernel: str, args: Args, rows: np.ndarray) -> Costs:
-        """A column task of rows [items] by packed weights."""
-        machine, native = self.machine, _NAMES[args["format"]]
-        tasks = -(-args["n_tiles"] // args["task_tiles"])
-        tiles = args["n_tiles"] / tasks
-        size = tiles * contract.column_bytes(args["format"], args["k_tiles"]) * self.scaled(op, native)
-        flops = 2 * self.padded(rows) * 16 * tiles * 32 * args["k_tiles"]
+    def task(self, op: int, work: Work, items: int) -> Costs:
+        """One task of the operator, for each item that the work is given for."""
+        machine = self.machine
+        description = self.program.meta["operators"][op]
+        tasks, native = description["tiles"], description["precision"]
+        weights = work.weight_bytes * self.scaled(op, native) / tasks
+        size = weights + work.cache_bytes * work.readers / tasks
+        padding = self.padded(work.product_rows) / work.product_rows
+        ns = work.tile_flops * padding / tasks / (1000 * machine.matmul_tflops_per_core)
         precision = self.format(op, native)
-        ns = flops / (1000 * machine.matmul_tflops_per_core)
-        if precision in _EXPANDED_AS:
-            rates = {"fp8": machine.expand_fp8_gb_per_s_per_core, "mxfp4": machine.expand_mxfp4_gb_per_s_per_core}
-            ns = ns + size / rates[_EXPANDED_AS[precision]]
+        if BITS.get(precision, 16.0) < PLAIN.bits:
+            ns = ns + weights / self.expanded_gb_per_s(precision)
         else:
-            ns = np.maximum(ns, size / machine.llc_read_gb_per_s_per_core) * (2 if precision == "f16" else 1)
-        panel = self.elements(rows * 32 * args["k_tiles"]) if self.has_panel(kernel, args) else np.zeros(len(rows))
-        return Costs(np.full(len(rows), size), ns, self.elements(rows * 16 * tiles), panel)
+            terms = FORMATS[precision].terms if native else 1
+            ns = np.maximum(ns, size / machine.llc_read_gb_per_s_per_core) * terms
+        more = self.elements(work.elements / tasks)
+        more = more + work.exponentials / tasks / machine.softmax_gelements_per_s_per_core
+        more = more + work.ordered * _ORDERED_NS + work.sampled / machine.sample_gelements_per_s_per_core
+        found = (np.broadcast_to(np.asarray(one, float), items) for one in (size, ns, more, self.elements(work.panel)))
+        return Costs(*found)
 
-    def has_panel(self, kernel: str, args: Args) -> bool:
-        """Whether a worker converts or gathers the rows before it multiplies."""
-        return kernel in ("expert_gate_up", "head_linear") or (kernel != "expert_down" and not args["x_bf16"])
+    def expanded_gb_per_s(self, precision: str) -> float:
+        """Packed bytes that a core expands to bf16, as measured of a format of a byte a weight, and of half a byte."""
+        one_byte = BITS[precision] >= 8
+        machine = self.machine
+        return machine.expand_fp8_gb_per_s_per_core if one_byte else machine.expand_mxfp4_gb_per_s_per_core
 
-    def padded(self, rows: np.ndarray) -> np.ndarray:
+    def padded(self, rows: Any) -> Any:
         """Rows that a multiplication pays for."""
         return -(-rows // self.machine.matmul_rows) * self.machine.matmul_rows
 
     def elements(self, count: Any) -> Any:
         """Nanoseconds for work on f32 elements."""
         return count / self.machine.row_gelements_per_s_per_core
-
-    def attend(self, args: Args, items: np.ndarray) -> Costs:
-        """A head group of attention items (ATTEND_ITEM [items])."""
-        machine = self.machine
-        shared = args["heads"] // args["kv_heads"]
-        heads = -(-shared // -(-shared // FOLD))
-        first = np.maximum(
-            items["split_begin"].astype(np.int64) * SPLIT, _window_begin(items["position"], args["window"])
-        )
-        last = np.minimum(items["split_end"].astype(np.int64) * SPLIT, items["position"] + items["rows"])
-        keys, rows = np.maximum(0, last - first), items["rows"] * heads
-        stored = args["head_dim"] + (0 if args["values_in_keys"] else args["value_dim"])
-        size = 2.0 * keys * stored
-        flops = 2.0 * self.padded(rows) * keys * (args["head_dim"] + args["value_dim"])
-        ns = np.maximum(flops / (1000 * machine.matmul_tflops_per_core), size / machine.llc_read_gb_per_s_per_core)
-        splits = items["split_end"] - items["split_begin"]
-        more = rows * keys / machine.softmax_gelements_per_s_per_core
-        more = more + self.elements(rows * args["value_dim"] * (1 + splits))
-        if args["values_in_keys"]:
-            more = more + self.elements(keys * args["value_dim"])
-        return Costs(size, ns, more, np.zeros(len(items)))
-
-    def expand_latent(self, args: Args, keys: np.ndarray) -> Costs:
-        """A head of splits that have so many keys: weights, the products, and keys and values stored."""
-        flops, written = contract.cost("expand_latent", args, rows=1, keys=1)
-        size = args["to_keys_stride"] + args["to_values_stride"]
-        ns = self.padded(keys) * flops / args["heads"] / (1000 * self.machine.matmul_tflops_per_core)
-        more = self.elements(keys * written / args["heads"] / 2)
-        return Costs(np.full(len(keys), float(size)), ns, more, self.elements(keys * args["latent"]))
-
-    def merge(self, args: Args, items: np.ndarray) -> Costs:
-        """A head group of MERGE_ITEM [items]."""
-        shared = args["heads"] // args["kv_heads"]
-        heads = -(-shared // -(-shared // FOLD))
-        return self.plain(self.elements(items["rows"] * items["splits"].astype(float) * heads * args["value_dim"]))
-
-    def row_kernel(self, kernel: str, args: Args, rows: np.ndarray, total: int) -> Costs:
-        """A task of a kernel that multiplies no matrix, on rows [items] of `total`."""
-        width = {
-            "embed": lambda: args["width"],
-            "angles": lambda: 8 * args["half"],  # sines and cosines
-            "gather": lambda: args["width"],
-            "rms_norm": lambda: args["groups"] * args["width"],
-            "rope": lambda: args["heads"] * args["head_dim"],
-            "append": lambda: args["head_dim"] + args["value_dim"],
-            "swiglu": lambda: 2 * args["width"],
-            "add": lambda: args["width"],
-            "copy": lambda: args["groups"] * args["width"],
-            "route": lambda: _ROUTE_PASSES * args["experts"],
-            "combine": lambda: (1 + args["top_k"]) * min(args["n"], args["task_columns"]),
-        }
-        if kernel == "dispatch":
-            return self.plain(np.full(len(rows), _DISPATCH_NS * (total * args["top_k"] + args["experts"])))
-        if kernel == "sample":
-            return self.plain(np.full(len(rows), args["vocab"] / self.machine.sample_gelements_per_s_per_core))
-        return self.plain(self.elements(rows * float(width[kernel]())))
-
-    def plain(self, ns: np.ndarray) -> Costs:
-        """Work that reads no weights."""
-        zero = np.zeros(len(ns))
-        return Costs(zero, zero, np.asarray(ns, float), zero)
 
 
 def step_work(costing: Costing, shape: Shape, threads: int, routes: Mapping[int, np.ndarray]) -> StepWork:
@@ -258,48 +201,59 @@ class _Builder:
         return found
 
     def operator(self, op: int) -> None:
+        """Append the items of an operator's groups: which rows each has, and which keys they see."""
         kernel = self.program.kernels[self.program.op_kernel[op]]
-        args = contract.unpack(kernel, self.program.args[op])
+        record, args = RECORDS[kernel], contract.unpack(kernel, self.program.args[op])
         groups = slice(self.first[op], self.first[op + 1])
-        kind = int(self.program.groups["kind"][groups.start])
-        tiles = int(self.program.groups["tiles"][groups.start])
+        first = self.program.groups[groups.start]
+        kind, tiles = int(first["kind"]), int(first["tiles"])
         if op in self.routes:
-            self.experts(op, kernel, args, groups, tiles)
-        elif kernel == "attend":
+            rows, keys = self.experts(self.routes[op], groups, tiles)
+            self.add(op, groups, record.work(args, rows), keys)
+        elif kind >= Kind.ITEMS and (kind - Kind.ITEMS) % 2 == 0:
             items = self.tables.items[args["window_class"]]
-            self.add(groups, self.costing.attend(args, items), self.item_keys(items, tiles), local=1)
-        elif kernel == "expand_latent":
+            splits = items["split_end"] - items["split_begin"]
+            work = record.work(args, items["rows"].astype(float), _seen(items, args["window"]), splits)
+            self.add(op, groups, work, self.item_keys(items, tiles), local=1)
+        elif kind >= Kind.ITEMS:
+            merges = self.tables.merges[args["window_class"]]
+            work = record.work(args, merges["rows"].astype(float), splits=merges["splits"])
+            self.add(op, groups, work, np.full(len(merges), -1), local=1)
+        elif kind == Kind.SPLITS:
             sequences, last = len(np.unique(self.tables.slots)), int(self.tables.positions.max())
-            keys = sequences * np.minimum(SPLIT, last + 1 - np.arange(0, last + 1, SPLIT))
-            self.add(groups, self.costing.expand_latent(args, keys), np.full(len(keys), self.take_keys(tiles)), local=0)
-        elif kernel == "merge":
-            items = self.tables.merges[args["window_class"]]
-            self.add(groups, self.costing.merge(args, items), np.full(len(items), -1), local=1)
+            seen = sequences * np.minimum(SPLIT, last + 1 - np.arange(0, last + 1, SPLIT))
+            self.add(op, groups, record.work(args, keys=seen), np.full(len(seen), self.take_keys(tiles)))
         else:
-            total = self.tables.logit_rows if self.program.groups["logit_rows"][groups.start] else self.tables.rows
-            size = self.program.row_block
-            rows = np.minimum(total - np.arange(0, total, size), size).astype(float)
-            if kernel in _MATMULS:
-                keys = np.full(len(rows), self.take_keys(tiles))
-                self.add(groups, self.costing.matmul(op, kernel, args, rows), keys, local=0)
+            rows = self.rows(kind, bool(first["logit_rows"]), record.sync)
+            work = record.work(args, rows)
+            if np.any(work.weight_bytes):
+                self.add(op, groups, work, np.full(len(rows), self.take_keys(tiles)))
             else:
-                one = np.ones(total) if kind == Kind.SAMPLE else rows[: int(self.count[groups].sum())]
-                self.add(groups, self.costing.row_kernel(kernel, args, one, total), np.full(len(one), -1), local=1)
+                self.add(op, groups, work, np.full(len(rows), -1), local=1)
 
-    def experts(self, op: int, kernel: str, args: Args, groups: slice, tiles: int) -> None:
-        """One item for each row tile of each expert."""
-        rows, size = self.routes[op], self.program.row_block
+    def rows(self, kind: int, logit_rows: bool, sync: Sync) -> np.ndarray:
+        """Rows of each item: a row block's, a sampled one, or all of them at once."""
+        total = self.tables.logit_rows if logit_rows else self.tables.rows
+        if kind == Kind.SAMPLE:
+            return np.ones(total)
+        if sync is Sync.ONCE:
+            return np.full(1, float(total))
+        size = self.program.row_block
+        return np.minimum(total - np.arange(0, total, size), size).astype(float)
+
+    def experts(self, rows: np.ndarray, groups: slice, tiles: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and keys of one item for each row tile of each expert."""
+        size = self.program.row_block
         count = -(-rows // size)
         self.count[groups] = count
         number = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)  # of the tile within its expert
         tile_rows = np.minimum(np.repeat(rows, count) - size * number, size).astype(float)
         first = self.take_keys(tiles * len(rows))
-        keys = first + tiles * np.repeat(np.arange(len(rows)), count)
-        self.add(groups, self.costing.matmul(op, kernel, args, tile_rows), keys, local=0)
+        return tile_rows, first + tiles * np.repeat(np.arange(len(rows)), count)
 
-    def add(self, groups: slice, costs: Costs, keys: np.ndarray, local: int) -> None:
+    def add(self, op: int, groups: slice, work: Work, keys: np.ndarray, local: int = 0) -> None:
         """Append the items of an operator's groups, in order of group."""
-        counts = self.count[groups]
+        counts, costs = self.count[groups], self.costing.task(op, work, len(keys))
         assert counts.sum() == len(costs.ns), (groups, counts, len(costs.ns))
         self.item_begin[groups] = self.items + np.cumsum(counts) - counts
         self.items += len(costs.ns)
@@ -319,6 +273,10 @@ class _Builder:
         return self.take_keys(tiles * (int(same.max(initial=-1)) + 1)) + tiles * same
 
 
-def _window_begin(position: np.ndarray, window: int) -> np.ndarray:
-    """The first key that a row at `position` sees."""
-    return np.maximum(0, position.astype(np.int64) - window + 1) if window else np.zeros(len(position), np.int64)
+def _seen(items: np.ndarray, window: int) -> np.ndarray:
+    """Keys of each of ATTEND_ITEM [items] that its rows see between them."""
+    position = items["position"].astype(np.int64)
+    begin = np.maximum(0, position - window + 1) if window else np.zeros(len(items), np.int64)
+    first = np.maximum(items["split_begin"].astype(np.int64) * SPLIT, begin)
+    last = np.minimum(items["split_end"].astype(np.int64) * SPLIT, position + items["rows"])
+    return np.maximum(0, last - first)

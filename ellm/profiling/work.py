@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ellm.kernels import contract
+from ellm.kernels.records import RECORDS
 from ellm.profiling.recorder import Step
 from ellm.scheduler.program import Program
 
@@ -38,6 +39,6 @@ def attention(program: Program, op: int, step: Step) -> tuple[int, int]:
     end = step.first + step.rows
     window = args["window"] or end
     keys = np.minimum(np.arange(step.first + 1, end + 1), window)
-    flops, _ = contract.cost("attend", args, rows=1, keys=int(keys.sum()))
-    _, size = contract.cost("attend", args, rows=1, keys=min(end, window + step.rows - 1))
-    return size, flops
+    record = RECORDS["attend"]
+    seen = record.work(args, keys=min(end, window + step.rows - 1))
+    return seen.cache_bytes, record.work(args, keys=int(keys.sum())).flops

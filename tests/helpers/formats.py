@@ -3,10 +3,9 @@
 import numpy as np
 from harness import Memory, pack_weight, up
 
-from ellm.kernels import layout
-from ellm.kernels.contract import FORMATS, column_bytes
+from ellm.kernels.formats import FORMATS, NUMBERED
 
-BF16, F16, FP8, MXFP4 = (FORMATS[name] for name in ("bf16", "f16", "fp8", "mxfp4"))
+BF16, F16, FP8, MXFP4 = (FORMATS[name].number for name in ("bf16", "f16", "fp8", "mxfp4"))
 
 
 def in_tiles(x: np.ndarray) -> np.ndarray:
@@ -64,5 +63,5 @@ def values(packed: np.ndarray, format: int, n: int, k: int) -> np.ndarray:
     """What a packed weight is worth, float32 [n, k]."""
     memory = Memory.of(packed)
     n_tiles, k_tiles = up(n, 16) // 16, up(k, 32) // 32
-    assert memory.bytes.size == n_tiles * column_bytes(format, k_tiles)
-    return layout.weight(memory.address, n_tiles, k_tiles, format)[:n, :k].copy()
+    assert memory.bytes.size == n_tiles * NUMBERED[format].column_bytes(k_tiles)
+    return NUMBERED[format].weight(memory.address, n_tiles, k_tiles)[:n, :k].copy()

@@ -17,6 +17,7 @@ from hypothesis.strategies import SearchStrategy
 
 from ellm.kernels import contract, isa, reference
 from ellm.kernels.layout import to_bf16
+from ellm.kernels.records import RECORDS
 
 GUARD = 256
 SHARED_BYTES = 1 << 20
@@ -159,7 +160,7 @@ class Case:
     @property
     def tasks(self) -> int:
         """How many tasks the operator has."""
-        tiles = contract.tasks(self.kernel, self.args)
+        tiles = RECORDS[self.kernel].tasks(self.args)
         if self.kernel in ("attend", "merge"):
             begins = self.step.item_begin if self.kernel == "attend" else self.step.merge_begin
             begin = begins[self.args["window_class"]]
@@ -196,7 +197,7 @@ class Case:
         """Run all tasks by the kernels of an ISA, with as much scratch as the contract says; their error code."""
         assert self.args.keys() == contract.FIELDS[self.kernel].keys()
         args = contract.pack(self.kernel, **self.args)
-        scratch = Memory(contract.scratch_bytes(self.kernel, self.args, self.row_block))
+        scratch = Memory(RECORDS[self.kernel].scratch_bytes(self.args, self.row_block))
         step = self.record()
         error = importlib.import_module(f"ellm.kernels._{isa}").run(
             self.kernel, args.ctypes.data, step.ctypes.data, self.arena.address, scratch.address,

@@ -8,7 +8,7 @@ import numpy as np
 import tiny
 
 from ellm.checkpoint.loader import load_weights
-from ellm.kernels import contract
+from ellm.kernels.formats import FORMATS
 
 E2M1 = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
 DTYPES = {"BF16": "<u2", "F16": "<f2", "F32": "<f4", "F8_E4M3": "u1", "U8": "u1"}
@@ -18,7 +18,7 @@ def matrix(name, sources, runs, k, n_tiles, task_tiles=2, format="bf16", experts
     """An entry of tiles; `sources` are dicts or (name, shape)."""
     sources = [source if isinstance(source, dict) else {"name": source[0], "shape": source[1]} for source in sources]
     k_tiles = -(-k // 32)
-    size = n_tiles * contract.column_bytes(contract.FORMATS[format], k_tiles)
+    size = n_tiles * FORMATS[format].column_bytes(k_tiles)
     entry = {
         "name": name, "layout": "tiles", "format": format, "sources": sources, "runs": runs, "k": k,
         "k_tiles": k_tiles, "n_tiles": n_tiles, "task_tiles": task_tiles, "bytes": size, **rest,
@@ -101,7 +101,7 @@ def expand_packed(weight, region, index=0) -> np.ndarray:
     start = weight["offset"] + index * weight.get("bank_stride", 0)
     n_tiles, k_tiles = weight["n_tiles"], weight["k_tiles"]
     format = weight["format"]
-    size = contract.column_bytes(contract.FORMATS[format], k_tiles)
+    size = FORMATS[format].column_bytes(k_tiles)
     out = np.zeros((16 * n_tiles, 32 * k_tiles), np.float32)
     for tile in range(n_tiles):
         column = region[start + tile * size : start + (tile + 1) * size]

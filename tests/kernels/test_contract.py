@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from ellm.kernels import _portable, contract
+from ellm.kernels.formats import FORMATS
+from ellm.kernels.records import RECORDS
 
 STRUCTS = {
     **contract.DTYPES,
@@ -78,31 +80,34 @@ def test_weight_fields():
 
 
 def test_tasks():
-    assert contract.tasks("linear", linear()) == 3
-    assert contract.tasks("head_linear", linear(heads=5)) == 15
-    assert contract.tasks("expert_down", linear()) == 3
-    assert contract.tasks("combine", {"n": 100, "task_columns": 64}) == 2
-    assert contract.tasks("attend", {"heads": 4 * contract.FOLD, "kv_heads": 4}) == 4
-    assert contract.tasks("merge", {"heads": 4 * contract.FOLD + 4, "kv_heads": 4}) == 8
-    assert contract.tasks("rope", {}) == 1
+    assert RECORDS["linear"].tasks(linear()) == 3
+    assert RECORDS["head_linear"].tasks(linear(heads=5)) == 15
+    assert RECORDS["expert_down"].tasks(linear()) == 3
+    assert RECORDS["combine"].tasks({"n": 100, "task_columns": 64}) == 2
+    assert RECORDS["attend"].tasks({"heads": 4 * contract.FOLD, "kv_heads": 4}) == 4
+    assert RECORDS["merge"].tasks({"heads": 4 * contract.FOLD + 4, "kv_heads": 4}) == 8
+    assert RECORDS["rope"].tasks({}) == 1
 
 
 def test_bytes_of_a_column_tile():
-    found = {name: contract.column_bytes(format, 5) for name, format in contract.FORMATS.items()}
+    found = {name: format.column_bytes(5) for name, format in FORMATS.items()}
     assert found == {"bf16": 5 * 1024, "f16": 5 * 1024, "fp8": 2 * (64 + 2048), "mxfp4": 2 * (64 + 1024)}
 
 
 def test_scratch_of_a_matmul_holds_its_panel_and_its_product():
     product = 32 * 8 * 16 * 4
-    assert contract.scratch_bytes("linear", linear(x_bf16=1), 32) == 64 + product
-    assert contract.scratch_bytes("linear", linear(), 32) == 64 + product + 32 * 3 * 64
-    assert contract.scratch_bytes("linear", linear(k_tiles=4), 32) == 64 + product + 32 * 5 * 64
+    assert RECORDS["linear"].scratch_bytes(linear(x_bf16=1), 32) == 64 + product
+    assert RECORDS["linear"].scratch_bytes(linear(), 32) == 64 + product + 32 * 3 * 64
+    assert RECORDS["linear"].scratch_bytes(linear(k_tiles=4), 32) == 64 + product + 32 * 5 * 64
 
 
 def test_cost():
-    assert contract.cost("linear", linear(), 2, 0) == (2 * 2 * 320 * 96, 320 * 96 * 2)
-    assert contract.cost("head_linear", linear(heads=2), 1, 0) == (2 * 2 * 320 * 96, 2 * 320 * 96 * 2)
+    work = RECORDS["linear"].work(linear(), rows=2)
+    assert (work.flops, work.tile_flops, work.weight_bytes) == (2 * 2 * 320 * 90, 2 * 2 * 320 * 96, 320 * 96 * 2)
+    work = RECORDS["head_linear"].work(linear(heads=2))
+    assert (work.tile_flops, work.weight_bytes) == (2 * 2 * 320 * 96, 2 * 320 * 96 * 2)
     attend = {"heads": 8, "kv_heads": 2, "head_dim": 64, "value_dim": 48, "values_in_keys": 0}
-    assert contract.cost("attend", attend, 3, 100) == (2 * 3 * 100 * 8 * 112, 2 * 100 * 2 * 112)
-    assert contract.cost("attend", attend | {"values_in_keys": 1}, 3, 100)[1] == 2 * 100 * 2 * 64
-    assert contract.cost("probe_matmul", {"tasks": 2, "repeats": 5}, 1, 0) == (10 * contract.PROBE_FLOPS, 0)
+    work = RECORDS["attend"].work(attend, rows=3, keys=100)
+    assert (work.flops, work.cache_bytes) == (2 * 3 * 100 * 8 * 112, 2 * 100 * 2 * 112)
+    assert RECORDS["attend"].work(attend | {"values_in_keys": 1}, keys=100).cache_bytes == 2 * 100 * 2 * 64
+    assert RECORDS["probe_matmul"].work({"tasks": 2, "repeats": 5}).flops == 10 * contract.PROBE_FLOPS

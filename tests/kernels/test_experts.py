@@ -8,8 +8,8 @@ from formats import BF16, F16, FP8, MXFP4
 from harness import Case, bf16_ulps, for_cases, up
 from hypothesis import strategies as st
 
-from ellm.kernels import contract
 from ellm.kernels.layout import from_bf16, to_bf16
+from ellm.kernels.records import RECORDS
 
 ROW_BLOCK = 16
 BLOCKS = 3
@@ -59,7 +59,7 @@ class Routed(Case):
     @property
     def tasks(self) -> int:
         rows = int(self.begin[self.block + 1] - self.begin[self.block])
-        return -(-rows // ROW_BLOCK) * contract.tasks(self.kernel, self.args)
+        return -(-rows // ROW_BLOCK) * RECORDS[self.kernel].tasks(self.args)
 
 
 def begins(counts: list[int]) -> np.ndarray:

@@ -8,13 +8,14 @@ import pytest
 from harness import Memory, each_isa
 
 from ellm.kernels import contract, isa
+from ellm.kernels.records import RECORDS
 
 SHARE = 16 * 1024
 
 
 def run(name: str, kernel: str, fields: dict, index: int) -> np.ndarray:
     """The scratch after one task, as uint64."""
-    scratch = Memory(contract.scratch_bytes(kernel, fields, 16) + 56)
+    scratch = Memory(RECORDS[kernel].scratch_bytes(fields, 16) + 56)
     args, step = contract.pack(kernel, **fields), np.zeros(1, contract.STEP)
     error = importlib.import_module(f"ellm.kernels._{name}").run(
         kernel, args.ctypes.data, step.ctypes.data, 0, scratch.address,
@@ -47,4 +48,4 @@ def test_tile_products_are_as_many_as_said():
     before = amx.emulator().amx_trap_products()
     run("amx", "probe_matmul", {"repeats": 5, "tasks": 1}, 0)
     made = amx.emulator().amx_trap_products() - before
-    assert made * 2 * 16 * 16 * 32 == contract.cost("probe_matmul", {"repeats": 5, "tasks": 1}, 1, 0)[0]
+    assert made * 2 * 16 * 16 * 32 == RECORDS["probe_matmul"].work({"repeats": 5, "tasks": 1}).flops

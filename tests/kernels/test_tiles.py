@@ -8,6 +8,7 @@ from harness import Memory, each_isa, pack_weight
 
 from ellm.kernels import contract
 from ellm.kernels.layout import from_bf16, to_bf16
+from ellm.kernels.records import RECORDS
 
 K, N, ROW_BLOCK = 330, 16 * 11, 64
 
@@ -33,11 +34,11 @@ class Linear:
         arena.view((len(rows), self.k), np.float32)[:] = self.x[rows]
         args, step = contract.pack("linear", **fields), np.zeros(1, contract.STEP)
         step["number"] = 1
-        scratch = Memory(contract.scratch_bytes("linear", fields, ROW_BLOCK))
+        scratch = Memory(RECORDS["linear"].scratch_bytes(fields, ROW_BLOCK))
         error = self.module.run(
             "linear", args.ctypes.data, step.ctypes.data, arena.address, scratch.address,
             section_bytes=arena.bytes.size, row_block=ROW_BLOCK, block=0, rows=len(rows), index=0,
-            count=contract.tasks("linear", fields),
+            count=RECORDS["linear"].tasks(fields),
         )  # fmt: skip
         assert error == 0
         return arena.view((len(rows), N), np.float32, fields["out"])

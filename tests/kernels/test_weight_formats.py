@@ -7,8 +7,10 @@ from formats import BF16, F16, FP8, MXFP4
 from harness import Case, Memory, each_isa, for_cases, pack_weight, up
 from hypothesis import strategies as st
 
-from ellm.kernels import contract, layout
+from ellm.kernels import contract
+from ellm.kernels.formats import E4M3, e8m0
 from ellm.kernels.layout import from_bf16, to_bf16
+from ellm.kernels.records import RECORDS
 
 rows = st.integers(1, 64)
 depths = st.sampled_from([1, 24, 97, 128, 200, 330, 576])
@@ -118,9 +120,9 @@ def test_codes_are_those_of_torch():
     import torch
 
     codes = torch.arange(256, dtype=torch.uint8)
-    np.testing.assert_array_equal(layout.E4M3, codes.view(torch.float8_e4m3fn).float().numpy())
+    np.testing.assert_array_equal(E4M3, codes.view(torch.float8_e4m3fn).float().numpy())
     exponents = torch.arange(1, 255)
-    np.testing.assert_array_equal(layout.e8m0(exponents.numpy()), torch.ldexp(torch.ones(254), exponents - 127).numpy())
+    np.testing.assert_array_equal(e8m0(exponents.numpy()), torch.ldexp(torch.ones(254), exponents - 127).numpy())
 
 
 @for_cases(20, rows=rows, width=depths, format=st.sampled_from([BF16, F16, FP8, MXFP4]), seed=seeds)
@@ -185,6 +187,6 @@ def test_head_linear(isa, rows, sizes, format, x_bf16, out_bf16, tiles, seed):
 
 def test_scratch_of_a_format_holds_the_expanded_tiles():
     fields = dict.fromkeys(contract.FIELDS["linear"], 0) | {"k_tiles": 3, "task_tiles": 8}
-    wide = contract.scratch_bytes("linear", fields | {"format": FP8}, 32)
-    assert wide - contract.scratch_bytes("linear", fields, 32) == contract.EXPAND_BYTES
+    wide = RECORDS["linear"].scratch_bytes(fields | {"format": FP8}, 32)
+    assert wide - RECORDS["linear"].scratch_bytes(fields, 32) == contract.EXPAND_BYTES
     assert Memory(wide).address % 64 == 0

@@ -1,0 +1,344 @@
+"""One record a kernel: what the compiler, the planner and the pages need to know about it beside its arguments.
+
+Everything that asks "which kernel is this" asks its record; names stand here, in lowering, reference and body alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from ellm.kernels.contract import EXPAND_BYTES, FOLD, PROBE_FLOPS, SPLIT, TILE, TILE_K, TILE_N
+from ellm.kernels.formats import NUMBERED, PLAIN
+
+Args = Mapping[str, Any]
+"""An operator's arguments, as `contract.unpack` gives them."""
+
+_HEADER = 64  # of a worker's scratch: panel.h
+_LINE = 64
+_EXPANDED_ROWS = 128  # positions that are multiplied at a time: expand_latent.pxi
+_ROUTE_PASSES = 4  # of a row's scores, to find the top k
+
+
+class Sync(Enum):
+    """What an operator waits for, and what waits for it, beyond its own row block."""
+
+    BLOCK = "its row block: of each operator that it reads, and for each that reads it"
+    CHAIN = "as BLOCK; who reads the cache it appends to waits for it in all row blocks up to its own"
+    ALL = "each row block waits for all row blocks, and the step does not end before"
+    ONCE = "one group of tasks for all row blocks, which waits for them all"
+    WOKEN = "a group for each expert, which the ONCE operator before it publishes if the expert got rows"
+    JOIN = "a group for each expert, after the WOKEN one; who reads it waits for those of all experts that got rows"
+
+    @property
+    def fences(self) -> bool:
+        """Whether all parts of the operator are done before anything after it starts, in whatever row block."""
+        return self in (Sync.ONCE, Sync.JOIN)
+
+
+class Family(Enum):
+    """What pictures draw in one colour: a label and the colour."""
+
+    MATMUL = ("matrix product", "#2f6fb7")
+    ATTENTION = ("attention", "#d0761c")
+    EXPERTS = ("experts", "#7a4fb5")
+    ROUTING = ("routing", "#c2457e")
+    ROWS = ("row by row", "#3b8c5a")
+    ENDS = ("step ends", "#5f6b7a")
+
+    @property
+    def label(self) -> str:
+        """Its name for people."""
+        return self.value[0]
+
+    @property
+    def colour(self) -> str:
+        """As CSS writes it."""
+        return self.value[1]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What an operator does over all of its tasks; numbers, or arrays of one shape for as many cases.
+
+    Products are counted in floating-point operations, the rest in f32 elements that are read or written.
+    """
+
+    flops: Any = 0  # of products
+    tile_flops: Any = 0  # of the same in whole tiles
+    product_rows: Any = 1  # rows of A in a task's product
+    weight_bytes: Any = 0  # packed
+    cache_bytes: Any = 0  # keys and values that are read, each once
+    readers: int = 1  # tasks that read the same keys and values
+    panel: Any = 0  # elements that a worker converts before its first task
+    elements: Any = 0
+    exponentials: Any = 0  # of softmax
+    ordered: Any = 0  # routed rows, and experts that they are sorted by
+    sampled: Any = 0  # logits to choose from
+
+
+Count = Callable[[Args], int]
+DoneBy = Callable[[Args, Any, Any, Any], Work]
+
+
+def _one(args: Args) -> int:
+    return 1
+
+
+def _none(args: Args) -> int:
+    return 0
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What is so of one kernel.
+
+    `tasks` are those of one operator on one row block; of an attention or merge item, of a split of the context, of a
+    logit row, of a row tile of one expert. `memory` are bytes of a worker's scratch behind its header, from the
+    arguments and the rows of a block. `work` is what is done for `rows` rows (of one expert) that attend to `keys` keys
+    each, in `splits` splits; of a kernel that works on cached positions, `keys` are these.
+    """
+
+    family: Family = Family.ROWS
+    sync: Sync = Sync.BLOCK
+    tasks: Count = _one
+    memory: Callable[[Args, int], int] = lambda args, row_block: 0
+    done: DoneBy = lambda args, rows, keys, splits: Work()
+    appended: Count = _none  # bytes that one position adds to a sequence's cache
+    matrix: str = "weight"  # the argument that is its packed weight, if it has one of that name
+    looks_up: bool = False  # reads a few rows of its weight, not all of it
+    attends: bool = False  # to the keys and values of a sequence
+    shares: bool = False  # each row block writes its part of what all of them share
+    exempt: str = (
+        ""  # whose weights checkpoints of fewer bits leave as they are: "own", or of the one it reads, "input"
+    )
+
+    def scratch_bytes(self, args: Args, row_block: int) -> int:
+        """Bytes of a worker's scratch that a task uses, header included."""
+        return _HEADER + self.memory(args, row_block)
+
+    def work(self, args: Args, rows: Any = 1, keys: Any = 0, splits: Any = 1) -> Work:
+        """What an operator does: see the class."""
+        return self.done(args, rows, keys, splits)
+
+
+def _up(n: int, multiple: int) -> int:
+    return -(-n // multiple) * multiple
+
+
+# Products with a packed weight ----------------------------------------------------------------------------------------
+
+
+def _column_tasks(args: Args) -> int:
+    return int(-(-args["n_tiles"] // args["task_tiles"]))
+
+
+def _expansion(*formats: int) -> int:
+    """Bytes in which a part of a weight is expanded, if any of the formats needs that."""
+    return EXPAND_BYTES if any(NUMBERED[format] is not PLAIN for format in formats) else 0
+
+
+def _product_memory(args: Args, row_block: int) -> int:
+    """The task's f32 product, and bf16 tiles that a weight in another format is expanded to."""
+    return row_block * TILE_N * args["task_tiles"] * 4 + _expansion(args["format"])
+
+
+def _panel_memory(args: Args, row_block: int) -> int:
+    """The panel bf16(norm(x)), its rows an odd number of cache lines apart, and the product."""
+    return row_block * (args["k_tiles"] | 1) * _LINE + _product_memory(args, row_block)
+
+
+def _matmul_memory(args: Args, row_block: int) -> int:
+    """As _panel_memory, but bf16 rows are used where they are."""
+    return (_product_memory if args["x_bf16"] else _panel_memory)(args, row_block)
+
+
+def _products(args: Args, rows: Any, columns: int, panel: bool, banks: int = 1) -> Work:
+    """`columns` columns of each of `banks` weights, each multiplied by so many rows."""
+    tiles = banks * args["n_tiles"]
+    return Work(
+        flops=2 * rows * args["k"] * columns * banks,
+        tile_flops=2 * rows * TILE * tiles * args["k_tiles"],
+        product_rows=rows,
+        weight_bytes=tiles * NUMBERED[args["format"]].column_bytes(args["k_tiles"]),
+        panel=rows * TILE_K * args["k_tiles"] if panel else 0,
+        elements=rows * TILE_N * tiles,
+    )
+
+
+def _matmul(columns: Count, **more: Any) -> Kernel:
+    """A kernel that multiplies the rows of its block by one weight, of so many columns."""
+
+    def done(args: Args, rows: Any, keys: Any, splits: Any) -> Work:
+        return _products(args, rows, columns(args), not args["x_bf16"])
+
+    return Kernel(Family.MATMUL, tasks=_column_tasks, memory=_matmul_memory, done=done, **more)
+
+
+# Attention ------------------------------------------------------------------------------------------------------------
+
+
+def _fold_groups(args: Args) -> int:
+    """Into how many the heads that share a KV head are cut."""
+    return int(-(-args["heads"] // args["kv_heads"] // FOLD))
+
+
+def _head_tasks(args: Args) -> int:
+    return int(args["kv_heads"]) * _fold_groups(args)
+
+
+def _stored_dims(args: Args) -> int:
+    """Dims of a position that one KV head keeps."""
+    return int(args["head_dim"] + (0 if args["values_in_keys"] else args["value_dim"]))
+
+
+def _attend_memory(args: Args, row_block: int) -> int:
+    """The struct Fold of attend.pxi: per folded row scores and p, two numerators, the query and four scalars; and four
+    column tiles of values that are in keys."""
+    q_stride, s_stride = (TILE_K * (-(-n // TILE_K) | 1) for n in (args["head_dim"], SPLIT))
+    tiles = 4 * SPLIT // TILE_K if args["values_in_keys"] else 0
+    return FOLD * (6 * s_stride + 8 * _up(args["value_dim"], TILE_N) + 2 * q_stride + 16) + 2 * TILE * tiles
+
+
+def _attend(args: Args, rows: Any, keys: Any, splits: Any) -> Work:
+    flops = 2 * rows * keys * args["heads"] * (args["head_dim"] + args["value_dim"])
+    transposed = keys * args["value_dim"] * _head_tasks(args) if args["values_in_keys"] else 0
+    return Work(
+        flops=flops,
+        tile_flops=flops,
+        product_rows=rows * (args["heads"] // _head_tasks(args)),
+        cache_bytes=2 * keys * args["kv_heads"] * _stored_dims(args),
+        readers=_fold_groups(args),
+        elements=rows * args["heads"] * args["value_dim"] * (1 + splits) + transposed,
+        exponentials=rows * keys * args["heads"],
+    )
+
+
+def _merge(args: Args, rows: Any, keys: Any, splits: Any) -> Work:
+    return Work(elements=rows * splits * args["heads"] * args["value_dim"])
+
+
+def _expand_latent_memory(args: Args, row_block: int) -> int:
+    """The panel of a split's cached keys, the product of some positions and expanded weights."""
+    columns = _up(max(args["key_dim"] + args["rotary"], args["value_dim"]), TILE_N)
+    panel = SPLIT * (-(-(args["latent"] + args["rotary"]) // TILE_K) | 1) * _LINE
+    return panel + _EXPANDED_ROWS * columns * 4 + _expansion(args["to_keys_format"], args["to_values_format"])
+
+
+def _expand_latent(args: Args, rows: Any, keys: Any, splits: Any) -> Work:
+    dims = args["key_dim"] + args["value_dim"]
+    flops = 2 * keys * args["heads"] * args["latent"] * dims
+    return Work(
+        flops=flops,
+        tile_flops=flops,
+        product_rows=keys,
+        weight_bytes=args["heads"] * (args["to_keys_stride"] + args["to_values_stride"]),
+        panel=keys * args["latent"],
+        elements=keys * args["heads"] * (dims + args["rotary"]),
+    )
+
+
+# Row by row -----------------------------------------------------------------------------------------------------------
+
+
+def _rows(elements: Count, family: Family = Family.ROWS, **more: Any) -> Kernel:
+    """A kernel that works on so many elements of each row."""
+    return Kernel(family, done=lambda args, rows, keys, splits: Work(elements=rows * elements(args)), **more)
+
+
+def _dispatch(args: Args, rows: Any, keys: Any, splits: Any) -> Work:
+    return Work(ordered=rows * args["top_k"] + args["experts"])
+
+
+def _sample(args: Args, rows: Any, keys: Any, splits: Any) -> Work:
+    return Work(sampled=rows * args["vocab"])
+
+
+RECORDS: dict[str, Kernel] = {
+    "embed": _rows(lambda args: args["width"], Family.ENDS, matrix="table", looks_up=True, exempt="own"),
+    "angles": _rows(lambda args: 8 * args["half"]),  # sines and cosines
+    "gather": _rows(lambda args: args["width"], Family.ENDS, sync=Sync.ALL),
+    "rms_norm": _rows(lambda args: args["groups"] * args["width"]),
+    "linear": _matmul(lambda args: args["n"]),
+    "logits": _matmul(lambda args: args["n"], exempt="own"),
+    "gate_up": _matmul(lambda args: 2 * args["n"]),
+    "qkv": _matmul(
+        lambda args: (args["heads"] + 2 * args["kv_heads"]) * args["head_dim"],
+        sync=Sync.CHAIN,
+        appended=lambda args: 2 * 2 * args["kv_heads"] * args["head_dim"],
+    ),
+    "head_linear": Kernel(
+        Family.MATMUL,
+        tasks=lambda args: int(args["heads"]) * _column_tasks(args),
+        memory=_panel_memory,
+        done=lambda args, rows, keys, splits: _products(args, rows, args["n"], True, args["heads"]),
+    ),
+    "rope": _rows(lambda args: args["heads"] * args["head_dim"]),
+    "append": _rows(
+        lambda args: args["kv_heads"] * (args["head_dim"] + args["value_dim"]),
+        Family.ATTENTION,
+        sync=Sync.CHAIN,
+        tasks=lambda args: int(args["kv_heads"]),
+        appended=lambda args: 2 * args["kv_heads"] * _stored_dims(args),
+    ),
+    "expand_latent": Kernel(
+        Family.ATTENTION,
+        Sync.ONCE,
+        tasks=lambda args: int(args["heads"]),
+        memory=_expand_latent_memory,
+        done=_expand_latent,
+    ),
+    "attend": Kernel(Family.ATTENTION, tasks=_head_tasks, memory=_attend_memory, done=_attend, attends=True),
+    "merge": Kernel(
+        Family.ATTENTION, tasks=_head_tasks, memory=lambda args, row_block: 4 * args["value_dim"], done=_merge
+    ),
+    "swiglu": _rows(lambda args: 2 * args["width"]),
+    "add": _rows(lambda args: args["width"]),
+    "copy": _rows(lambda args: args["groups"] * args["width"]),
+    "route": _rows(
+        lambda args: _ROUTE_PASSES * args["experts"],
+        Family.ROUTING,
+        # scores, choices; of groups score and number
+        memory=lambda args, row_block: 8 * args["experts"] + 8 * args["groups"],
+        shares=True,
+        exempt="input",
+    ),
+    "dispatch": Kernel(Family.ROUTING, Sync.ONCE, done=_dispatch),
+    "expert_gate_up": Kernel(
+        Family.EXPERTS,
+        Sync.WOKEN,
+        tasks=_column_tasks,
+        memory=_panel_memory,
+        done=lambda args, rows, keys, splits: _products(args, rows, 2 * args["n"], True),
+    ),
+    "expert_down": Kernel(
+        Family.EXPERTS,
+        Sync.JOIN,
+        tasks=_column_tasks,
+        memory=_product_memory,
+        done=lambda args, rows, keys, splits: _products(args, rows, args["n"], False),
+    ),
+    "combine": _rows(
+        lambda args: (1 + args["top_k"]) * args["n"],
+        Family.EXPERTS,
+        tasks=lambda args: -(-args["n"] // args["task_columns"]),
+    ),
+    "sample": Kernel(
+        Family.ENDS,
+        memory=lambda args, row_block: 12 * args["vocab"],  # penalised logits, weights and a heap of tokens
+        done=_sample,
+    ),
+    "probe_read": Kernel(
+        tasks=lambda args: int(args["tasks"]),
+        memory=lambda args, row_block: 8,
+        done=lambda args, rows, keys, splits: Work(weight_bytes=args["tasks"] * args["bytes"]),
+    ),
+    "probe_matmul": Kernel(
+        tasks=lambda args: int(args["tasks"]),
+        memory=lambda args, row_block: 4096,
+        done=lambda args, rows, keys, splits: Work(flops=args["tasks"] * args["repeats"] * PROBE_FLOPS),
+    ),
+}
+"""By the name that task.h's struct and the kernel's body bear."""
