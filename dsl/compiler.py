@@ -18,7 +18,7 @@ from ellm.dsl.packing import PAGE
 from ellm.dsl.rewrite import rewrite
 from ellm.dsl.tiling import ROWS
 from ellm.kernels import contract
-from ellm.kernels.records import RECORDS
+from ellm.kernels.records import Sync
 from ellm.scheduler.program import EVENT, GROUP, WAKE, Lists, Program
 
 _PARTIAL_LIMIT = 512 << 20
@@ -65,16 +65,17 @@ def _check_sizes(graph: Graph, context: int, chunk: int, row_block: int) -> None
 def _plan(lowering: Lowering) -> tuple[Plan, Plan]:
     """Plan the arena: a row block's section, and behind all of them what they share.
 
-    Gathers read other blocks' sections, so what they read is held until the step's end.
+    What an operator reads in other blocks' sections is held until the step's end.
     """
     operators = lowering.operators
     end = len(operators)
-    for operator in operators:
-        if operator.kernel == "gather":
-            operator.args["x"].readers.append(end)  # type: ignore[union-attr]
+    for number, operator in enumerate(operators):
+        if operator.record.sync is Sync.ALL:
+            for buffer in lowering.buffers:
+                buffer.readers += [end] if number in buffer.readers else []
     after = [operator.after for operator in operators] + [list(range(end))]
     section = plan(lowering.buffers, after)
-    fences = [n for n, operator in enumerate(operators) if operator.kernel in ("route", "dispatch", "expert_down")]
+    fences = [number for number, operator in enumerate(operators) if operator.record.fences]
     shared = plan(lowering.shared, after, fences)
     for buffer in lowering.shared:
         buffer.offset += lowering.blocks * _round_up(section.bytes, PAGE)
@@ -87,9 +88,9 @@ def _program(lowering: Lowering, weights_bytes: int, context: int) -> Program:
     task_graph = tasks.build(operators, lowering.blocks)
     numbers = [operator.numbers() for operator in operators]
     kernels = sorted({operator.kernel for operator in operators})
-    attends = [args for operator, args in zip(operators, numbers, strict=True) if operator.kernel == "attend"]
+    attends = [args for operator, args in zip(operators, numbers, strict=True) if operator.record.attends]
     partial_floats = int(max((args["heads"] * (args["value_dim"] + 2) for args in attends), default=0))
-    scratch = [RECORDS[op.kernel].scratch_bytes(args, row_block) for op, args in zip(operators, numbers, strict=True)]
+    scratch = [op.record.scratch_bytes(args, row_block) for op, args in zip(operators, numbers, strict=True)]
     return Program(
         kernels=kernels,
         op_kernel=np.array([kernels.index(operator.kernel) for operator in operators], np.int32),
@@ -106,7 +107,7 @@ def _program(lowering: Lowering, weights_bytes: int, context: int) -> Program:
         row_block=row_block,
         blocks=task_graph.blocks,
         windows=lowering.windows,
-        kv_heads=max((RECORDS["attend"].tasks(args) for args in attends), default=0),
+        kv_heads=max((operator.tiles for operator in operators if operator.record.attends), default=0),
         fold_heads=int(max((args["heads"] // args["kv_heads"] for args in attends), default=1)),
         section_bytes=_round_up(section.bytes, PAGE),
         shared_bytes=_round_up(shared.bytes, PAGE),

@@ -11,8 +11,6 @@ from ellm.dsl.packing import Packed, Region
 from ellm.dsl.tensor import Weight, text
 from ellm.kernels.formats import FORMATS
 
-_MATRICES = ("weight", "q", "k", "v", "gate", "up")
-
 
 def describe(operator: Operator) -> dict[str, Any]:
     """What `Program.meta["operators"]` says of an operator.
@@ -23,13 +21,10 @@ def describe(operator: Operator) -> dict[str, Any]:
     those of all, `tiles` those of one for a row tile, and a row goes to `top_k`. `token_bytes` are the weights that one
     row needs, without padding, in `precision`, which is that of the packed weight ("": it has no matrix).
     """
-    node, packed = operator.node, operator.args.get("table" if operator.kernel == "embed" else "weight")
-    matrices = [weight for role, weight in node.weights.items() if role in _MATRICES and _multiplies(operator)]
+    node, record = operator.node, operator.record
+    packed = operator.args.get(record.matrix)
     precision = packed.entry.get("format", "") if isinstance(packed, Packed) else ""
-    size = sum(weight.size for weight in matrices) * (operator.top_k if operator.experts else 1)
-    attends = operator.kernel == "attend"
-    heads = operator.args.get("heads") if attends else 0
-    dims = [operator.args.get(name) for name in ("head_dim", "value_dim")] if attends else []
+    flops = record.work(operator.args).flops * (operator.top_k if operator.experts else 1)
     return {
         "name": operator.name,
         "kernel": operator.kernel,
@@ -38,10 +33,10 @@ def describe(operator: Operator) -> dict[str, Any]:
         "weights": {role: _weight(weight) for role, weight in node.weights.items()},
         "after": operator.after,
         "tiles": operator.tiles,
-        "flops": 2 * size,
-        "flops_per_key": 2 * heads * sum(dims) if attends else 0,  # type: ignore[operator, arg-type]
+        "flops": flops,
+        "flops_per_key": record.work(operator.args, keys=1).flops if record.attends else 0,
         "weight_bytes": operator.weight_bytes,
-        "token_bytes": math.ceil(size * FORMATS[precision].stored_bits / 8) if matrices else 0,
+        "token_bytes": math.ceil(flops // 2 * FORMATS[precision].stored_bits / 8) if flops else 0,
         "precision": precision,
         "experts": operator.experts,
         "top_k": operator.top_k,
@@ -50,7 +45,7 @@ def describe(operator: Operator) -> dict[str, Any]:
 
 def cache_bytes(operators: list[Operator]) -> int:
     """Bytes of keys and values that one position of a sequence adds."""
-    return sum(_cached(operator.kernel, operator.numbers()) for operator in operators)
+    return sum(operator.record.appended(operator.numbers()) for operator in operators)
 
 
 def weight_bytes(region: Region) -> dict[str, int]:
@@ -59,19 +54,6 @@ def weight_bytes(region: Region) -> dict[str, int]:
     for packed in region.packed.values():
         found[packed.entry.get("format", "f32")] += packed.bytes
     return dict(found)
-
-
-def _cached(kernel: str, args: dict[str, int | float]) -> int:
-    if kernel == "qkv":
-        return int(2 * 2 * args["kv_heads"] * args["head_dim"])
-    if kernel == "append":
-        stored = args["head_dim"] + (0 if args["values_in_keys"] else args["value_dim"])
-        return int(2 * args["kv_heads"] * stored)
-    return 0
-
-
-def _multiplies(operator: Operator) -> bool:
-    return "weight" in operator.args and "k" in operator.args
 
 
 def _weight(weight: Weight) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The operators of a graph: what each takes, and the rule that gives its shape.
+"""The operators of a graph: what each takes, the rule that gives its shape, and how its value is stored.
 
 A rule gets a node and its input nodes and returns the shape of the result; it raises ShapeError when they do not fit.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 from ellm.dsl.errors import ShapeError
@@ -33,14 +34,48 @@ class Node:
 Rule = Callable[[Node, Sequence[Node]], Shape]
 
 
+class Storage(Enum):
+    """What the value of an operator is stored as."""
+
+    F32 = "f32"
+    BF16 = "bf16: only readers that round it anyway may read it"
+    EITHER = "bf16 if all that read it round it anyway, unless a residual is added to it"
+    VIEW = "nothing: it lies in what the operator reads"
+
+
+class Effect(Enum):
+    """What an operator does beside making its value."""
+
+    NONE = "nothing"
+    APPENDS = "rows are appended to a cache; no two do that to the same one"
+    ANSWERS = "its value is what the model is asked for: a graph ends in it"
+
+
 @dataclass(frozen=True)
 class Form:
-    """What an operator is made of; names that end in `?` are optional, one that ends in `...` stands for many."""
+    """What an operator is made of; names that end in `?` are optional, one that ends in `...` stands for many.
+
+    `rounded` are the inputs that it rounds to bf16 itself, and so can read in bf16: the A operand of a matrix product,
+    if no norm stands in front of it.
+    """
 
     rule: Rule
     inputs: tuple[str, ...] = ()
     weights: tuple[str, ...] = ()
     attributes: tuple[str, ...] = ()
+    stores: Storage = Storage.F32
+    rounded: tuple[str, ...] = ()
+    effect: Effect = Effect.NONE
+
+    @property
+    def takes_norm(self) -> bool:
+        """Whether a norm of its first input can be part of it."""
+        return "norm?" in self.weights
+
+    def rounds(self, node: Node, source: int) -> bool:
+        """Whether a node of this form rounds what node `source` gives it, wherever it reads that."""
+        roles = [self.inputs[min(i, len(self.inputs) - 1)] for i, key in enumerate(node.inputs) if key == source]
+        return "norm" not in node.weights and all(role in self.rounded for role in roles)
 
 
 def cache_shapes(node: Node) -> tuple[Shape, Shape]:
@@ -302,15 +337,24 @@ GRAMMAR: dict[str, Form] = {
     "tokens": Form(_tokens),
     "embed": Form(_embed, ("tokens",), ("weight",)),
     "angles": Form(_angles, (), (), ("rope",)),
-    "rms_norm": Form(_rms_norm, ("x",), ("weight",), ("eps",)),
-    "linear": Form(_linear, ("x", "residual?"), ("weight", "bias?", "norm?"), ("eps?",)),
-    "head_linear": Form(_head_linear, ("x",), ("weight",)),
+    "rms_norm": Form(_rms_norm, ("x",), ("weight",), ("eps",), Storage.EITHER),
+    "linear": Form(
+        _linear, ("x", "residual?"), ("weight", "bias?", "norm?"), ("eps?",), Storage.EITHER, rounded=("x",)
+    ),
+    "head_linear": Form(_head_linear, ("x",), ("weight",), stores=Storage.EITHER, rounded=("x",)),
     "rope": Form(_rope, ("x", "angles"), (), ("interleaved?",)),
-    "slice": Form(_slice, ("x",), (), ("begin", "end")),
-    "concat": Form(_concat, ("parts...",)),
-    "append": Form(_append, ("k", "v?"), (), ("cache", "rows", "value_dim?")),
+    "slice": Form(_slice, ("x",), (), ("begin", "end"), Storage.VIEW),
+    "concat": Form(_concat, ("parts...",), stores=Storage.EITHER),
+    "append": Form(_append, ("k", "v?"), (), ("cache", "rows", "value_dim?"), effect=Effect.APPENDS),
     "expand_latent": Form(_expand_latent, ("cache",), ("k", "v"), ("cache",)),
-    "attend": Form(_attend, ("q", "cache"), ("sinks?",), ("cache", "scale", "window")),
+    "attend": Form(
+        _attend,
+        ("q", "cache"),
+        ("sinks?",),
+        ("cache", "scale", "window"),
+        Storage.BF16,
+        rounded=("q", "cache"),  # where q, k and v are joined, both are one value
+    ),
     "swiglu": Form(_swiglu, ("gate", "up"), (), ("limit?", "alpha?")),
     "softmax": Form(_scores, ("x",)),
     "sigmoid": Form(_scores, ("x",)),
@@ -320,22 +364,30 @@ GRAMMAR: dict[str, Form] = {
         ("bias?",),
         ("k", "normalize", "scale", "groups?", "keep_groups?", "group_top?", "masked?", "score?"),
     ),
-    "dispatch": Form(_dispatch, ("routes", "x")),
+    "dispatch": Form(_dispatch, ("routes", "x"), rounded=("x",)),
     "combine": Form(_combine, ("routes", "y", "residual?")),
     "add": Form(_add, ("a", "b")),
     "gather": Form(_gather, ("x",)),
-    "logits": Form(_logits, ("x",), ("weight", "norm?"), ("eps?",)),
+    "logits": Form(_logits, ("x",), ("weight", "norm?"), ("eps?",), rounded=("x",), effect=Effect.ANSWERS),
     # Made by rewriting only.
-    "gate_up": Form(_gate_up, ("x",), ("gate", "up", "gate_bias?", "up_bias?", "norm?"), ("eps?", "limit?", "alpha?")),
+    "gate_up": Form(
+        _gate_up,
+        ("x",),
+        ("gate", "up", "gate_bias?", "up_bias?", "norm?"),
+        ("eps?", "limit?", "alpha?"),
+        Storage.BF16,
+        rounded=("x",),
+    ),
     "qkv": Form(
         _qkv,
         ("x", "angles?"),
         ("q", "k", "v", "q_bias?", "k_bias?", "v_bias?", "q_norm?", "k_norm?", "norm?"),
         ("cache", "rows", "head_eps?", "eps?"),
+        Storage.BF16,
+        rounded=("x",),
+        effect=Effect.APPENDS,
     ),
 }
-MATMULS = ("linear", "logits", "gate_up", "qkv")
-"""Operators whose first input is the A operand of a matrix product; all can take a norm in front of it."""
 
 
 def missing(form: tuple[str, ...], present: Sequence[str]) -> str | None:

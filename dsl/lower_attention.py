@@ -28,7 +28,7 @@ def _qkv(low: Lowering, key: int, node: Node) -> None:
     if len(node.inputs) == 2:
         angles = low.stored[node.inputs[1]]
         args |= {"angles": angles.buffer, "rotary": angles.stride}
-    args |= {"q": low.store(key, "q").buffer}
+    args |= {"q": low.store(key, "q", heads * padded(head_dim)).buffer}
     low.emit("qkv", "qkv", key, args | low.ranges.add(node.attributes["cache"], kv_heads, head_dim, head_dim, False))
 
 

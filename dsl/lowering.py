@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from ellm.dsl import packing
 from ellm.dsl.arena import Buffer, union
 from ellm.dsl.errors import LoweringError
-from ellm.dsl.grammar import MATMULS, Node
+from ellm.dsl.grammar import GRAMMAR, Node, Storage
 from ellm.dsl.graph import Graph
 from ellm.dsl.operator import Argument, Operator, Stored
 from ellm.dsl.packing import PAGE, Packed, Region, Run
@@ -17,9 +17,6 @@ from ellm.dsl.tensor import L, Shape, Weight, features, text
 from ellm.dsl.tiling import COLUMNS, DEPTH, depth_tiles, matrix_task_tiles, padded, tiles
 from ellm.kernels.formats import FORMATS, PLAIN
 from ellm.scheduler.program import Kind
-
-_ALWAYS_BF16 = ("attend", "gate_up", "qkv")
-_EITHER = ("rms_norm", "linear", "head_linear", "concat")
 
 
 @dataclass
@@ -123,22 +120,21 @@ class Lowering:
         self.operators[number].args.update(self.routed[key])
         return self.routed[key]
 
-    def store(self, key: int, name: str) -> Stored:
-        """Make the buffer of a node's value, in bf16 if all of its consumers take that. Raises LoweringError."""
+    def store(self, key: int, name: str, width: int = 0) -> Stored:
+        """Make the buffer of a node's value, as its form says. Raises LoweringError.
+
+        Its rows have `width` elements, by default those of its shape.
+        """
         node = self.graph.node(key)
-        other = self._other_reader(key)
-        if node.op in _ALWAYS_BF16 and other is not None:
+        other, stores = self._other_reader(key), GRAMMAR[node.op].stores
+        if stores is Storage.BF16 and other is not None:
             raise LoweringError(
                 f"{node.line}: {node.op}: its value {text(node.shape)} is stored in bf16, for matrix products and "
                 f"attend only, but {other.op} at {other.line} reads it"
             )
-        either = node.op in _EITHER and not ("weight" in node.weights and len(node.inputs) == 2)
-        bf16 = node.op in _ALWAYS_BF16 or (either and other is None)
-        width = math.prod(features(node.shape))
-        if node.op == "qkv":
-            heads, head_dim = features(node.shape)
-            width = heads * padded(head_dim)
-        return self.keep(key, name, width, bf16)
+        either = stores is Storage.EITHER and not ("weight" in node.weights and len(node.inputs) == 2)
+        bf16 = stores is Storage.BF16 or (either and other is None)
+        return self.keep(key, name, width or math.prod(features(node.shape)), bf16)
 
     def keep(self, key: int, name: str, width: int, bf16: bool) -> Stored:
         """Make the buffer of a node's value, rows of `width` elements."""
@@ -180,7 +176,8 @@ class Lowering:
         waits = union(self.before, [self.producer[source] for source in node.inputs])
         others = [reader for reader in self.graph.consumers(residual) if reader != key]
         done = all(reader in self.producer and waits >> self.producer[reader] & 1 for reader in others)
-        done = done and all(self.graph.node(reader).op != "slice" for reader in others)  # read whenever the slice is
+        views = (GRAMMAR[self.graph.node(reader).op].stores is Storage.VIEW for reader in others)
+        done = done and not any(views)  # it is read whenever the view is
         if not done or residual in operands:
             return self.store(key, name)
         self.stored[key] = self.dense(residual)
@@ -228,9 +225,7 @@ class Lowering:
         """Return a consumer that needs the value in f32, if there is one."""
         for consumer in self.graph.consumers(key):
             node = self.graph.node(consumer)
-            if node.op in ("attend", "dispatch", "head_linear"):
-                continue
-            if node.op not in MATMULS or "norm" in node.weights or key in node.inputs[1:]:
+            if not GRAMMAR[node.op].rounds(node, key):
                 return node
         return None
 

@@ -8,7 +8,7 @@ from ellm.dsl.arena import Buffer
 from ellm.dsl.grammar import Node
 from ellm.dsl.packing import Packed
 from ellm.kernels import contract
-from ellm.kernels.records import RECORDS
+from ellm.kernels.records import RECORDS, Kernel, Sync
 from ellm.scheduler.program import Kind
 
 
@@ -77,7 +77,12 @@ class Operator:
 
     def groups(self, blocks: int) -> int:
         """How many groups it has."""
-        return self.experts or (1 if self.kernel in ("dispatch", "expand_latent") else blocks)
+        return self.experts or (1 if self.record.sync is Sync.ONCE else blocks)
+
+    @property
+    def record(self) -> Kernel:
+        """What is known of its kernel."""
+        return RECORDS[self.kernel]
 
     @property
     def logit_rows(self) -> bool:
@@ -91,12 +96,12 @@ class Operator:
     @property
     def tiles(self) -> int:
         """Tasks per row block, item or sampled row."""
-        return RECORDS[self.kernel].tasks(self.args)
+        return self.record.tasks(self.args)
 
     @property
     def weight_bytes(self) -> int:
         """Bytes of packed weights that its tasks read, all together."""
-        if self.kernel == "embed":
+        if self.record.looks_up:
             return 0
         return sum(value.bytes for value in self.args.values() if isinstance(value, Packed))
 

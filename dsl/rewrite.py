@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import networkx
 
 from ellm.dsl.errors import LoweringError
-from ellm.dsl.grammar import MATMULS, Node
+from ellm.dsl.grammar import GRAMMAR, Effect, Node
 from ellm.dsl.graph import Graph
 from ellm.dsl.tensor import R, Weight
 from ellm.dsl.verify import verify
@@ -24,7 +24,7 @@ def share_equal(graph: Graph) -> None:
         node = graph.node(key)
         identity = (node.op, node.inputs, tuple(node.weights.items()), tuple(node.attributes.items()))
         first = seen.setdefault(identity, key)
-        if first != key and node.op != "append":
+        if first != key and GRAMMAR[node.op].effect is Effect.NONE:
             graph.redirect(key, first)
             graph.remove_node(key)
 
@@ -180,7 +180,8 @@ def _feeds_matmuls(graph: Graph, key: int) -> bool:
     """Whether a value is read as the A operand of matrix products, without a norm in front, and nothing else."""
     for consumer in graph.consumers(key):
         node = graph.node(consumer)
-        if node.op not in MATMULS or node.inputs[0] != key or key in node.inputs[1:] or "norm" in node.weights:
+        form = GRAMMAR[node.op]
+        if not (form.takes_norm and form.rounds(node, key)):
             return False
     return True
 

@@ -14,6 +14,7 @@ from itertools import accumulate
 
 from ellm.dsl.arena import descendants
 from ellm.dsl.operator import Operator
+from ellm.kernels.records import Sync
 from ellm.scheduler.program import Kind
 
 
@@ -52,7 +53,7 @@ def build(operators: Sequence[Operator], blocks: int) -> TaskGraph:
     counts = [operator.groups(blocks) for operator in operators]
     graph = TaskGraph(blocks, [0, *accumulate(counts)])
     for number, operator in enumerate(operators):
-        empty = int(operator.kind == Kind.SAMPLE or operator.kernel == "merge" or operator.experts > 0)
+        empty = int(operator.experts > 0 or operator.kind == Kind.SAMPLE or Kind.merges(operator.kind))
         fields = (operator.kind, operator.tiles, int(operator.logit_rows), empty)
         graph.groups += [(number, part, *fields) for part in range(counts[number])]
     graph.signals = [[] for _ in graph.groups]
@@ -62,14 +63,15 @@ def build(operators: Sequence[Operator], blocks: int) -> TaskGraph:
     waits = _direct_waits(operators)
     made: dict[tuple, int] = {}
     for number, operator in enumerate(operators):
-        if operator.kernel in ("gather", "dispatch", "expand_latent"):
+        sync = operator.record.sync
+        if sync in (Sync.ALL, Sync.ONCE):
             event = _all_blocks(graph, waits[number])
             graph.publishes[event] += [graph.group(number, part) for part in range(counts[number])]
-            if operator.kernel == "gather":
+            if sync is Sync.ALL:
                 graph.triggers[event].append(graph.end)
-        elif operator.kernel == "expert_down":
+        elif sync is Sync.JOIN:
             joined[number] = _experts(graph, number, operators)
-        elif operator.kernel != "expert_gate_up":
+        elif sync is not Sync.WOKEN:
             for block in range(blocks):
                 group = graph.group(number, block)
                 if not operator.after:
@@ -80,20 +82,20 @@ def build(operators: Sequence[Operator], blocks: int) -> TaskGraph:
                     done.append(appended[operator.cache_after][block])
                 plain = tuple(one for one in waits[number] if one not in joined)
                 graph.publishes[_event(graph, made, plain, tuple(done), block)].append(group)
-        if operator.kernel == "sample":
+        if operator.kind == Kind.SAMPLE:
             for block in range(blocks):
                 graph.signals[graph.group(number, block)].append(graph.end)
     return graph
 
 
 def _append_chains(graph: TaskGraph, operators: Sequence[Operator]) -> dict[int, list[int]]:
-    """For each operator that appends to a cache, one event per block: blocks 0 .. b have appended.
+    """For each operator that writes a cache, one event per block: it has done so for blocks 0 .. b.
 
-    Latents are expanded for all blocks at once.
+    One that writes for all blocks at once has one event.
     """
     chains: dict[int, list[int]] = {}
     for number in sorted({operator.cache_after for operator in operators if operator.cache_after is not None}):
-        if operators[number].kernel == "expand_latent":
+        if operators[number].record.sync is Sync.ONCE:
             event = graph.event(needed=1)
             graph.signals[graph.group(number, 0)].append(event)
             chains[number] = [event] * graph.blocks

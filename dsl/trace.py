@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ellm.dsl.errors import GraphError
+from ellm.dsl.grammar import GRAMMAR, Effect
 from ellm.dsl.graph import Graph
 from ellm.dsl.source import model_line
 from ellm.dsl.tensor import Dim
@@ -22,7 +23,7 @@ def trace(function: ModelFunction, context: int, precision: Precision | None = N
     graph = Graph(context=context)
     tokens = Value(graph, graph.add_op("tokens"))
     result = function(tokens, Weights(_precision=precision), Caches(Dim("S", context)))
-    if not isinstance(result, Value) or graph.node(result.key).op != "logits":
+    if not isinstance(result, Value) or GRAMMAR[graph.node(result.key).op].effect is not Effect.ANSWERS:
         raise GraphError(f"{model_line()}: a model must return logits(...), this one returned {result}")
     graph.output = result.key
     return graph

@@ -5,21 +5,21 @@ from __future__ import annotations
 import networkx
 
 from ellm.dsl.errors import GraphError, ShapeError
-from ellm.dsl.grammar import GRAMMAR, missing
+from ellm.dsl.grammar import GRAMMAR, Effect, missing
 from ellm.dsl.graph import Graph
-from ellm.dsl.tensor import text
+from ellm.dsl.tensor import L, T, text
 
 
 def verify(graph: Graph, after: str) -> None:
     """Raise GraphError, naming the pass that ran last (`after`) and the model line, if the graph breaks the grammar."""
     if not networkx.is_directed_acyclic_graph(graph):
         raise GraphError(f"after {after}: the graph has a cycle: {networkx.find_cycle(graph)}")
-    if graph.output not in graph or graph.node(graph.output).op != "logits":
+    if graph.output not in graph or GRAMMAR[graph.node(graph.output).op].effect is not Effect.ANSWERS:
         raise GraphError(f"after {after}: the graph does not end in logits")
     for key in graph.order():
         _verify_node(graph, key, after)
     _verify_caches(graph, after)
-    gathers = [key for key in networkx.ancestors(graph, graph.output) if graph.node(key).op == "gather"]
+    gathers = [key for key in networkx.ancestors(graph, graph.output) if _gathers(graph, key)]
     if len(gathers) != 1:
         raise GraphError(f"after {after}: {len(gathers)} gathers lead to the logits, must be 1")
 
@@ -49,10 +49,15 @@ def _verify_node(graph: Graph, key: int, after: str) -> None:
         raise ShapeError(f"{where}: is said to be {text(node.shape)}, its operands make it {text(shape)}")
 
 
+def _gathers(graph: Graph, key: int) -> bool:
+    """Whether a node takes the rows that want logits out of all rows."""
+    return graph.node(key).shape[:1] == (L,) and any(node.shape[:1] == (T,) for node in graph.inputs(key))
+
+
 def _verify_caches(graph: Graph, after: str) -> None:
     writers: dict[str, str] = {}
     for _, node in graph.items():
-        if node.op in ("append", "qkv"):
+        if GRAMMAR[node.op].effect is Effect.APPENDS:
             cache = node.attributes["cache"]
             if cache in writers:
                 raise GraphError(f"{node.line}: after {after}: {cache} is already appended to at {writers[cache]}")

@@ -12,7 +12,6 @@ import ellm.models
 from ellm.checkpoint import Checkpoint, aliases, open_checkpoint
 from ellm.checkpoint.hub import download, is_hub_name
 from ellm.checkpoint.json_file import read_json
-from ellm.kernels import contract
 from ellm.kernels import isa as isas
 from ellm.models import Model
 from ellm.scheduler.program import Program
@@ -138,11 +137,9 @@ def token_bytes(program: Program, later: Program) -> int:
 
 
 def _price(program: Program, entry: Entry, threads: int) -> str:
-    expanding, weights = entry.program, 0
-    for op, kernel in enumerate(expanding.op_kernel):
-        if expanding.kernels[kernel] == "expand_latent":
-            args = contract.unpack("expand_latent", expanding.args[op])
-            weights += args["heads"] * args["to_keys_stride"]
+    expanding = entry.program
+    added = expanding.weight_offsets() - program.weight_offsets()
+    weights = sum(weight["bytes"] for weight in expanding.meta["weights"] if weight["offset"] in added)
     return (
         f"expanded prefill: where a step has {entry.rows} or more rows of a prompt, their bits differ from those of "
         f"decoded rows, of shorter steps and of caches made by them; it takes {readable(weights)} more of weights, "

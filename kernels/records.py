@@ -32,11 +32,6 @@ class Sync(Enum):
     WOKEN = "a group for each expert, which the ONCE operator before it publishes if the expert got rows"
     JOIN = "a group for each expert, after the WOKEN one; who reads it waits for those of all experts that got rows"
 
-    @property
-    def fences(self) -> bool:
-        """Whether all parts of the operator are done before anything after it starts, in whatever row block."""
-        return self in (Sync.ONCE, Sync.JOIN)
-
 
 class Family(Enum):
     """What pictures draw in one colour: a label and the colour."""
@@ -110,7 +105,7 @@ class Kernel:
     matrix: str = "weight"  # the argument that is its packed weight, if it has one of that name
     looks_up: bool = False  # reads a few rows of its weight, not all of it
     attends: bool = False  # to the keys and values of a sequence
-    shares: bool = False  # each row block writes its part of what all of them share
+    shared: bool = False  # what it writes is for all row blocks: who reads it waits for all
     exempt: str = (
         ""  # whose weights checkpoints of fewer bits leave as they are: "own", or of the one it reads, "input"
     )
@@ -118,6 +113,11 @@ class Kernel:
     def scratch_bytes(self, args: Args, row_block: int) -> int:
         """Bytes of a worker's scratch that a task uses, header included."""
         return _HEADER + self.memory(args, row_block)
+
+    @property
+    def fences(self) -> bool:
+        """Whether all parts of an operator are done before anything after it starts, in whatever row block."""
+        return self.shared or self.sync in (Sync.ONCE, Sync.JOIN)
 
     def work(self, args: Args, rows: Any = 1, keys: Any = 0, splits: Any = 1) -> Work:
         """What an operator does: see the class."""
@@ -302,7 +302,7 @@ RECORDS: dict[str, Kernel] = {
         Family.ROUTING,
         # scores, choices; of groups score and number
         memory=lambda args, row_block: 8 * args["experts"] + 8 * args["groups"],
-        shares=True,
+        shared=True,
         exempt="input",
     ),
     "dispatch": Kernel(Family.ROUTING, Sync.ONCE, done=_dispatch),
@@ -342,3 +342,11 @@ RECORDS: dict[str, Kernel] = {
     ),
 }
 """By the name that task.h's struct and the kernel's body bear."""
+
+
+def families() -> list[dict[str, Any]]:
+    """For pages: each family's label and colour, and the kernels in it."""
+    return [
+        {"label": one.label, "colour": one.colour, "kernels": [name for name in RECORDS if RECORDS[name].family is one]}
+        for one in Family
+    ]

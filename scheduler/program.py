@@ -32,6 +32,16 @@ class Kind(IntEnum):
     ITEMS = 4  # attend items of the row block, for window class 0; class c is ITEMS + 2 * c
     MERGES = 5  # merge items likewise
 
+    @classmethod
+    def attends(cls, kind: int) -> bool:
+        """Whether a group's extent is that of attend items, of whatever class."""
+        return kind >= cls.ITEMS and (kind - cls.ITEMS) % 2 == 0
+
+    @classmethod
+    def merges(cls, kind: int) -> bool:
+        """Whether it is that of merge items."""
+        return kind >= cls.MERGES and (kind - cls.MERGES) % 2 == 0
+
 
 GROUP = np.dtype(
     [
@@ -129,6 +139,15 @@ class Program:
     def working_bytes(self, workers: int) -> int:
         """Bytes of the arena and of the scratch of so many workers."""
         return self.arena_bytes + workers * self.scratch_bytes
+
+    def weight_offsets(self) -> set[int]:
+        """Where in the weights region what its operators read begins."""
+        places = (self.args[op, byte : byte + 8] for op, byte in self.relocations)
+        return {int(place.view(np.int64)[0]) for place in places}
+
+    def kind(self, op: int) -> int:
+        """The Kind of an operator's groups."""
+        return int(self.groups["kind"][np.searchsorted(self.groups["op"], op)])
 
     @property
     def chunk(self) -> int:

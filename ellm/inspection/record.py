@@ -14,6 +14,7 @@ from ellm.inspection.layers import layer_of, repeats
 from ellm.inspection.steps import Step
 from ellm.kernels import contract
 from ellm.kernels.formats import NUMBERED
+from ellm.kernels.records import families
 from ellm.scheduler.program import Kind, Lists, Program
 
 _SIZES = ("row_block", "blocks", "chunk", "context", "vocab", "windows", "partials", "partial_floats")
@@ -32,6 +33,7 @@ def record(program: Program, name: str, cores: list[int]) -> dict[str, Any]:
         "token_bytes": program.meta["token_bytes"],
         "cache_bytes": program.meta["cache_bytes"],
         "weight_bytes": program.meta["weight_bytes"],
+        "families": families(),
         "kernels": {kernel: asdict(contracts()[kernel]) for kernel in used},
         "layers": [asdict(repeat) for repeat in repeats(program)],
         "operators": [_operator(program, number) for number in range(len(operators))],

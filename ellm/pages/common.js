@@ -27,25 +27,8 @@ ellm.bytes = (number) => ellm.readable(number, "B");
 /** Several of something: 1 task, 2 tasks. */
 ellm.several = (number, noun) => `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
 
-/** The families of kernels, each with its colour in every picture. */
-ellm.families = {
-  matmul: { label: "matrix product", colour: "#2f6fb7" },
-  attention: { label: "attention", colour: "#d0761c" },
-  experts: { label: "experts", colour: "#7a4fb5" },
-  routing: { label: "routing", colour: "#c2457e" },
-  rows: { label: "row by row", colour: "#3b8c5a" },
-  ends: { label: "step ends", colour: "#5f6b7a" },
-};
-
-ellm.kernelFamilies = {
-  linear: "matmul", gate_up: "matmul", qkv: "matmul", head_linear: "matmul", logits: "matmul",
-  attend: "attention", merge: "attention", append: "attention",
-  expert_gate_up: "experts", expert_down: "experts", combine: "experts",
-  route: "routing", dispatch: "routing",
-  embed: "ends", gather: "ends", sample: "ends",
-};
-
-ellm.family = (kernel) => ellm.families[ellm.kernelFamilies[kernel] || "rows"];
+/** The family of a kernel: its label, and its colour in every picture. */
+ellm.family = (kernel) => ellm.data.families.find((family) => family.kernels.includes(kernel));
 
 /** Shows the view whose tab is clicked. Views that draw themselves when first shown listen to "shown". */
 ellm.tabs = function () {
@@ -75,7 +58,7 @@ ellm.header = function () {
 /** A legend of the families that the kernels of this page belong to. */
 ellm.legend = function (kernels) {
   const used = new Set(kernels.map(ellm.family));
-  return Object.values(ellm.families).filter((family) => used.has(family)).map((family) => {
+  return ellm.data.families.filter((family) => used.has(family)).map((family) => {
     const swatch = ellm.element("i", {});
     swatch.style.background = family.colour;
     return ellm.element("span", { class: "key" }, swatch, family.label);

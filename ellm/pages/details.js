@@ -87,7 +87,7 @@ ellm.details = (function () {
     const { args } = operator;
     if (!("n_tiles" in args)) return element("p", {}, `${several(operator.tiles, "task")} ${ellm.model.extent(groups[operator.groups[0]])}.`);
     const size = args.task_tiles * operator.column_bytes;
-    const banks = args.heads && operator.kernel === "head_linear" ? ` for each of ${args.heads} heads` : "";
+    const banks = args.heads && args.bank_stride ? ` for each of ${args.heads} heads` : "";
     return element("p", {}, `${several(args.n_tiles, "column tile")}${banks} of 16 columns × k ${args.k}, ${bytes(operator.column_bytes)} each; up to ${args.task_tiles} a task: ${several(operator.tiles, "task")} that read up to ${bytes(size)} of weights in one piece.`);
   }
 
@@ -122,7 +122,7 @@ ellm.details = (function () {
     const core = `core ${ellm.data.cores[ellm.model.home(index, operator.tiles)]}`;
     if (!("n_tiles" in args)) return `task ${index}: home ${core}`;
     const tiles = columns(operator, index);
-    const head = operator.kernel === "head_linear" ? `head ${Math.floor(index / Math.ceil(args.n_tiles / args.task_tiles))}, ` : "";
+    const head = args.heads && args.bank_stride ? `head ${Math.floor(index / Math.ceil(args.n_tiles / args.task_tiles))}, ` : "";
     return `task ${index}: ${head}column tiles ${tiles[0]}–${tiles.at(-1)}, home ${core}`;
   }
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from ellm.kernels import contract
 from ellm.kernels.records import RECORDS
-from ellm.scheduler.program import Program
+from ellm.scheduler.program import Kind, Program
 
 
 @dataclass
@@ -32,11 +32,11 @@ class Cost:
             kernel, flops = description["kernel"], description["flops"]
             if description["token_bytes"]:
                 cost.weight_bytes[description["precision"]] += description["token_bytes"]
-            if kernel == "logits":
+            if program.kind(op) == Kind.LOGITS:
                 cost.logit_flops += flops
             else:
                 cost.row_flops += flops
-            if kernel == "attend":
+            if Kind.attends(program.kind(op)):
                 args = contract.unpack(kernel, program.args[op])
                 work = RECORDS[kernel].work(args, keys=1)
                 cost.attends.append((work.flops, work.cache_bytes, args["window"]))

@@ -210,12 +210,12 @@ class _Builder:
         if op in self.routes:
             rows, keys = self.experts(self.routes[op], groups, tiles)
             self.add(op, groups, record.work(args, rows), keys)
-        elif kind >= Kind.ITEMS and (kind - Kind.ITEMS) % 2 == 0:
+        elif Kind.attends(kind):
             items = self.tables.items[args["window_class"]]
             splits = items["split_end"] - items["split_begin"]
             work = record.work(args, items["rows"].astype(float), _seen(items, args["window"]), splits)
             self.add(op, groups, work, self.item_keys(items, tiles), local=1)
-        elif kind >= Kind.ITEMS:
+        elif Kind.merges(kind):
             merges = self.tables.merges[args["window_class"]]
             work = record.work(args, merges["rows"].astype(float), splits=merges["splits"])
             self.add(op, groups, work, np.full(len(merges), -1), local=1)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ellm.kernels.records import families
 from ellm.profiling.account import OUTSIDE, Account, Accountant, KindTotal, path_kinds
 from ellm.profiling.experts import routing
 from ellm.profiling.recorder import DECODE, PREFILL, Step
@@ -35,6 +36,7 @@ def data(
         "name": model,
         "figures": figures,
         "cores": cores,
+        "families": families(),
         "activities": {activity.name.lower(): int(activity) for activity in Activity},
         "operators": [
             {"name": one["name"], "kernel": one["kernel"], "shape": one["shape"], "line": one["line"]}

@@ -79,6 +79,6 @@ def _expert_begins(program: Program) -> list[tuple[int, int]]:
     places = []
     for group in program.wakes["group"].tolist():
         op = int(program.groups["op"][group])
-        args = contract.unpack("dispatch", program.args[op])
+        args = contract.unpack(program.kernels[program.op_kernel[op]], program.args[op])
         places.append((args["begin"], args["experts"] + 1))
     return places

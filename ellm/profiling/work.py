@@ -7,7 +7,7 @@ import numpy as np
 from ellm.kernels import contract
 from ellm.kernels.records import RECORDS
 from ellm.profiling.recorder import Step
-from ellm.scheduler.program import Program
+from ellm.scheduler.program import Kind, Program
 
 
 def work(program: Program, step: Step, tasks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -18,11 +18,10 @@ def work(program: Program, step: Step, tasks: np.ndarray) -> tuple[np.ndarray, n
     operators = program.meta["operators"]
     size, flops = np.zeros(len(operators)), np.zeros(len(operators))
     for op, description in enumerate(operators):
-        logits = description["kernel"] == "logits"
-        rows = step.logit_rows if logits else step.rows
+        rows = step.logit_rows if program.kind(op) == Kind.LOGITS else step.rows
         if tasks[op] == 0:
             continue
-        if description["kernel"] == "attend":
+        if Kind.attends(program.kind(op)):
             size[op], flops[op] = attention(program, op, step)
         elif description["experts"]:
             size[op] = tasks[op] * description["weight_bytes"] / (description["experts"] * description["tiles"])
@@ -35,10 +34,10 @@ def work(program: Program, step: Step, tasks: np.ndarray) -> tuple[np.ndarray, n
 
 def attention(program: Program, op: int, step: Step) -> tuple[int, int]:
     """Bytes of the keys and values that the rows see between them, and operations, of one attend."""
-    args = contract.unpack("attend", program.args[op])
+    kernel = program.kernels[program.op_kernel[op]]
+    args, record = contract.unpack(kernel, program.args[op]), RECORDS[kernel]
     end = step.first + step.rows
     window = args["window"] or end
     keys = np.minimum(np.arange(step.first + 1, end + 1), window)
-    record = RECORDS["attend"]
     seen = record.work(args, keys=min(end, window + step.rows - 1))
     return seen.cache_bytes, record.work(args, keys=int(keys.sum())).flops
