@@ -8,32 +8,32 @@
 
 #include "vector.h"
 
-static inline int64_t tiles_of_32(int64_t n) { return (n + 31) / 32; }
-static inline int64_t tiles_of_16(int64_t n) { return (n + 15) / 16; }
+static inline int64_t tiles_of_32(int64_t n) { return (n + ELLM_TILE_K - 1) / ELLM_TILE_K; }
+static inline int64_t tiles_of_16(int64_t n) { return (n + ELLM_TILE_N - 1) / ELLM_TILE_N; }
 
 /* keys is the head's first tile, x its key at `position`, f32 [head_dim]. */
 static inline void cache_store_key(ellm_bf16 *keys, int64_t position, const float *x, int64_t head_dim) {
-    ellm_bf16 *tile = keys + position / 16 * tiles_of_32(head_dim) * ELLM_TILE + position % 16 * 2;
+    ellm_bf16 *tile = keys + position / ELLM_TILE_N * tiles_of_32(head_dim) * ELLM_TILE + position % ELLM_TILE_N * 2;
     for (int64_t d = 0; d + 1 < head_dim; d += 2) {
         ellm_bf16 two[2] = {bf16_from_f32(x[d]), bf16_from_f32(x[d + 1])};
-        memcpy(tile + d / 2 * 32, two, sizeof two);
+        memcpy(tile + d / 2 * 2 * ELLM_TILE_N, two, sizeof two);
     }
-    if (head_dim % 2) tile[head_dim / 2 * 32] = bf16_from_f32(x[head_dim - 1]);
+    if (head_dim % 2) tile[head_dim / 2 * 2 * ELLM_TILE_N] = bf16_from_f32(x[head_dim - 1]);
 }
 
 /* values is the head's first tile, x its value at `position`, f32 [head_dim]. */
 static inline void cache_store_value(ellm_bf16 *values, int64_t position, const float *x, int64_t head_dim) {
-    ellm_bf16 *tile = values + position / 32 * tiles_of_16(head_dim) * ELLM_TILE;
-    tile += position % 32 / 2 * 32 + position % 2;
-    for (int64_t d = 0; d < head_dim; d++) tile[d / 16 * ELLM_TILE + d % 16 * 2] = bf16_from_f32(x[d]);
+    ellm_bf16 *tile = values + position / ELLM_TILE_K * tiles_of_16(head_dim) * ELLM_TILE;
+    tile += position % ELLM_TILE_K / 2 * 2 * ELLM_TILE_N + position % 2;
+    for (int64_t d = 0; d < head_dim; d++) tile[d / ELLM_TILE_N * ELLM_TILE + d % ELLM_TILE_N * 2] = bf16_from_f32(x[d]);
 }
 
 /* cache_store_value for the position after it too, with the values at x + stride; `position` is even. */
 static inline void cache_store_two_values(ellm_bf16 *values, int64_t position, const float *restrict x, int64_t stride,
                                           int64_t head_dim) {
-    ellm_bf16 *restrict tile = values + position / 32 * tiles_of_16(head_dim) * ELLM_TILE + position % 32 / 2 * 32;
-    for (int64_t d = 0; d < head_dim; d += 16, tile += ELLM_TILE)
-        for (int64_t i = 0; i < 16 && d + i < head_dim; i++) {
+    ellm_bf16 *restrict tile = values + position / ELLM_TILE_K * tiles_of_16(head_dim) * ELLM_TILE + position % ELLM_TILE_K / 2 * 2 * ELLM_TILE_N;
+    for (int64_t d = 0; d < head_dim; d += ELLM_TILE_N, tile += ELLM_TILE)
+        for (int64_t i = 0; i < ELLM_TILE_N && d + i < head_dim; i++) {
             tile[2 * i] = bf16_from_f32(x[d + i]);
             tile[2 * i + 1] = bf16_from_f32(x[stride + d + i]);
         }
@@ -42,8 +42,8 @@ static inline void cache_store_two_values(ellm_bf16 *values, int64_t position, c
 /* The keys of the first `rows` positions from the key tile `keys` on, as rows of 32 * key_tiles dims, `stride` apart. */
 static inline void cache_load_keys(const ellm_bf16 *keys, int64_t key_tiles, int64_t rows, ellm_bf16 *out, int64_t stride) {
     for (int64_t row = 0; row < rows; row++)
-        for (int64_t pair = 0; pair < 16 * key_tiles; pair++)
-            memcpy(out + row * stride + 2 * pair, keys + row / 16 * key_tiles * ELLM_TILE + 32 * pair + row % 16 * 2,
+        for (int64_t pair = 0; pair < ELLM_TILE_K / 2 * key_tiles; pair++)
+            memcpy(out + row * stride + 2 * pair, keys + row / ELLM_TILE_N * key_tiles * ELLM_TILE + 2 * ELLM_TILE_N * pair + row % ELLM_TILE_N * 2,
                    2 * sizeof *out);
 }
 

@@ -21,7 +21,7 @@ cdef void embed(const ellm_task *task) noexcept nogil:
         if token < 0 or token >= op.vocab:
             task.error[0] = ERROR_TOKEN
             continue
-        column = <const char *> op.table + token // 16 * column_bytes(op.format, op.k_tiles)
+        column = <const char *> op.table + token // ELLM_TILE_N * column_bytes(op.format, op.k_tiles)
         out = <float *> (task.section + op.out) + row * op.width
         for i in range(op.width):
-            out[i] = expand_element(column, op.format, token % 16, i) * scale
+            out[i] = expand_element(column, op.format, token % ELLM_TILE_N, i) * scale

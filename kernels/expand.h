@@ -24,6 +24,9 @@ static inline int64_t column_bytes(int64_t format, int64_t k_tiles) {
     return (k_tiles + ELLM_BLOCK - 1) / ELLM_BLOCK * block_bytes(format);
 }
 
+/* Where element k of column n of a column tile is, in elements. */
+static inline int64_t expand_place(int64_t n, int64_t k) { return k / 2 * 2 * ELLM_TILE_N + 2 * n + k % 2; }
+
 /* A float with few bits: `bits` are its exponent and mantissa, the mantissa moved up to where f32 has it, `bias` is what
  * f32's exponent bias has more than its own. Subnormals are made by subtraction, as arithmetic on f32 ones is slow. */
 static inline float float_widen(uint32_t bits, uint32_t bias) {
@@ -54,7 +57,7 @@ static inline float f32_from_f16(uint32_t half) {
 static inline float fp8_element(const char *block, int64_t n, int64_t k) {
     float scale;
     memcpy(&scale, block + n * sizeof scale, sizeof scale);
-    uint8_t code = block[ELLM_FP8_HEADER + k / 2 * 32 + 2 * n + k % 2];
+    uint8_t code = block[ELLM_FP8_HEADER + expand_place(n, k)];
     return f32_from_bf16(bf16_from_f32(f32_from_e4m3(code) * scale));
 }
 
@@ -67,8 +70,8 @@ static inline void expand_fp8_plain(const char *block, int count, ellm_bf16 *res
 }
 
 static inline float mxfp4_element(const char *block, int64_t n, int64_t k) {
-    float scale = f32_from_e8m0((uint8_t)block[k / 32 * 16 + n]);
-    uint8_t pair = block[ELLM_MXFP4_HEADER + k / 2 * 16 + n];
+    float scale = f32_from_e8m0((uint8_t)block[k / 32 * ELLM_TILE_N + n]);
+    uint8_t pair = block[ELLM_MXFP4_HEADER + expand_place(n, k) / 2];
     return f32_from_bf16(bf16_from_f32(f32_from_e2m1(pair >> 4 * (k % 2)) * scale));
 }
 
@@ -93,7 +96,7 @@ static inline void expand_mxfp4_plain(const char *block, int count, ellm_bf16 *r
 
 static inline float f16_element(const char *block, int64_t n, int64_t k) {
     uint16_t half;
-    memcpy(&half, block + (k / 2 * 32 + 2 * n + k % 2) * sizeof half, sizeof half);
+    memcpy(&half, block + expand_place(n, k) * sizeof half, sizeof half);
     return f32_from_f16(half);
 }
 
@@ -134,15 +137,15 @@ static inline int row_multiply(const ellm_bf16 *a, const char *block, int64_t st
 
 /* One element of a column tile: column n, element k; exact if the format has several terms, else a bf16 number. */
 static inline float expand_element(const char *column, int64_t format, int64_t n, int64_t k) {
-    const char *block = column + k / (32 * ELLM_BLOCK) * block_bytes(format);
-    k %= 32 * ELLM_BLOCK;
+    const char *block = column + k / (ELLM_TILE_K * ELLM_BLOCK) * block_bytes(format);
+    k %= ELLM_TILE_K * ELLM_BLOCK;
     ellm_bf16 bits;
     switch (format) {
 #define ELEMENT(NAME, name) case ELLM_##NAME: return name##_element(block, n, k);
         ELLM_EXPANDED(ELEMENT)
 #undef ELEMENT
     }
-    memcpy(&bits, block + (k / 2 * 32 + 2 * n + k % 2) * sizeof bits, sizeof bits);
+    memcpy(&bits, block + expand_place(n, k) * sizeof bits, sizeof bits);
     return f32_from_bf16(bits);
 }
 
@@ -180,13 +183,13 @@ static inline void expand_multiply(const ellm_bf16 *a, int64_t lda, int rows, co
         int64_t ahead = column_bytes(format, EXPAND_AHEAD * depth); /* past the end: in the next column tiles */
         if (k + EXPAND_AHEAD * depth >= k_tiles) ahead += (n_tiles - 1) * stride;
         if (rows == 1 && n_tiles == EXPAND_COLUMNS &&
-            row_multiply(a + 32 * k, weight + column_bytes(format, k), stride, format, count, c, k > 0, ahead))
+            row_multiply(a + ELLM_TILE_K * k, weight + column_bytes(format, k), stride, format, count, c, k > 0, ahead))
             continue;
         for (int n = 0; n < n_tiles; n++)
             expand_column(weight + n * stride, format, k, count, high + n * column, low + n * column, ahead);
-        tile_matmul(a + 32 * k, lda, rows, high, column, ELLM_TILE, n_tiles, count, c, ldc, k > 0);
+        tile_matmul(a + ELLM_TILE_K * k, lda, rows, high, column, ELLM_TILE, n_tiles, count, c, ldc, k > 0);
         if (ELLM_FORMATS[format].terms > 1)
-            tile_matmul(a + 32 * k, lda, rows, low, column, ELLM_TILE, n_tiles, count, c, ldc, 1);
+            tile_matmul(a + ELLM_TILE_K * k, lda, rows, low, column, ELLM_TILE, n_tiles, count, c, ldc, 1);
     }
 }
 
@@ -200,7 +203,7 @@ static inline void weight_matmul(const ellm_bf16 *a, int64_t lda, int rows, cons
     }
     for (int n = 0; n < n_tiles; n += EXPAND_COLUMNS) {
         int columns = n_tiles - n < EXPAND_COLUMNS ? n_tiles - n : EXPAND_COLUMNS;
-        expand_multiply(a, lda, rows, weight + n * stride, stride, format, columns, k_tiles, c + 16 * n, ldc, tiles);
+        expand_multiply(a, lda, rows, weight + n * stride, stride, format, columns, k_tiles, c + ELLM_TILE_N * n, ldc, tiles);
     }
 }
 

@@ -20,7 +20,7 @@ cdef inline ellm_bf16 *split_panel(
     cdef int64_t key_tiles = tiles_of_32(op.latent + op.rotary)
     cdef const ellm_bf16 *keys = <const ellm_bf16 *> (task.step.ranges[slot] + op.cached)
     if panel_claim(task, <const ellm_matmul *> op, slot << 32 | split):
-        keys += split * (ELLM_SPLIT // 16) * key_tiles * ELLM_TILE
+        keys += split * (ELLM_SPLIT // ELLM_TILE_N) * key_tiles * ELLM_TILE
         cache_load_keys(keys, key_tiles, rows, panel, panel_stride(key_tiles))
     return panel
 
@@ -30,7 +30,7 @@ cdef inline void expand_rows(
     const ellm_expand_latent *op, char *sequence, int64_t head, int64_t position, const ellm_bf16 *a, int64_t lda,
     int64_t rows, float *c
 ) noexcept nogil:
-    cdef int64_t stride = 16 * tiles_of_16(max(op.key_dim + op.rotary, op.value_dim)), row
+    cdef int64_t stride = ELLM_TILE_N * tiles_of_16(max(op.key_dim + op.rotary, op.value_dim)), row
     cdef ellm_bf16 *keys = <ellm_bf16 *> (sequence + op.keys + head * op.key_stride)
     cdef ellm_bf16 *values = <ellm_bf16 *> (sequence + op.values + head * op.value_stride)
     cdef ellm_bf16 *tiles = <ellm_bf16 *> (c + EXPAND_ROWS * stride)

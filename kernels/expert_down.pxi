@@ -15,8 +15,8 @@ cdef void expert_down(const ellm_task *task) noexcept nogil:
         task, m, panel_in_place(task, m, <const char *> x), part.rows, part.column_task,
         <const char *> op.weight + task.block * op.bank_stride, expert_bias(task, m, op.bias_stride),
     )
-    cdef int64_t begin = 16 * p.tile
-    cdef int64_t end = min(op.n, begin + 16 * p.tiles)
+    cdef int64_t begin = ELLM_TILE_N * p.tile
+    cdef int64_t end = min(op.n, begin + ELLM_TILE_N * p.tiles)
     cdef int64_t row
     for row in range(part.rows):
         memcpy(

@@ -52,12 +52,12 @@ cdef void expert_gate_up(const ellm_task *task) noexcept nogil:
     for row in range(part.rows):
         out = <ellm_bf16 *> (task.arena + op.out) + (part.first + row) * op.out_stride
         c = p.c + row * p.stride
-        for column in range(begin, end, 16):
-            width = min(<int64_t> 16, end - column)
+        for column in range(begin, end, 16):  # ELLM_TILE_N: Cython wants a literal
+            width = min(<int64_t> ELLM_TILE_N, end - column)
             if op.activation == 0:
-                vector_silu_mul(c, c + 16, out + column, width)
+                vector_silu_mul(c, c + ELLM_TILE_N, out + column, width)
             else:
-                vector_clamped_glu(c, c + 16, <float> op.limit, <float> op.alpha, out + column, width)
-            c += 32
+                vector_clamped_glu(c, c + ELLM_TILE_N, <float> op.limit, <float> op.alpha, out + column, width)
+            c += 2 * ELLM_TILE_N
         if end == op.n:
             memset(out + end, 0, (op.out_stride - op.n) * sizeof(ellm_bf16))

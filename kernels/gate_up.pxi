@@ -16,8 +16,8 @@ cdef void gate_up(const ellm_task *task) noexcept nogil:
     for row in range(task.rows):
         out = <ellm_bf16 *> (task.section + op.out) + row * op.out_stride
         c = p.c + row * p.stride
-        for column in range(begin, end, 16):
-            vector_silu_mul(c, c + 16, out + column, min(<int64_t> 16, end - column))
-            c += 32
+        for column in range(begin, end, 16):  # ELLM_TILE_N: Cython wants a literal
+            vector_silu_mul(c, c + ELLM_TILE_N, out + column, min(<int64_t> ELLM_TILE_N, end - column))
+            c += 2 * ELLM_TILE_N
         if end == op.n:
             memset(out + end, 0, (op.out_stride - op.n) * sizeof(ellm_bf16))

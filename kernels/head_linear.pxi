@@ -16,8 +16,8 @@ cdef void head_linear(const ellm_task *task) noexcept nogil:
         task, m, head_panel(task, op, head), task.rows, task.index % column_tasks,
         <const char *> op.weight + head * op.bank_stride, NULL,
     )
-    cdef int64_t begin = 16 * p.tile
-    cdef int64_t width = min(op.n, begin + 16 * p.tiles) - begin
+    cdef int64_t begin = ELLM_TILE_N * p.tile
+    cdef int64_t width = min(op.n, begin + ELLM_TILE_N * p.tiles) - begin
     cdef int64_t start = head * op.out_head_stride + op.out_first + begin
     cdef ellm_bf16 *out
     for row in range(task.rows):
@@ -38,6 +38,6 @@ cdef inline ellm_panel head_panel(const ellm_task *task, const ellm_head_linear 
     cdef const ellm_matmul *m = <const ellm_matmul *> op
     cdef const char *x = task.section + op.x
     x += head * op.x_head_stride * <int64_t> (sizeof(ellm_bf16) if op.x_bf16 else sizeof(float))
-    if op.x_bf16 and op.k == 32 * op.k_tiles:
+    if op.x_bf16 and op.k == ELLM_TILE_K * op.k_tiles:
         return panel_in_place(task, m, x)
     return panel_rows(task, m, head, x)

@@ -10,8 +10,8 @@
 cdef void linear(const ellm_task *task) noexcept nogil:
     cdef const ellm_linear *op = <const ellm_linear *> task.args
     cdef product p = multiply(task, op)
-    cdef int64_t begin = 16 * p.tile
-    cdef int64_t end = min(op.n, begin + 16 * p.tiles)
+    cdef int64_t begin = ELLM_TILE_N * p.tile
+    cdef int64_t end = min(op.n, begin + ELLM_TILE_N * p.tiles)
     cdef int64_t row, start
     cdef float *c
     cdef ellm_bf16 *narrow

@@ -6,8 +6,8 @@
 cdef void logits(const ellm_task *task) noexcept nogil:
     cdef const ellm_logits *op = <const ellm_logits *> task.args
     cdef product p = multiply(task, op)
-    cdef int64_t begin = 16 * p.tile
-    cdef int64_t end = min(op.n, begin + 16 * p.tiles)
+    cdef int64_t begin = ELLM_TILE_N * p.tile
+    cdef int64_t end = min(op.n, begin + ELLM_TILE_N * p.tiles)
     cdef int64_t row
     for row in range(task.rows):
         memcpy(task.step.logits + (task.row + row) * op.n + begin, p.c + row * p.stride, (end - begin) * sizeof(float))

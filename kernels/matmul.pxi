@@ -48,14 +48,14 @@ cdef inline product multiply_by(
     p.tile = index * m.task_tiles
     p.tiles = min(m.task_tiles, m.n_tiles - p.tile)
     p.c = x.c
-    p.stride = 16 * m.task_tiles
+    p.stride = ELLM_TILE_N * m.task_tiles
     weight_matmul(
         x.a, x.lda, <int> rows, weight + p.tile * column_bytes(m.format, m.k_tiles), m.format, <int> p.tiles,
         <int> m.k_tiles, p.c, p.stride, <ellm_bf16 *> (p.c + task.row_block * p.stride),
     )
     if bias != NULL:
         for row in range(rows):
-            vector_add(p.c + row * p.stride, bias + 16 * p.tile, p.c + row * p.stride, 16 * p.tiles)
+            vector_add(p.c + row * p.stride, bias + ELLM_TILE_N * p.tile, p.c + row * p.stride, ELLM_TILE_N * p.tiles)
     return p
 
 

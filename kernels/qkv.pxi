@@ -14,7 +14,7 @@ cdef void qkv(const ellm_task *task) noexcept nogil:
     cdef int64_t head, row
     for head in range(first, first + p.tiles // op.head_tiles):
         for row in range(task.rows):
-            qkv_head(task, op, head, row, p.c + row * p.stride + (head - first) * 16 * op.head_tiles)
+            qkv_head(task, op, head, row, p.c + row * p.stride + (head - first) * ELLM_TILE_N * op.head_tiles)
 
 
 # One row of one head, x its f32 [head_dim].
