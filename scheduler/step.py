@@ -20,3 +20,4 @@ class StepInput:
     sampling: np.ndarray | None = None  # SAMPLING [logit rows]; None: nothing is sampled
     sampled: np.ndarray | None = None  # int32 [logit rows]: written
     logprob: np.ndarray | None = None  # float32 [logit rows]: written
+    ended: bool = False  # written: all of it was computed, even if an interrupt keeps `run` from returning

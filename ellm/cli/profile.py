@@ -22,8 +22,9 @@ from ellm.profiling.experts import routing
 from ellm.profiling.overhead import overhead
 from ellm.profiling.recorder import DECODE, PREFILL, RING_BYTES, Recorder, Step, room
 from ellm.profiling.report import several
+from ellm.serving.completion import Completion
+from ellm.serving.driver import Driver
 from ellm.serving.engine import Engine
-from ellm.serving.request import Request
 from ellm.serving.runtime import Runtime
 from ellm.serving.sampling import SamplingParams
 from ellm.system.errors import InputError
@@ -114,18 +115,17 @@ def record(runtime: Runtime, prompt: np.ndarray, tokens: int) -> Profile:
     Raises InputError if not even one step fits the rings.
     """
     params = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True)
-    tokenizer = runtime.checkpoint.tokenizer
-    request = Request(prompt, params, runtime.context, tokenizer.stream(), tokenizer.eos_ids)
+    completion = Completion(prompt, params, runtime.context, runtime.checkpoint.tokenizer)
     recorder = Recorder(runtime.executable, len(prompt))
     with (
-        closing(Engine(recorder, runtime.program, chunk=runtime.chunk)) as engine,
+        closing(Driver(Engine(recorder, runtime.program, chunk=runtime.chunk))) as driver,
         runtime.executable.trace(capacity(runtime, len(prompt), tokens)) as trace,
-        interruptible(lambda: engine.cancel([request])) as pressed,
+        interruptible(lambda: driver.cancel([completion])) as pressed,
     ):
-        engine.submit([request])
-        engine.wait(lambda: request.done)
-        if request.error is not None:
-            raise request.error
+        driver.submit([completion])
+        driver.wait(lambda: completion.sequence.done)
+        if completion.sequence.error is not None:
+            raise completion.sequence.error
     spans, steps, end = trace.spans(), recorder.steps, trace.whole_before
     if end is not None:
         spans, steps = spans[spans["step"] < end], [step for step in steps if step.number < end]

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from ellm.compiled import CHUNK
+from ellm.serving.completion import Completion
+from ellm.serving.driver import Driver
 from ellm.serving.engine import Engine
 from ellm.serving.output import Output
 from ellm.serving.ranges import PromptCache
-from ellm.serving.request import Request
 from ellm.serving.runtime import Runtime
 from ellm.serving.sampling import SamplingParams
 from ellm.system.errors import InputError
@@ -66,7 +67,8 @@ class LLM:
             raise
         self.context = self.runtime.context
         runtime = self.runtime
-        self._engine = Engine(runtime.executable, runtime.program, chunk=runtime.chunk, prefill=runtime.prefill)
+        self.engine = Engine(runtime.executable, runtime.program, chunk=runtime.chunk, prefill=runtime.prefill)
+        self._driver = Driver(self.engine)
 
     def generate(
         self,
@@ -81,21 +83,21 @@ class LLM:
             raise InputError(f"sampling_params must be SamplingParams or a list of them, not {sampling_params!r}")
         if len(sampling_params) != len(many):
             raise InputError(f"{len(many)} prompts, but {len(sampling_params)} sampling_params")
-        requests = [self._request(prompt, params) for prompt, params in zip(many, sampling_params, strict=True)]
-        self._engine.submit(requests)
+        completions = [self._completion(prompt, params) for prompt, params in zip(many, sampling_params, strict=True)]
+        self._driver.submit(completions)
         try:
-            self._engine.wait(lambda: all(request.done for request in requests))
+            self._driver.wait(lambda: all(one.sequence.done for one in completions))
         finally:
-            self._engine.cancel([request for request in requests if not request.done])
-        return [request.output() for request in requests]
+            self._driver.cancel([one for one in completions if not one.sequence.done])
+        return [one.output() for one in completions]
 
     def stream(
         self, prompt: Prompt, sampling_params: SamplingParams | None = None, *, prompt_cache: PromptCache | None = None
     ) -> Stream:
         """Continue one prompt and iterate over the pieces of its text as they come."""
-        request = self._request(prompt, sampling_params or SamplingParams(), prompt_cache)
-        self._engine.submit([request])
-        return Stream(self._engine, request)
+        completion = self._completion(prompt, sampling_params or SamplingParams(), prompt_cache)
+        self._driver.submit([completion])
+        return Stream(self._driver, completion)
 
     def chat(
         self,
@@ -112,7 +114,7 @@ class LLM:
 
     def logits(self, token_ids: Sequence[int]) -> np.ndarray:
         """The logits after each of the tokens, teacher-forced: float32 [T, vocab]."""
-        return self._engine.logits(self._tokens(token_ids))
+        return self._driver.logits(self._tokens(token_ids))
 
     def prompt_cache(self) -> PromptCache:
         """A cache for a conversation: `stream` computes only what a prompt does not share with the one before."""
@@ -120,12 +122,12 @@ class LLM:
 
     def clear(self, prompt_cache: PromptCache) -> None:
         """Free the memory of a prompt cache; it can be used again."""
-        self._engine.clear(prompt_cache)
+        self._driver.clear(prompt_cache)
 
     def close(self) -> None:
         """End what is under way and free everything. Later calls raise InputError."""
-        if not self._engine.closed:
-            self._engine.close()
+        if not self._driver.closed:
+            self._driver.close()
             self.runtime.close()
 
     def __enter__(self) -> LLM:
@@ -134,13 +136,13 @@ class LLM:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _request(self, prompt: Prompt, params: SamplingParams, cache: PromptCache | None = None) -> Request:
+    def _completion(self, prompt: Prompt, params: SamplingParams, cache: PromptCache | None = None) -> Completion:
         if not isinstance(params, SamplingParams):
             raise InputError(f"sampling_params must be SamplingParams, not {params!r}")
         if params.stops and isinstance(self.tokenizer, TokenIds):
             raise self.tokenizer.error("there is no text to find stop strings in")
         tokens = self._tokens(self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt)
-        return Request(tokens, params, self.context, self.tokenizer.stream(), self.tokenizer.eos_ids, cache)
+        return Completion(tokens, params, self.context, self.tokenizer, cache)
 
     def _tokens(self, ids: Sequence[int]) -> np.ndarray:
         """Token ids as int32 [T], checked against the vocabulary and the context."""
@@ -173,31 +175,35 @@ def _prompts(prompts: Any) -> list[Any]:
 class Stream(Iterator[str]):
     """The pieces of an answer as they come. Dropping or closing it early ends the request and frees its memory."""
 
-    def __init__(self, engine: Engine, request: Request):
-        self._engine = engine
-        self._request = request
+    def __init__(self, driver: Driver, completion: Completion):
+        self._driver = driver
+        self._completion = completion
         self._read = 0
 
     def __next__(self) -> str:
-        request = self._request
-        self._engine.wait(lambda: len(request.pieces) > self._read or request.done)
-        pieces = "".join(request.pieces[self._read :])
-        self._read = len(request.pieces)
-        if pieces:
-            return pieces
+        completion, sequence = self._completion, self._completion.sequence
+        while True:
+            self._driver.wait(lambda: len(completion.pieces) > self._read or sequence.done)
+            done = sequence.done  # before the pieces are read: others may come while it is not
+            pieces = completion.pieces[self._read :]
+            self._read += len(pieces)
+            if any(pieces):
+                return "".join(pieces)
+            if done:
+                break
         self.close()
-        if request.error is not None:
-            raise request.error
+        if sequence.error is not None:
+            raise sequence.error
         raise StopIteration
 
     @property
     def output(self) -> Output:
         """The answer so far; whole once the iteration has ended."""
-        return self._request.output()
+        return self._completion.output()
 
     def close(self) -> None:
-        """End the request if it is still under way, and free what it holds."""
-        self._engine.cancel([self._request])
+        """End the completion if it is still under way, and free what it holds."""
+        self._driver.cancel([self._completion])
 
     def __enter__(self) -> Stream:
         return self

@@ -27,9 +27,15 @@ class RangePool:
         return mapping
 
     def release(self, mapping: Mapping) -> None:
-        """Take a range back, and its pages with it."""
+        """Take a range back, and its pages with it. Nothing changes if that is done already."""
         mapping.clear()
-        self._free.append(mapping)
+        if mapping not in self._free:
+            self._free.append(mapping)
+
+    @property
+    def held(self) -> int:
+        """Ranges that were acquired and not released."""
+        return len(self._all) - len(self._free)
 
     def close(self) -> None:
         """Unmap every range. No step may be running."""

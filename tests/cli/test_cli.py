@@ -241,7 +241,7 @@ def test_an_answer_that_would_fill_memory_is_announced(checkpoint, monkeypatch, 
     available = memory.available
     monkeypatch.setattr(memory, "available", lambda: min(available(), 300_000))
     monkeypatch.setattr("ellm.serving.runtime.check_room", lambda *arguments: None)
-    monkeypatch.setattr("ellm.serving.engine.ROOM", 0)
+    monkeypatch.setattr("ellm.serving.room.MARGIN", 0)
     with pytest.raises(SystemExit):
         main()
     words = r"a full context of 1024 tokens would need 524\.3 kB for keys and values, 300\.0 kB are left"

@@ -163,11 +163,11 @@ def test_commands_refuse_it_in_one_line(tmp_path, monkeypatch, capsys, name):
 def test_memory_for_the_expansion_is_asked_for(one_folder, monkeypatch):
     with LLM(one_folder, expanded_prefill=True) as llm:
         expected = llm.generate([3] * 400, GREEDY)[0].token_ids
-        latents, expansion = llm._engine._position_bytes, llm._engine._expanded_bytes
+        latents, expansion = llm.engine.room.position_bytes, llm.engine.room.expanded_bytes
         assert expansion > latents
-        monkeypatch.setattr("ellm.serving.engine.ROOM", 0)
+        monkeypatch.setattr("ellm.serving.room.MARGIN", 0)
         for tokens, fits in ((390, False), (400, True)):
-            monkeypatch.setattr(llm._engine, "_room", 0.0)
+            monkeypatch.setattr(llm.engine.room, "unchecked", 0.0)
             left = 408 * latents + tokens * expansion
             monkeypatch.setattr("ellm.system.memory.available", lambda left=left: left)
             if fits:

@@ -1,5 +1,6 @@
 """The Python API on tiny random checkpoints: what a caller may rely on."""
 
+import collections
 import dataclasses
 import signal
 import threading
@@ -145,16 +146,16 @@ def test_a_stream_gives_the_same_text_in_pieces(llm):
 
 
 def test_closing_a_stream_frees_its_sequence(llm):
-    engine = llm._engine
-    free, ranges = len(engine._free_slots), len(engine._ranges._free)
+    engine = llm.engine
+    free, held = len(engine.free_slots), engine.room.ranges.held
     with llm.stream("the end", GREEDY) as stream:
         next(stream)
-        assert len(engine._free_slots) == free - 1
-    assert (len(engine._free_slots), len(engine._ranges._free)) == (free, ranges)
+        assert (len(engine.free_slots), engine.room.ranges.held) == (free - 1, held + 1)
+    assert (len(engine.free_slots), engine.room.ranges.held) == (free, held)
     assert list(stream) == [] and stream.output.finish_reason is None
     for _ in llm.stream("the end", GREEDY):
         break
-    assert (len(engine._free_slots), len(engine._ranges._free)) == (free, ranges)
+    assert (len(engine.free_slots), engine.room.ranges.held) == (free, held)
 
 
 def test_other_calls_go_on_while_a_stream_is_open(llm):
@@ -255,25 +256,43 @@ def test_an_interrupt_leaves_nothing_behind(llm):
                 llm.generate(["x", "the end"], dataclasses.replace(GREEDY, max_tokens=900))
         timer.join()
         assert llm.generate("the end", GREEDY)[0].token_ids == expected
-        assert len(llm._engine._free_slots) == 64
+        assert len(llm.engine.free_slots) == 64
 
 
-def test_a_failed_step_fails_its_requests_and_no_others(llm):
+def test_an_interrupt_makes_no_row_run_twice(llm, monkeypatch):
+    run, ran, pressed = llm.engine.executable.run, collections.Counter(), []
+
+    class Interrupted:
+        def run(self, step):
+            run(step)
+            places = zip(step.ranges[step.slots].tolist(), step.positions.tolist(), strict=True)
+            ran.update(places)
+            if pressed:
+                raise pressed.pop()
+
+    expected = llm.generate("the end", GREEDY)[0].text
+    monkeypatch.setattr(llm.engine, "executable", Interrupted())
+    stream = llm.stream("the end", GREEDY)
+    pieces = [next(stream)]
+    pressed.append(KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt):
+        llm.generate("x", GREEDY)
+    assert "".join(pieces + list(stream)) == expected
+    assert set(ran.values()) == {1}
+
+
+def test_a_failed_step_fails_its_requests_and_no_others(llm, monkeypatch):
     expected = llm.generate("the end", GREEDY)[0].token_ids
-    run = llm._engine.executable
 
     class Broken:
         def run(self, step):
             raise StepError(1, "layers.0.qkv")
 
-    llm._engine.executable = Broken()
-    try:
-        with pytest.raises(StepError, match=r"layers\.0\.qkv"):
-            llm.generate(["a", "b"], GREEDY)
-    finally:
-        llm._engine.executable = run
+    with monkeypatch.context() as patch, pytest.raises(StepError, match=r"layers\.0\.qkv"):
+        patch.setattr(llm.engine, "executable", Broken())
+        llm.generate(["a", "b"], GREEDY)
     assert llm.generate("the end", GREEDY)[0].token_ids == expected
-    assert len(llm._engine._free_slots) == 64
+    assert len(llm.engine.free_slots) == 64
 
 
 def test_a_closed_llm_says_so(checkpoint):

@@ -94,4 +94,4 @@ def test_logits_that_are_no_numbers_end_the_answer(tmp_path):
     with LLM(folder) as broken:
         with pytest.raises(InputError, match="logits after 3 tokens are NaN: its weights are broken"):
             broken.generate([[5, 6, 7]], GREEDY)
-        assert len(broken._engine._free_slots) == 64
+        assert len(broken.engine.free_slots) == 64

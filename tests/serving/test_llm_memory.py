@@ -38,20 +38,18 @@ def test_limits_are_not_measured_where_that_would_fill_memory(llm, monkeypatch):
 
 @pytest.fixture
 def scarce(llm, monkeypatch):
-    """Sets how many positions there is memory for; what comes back counts how often sequences were sent back."""
-    engine = llm._engine
-    sent_back = []
+    """Sets how many positions there is memory for; returns a function that counts the sequences sent back since."""
+    engine = llm.engine
 
     def limit(positions):
         def left():
-            return (positions - sum(one.cached for one in engine._running)) * engine._position_bytes
+            return (positions - sum(one.sequence.cached for one in engine.running)) * engine.room.position_bytes
 
-        make_room = engine._make_room
-        monkeypatch.setattr("ellm.serving.engine.ROOM", 0)
+        monkeypatch.setattr("ellm.serving.room.MARGIN", 0)
         monkeypatch.setattr("ellm.system.memory.available", left)
-        monkeypatch.setattr(engine, "_make_room", lambda: (sent_back.append(len(engine._running)), make_room()))
-        monkeypatch.setattr(engine, "_room", 0.0)
-        return sent_back
+        monkeypatch.setattr(engine.room, "unchecked", 0.0)
+        before = engine.preemptions
+        return lambda: engine.preemptions - before
 
     return limit
 
@@ -62,7 +60,7 @@ def test_sequences_wait_where_memory_for_keys_and_values_is_short(llm, scarce):
     expected = [(output.token_ids, output.logprobs) for output in llm.generate(prompts, params)]
     sent_back = scarce(110)
     assert [(output.token_ids, output.logprobs) for output in llm.generate(prompts, params)] == expected
-    assert sent_back and len(llm._engine._free_slots) == 64
+    assert sent_back() and len(llm.engine.free_slots) == 64
 
 
 def test_a_prompt_cache_that_gives_way_is_filled_again(llm, scarce):
@@ -73,7 +71,7 @@ def test_a_prompt_cache_that_gives_way_is_filled_again(llm, scarce):
     next(first)
     stream = llm.stream([4] * 40, GREEDY, prompt_cache=cache)
     list(stream)
-    assert stream.output.token_ids == expected.token_ids and list(first) and sent_back
+    assert stream.output.token_ids == expected.token_ids and list(first) and sent_back()
     assert cache.range is not None and len(cache.tokens) == 51
     llm.clear(cache)
 
@@ -81,9 +79,9 @@ def test_a_prompt_cache_that_gives_way_is_filled_again(llm, scarce):
 def test_what_a_prompt_cache_holds_is_not_needed_again(llm, monkeypatch):
     cache = llm.prompt_cache()
     list(llm.stream([3] * 100, GREEDY, prompt_cache=cache))
-    monkeypatch.setattr("ellm.serving.engine.ROOM", 0)
-    monkeypatch.setattr("ellm.system.memory.available", lambda: 30 * llm._engine._position_bytes)
-    monkeypatch.setattr(llm._engine, "_room", 0.0)
+    monkeypatch.setattr("ellm.serving.room.MARGIN", 0)
+    monkeypatch.setattr("ellm.system.memory.available", lambda: 30 * llm.engine.room.position_bytes)
+    monkeypatch.setattr(llm.engine.room, "unchecked", 0.0)
     more = llm.stream([3] * 100 + [4] * 20, GREEDY, prompt_cache=cache)
     list(more)
     assert more.output.metrics.cached_tokens == 100 and more.output.finish_reason == "length"
@@ -98,13 +96,13 @@ def test_a_sequence_that_is_alone_fails_where_memory_ends(llm, scarce):
         llm.generate([3] * 45, GREEDY)
     with pytest.raises(InputError, match=r"the logits of 45 tokens need .* kB, .* kB are left"):
         llm.logits([3] * 45)
-    assert len(llm._engine._free_slots) == 64
+    assert len(llm.engine.free_slots) == 64
 
 
 def test_no_address_space_for_a_sequence_is_bad_input(llm, monkeypatch):
     expected = llm.generate("the end", GREEDY)[0].token_ids
     ranges = RangePool(1 << 60)
-    monkeypatch.setattr(llm._engine, "_ranges", ranges)
+    monkeypatch.setattr(llm.engine.room, "ranges", ranges)
     with pytest.raises(InputError, match="address space"):
         llm.generate("the end", GREEDY)
     monkeypatch.undo()

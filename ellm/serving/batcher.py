@@ -1,0 +1,56 @@
+"""Which rows of which sequences a step holds. It decides speed, never results, so any policy will do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from ellm.serving.sequence import Sequence
+
+Policy = Callable[[list[Sequence], int], Iterable[tuple[Sequence, int]]]
+"""Chooses from sequences that have rows left, for a step of so many: each at most once, and how many of its rows.
+The first that it chooses gets all of its rows or all of the step's."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """Rows of a sequence in a step: those of its tokens from `begin` to before `end`."""
+
+    sequence: Sequence
+    begin: int
+    end: int
+    draws: bool  # the last of them is the sequence's last, so that a token is drawn from its logits
+
+    @property
+    def rows(self) -> int:
+        """How many they are."""
+        return self.end - self.begin
+
+
+def decoding_first(sequences: list[Sequence], rows: int) -> Iterable[tuple[Sequence, int]]:
+    """One row of each sequence that is decoding, then as much of the prompts as fits, each in the order given."""
+    for sequence in sorted(sequences, key=lambda one: one.left > 1):
+        if rows:
+            yield sequence, min(sequence.left, rows)
+            rows -= min(sequence.left, rows)
+
+
+@dataclass(frozen=True)
+class Batcher:
+    """Deals the `chunk` rows of a step out, for each of a model's entries.
+
+    An entry runs sequences that have as many rows left as it takes at least, and not as many as the next one does.
+    """
+
+    chunk: int
+    least: tuple[int, ...] = (1,)  # rows of a sequence that each entry takes; rising
+    policy: Policy = decoding_first
+
+    def shares(self, sequences: Iterable[Sequence], entry: int) -> list[Share]:
+        """The next step of an entry; empty if no sequence has rows for it."""
+        least, *above = self.least[entry : entry + 2]
+        due = [one for one in sequences if not one.done and one.left >= least and all(one.left < n for n in above)]
+        chosen = self.policy(due, self.chunk) if due else ()
+        return [
+            Share(one, one.cached, one.cached + rows, draws=rows == one.left) for one, rows in chosen if rows >= least
+        ]

@@ -1,0 +1,141 @@
+"""The answer to a prompt as it comes: the text of a sequence's tokens, and which of them is the last."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Set
+from typing import Protocol
+
+import numpy as np
+
+from ellm.serving.output import Metrics, Output
+from ellm.serving.ranges import PromptCache
+from ellm.serving.sampling import SamplingParams
+from ellm.serving.sequence import Sequence
+from ellm.system.errors import InputError
+from ellm.text.stops import StopMatcher
+
+
+class Decoder(Protocol):
+    """Turns tokens into text as they come."""
+
+    def push(self, token: int, /) -> str:
+        """Text that this token completes."""
+
+    def finish(self) -> str:
+        """What is left when no more tokens come."""
+
+
+class Vocabulary(Protocol):
+    """What a tokenizer knows of the tokens of an answer."""
+
+    @property
+    def eos_ids(self) -> Set[int]:
+        """Tokens that end an answer."""
+
+    def stream(self) -> Decoder:
+        """A decoder of an answer from its first token on."""
+
+
+class Completion:
+    """Continues a prompt of [1, context] token ids: `sequence` holds the tokens, `pieces` the text so far."""
+
+    def __init__(
+        self,
+        prompt: np.ndarray,
+        params: SamplingParams,
+        context: int,
+        vocabulary: Vocabulary,
+        cache: PromptCache | None = None,
+    ):
+        self.sequence = Sequence(prompt, params, context, cache)
+        self.metrics = Metrics()
+        self._vocabulary, self._stops = vocabulary, params.stops
+        self._eos_ids = frozenset() if params.ignore_eos else vocabulary.eos_ids
+        self._begun = self._first = 0.0
+        self._start()
+
+    def _start(self) -> None:
+        self.finish_reason: str | None = None
+        self.pieces: list[str] = []
+        self._decoder = self._vocabulary.stream()
+        self._stop = StopMatcher(self._stops)
+        self._read = self.sequence.prompt_length  # tokens that are in the text
+        self._reading = False
+
+    def begin(self) -> None:
+        """The sequence has a range: its first step is next."""
+        self.metrics.cached_tokens = self.sequence.cached
+        self._begun = time.perf_counter()
+
+    def read(self) -> None:
+        """Add the tokens that have come to the text, and end the sequence with the last one.
+
+        It also fails if the logits that a token was drawn from are NaN.
+        """
+        sequence = self.sequence
+        ended = sequence.done and self.finish_reason is not None
+        if ended or (self._read == sequence.length and not self._reading):
+            return
+        if self._reading:  # an interrupt cut the last call short, between any two statements: only the tokens are sure
+            self._start()
+        self._reading = True
+        self._time()
+        while self._read < sequence.length and self.finish_reason is None and sequence.error is None:
+            self._read += 1
+            self._take(self._read - 1)
+        self._reading = False
+
+    def output(self) -> Output:
+        """The answer so far. Raises what the step raised if the sequence failed."""
+        sequence = self.sequence
+        if sequence.error is not None:
+            raise sequence.error
+        tokens = sequence.tokens[: self._read].tolist()
+        return Output(
+            text="".join(self.pieces),
+            token_ids=tokens[sequence.prompt_length :],
+            prompt_token_ids=tokens[: sequence.prompt_length],
+            finish_reason=self.finish_reason,
+            logprobs=sequence.logprobs[: self._read - sequence.prompt_length].tolist(),
+            metrics=self.metrics,
+        )
+
+    def _time(self) -> None:
+        now = time.perf_counter()
+        if not self._first:
+            self._first = now
+            self.metrics.prefill_seconds = now - self._begun
+        self.metrics.decode_seconds = now - self._first
+
+    def _take(self, at: int) -> None:
+        sequence = self.sequence
+        if math.isnan(sequence.logprobs[at - sequence.prompt_length]):
+            broken = "its weights are broken, or too large for the precision that it is computed in"
+            sequence.fail(InputError(f"the model's logits after {at} tokens are NaN: {broken}"))
+            return
+        token = int(sequence.tokens[at])
+        if token in self._eos_ids:
+            self._end("stop")
+            return
+        self._emit(self._decoder.push(token))
+        if self._stop.matched:
+            self._end("stop")
+        elif at + 1 == sequence.limit:
+            self._end("length")
+
+    def _emit(self, text: str) -> None:
+        text = self._stop.push(text) if text else ""
+        if text:
+            self.pieces.append(text)
+
+    def _end(self, reason: str) -> None:
+        if not self._stop.matched:
+            self._emit(self._decoder.finish())
+            if self._stop.matched:
+                reason = "stop"
+            else:
+                self.pieces.append(self._stop.finish())
+        self.finish_reason = reason
+        self.sequence.done = True

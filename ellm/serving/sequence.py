@@ -1,0 +1,49 @@
+"""A sequence of tokens on its way through steps: what is known of it, and how far that is computed."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ellm.serving.ranges import PromptCache
+from ellm.serving.sampling import SamplingParams
+from ellm.system.memory import Mapping
+
+
+class Sequence:
+    """A prompt of [1, context] token ids that is being continued, to `limit` tokens at most."""
+
+    def __init__(self, prompt: np.ndarray, params: SamplingParams, context: int, cache: PromptCache | None = None):
+        self.prompt_length = self.length = len(prompt)
+        longest = max(context, self.length + 1)  # a prompt that fills the context still has a next token
+        self.limit = longest if params.max_tokens is None else min(longest, self.length + params.max_tokens)
+        self.tokens = np.empty(self.limit, np.int32)  # the first `length` are known
+        self.tokens[: self.length] = prompt
+        self.logprobs = np.empty(self.limit - self.length, np.float32)  # of the tokens behind the prompt
+        self.sampling = params.record(self.tokens.ctypes.data)
+        self.cache = cache
+        self.range: Mapping | None = None
+        self.slot = -1
+        self.cached = 0  # tokens whose keys and values are in the range
+        self.expanded = 0  # tokens whose keys and values lie expanded in the range besides
+        self.done = False
+        self.error: BaseException | None = None
+
+    @property
+    def left(self) -> int:
+        """Known tokens that are still to be computed."""
+        return self.length - self.cached
+
+    def cached_prefix(self) -> int:
+        """Tokens whose keys and values the prompt cache has. The last one is always computed, for its logits."""
+        if self.cache is None:
+            return 0
+        return min(self.cache.common_prefix(self.tokens[: self.length]), self.length - 1)
+
+    def append(self, at: int, token: int, logprob: float) -> None:
+        """Put the token that follows the first `at` there. Doing it again changes nothing."""
+        self.tokens[at], self.logprobs[at - self.prompt_length] = token, logprob
+        self.length = at + 1
+
+    def fail(self, error: BaseException) -> None:
+        """End it with an error."""
+        self.error, self.done = error, True
