@@ -73,12 +73,12 @@ def one_sequence(tokens: np.ndarray, position: int, cache: int, vocab: int) -> S
 def expert_tasks(runtime: Runtime, experts: np.ndarray) -> tuple[int, int]:
     """Tasks of the experts' operators that the last step ran, and that the rows [layers, experts] of each make."""
     counted = runtime.executable.statistics()["operators"]
-    described = [operator for operator in runtime.program.meta["operators"] if operator["experts"]]
+    described = [operator for operator in runtime.program.operators if operator.experts]
     layers = [described[i : i + 2] for i in range(0, len(described), 2)]  # gate_up and down
-    run = sum(counted[operator["name"]]["tasks"] for operator in described)
+    run = sum(counted[operator.name]["tasks"] for operator in described)
     row_tiles = (-(-experts // runtime.program.row_block)).sum(1).tolist()
     wanted = sum(
-        tiles * sum(operator["tiles"] for operator in operators)
+        tiles * sum(operator.tiles for operator in operators)
         for tiles, operators in zip(row_tiles, layers, strict=True)
     )
     return run, wanted

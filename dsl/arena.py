@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from ellm.scheduler.contents import PlannedBuffer
+
 ALIGNMENT = 64
 
 
@@ -28,16 +30,10 @@ class Buffer:
         """First byte after the buffer."""
         return self.offset + self.bytes
 
-    def described(self) -> dict[str, str | int]:
-        """What `Program.meta["plan"]` says of it; `first` and `last` are the operators that access it so."""
+    def planned(self) -> PlannedBuffer:
+        """The same as plain data."""
         accesses = self.writers + self.readers
-        return {
-            "name": self.name,
-            "offset": self.offset,
-            "bytes": self.bytes,
-            "first": min(accesses),
-            "last": max(accesses),
-        }
+        return PlannedBuffer(self.name, self.offset, self.bytes, min(accesses), max(accesses))
 
 
 @dataclass(frozen=True)

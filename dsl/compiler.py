@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from ellm.dsl.rewrite import rewrite
 from ellm.dsl.tiling import ROWS
 from ellm.kernels import contract
 from ellm.kernels.records import Sync
+from ellm.scheduler.contents import ArenaPlan, PlannedBuffer
 from ellm.scheduler.program import EVENT, GROUP, WAKE, Lists, Program
 
 _PARTIAL_LIMIT = 512 << 20
@@ -119,7 +119,12 @@ def _program(lowering: Lowering, weights_bytes: int, context: int) -> Program:
         range_bytes=_round_up(lowering.ranges.bytes, PAGE),
         context=lowering.ranges.context,
         vocab=graph.node(graph.output).weights["weight"].shape[0],
-        meta=_meta(graph, lowering, section, shared),
+        graph=show.text(graph, lines=True),
+        operators=tuple(cost.describe(operator) for operator in operators),
+        weights=lowering.region.entries(),
+        caches=tuple(lowering.ranges.caches.values()),
+        cache_bytes=cost.cache_bytes(operators),
+        plan=_arena_plan(lowering, section, shared),
     )
 
 
@@ -160,28 +165,18 @@ def _partials(context: int, partial_floats: int) -> int:
     return min(wanted, _PARTIAL_LIMIT // (4 * partial_floats))
 
 
-def _meta(graph: Graph, lowering: Lowering, section: Plan, shared: Plan) -> dict[str, Any]:
-    def listed(buffers: list[Buffer]) -> list[dict[str, Any]]:
-        placed = sorted(buffers, key=lambda buffer: (buffer.offset, buffer.name))
-        return [buffer.described() for buffer in placed]
+def _arena_plan(lowering: Lowering, section: Plan, shared: Plan) -> ArenaPlan:
+    def planned(buffers: list[Buffer]) -> tuple[PlannedBuffer, ...]:
+        return tuple(buffer.planned() for buffer in sorted(buffers, key=lambda buffer: (buffer.offset, buffer.name)))
 
-    operators = [cost.describe(operator) for operator in lowering.operators]
-    return {
-        "weights": lowering.region.entries(),
-        "graph": show.text(graph, lines=True),
-        "operators": operators,
-        "weight_bytes": cost.weight_bytes(lowering.region),
-        "token_bytes": sum(operator["token_bytes"] for operator in operators),
-        "cache_bytes": cost.cache_bytes(lowering.operators),
-        "plan": {
-            "section_bytes": section.bytes,
-            "lower_bound": section.lower_bound,
-            "buffers": listed(lowering.buffers),
-            "shared_bytes": shared.bytes,
-            "shared_lower_bound": shared.lower_bound,
-            "shared_buffers": listed(lowering.shared),
-        },
-    }
+    return ArenaPlan(
+        section_bytes=section.bytes,
+        lower_bound=section.lower_bound,
+        buffers=planned(lowering.buffers),
+        shared_bytes=shared.bytes,
+        shared_lower_bound=shared.lower_bound,
+        shared_buffers=planned(lowering.shared),
+    )
 
 
 def _round_up(number: int, multiple: int) -> int:

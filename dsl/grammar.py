@@ -11,15 +11,15 @@ from enum import Enum
 from typing import Any
 
 from ellm.dsl.errors import ShapeError
-from ellm.dsl.tensor import Dim, L, R, Rope, Shape, T, Weight, features, text
+from ellm.dsl.tensor import NOWHERE, Dim, L, R, Rope, Scope, Shape, T, Weight, features, text
 
 
 @dataclass(frozen=True)
 class Node:
     """One operator of a graph.
 
-    `inputs` are the ids of the nodes it reads, in the order of its form. `scope` is the block it belongs to, such as
-    "layers.3", and `line` the model line that wrote it.
+    `inputs` are the ids of the nodes it reads, in the order of its form. `scope` is the block it belongs to,
+    and `line` the model line that wrote it.
     """
 
     op: str
@@ -27,7 +27,7 @@ class Node:
     weights: dict[str, Weight] = field(default_factory=dict)
     attributes: dict[str, Any] = field(default_factory=dict)
     shape: Shape = ()
-    scope: str = ""
+    scope: Scope = NOWHERE
     line: str = ""
 
 

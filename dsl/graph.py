@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -12,7 +11,7 @@ import networkx
 from ellm.dsl.errors import ShapeError
 from ellm.dsl.grammar import GRAMMAR, Node
 from ellm.dsl.source import error_line, model_line
-from ellm.dsl.tensor import Weight
+from ellm.dsl.tensor import NOWHERE, Scope, Weight
 
 
 class Graph(networkx.DiGraph):
@@ -92,9 +91,8 @@ class Graph(networkx.DiGraph):
         if self.output == old:
             self.output = new
 
-    def _scope(self, inputs: tuple[int, ...], weights: dict[str, Weight]) -> str:
-        """Name the block that an operator belongs to: that of its weight, else that of its last input that has one."""
+    def _scope(self, inputs: tuple[int, ...], weights: dict[str, Weight]) -> Scope:
+        """The block that an operator belongs to: that of its weight, else that of its last input that has one."""
         if weights:
-            found = re.search(r"\w+\.\d+", next(iter(weights.values())).name)
-            return found[0] if found else ""
-        return next((self.node(key).scope for key in reversed(inputs) if self.node(key).scope), "")
+            return next(iter(weights.values())).scope
+        return next((self.node(key).scope for key in reversed(inputs) if self.node(key).scope), NOWHERE)

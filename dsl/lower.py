@@ -113,7 +113,7 @@ def _head_linear(low: Lowering, key: int, node: Node) -> None:
     args: dict[str, Argument] = {"x": x.place, "x_bf16": int(x.bf16), "x_stride": x.stride}
     args |= {"x_head_stride": x.group_stride or k, "k": k, "k_tiles": k_tiles, "heads": heads, "n": n}
     args |= {"weight": packed, "bank_stride": packed.stride, "format": packed.format.number, "n_tiles": n_tiles}
-    args |= {"task_tiles": packed.entry["task_tiles"], "out": out.buffer, "out_bf16": int(out.bf16)}
+    args |= {"task_tiles": packed.entry.task_tiles, "out": out.buffer, "out_bf16": int(out.bf16)}
     args |= {"out_stride": out.stride, "out_head_stride": total, "out_first": 0}
     low.emit(name, "head_linear", key, args | {"pad": out.stride - heads * total if total == n else 0})
 

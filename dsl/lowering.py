@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ellm.dsl import packing
 from ellm.dsl.arena import Buffer, union
@@ -13,9 +13,10 @@ from ellm.dsl.grammar import GRAMMAR, Node, Storage
 from ellm.dsl.graph import Graph
 from ellm.dsl.operator import Argument, Operator, Stored
 from ellm.dsl.packing import PAGE, Packed, Region, Run
-from ellm.dsl.tensor import L, Shape, Weight, features, text
+from ellm.dsl.tensor import L, Scope, Shape, Weight, features, text
 from ellm.dsl.tiling import COLUMNS, DEPTH, depth_tiles, matrix_task_tiles, padded, tiles
 from ellm.kernels.formats import FORMATS, PLAIN
+from ellm.scheduler.contents import CacheEntry
 from ellm.scheduler.program import Kind
 
 
@@ -28,19 +29,27 @@ class RangeLayout:
 
     context: int
     bytes: int = 0
-    caches: dict[str, dict[str, int]] = field(default_factory=dict)
+    caches: dict[str, CacheEntry] = field(default_factory=dict)
 
-    def add(self, cache: str, kv_heads: int, head_dim: int, value_dim: int, values_in_keys: bool) -> dict[str, int]:
-        """Lay out a cache, unless it is there; return its offsets and strides: fields of the kernels that use it."""
+    def add(self, node: Node, kv_heads: int, head_dim: int, value_dim: int, values_in_keys: bool) -> None:
+        """Lay out the cache that a node writes, unless it is there."""
+        cache = node.attributes["cache"]
         if cache in self.caches:
-            return self.caches[cache]
+            if self.caches[cache].layer != node.scope.layer:
+                self.caches[cache] = replace(self.caches[cache], layer=-1)
+            return
         key_stride = self.context // COLUMNS * depth_tiles(head_dim) * PLAIN.tile_bytes
         value_stride = 0 if values_in_keys else self.context // DEPTH * tiles(value_dim) * PLAIN.tile_bytes
         keys = self.bytes
         values = keys + kv_heads * key_stride
         self.bytes = values + kv_heads * value_stride
-        self.caches[cache] = dict(keys=keys, key_stride=key_stride, values=values, value_stride=value_stride)
-        return self.caches[cache]
+        self.caches[cache] = CacheEntry(cache, node.scope.layer, keys, key_stride, values, value_stride)
+
+    def fields(self, cache: str) -> dict[str, int]:
+        """Offsets and strides of a cache: arguments of the kernels that use it."""
+        entry = self.caches[cache]
+        names = ("keys", "key_stride", "values", "value_stride")
+        return {name: getattr(entry, name) for name in names}
 
     def extended(self) -> RangeLayout:
         """A layout that begins with this one; what it adds begins on a page."""
@@ -66,7 +75,7 @@ class Lowering:
         self.routed: dict[int, dict[str, Buffer]] = {}  # node -> shared buffers, by their names in task.h
         self.producer: dict[int, int] = {}  # node -> number of the operator that makes its value
         self.before: list[int] = []  # for each operator a bit mask of those it waits for, directly or not
-        self.names: set[str] = set()
+        self.names: set[tuple[Scope, str]] = set()
 
     def emit(
         self,
@@ -95,8 +104,8 @@ class Lowering:
             kind = Kind.LOGITS if node.shape[0] == L else Kind.ROWS
         number = len(self.operators)
         cache_after = None if cache is None else self.producer[cache]
-        name = self._unique(node.scope, name)
-        self.operators.append(Operator(name, kernel, node, args, int(kind), after, cache_after, experts))
+        part = self._unique(node.scope, name)
+        self.operators.append(Operator(part, kernel, node, args, int(kind), after, cache_after, experts))
         for source in reads:
             if source in self.stored:
                 self.stored[source].buffer.readers.append(number)
@@ -140,7 +149,7 @@ class Lowering:
         """Make the buffer of a node's value, rows of `width` elements."""
         node = self.graph.node(key)
         stride = padded(width) if bf16 else width
-        buffer = Buffer(f"{node.scope}.{name}".lstrip("."), self.row_block * stride * (2 if bf16 else 4))
+        buffer = Buffer(node.scope.name(name), self.row_block * stride * (2 if bf16 else 4))
         self.buffers.append(buffer)
         self.stored[key] = Stored(buffer, bf16, stride)
         return self.stored[key]
@@ -229,10 +238,9 @@ class Lowering:
                 return node
         return None
 
-    def _unique(self, scope: str, name: str) -> str:
-        full = first = f"{scope}.{name}".lstrip(".")
-        number = 2
-        while full in self.names:
-            full, number = f"{first}_{number}", number + 1
-        self.names.add(full)
-        return full
+    def _unique(self, scope: Scope, name: str) -> str:
+        part, number = name, 2
+        while (scope, part) in self.names:
+            part, number = f"{name}_{number}", number + 1
+        self.names.add((scope, part))
+        return part

@@ -57,14 +57,15 @@ class Stored:
 
 @dataclass(eq=False)
 class Operator:
-    """One kernel call per task; `after` are the operators (by number) that its row block waits for.
+    """One kernel call per task; `part` is its name within its block.
 
-    `cache_after` is the operator that writes the KV cache it reads, for which it waits in all row blocks up to its own.
+    `after` are the operators (by number) that its row block waits for, and `cache_after` the one that writes the KV
+    cache it reads, for which it waits in all row blocks up to its own.
     `experts`, if not 0, is how many groups it has: one for each expert in place of one for each row block; each
     row goes to `top_k` of them, and how many row tiles an expert has is in `counts` when a step runs.
     """
 
-    name: str
+    part: str
     kernel: str
     node: Node
     args: dict[str, Argument]
@@ -74,6 +75,11 @@ class Operator:
     experts: int = 0
     top_k: int = 0
     counts: Buffer | None = None
+
+    @property
+    def name(self) -> str:
+        """Unique in its program, "layers.3.qkv"."""
+        return self.node.scope.name(self.part)
 
     def groups(self, blocks: int) -> int:
         """How many groups it has."""

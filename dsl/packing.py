@@ -1,7 +1,6 @@
 """The weights region: which checkpoint rows become which packed columns, and at which offset.
 
-An entry says how one packed weight, or a bank of equally shaped ones (experts, heads), is made of checkpoint tensors;
-`ellm.checkpoint.loader` documents its keys.
+A `WeightEntry` says how one packed weight, or a bank of equally shaped ones (experts, heads), is made of tensors.
 """
 
 from __future__ import annotations
@@ -9,40 +8,38 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 from ellm.dsl.tensor import Weight
 from ellm.dsl.tiling import COLUMNS, depth_tiles, tiles
 from ellm.kernels.formats import FORMATS, PLAIN, Format
+from ellm.scheduler.contents import NamedTensor, Run, Source, WeightEntry
 
 PAGE = 4096
 LINE = 64
-Run = tuple[int, ...]
-"""(source, first row, rows, first packed column), and the step from row to row if it is not 1."""
 
 
 @dataclass(eq=False)
 class Packed:
-    """One packed weight, or bank. `entry` is what the loader reads; `offset` is set when the region is laid out."""
+    """One packed weight, or bank. `entry` is what the loader reads, but for its offset, which `place` sets."""
 
-    entry: dict[str, Any]
+    entry: WeightEntry
     offset: int = -1
 
     @property
     def bytes(self) -> int:
         """Size in the weights region."""
-        return self.entry["bytes"]
+        return self.entry.bytes
 
     @property
     def format(self) -> Format:
         """What its tiles are in."""
-        return FORMATS[self.entry["format"]]
+        return self.entry.packed
 
     @property
     def stride(self) -> int:
         """Bytes from one matrix of a bank to the next; 0 if it is none."""
-        return self.entry.get("bank_stride", 0)
+        return self.entry.bank_stride
 
 
 @functools.cache
@@ -109,9 +106,10 @@ class Region:
     def tiles(self, weights: Sequence[Weight], runs: tuple[Run, ...], k: int, n_tiles: int, task_tiles: int) -> Packed:
         """Tiles [n_tiles][ceil(k / 32)] of weights [rows, k], a bank of them if they are of experts."""
         sources, numbers = _sources([_source(weight, math.prod(weight.shape) // k, k) for weight in weights])
-        entry = self._matrix(weights, sources, _stored_runs(tuple(weights), numbers, runs), k, n_tiles, task_tiles)
+        stored = _stored_runs(tuple(weights), numbers, runs)
+        entry = self._matrix(weights, sources, stored, k, n_tiles, task_tiles, weights[0].precision)
         if weights[0].experts:
-            entry |= _bank(weights[0].experts, entry["bytes"], PAGE)
+            entry = _bank(entry, weights[0].experts, PAGE)
         return self._add(("tiles", *weights, runs, k, task_tiles), entry)
 
     def heads(self, weight: Weight, n_tiles: int, task_tiles: int) -> Packed:
@@ -119,18 +117,13 @@ class Region:
         count, n, k = weight.shape
         source = _source(weight, count * n, k) if not weight.transposed else _source(weight, n, count * k)
         cut = weight.k_part if weight.transposed else weight.part
-        seen = k if weight.transposed else n
-        source["head_rows"] = cut.period if cut else seen
+        head_rows = cut.period if cut else k if weight.transposed else n
         first = cut.first if cut else 0
-        if weight.transposed and first:
-            source["first_k"] = first
+        source = replace(source, head_rows=head_rows, first_k=first if weight.transposed else 0)
         runs = ((0, 0 if weight.transposed else first, n, 0),)
-        entry = self._matrix([weight], [source], runs, k, n_tiles, task_tiles)
-        if weight.transposed:
-            entry["format"] = _aligned(entry["format"], source["head_rows"], first)
-        entry["bytes"] = n_tiles * FORMATS[entry["format"]].column_bytes(depth_tiles(k))
-        entry |= _bank(count, entry["bytes"], PAGE) | {"one_group": True}
-        return self._add(("heads", weight, task_tiles), entry)
+        format = _aligned(weight.precision, head_rows, first) if weight.transposed else weight.precision
+        entry = self._matrix([weight], (source,), runs, k, n_tiles, task_tiles, format)
+        return self._add(("heads", weight, task_tiles), replace(_bank(entry, count, PAGE), one_group=True))
 
     def vector(self, weights: Sequence[Weight | None], runs: tuple[Run, ...], width: int) -> Packed:
         """`width` f32 numbers, rounded up to 16; the runs of an absent weight stay zero."""
@@ -138,69 +131,69 @@ class Region:
         sources, places = _sources([_vector_source(weight) for weight in present])
         where = iter(places)
         numbers = tuple(-1 if weight is None else next(where) for weight in weights)
-        entry: dict[str, Any] = {
-            "name": _join([weight.name for weight in present]),
-            "layout": "vector",
-            "bytes": 4 * COLUMNS * tiles(width),
-            "sources": sources,
-            "runs": _stored_runs(tuple(weights), numbers, runs),
-        }
+        entry = WeightEntry(
+            name=_join([weight.name for weight in present]),
+            layout="vector",
+            bytes=4 * COLUMNS * tiles(width),
+            layer=present[0].scope.layer,
+            sources=sources,
+            runs=_stored_runs(tuple(weights), numbers, runs),
+        )
         if present[0].experts:
-            entry |= _bank(present[0].experts, entry["bytes"], LINE)
+            entry = _bank(entry, present[0].experts, LINE)
         return self._add(("vector", *weights, runs), entry)
 
     def constant(self, name: str, values: tuple[float, ...]) -> Packed:
         """f32 numbers that the compiler computed."""
-        size = 4 * len(values)
-        entry = {"name": name, "layout": "constant", "bytes": size, "sources": [], "runs": (), "values": list(values)}
-        return self._add(("constant", values), entry)
+        return self._add(("constant", values), WeightEntry(name, "constant", 4 * len(values), values=values))
 
     def place(self) -> int:
         """Give every weight its offset, tiles on page boundaries before everything else. Returns the region's bytes."""
         end = 0
         for layout, alignment in (("tiles", PAGE), ("vector", LINE), ("constant", LINE)):
             for packed in self.packed.values():
-                if packed.entry["layout"] == layout:
+                if packed.entry.layout == layout:
                     packed.offset = _round_up(end, alignment)
                     end = packed.offset + packed.bytes
         return _round_up(end, PAGE)
 
-    def entries(self) -> list[dict[str, Any]]:
-        """What `Program.meta["weights"]` holds: plain lists and dicts, in order of offset."""
+    def entries(self) -> tuple[WeightEntry, ...]:
+        """All of them in order of offset."""
         placed = sorted(self.packed.values(), key=lambda packed: packed.offset)
-        return [packed.entry | {"offset": packed.offset, "runs": _lists(packed.entry["runs"])} for packed in placed]
+        return tuple(replace(packed.entry, offset=packed.offset) for packed in placed)
 
     def _matrix(
         self,
         weights: Sequence[Weight],
-        sources: list[dict[str, Any]],
+        sources: tuple[Source, ...],
         runs: tuple[Run, ...],
         k: int,
         n_tiles: int,
         task_tiles: int,
-    ) -> dict[str, Any]:
+        format: str,
+    ) -> WeightEntry:
         k_tiles = depth_tiles(k)
-        precision = weights[0].precision
-        return {
-            "name": _join([weight.name for weight in weights]),
-            "layout": "tiles",
-            "format": precision,
-            "bytes": n_tiles * FORMATS[precision].column_bytes(k_tiles),
-            "sources": sources,
-            "runs": runs,
-            "k": k,
-            "k_tiles": k_tiles,
-            "n_tiles": n_tiles,
-            "task_tiles": task_tiles,
-        }
+        return WeightEntry(
+            name=_join([weight.name for weight in weights]),
+            layout="tiles",
+            bytes=n_tiles * FORMATS[format].column_bytes(k_tiles),
+            layer=weights[0].scope.layer,
+            sources=sources,
+            runs=runs,
+            format=format,
+            k=k,
+            k_tiles=k_tiles,
+            n_tiles=n_tiles,
+            task_tiles=task_tiles,
+        )
 
-    def _add(self, key: tuple, entry: dict[str, Any]) -> Packed:
+    def _add(self, key: tuple, entry: WeightEntry) -> Packed:
         return self.packed.setdefault(key, Packed(entry))
 
 
-def _bank(count: int, matrix_bytes: int, alignment: int) -> dict[str, int]:
-    stride = _round_up(matrix_bytes, alignment)
-    return {"experts": count, "bank_stride": stride, "bytes": count * stride}
+def _bank(entry: WeightEntry, count: int, alignment: int) -> WeightEntry:
+    stride = _round_up(entry.bytes, alignment)
+    return replace(entry, experts=count, bank_stride=stride, bytes=count * stride)
 
 
 def _aligned(precision: str, *first_columns: int) -> str:
@@ -209,42 +202,40 @@ def _aligned(precision: str, *first_columns: int) -> str:
     return PLAIN.name if any(first % block for first in first_columns) else precision
 
 
-def _source(weight: Weight, rows: int, k: int) -> dict[str, Any]:
+def _source(weight: Weight, rows: int, k: int) -> Source:
     """The tensor that stores a weight [rows, k]: its name, shape and scales."""
     rows, k = (
         seen if part is None else seen // part.rows * part.period
         for seen, part in ((rows, weight.part), (k, weight.k_part))
     )
     format = FORMATS[weight.precision]
-    stack = [weight.experts] if weight.stacked else []
-    shape = stack + format.source_shape(rows, k, weight.transposed)
-    source: dict[str, Any] = {"name": weight.name + format.stored.suffix, "shape": shape}
-    if weight.stacked:
-        source["stacked"] = True
-    if format.turned(weight.transposed):
-        source["transposed"] = True
+    scales = None
     if format.k_per_scale:
-        shape = stack + format.scales_shape(rows, k, weight.transposed)
-        source["scales"] = {"name": weight.name + format.stored.scales, "shape": shape}
-    return source
+        shape = format.scales_shape(rows, k, weight.transposed)
+        scales = NamedTensor(weight.name + format.stored.scales, _stack(weight, *shape))
+    return Source(
+        name=weight.name + format.stored.suffix,
+        shape=_stack(weight, *format.source_shape(rows, k, weight.transposed)),
+        stacked=weight.stacked,
+        transposed=format.turned(weight.transposed),
+        scales=scales,
+        line=weight.line,
+    )
 
 
-def _vector_source(weight: Weight) -> dict[str, Any]:
+def _vector_source(weight: Weight) -> Source:
     size = weight.size if weight.part is None else weight.size // weight.part.rows * weight.part.period
-    shape = [weight.experts, size] if weight.stacked else [size]
-    return {"name": weight.name, "shape": shape} | ({"stacked": True} if weight.stacked else {})
+    return Source(weight.name, _stack(weight, size), weight.stacked, line=weight.line)
 
 
-def _sources(given: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], tuple[int, ...]]:
+def _stack(weight: Weight, *shape: int) -> tuple[int, ...]:
+    return (weight.experts, *shape) if weight.stacked else shape
+
+
+def _sources(given: list[Source]) -> tuple[tuple[Source, ...], tuple[int, ...]]:
     """Sources without repetition, and the number in them of each given one."""
-    different = [source for number, source in enumerate(given) if source not in given[:number]]
+    different = tuple(dict.fromkeys(given))
     return different, tuple(different.index(source) for source in given)
-
-
-@functools.cache
-def _lists(runs: tuple[Run, ...]) -> list[list[int]]:
-    """Runs as JSON has them; layers of the same shape share one list."""
-    return [list(run) for run in runs]
 
 
 def _round_up(number: int, multiple: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ellm.kernels.formats import PLAIN
 
@@ -54,6 +54,25 @@ class Part:
         return f"({self.first}:{end}:{self.step} of {self.period})"
 
 
+@dataclass(frozen=True)
+class Scope:
+    """The block that something belongs to: number `layer` of a list of modules, such as "layers"; by default none."""
+
+    modules: str = ""
+    layer: int = -1
+
+    def __bool__(self) -> bool:
+        return bool(self.modules)
+
+    def name(self, part: str) -> str:
+        """The name of a part of the block: "layers.3.qkv"."""
+        return f"{self.modules}.{self.layer}.{part}" if self else part
+
+
+NOWHERE = Scope()
+"""No block."""
+
+
 def text(shape: Sequence[int | Dim]) -> str:
     """Print a shape as `[T, 16, 128]`."""
     return "[" + ", ".join(str(dim) for dim in shape) + "]"
@@ -71,7 +90,8 @@ class Weight:
     The checkpoint stores it as [product of the output dims, product of the contracted dims], a vector as [size]. Or it
     is `transposed`: stored [contracted, output]; or `part` of a tensor's output dims, `k_part` of its contracted ones.
     `experts` are the tensors of as many experts, "{expert}" in the name standing for their number; or, if `stacked`,
-    one tensor [experts, ...]. `precision` is what the checkpoint stores, a name of `ellm.kernels.formats`.
+    one tensor [experts, ...]. `precision` is what the checkpoint stores, a name of `ellm.kernels.formats`. `scope` is
+    the block that holds it, `line` the model line that gave it this shape.
     """
 
     name: str
@@ -82,6 +102,8 @@ class Weight:
     part: Part | None = None
     k_part: Part | None = None
     precision: str = PLAIN.name
+    scope: Scope = NOWHERE
+    line: str = field(default="", compare=False)
 
     @property
     def size(self) -> int:

@@ -8,8 +8,8 @@ from types import EllipsisType
 
 from ellm.dsl.errors import GraphError, ShapeError
 from ellm.dsl.graph import Graph
-from ellm.dsl.source import error_line
-from ellm.dsl.tensor import Dim, Expert, Part, Shape, Weight, text
+from ellm.dsl.source import error_line, model_line
+from ellm.dsl.tensor import Dim, Expert, Part, Scope, Shape, Weight, text
 from ellm.kernels.formats import PLAIN
 
 Precision = Callable[[str], str]
@@ -73,7 +73,10 @@ class Weights:
         if name.startswith("_"):
             raise AttributeError(name)
         index = "" if self._shape is None else "." + ".".join(str(number) for number in self._shape)
-        return replace(self, _path=f"{self._path}{index}.{name}".lstrip("."), _shape=None)
+        view = self._view
+        if self._shape and not view.scope:
+            view = replace(view, scope=Scope(self._path.rpartition(".")[2], self._shape[0]))
+        return replace(self, _path=f"{self._path}{index}.{name}".lstrip("."), _shape=None, _view=view)
 
     def __getitem__(self, shape: int | Expert | tuple[int | Expert, ...]) -> Weights:
         if isinstance(shape, Expert):
@@ -132,7 +135,7 @@ class Weights:
             name = f"{self._path}.{part}".rstrip(".")
         precision = self._precision(name) if self._precision and part != "bias" else PLAIN.name
         view = replace(self._view, transposed=False) if part == "bias" else self._view
-        return replace(view, name=name, shape=self._dims(part)[:dims], precision=precision)
+        return replace(view, name=name, shape=self._dims(part)[:dims], precision=precision, line=model_line())
 
     def _dims(self, part: str) -> tuple[int, ...]:
         name = f"{self._path}.{part}".rstrip(".")

@@ -139,7 +139,7 @@ def token_bytes(program: Program, later: Program) -> int:
 def _price(program: Program, entry: Entry, threads: int) -> str:
     expanding = entry.program
     added = expanding.weight_offsets() - program.weight_offsets()
-    weights = sum(weight["bytes"] for weight in expanding.meta["weights"] if weight["offset"] in added)
+    weights = sum(weight.bytes for weight in expanding.weights if weight.offset in added)
     return (
         f"expanded prefill: where a step has {entry.rows} or more rows of a prompt, their bits differ from those of "
         f"decoded rows, of shorter steps and of caches made by them; it takes {readable(weights)} more of weights, "

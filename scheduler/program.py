@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections import Counter
 from dataclasses import dataclass, field, fields
 from enum import IntEnum
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 from zipfile import BadZipFile, is_zipfile
 
 import numpy as np
 
 from ellm.kernels.contract import ARGS_BYTES
+from ellm.scheduler import plain
+from ellm.scheduler.contents import ArenaPlan, CacheEntry, OperatorInfo, WeightEntry
 
 
 class Kind(IntEnum):
@@ -129,7 +132,12 @@ class Program:
     vocab: int
     shared_bytes: int = 0  # arena behind the sections: what all row blocks share
     wakes: np.ndarray = field(default_factory=lambda: np.zeros(0, WAKE))  # WAKE [n]
-    meta: dict[str, Any] = field(default_factory=dict)  # JSON: packed weights, operator labels, plan
+    graph: str = ""  # the graph that it computes, as text
+    operators: tuple[OperatorInfo, ...] = ()
+    weights: tuple[WeightEntry, ...] = ()  # in order of offset
+    caches: tuple[CacheEntry, ...] = ()
+    cache_bytes: int = 0  # of keys and values that one position of a sequence adds
+    plan: ArenaPlan = field(default_factory=ArenaPlan)
 
     @property
     def arena_bytes(self) -> int:
@@ -139,6 +147,19 @@ class Program:
     def working_bytes(self, workers: int) -> int:
         """Bytes of the arena and of the scratch of so many workers."""
         return self.arena_bytes + workers * self.scratch_bytes
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of weights that one row needs, without padding."""
+        return sum(operator.token_bytes for operator in self.operators)
+
+    @cached_property
+    def weight_bytes(self) -> dict[str, int]:
+        """Bytes of packed weights by format; vectors and constants are "f32"."""
+        found: Counter[str] = Counter()
+        for weight in self.weights:
+            found[weight.precision] += weight.bytes
+        return dict(found)
 
     def weight_offsets(self) -> set[int]:
         """Where in the weights region what its operators read begins."""
@@ -221,7 +242,7 @@ class Program:
                 arrays[item.name] = value
             else:
                 scalars[item.name] = value
-        arrays["json"] = np.frombuffer(json.dumps(scalars).encode(), np.uint8)
+        arrays["json"] = np.frombuffer(json.dumps(scalars, default=vars).encode(), np.uint8)
         with open(path, "wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
 
@@ -233,6 +254,8 @@ class Program:
         try:
             with np.load(path, allow_pickle=False) as file:
                 values: dict[str, Any] = json.loads(file["json"].tobytes())
+                types = get_type_hints(Program)
+                values = {name: plain.read(types[name], value, name) for name, value in values.items()}
                 for item in fields(Program):
                     if item.name + ".begin" in file:
                         values[item.name] = Lists(file[item.name + ".begin"], file[item.name + ".items"])

@@ -12,7 +12,7 @@ KNOWN = [f"ellm.kernels.{name}" for name in ("contract", "formats", "records")] 
 ALLOWED = {
     "kernels": ["ellm.kernels", BELOW_ALL],
     "scheduler": ["ellm.scheduler", "ellm.kernels", BELOW_ALL],
-    "dsl": ["ellm.dsl", "ellm.scheduler.program", *KNOWN, BELOW_ALL],
+    "dsl": ["ellm.dsl", "ellm.scheduler.program", "ellm.scheduler.contents", *KNOWN, BELOW_ALL],
     "models": ["ellm.models", "ellm.dsl", "ellm.kernels.formats", BELOW_ALL],
     "ellm": ["ellm"],
 }

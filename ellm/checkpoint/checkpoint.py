@@ -80,7 +80,7 @@ class Checkpoint:
 
     def ignored(self, program: Program) -> list[str]:
         """Tensors that no weight of the program is made of, such as layers for multi-token prediction."""
-        return sorted(self.tensors.keys() - used_tensors(program.meta["weights"]))
+        return sorted(self.tensors.keys() - used_tensors(program.weights))
 
     def read_rows(
         self, name: str, begin: int, end: int, *, matrix: int | None = None, columns: tuple[int, int] | None = None

@@ -1,37 +1,6 @@
 """Packs a checkpoint's weights into the region that a program addresses.
 
-What `Program.meta["weights"]` holds: one dict for each packed weight, or for each *bank* of weights of one shape
-(experts or heads), whose matrix i lies at offset + i * bank_stride. A key that is absent has its default.
-
-    name         for messages
-    layout       "tiles", "vector" (f32) or "constant" (f32)
-    offset       bytes in the weights region
-    bytes        of all of it; of a bank, experts * bank_stride
-    sources      checkpoint tensors, see below
-    runs         [source, first row, rows, first column, row step = 1] each: source rows first, first + step, ... become
-                 packed columns from first column on; of a vector, elements and positions. What no run names is zero.
-                 All matrices of a bank have the same runs.
-    values       of a constant: the numbers, instead of sources and runs
-  of tiles:
-    format       its name in `ellm.kernels.formats`, "bf16" by default
-    k, k_tiles, n_tiles, task_tiles
-  of a bank:
-    experts      matrices. Default 1: no bank.
-    bank_stride  bytes from one matrix to the next
-    one_group    True: all matrices are the tasks of one group, matrix by matrix, and a worker's home is its share of
-                 them all. Default False: a group each, and a worker's home is its share of every matrix.
-
-A source:
-    name         of the tensor; with "{expert}" in it, matrix i is the tensor with i in its place
-    shape        as stored: [rows, k], [k, rows] if transposed, [rows, groups of k, items] of a format that has groups,
-                 [n] of a vector, and [experts, ...] if stacked
-    stacked      True: the first axis is the matrix of the bank
-    transposed   True: stored as [k, rows]
-    head_rows    matrix i begins at stored row i * head_rows: at this row, or at this k if transposed
-    first_k      the source's k that becomes the first packed one. Default 0.
-    scales       name and shape of the tensor of scales, named and stacked like the source: one for each of the format's
-                 `scale_block` of rows and columns
-
+`WeightEntry` and `Source` of ellm.scheduler.contents say how each packed weight is made of checkpoint tensors.
 A weight is packed in the format that it is stored in (`TensorInfo.format`), or expanded to bf16 if it has
 scales: bf16(float32(code) * scale), which is what kernels compute from codes. If it keeps them, they are per block of
 k, so its first k must be the first of a block of the tensor; rows may begin anywhere.
@@ -49,9 +18,10 @@ import numpy as np
 
 from ellm.checkpoint.checkpoint import Checkpoint
 from ellm.checkpoint.pieces import Piece, cut_pieces, pack_piece
-from ellm.checkpoint.sources import Entry, check_tensors, tensor_name
+from ellm.checkpoint.sources import check_tensors, tensor_name
 from ellm.kernels.contract import TILE_N
 from ellm.kernels.layout import memory
+from ellm.scheduler.contents import Run, WeightEntry
 
 if TYPE_CHECKING:
     from ellm.scheduler.program import Program
@@ -62,7 +32,7 @@ Progress = Callable[[int, int], None]
 def load_weights(
     program: Program, checkpoint: Checkpoint, address: int, cores: list[int], progress: Progress | None = None
 ) -> None:
-    """Pack every weight of `program.meta["weights"]` to `address` + its offset, where memory is still zero.
+    """Pack every weight of `program.weights` to `address` + its offset, where memory is still zero.
 
     One thread per worker core, pinned to it, packs the tiles that are this worker's home, so that their pages are
     touched first by their owner.
@@ -78,19 +48,19 @@ def load_weights(
         InputError: a tensor is missing, of another shape or of an unfit dtype (before anything is read), holds NaN, or
             a file has become unreadable.
     """
-    weights = program.meta["weights"]
+    weights = program.weights
     check_tensors(weights, checkpoint)
-    report = _Report(sum(weight["bytes"] for weight in weights), progress)
+    report = _Report(sum(weight.bytes for weight in weights), progress)
     stop = Event()
 
     def work(worker: int) -> None:
         os.sched_setaffinity(0, {cores[worker]})  # of this thread alone
         for weight in weights:
-            if weight["layout"] == "tiles":
+            if weight.layout == "tiles":
                 _pack_home(weight, checkpoint, address, worker, len(cores), stop, report)
             elif worker == 0:
                 _write_floats(weight, checkpoint, address)
-                report.add(weight["bytes"])
+                report.add(weight.bytes)
             if stop.is_set():
                 return
 
@@ -122,51 +92,51 @@ class _Report:
 
 
 def _pack_home(
-    weight: Entry, checkpoint: Checkpoint, address: int, worker: int, workers: int, stop: Event, report: _Report
+    weight: WeightEntry, checkpoint: Checkpoint, address: int, worker: int, workers: int, stop: Event, report: _Report
 ) -> None:
     """Pack the column tiles of one weight or bank that belong to this worker."""
     pieces: dict[tuple[int, int], list[Piece]] = {}  # the same for most matrices of a bank
     for matrix, begin, end in _home(weight, worker, workers):
         if (begin, end) not in pieces:
             pieces[begin, end] = cut_pieces(weight, begin, end)
-        base = address + weight["offset"] + matrix * weight.get("bank_stride", 0)
+        base = address + weight.offset + matrix * weight.bank_stride
         for piece in pieces[begin, end]:
             if stop.is_set():
                 return
             pack_piece(checkpoint, weight, piece, matrix, base)
     # Shares are counted so that those of all workers add up to the whole.
-    report.add(weight["bytes"] * (worker + 1) // workers - weight["bytes"] * worker // workers)
+    report.add(weight.bytes * (worker + 1) // workers - weight.bytes * worker // workers)
 
 
-def _home(weight: Entry, worker: int, workers: int) -> Iterator[tuple[int, int, int]]:
+def _home(weight: WeightEntry, worker: int, workers: int) -> Iterator[tuple[int, int, int]]:
     """(matrix, first column, end column) of what this worker owns, for each matrix of which it owns any."""
-    experts, task_columns = weight.get("experts", 1), weight["task_tiles"] * TILE_N
-    tasks = -(-weight["n_tiles"] // weight["task_tiles"])
-    one_group = weight.get("one_group", False)
+    experts, task_columns = weight.experts, weight.task_tiles * TILE_N
+    tasks = -(-weight.n_tiles // weight.task_tiles)
+    one_group = weight.one_group
     group = tasks * experts if one_group else tasks
     begin, end = group * worker // workers, group * (worker + 1) // workers
     for matrix in range(experts):
         before = matrix * tasks if one_group else 0
         first, last = max(begin - before, 0), min(end - before, tasks)
         if first < last:
-            yield matrix, first * task_columns, min(last * task_columns, weight["n_tiles"] * TILE_N)
+            yield matrix, first * task_columns, min(last * task_columns, weight.n_tiles * TILE_N)
 
 
-def _write_floats(weight: Entry, checkpoint: Checkpoint, address: int) -> None:
+def _write_floats(weight: WeightEntry, checkpoint: Checkpoint, address: int) -> None:
     """Write vectors or a constant as f32."""
-    if weight["layout"] == "constant":
-        memory(address + weight["offset"], (len(weight["values"]),), np.float32)[:] = weight["values"]
+    if weight.layout == "constant":
+        memory(address + weight.offset, (len(weight.values),), np.float32)[:] = weight.values
         return
-    experts = weight.get("experts", 1)
-    out = memory(address + weight["offset"], (experts, weight["bytes"] // experts // 4), np.float32)
-    places = [_elements(weight["runs"], number) for number in range(len(weight["sources"]))]
+    experts = weight.experts
+    out = memory(address + weight.offset, (experts, weight.bytes // experts // 4), np.float32)
+    places = [_elements(weight.runs, number) for number in range(len(weight.sources))]
     for matrix in range(experts):
-        for source, (elements, positions) in zip(weight["sources"], places, strict=True):
-            stacked = matrix if source.get("stacked") else None
+        for source, (elements, positions) in zip(weight.sources, places, strict=True):
+            stacked = matrix if source.stacked else None
             out[matrix, positions] = checkpoint.read_vector(tensor_name(source, matrix), stacked)[elements]
 
 
-def _elements(runs: Sequence[Sequence[int]], source: int) -> tuple[np.ndarray, np.ndarray]:
+def _elements(runs: Sequence[Run], source: int) -> tuple[np.ndarray, np.ndarray]:
     """Elements of one source of a vector and their positions."""
     own = [(*run, 1)[1:5] for run in runs if run[0] == source]
     elements = [np.arange(first, first + count * step, step) for first, count, _, step in own]

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ellm.checkpoint.checkpoint import Checkpoint
-from ellm.checkpoint.sources import Entry, tensor_name
+from ellm.checkpoint.sources import tensor_name
 from ellm.kernels.contract import TILE_K, TILE_N
-from ellm.kernels.formats import BLOCK_K, FORMATS, PLAIN, Format
+from ellm.kernels.formats import BLOCK_K, PLAIN, Format
 from ellm.kernels.pack import has_nan, pack_rows, pack_scales, to_bf16
+from ellm.scheduler.contents import Source, WeightEntry
 from ellm.system.errors import InputError
 
 _BLOCK_BYTES = 1 << 19  # packed at a time by each thread: with the f32 that some dtypes need, some 3 MB
@@ -20,15 +21,15 @@ _BLOCK_BYTES = 1 << 19  # packed at a time by each thread: with the f32 that som
 class Piece:
     """Rows [first, last) of one source and the runs that make packed columns of them, int64 [n, 5] (pack.pyx)."""
 
-    source: Entry
+    source: Source
     first: int
     last: int
     runs: np.ndarray
 
 
-def cut_pieces(weight: Entry, begin: int, end: int) -> list[Piece]:
+def cut_pieces(weight: WeightEntry, begin: int, end: int) -> list[Piece]:
     """The pieces that make up the packed columns [begin, end) of a weight."""
-    runs = np.array([(*run, 1)[:5] for run in weight["runs"]], np.int64).reshape(-1, 5)
+    runs = np.array([(*run, 1)[:5] for run in weight.runs], np.int64).reshape(-1, 5)
     before, after = np.clip(begin - runs[:, 3], 0, runs[:, 2]), np.clip(end - runs[:, 3], 0, runs[:, 2])
     runs[:, 1] += before * runs[:, 4]
     runs[:, 2] = after - before
@@ -40,23 +41,23 @@ def cut_pieces(weight: Entry, begin: int, end: int) -> list[Piece]:
     for i, (source, first, rows, _, step) in enumerate(runs.tolist()):
         if i == 0 or source != runs[start, 0] or first > last:
             start, last = i, first
-            pieces.append(Piece(weight["sources"][source], first, first, runs[i:i]))
+            pieces.append(Piece(weight.sources[source], first, first, runs[i:i]))
         last = max(last, first + (rows - 1) * step + 1)
         pieces[-1].last, pieces[-1].runs = last, runs[start : i + 1]
     return pieces
 
 
-def pack_piece(checkpoint: Checkpoint, weight: Entry, piece: Piece, matrix: int, address: int) -> None:
+def pack_piece(checkpoint: Checkpoint, weight: WeightEntry, piece: Piece, matrix: int, address: int) -> None:
     """Pack a piece of one matrix of a weight, which lies at `address`.
 
     Raises InputError if the file has become unreadable or holds NaN, ValueError if the first k of a weight that keeps
     its scales is not the first of a block.
     """
-    if piece.source.get("transposed"):
+    if piece.source.transposed:
         _pack_transposed(checkpoint, weight, piece, matrix, address)
         return
-    k, k_tiles, format = weight["k"], weight["k_tiles"], _format(weight)
-    shift, first_k = matrix * piece.source.get("head_rows", 0), piece.source.get("first_k", 0)
+    k, k_tiles, format = weight.k, weight.k_tiles, weight.packed
+    shift, first_k = matrix * piece.source.head_rows, piece.source.first_k
     shared = format.stored.rows_per_scale
     most = max(_BLOCK_BYTES // format.column_bytes(k_tiles), 1) * TILE_N
     for row in range(piece.first, piece.last, most):
@@ -68,10 +69,10 @@ def pack_piece(checkpoint: Checkpoint, weight: Entry, piece: Piece, matrix: int,
             pack_scales(scales, shared, row, end, offset, piece.runs, address, format.name, k_tiles)
 
 
-def _pack_transposed(checkpoint: Checkpoint, weight: Entry, piece: Piece, matrix: int, address: int) -> None:
+def _pack_transposed(checkpoint: Checkpoint, weight: WeightEntry, piece: Piece, matrix: int, address: int) -> None:
     """`pack_piece` of a source that is stored [k, rows]."""
-    k, k_tiles, format = weight["k"], weight["k_tiles"], _format(weight)
-    shift = matrix * piece.source.get("head_rows", 0) + piece.source.get("first_k", 0)
+    k, k_tiles, format = weight.k, weight.k_tiles, weight.packed
+    shift = matrix * piece.source.head_rows + piece.source.first_k
     columns, shared = (piece.first, piece.last), format.stored.rows_per_scale
     most = max(_BLOCK_BYTES // 2 // (piece.last - piece.first) // BLOCK_K, 1) * BLOCK_K
     for first in range(0, k, most):
@@ -84,36 +85,36 @@ def _pack_transposed(checkpoint: Checkpoint, weight: Entry, piece: Piece, matrix
             pack_scales(scales.T, shared, *columns, offset, piece.runs, address, format.name, k_tiles, first_scale)
 
 
-def _format(weight: Entry) -> Format:
-    return FORMATS[weight.get("format", PLAIN.name)]
-
-
 def _read(
-    checkpoint: Checkpoint, weight: Entry, piece: Piece, matrix: int, rows: tuple[int, int], columns: tuple[int, int]
+    checkpoint: Checkpoint,
+    weight: WeightEntry,
+    piece: Piece,
+    matrix: int,
+    rows: tuple[int, int],
+    columns: tuple[int, int],
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """A rectangle of a stored matrix in the weight's format, and the bits of its blocks' scales if that has any."""
     source = piece.source
     name = tensor_name(source, matrix)
-    format, transposed = checkpoint.tensors[name].format, source.get("transposed", False)
-    stacked = matrix if source.get("stacked") else None
+    format, transposed = checkpoint.tensors[name].format, source.transposed
+    stacked = matrix if source.stacked else None
     per_item = format.codes_per_item
     items = columns[0] // per_item, -(-columns[1] // per_item)
     codes = np.ascontiguousarray(checkpoint.read_rows(name, *rows, matrix=stacked, columns=items))
     if not format.k_per_scale:
         return codes, None
     height, width = format.scale_block(transposed)
-    scales_name = tensor_name(source["scales"], matrix)
+    assert source.scales
+    scales_name = tensor_name(source.scales, matrix)
     scales = checkpoint.read_scales(scales_name, rows[0] // height, -(-rows[1] // height), matrix=stacked)
     scales = scales[:, columns[0] // width : -(-columns[1] // width)]
     _refuse_nan(checkpoint, format, name, codes, scales_name, scales)
-    if _format(weight) is PLAIN:
+    if weight.packed is PLAIN:
         first = rows[0] % height, columns[0] % width
         return to_bf16(format.expand(codes.view(np.uint8), scales, first, transposed)), None
     first_k = rows[0] if transposed else columns[0]
     if first_k % format.k_per_scale:
-        raise ValueError(
-            f"{weight['name']}: k begins at {first_k} of {name}, must be a multiple of {format.k_per_scale}"
-        )
+        raise ValueError(f"{weight.name}: k begins at {first_k} of {name}, must be a multiple of {format.k_per_scale}")
     return codes, format.scale_bits(scales)
 
 

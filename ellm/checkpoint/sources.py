@@ -2,91 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from ellm.checkpoint.tensors import NUMBERS, READABLE, TensorInfo
 from ellm.kernels.formats import PLAIN
+from ellm.scheduler.contents import NamedTensor, Source, WeightEntry
 from ellm.system.errors import InputError
 
 if TYPE_CHECKING:
     from ellm.checkpoint.checkpoint import Checkpoint
 
-Entry = Mapping[str, Any]
-"""A weight of `Program.meta["weights"]`, one of its sources, or a source's scales; see loader.py."""
 
-
-def tensor_name(source: Entry, matrix: int) -> str:
+def tensor_name(source: Source | NamedTensor, matrix: int) -> str:
     """The tensor that holds one matrix of a bank."""
-    return source["name"].replace("{expert}", str(matrix))
+    return source.name.replace("{expert}", str(matrix))
 
 
-def used_tensors(weights: Sequence[Entry]) -> set[str]:
+def used_tensors(weights: Sequence[WeightEntry]) -> set[str]:
     """Names of all tensors that these weights are made of."""
     used: set[str] = set()
     for weight in weights:
-        for source in weight.get("sources", ()):
-            for part in (source, source.get("scales")):
+        for source in weight.sources:
+            for part in (source, source.scales):
                 if part:
-                    used.update(_names(part, weight.get("experts", 1)))
+                    used.update(_names(part, weight.experts))
     return used
 
 
-def check_tensors(weights: Sequence[Entry], checkpoint: Checkpoint) -> None:
+def check_tensors(weights: Sequence[WeightEntry], checkpoint: Checkpoint) -> None:
     """Raise InputError unless the checkpoint has every source of these weights, in its shape and a fitting dtype."""
     for weight in weights:
-        for source in weight.get("sources", ()):
+        for source in weight.sources:
             _check_experts(weight, source, checkpoint)
-            for matrix, name in enumerate(_names(source, weight.get("experts", 1))):
-                tensor = _find(checkpoint, name, source)
+            for matrix, name in enumerate(_names(source, weight.experts)):
+                tensor = _find(checkpoint, name, source.shape, source.line)
                 _check_dtype(weight, source, tensor)
-                if "scales" in source and tensor.format.k_per_scale:
-                    scales = _find(checkpoint, tensor_name(source["scales"], matrix), source["scales"])
+                if source.scales and tensor.format.k_per_scale:
+                    scales = _find(checkpoint, tensor_name(source.scales, matrix), source.scales.shape, source.line)
                     _refuse_dtype(scales, tensor.format.stored.scale_dtypes, f"scales of {tensor.dtype} are")
 
 
-def _names(source: Entry, experts: int) -> list[str]:
-    if "{expert}" not in source["name"]:
-        return [source["name"]]
+def _names(source: Source | NamedTensor, experts: int) -> list[str]:
+    if "{expert}" not in source.name:
+        return [source.name]
     return [tensor_name(source, matrix) for matrix in range(experts)]
 
 
-def _check_experts(weight: Entry, source: Entry, checkpoint: Checkpoint) -> None:
+def _check_experts(weight: WeightEntry, source: Source, checkpoint: Checkpoint) -> None:
     """The checkpoint has as many experts as the bank, whose tensors are named one by one."""
-    if "{expert}" not in source["name"]:
+    if "{expert}" not in source.name:
         return
-    names = _names(source, weight["experts"])
+    names = _names(source, weight.experts)
     missing = next((name for name in names if name not in checkpoint.tensors), None)
     if missing is not None:
         found = sum(name in checkpoint.tensors for name in names)
         raise InputError(
-            f"{checkpoint.source}: tensor {missing} is missing: it has {found} of the {weight['experts']} experts that "
+            f"{checkpoint.source}: tensor {missing} is missing: it has {found} of the {weight.experts} experts that "
             f"the configuration needs"
         )
-    surplus = tensor_name(source, weight["experts"])
+    surplus = tensor_name(source, weight.experts)
     if surplus in checkpoint.tensors:
         raise InputError(
-            f"{checkpoint.source}: has tensor {surplus}, the configuration has {weight['experts']} experts only"
+            f"{checkpoint.source}: has tensor {surplus}, the configuration has {weight.experts} experts only"
         )
 
 
-def _find(checkpoint: Checkpoint, name: str, source: Entry) -> TensorInfo:
+def _find(checkpoint: Checkpoint, name: str, shape: tuple[int, ...], line: str) -> TensorInfo:
     tensor = checkpoint.tensors.get(name)
     if tensor is None:
         raise InputError(f"{checkpoint.source}: tensor {name} is missing")
-    if list(tensor.shape) != list(source["shape"]):
-        raise InputError(
-            f"{tensor.path}: {tensor}: shape is {list(tensor.shape)}, the configuration needs {list(source['shape'])}"
-        )
+    if tuple(tensor.shape) != shape:
+        found, at = list(tensor.shape), f", at {line}" if line else ""
+        raise InputError(f"{tensor.path}: {tensor}: shape is {found}, the configuration needs {list(shape)}{at}")
     return tensor
 
 
-def _check_dtype(weight: Entry, source: Entry, tensor: TensorInfo) -> None:
-    if weight["layout"] == "vector":
+def _check_dtype(weight: WeightEntry, source: Source, tensor: TensorInfo) -> None:
+    if weight.layout == "vector":
         return _refuse_dtype(tensor, NUMBERS, "ellm reads vectors as")
     _refuse_dtype(tensor, READABLE, "ellm reads")
-    wanted = weight.get("format", PLAIN.name)
-    expanded = wanted == PLAIN.name and tensor.format.k_per_scale and "scales" in source
+    wanted = weight.format
+    expanded = wanted == PLAIN.name and tensor.format.k_per_scale and source.scales
     if tensor.format.name != wanted and not expanded:
         raise InputError(f"{tensor.path}: {tensor}: dtype is {tensor.dtype}, the program was compiled for {wanted}")
 

@@ -78,7 +78,7 @@ def as_object(runtime: Runtime, model: str, results: list[Result]) -> str:
         "model": model,
         "isa": runtime.choice.isa,
         "threads": runtime.pool.threads,
-        "weight_bytes": runtime.program.meta["weight_bytes"],
+        "weight_bytes": runtime.program.weight_bytes,
         "arena_bytes": runtime.program.arena_bytes,
         "results": [asdict(result) for result in results],
     }

@@ -111,10 +111,10 @@ def operator_lines(program: Program, why: dict[operator_kinds.OperatorKind, str]
 def weights_of(program: Program) -> dict[operator_kinds.OperatorKind, list[str]]:
     """The checkpoint's names of the matrices of each kind of operator that has any: those of one layer."""
     found = {}
-    for description in program.meta["operators"]:
-        kind = operator_kinds.OperatorKind.of(description)
+    for operator in program.operators:
+        kind = operator_kinds.OperatorKind.of(operator)
         if kind.precision:
-            found[kind] = [weight["name"] for weight in description["weights"].values() if len(weight["shape"]) > 1]
+            found[kind] = [weight.name for weight in operator.weights.values() if len(weight.shape) > 1]
     return found
 
 
@@ -162,21 +162,21 @@ def task_lines(program: Program) -> list[str]:
 def memory_lines(program: Program) -> list[str]:
     """What the program keeps and what a token touches, its arena beside the least that any plan could do with."""
     cost = Cost.of(program)
-    plan = program.meta["plan"]
+    plan = program.plan
     shared = ""
     if program.shared_bytes:
-        shared = f", and {program.shared_bytes} bytes that all share (lower bound {plan['shared_lower_bound']})"
+        shared = f", and {program.shared_bytes} bytes that all share (lower bound {plan.shared_lower_bound})"
     last = program.context - 1
     return [
         "MEMORY",
-        f"weights      {readable(program.weights_bytes)}, packed ({by_precision(program.meta['weight_bytes'])})",
+        f"weights      {readable(program.weights_bytes)}, packed ({by_precision(program.weight_bytes)})",
         f"a token      touches {readable(cost.weight_bytes.total())} of weights ({by_precision(cost.weight_bytes)}) "
         f"and up to {readable(cost.cache_bytes(last))} of keys and values",
         f"  computes   {cost.row_flops / 1e9:.3f} GFLOP, and {cost.logit_flops / 1e9:.3f} for its logits",
-        f"KV cache     {readable(program.meta['cache_bytes'])} per token; {readable(program.range_bytes)} of address "
+        f"KV cache     {readable(program.cache_bytes)} per token; {readable(program.range_bytes)} of address "
         f"space per sequence of {program.context} tokens, touched as it grows",
-        f"arena        {readable(program.arena_bytes)}: {program.blocks} sections of {plan['section_bytes']} bytes "
-        f"(lower bound {plan['lower_bound']}){shared}",
+        f"arena        {readable(program.arena_bytes)}: {program.blocks} sections of {plan.section_bytes} bytes "
+        f"(lower bound {plan.lower_bound}){shared}",
         f"scratch      {readable(program.scratch_bytes)} per worker",
         f"partials     {readable(4 * program.partials * program.partial_floats)} of attention",
     ]

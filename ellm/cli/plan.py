@@ -73,8 +73,8 @@ def check_fits(model: str, planner: Planner, context: int, extra: float) -> None
 def head_lines(model: str, planner: Planner, context: int) -> list[str]:
     """The model, the machine, and what memory it takes."""
     machine, dtype = planner.machine, planner.costing.dtype
-    kept = " and ".join(name for name in planner.program.meta["weight_bytes"] if name != "f32")
-    cache = planner.batch * context * planner.program.meta["cache_bytes"] / 1e9
+    kept = " and ".join(name for name in planner.program.weight_bytes if name != "f32")
+    cache = planner.batch * context * planner.program.cache_bytes / 1e9
     return [
         f"{model} on {machine.name}",
         f"machine      {planner.threads} of {machine.cores} cores, {planner.workers.read_rate:.0f} GB/s, "

@@ -74,7 +74,7 @@ class Views:
         program, cores = subject.program, topology.choose_cores(None)
         lines: list[str] = []
         if self.graph:
-            lines += ["GRAPH (fused)", program.meta["graph"].rstrip()]
+            lines += ["GRAPH (fused)", program.graph.rstrip()]
         if self.tasks is not None:
             lines += text.tasks(program, self.tasks, cores)
         if self.memory:
@@ -104,9 +104,9 @@ def load(path: Path) -> Subject:
         program.check()
     except ValueError as error:
         raise InputError(str(error)) from error
-    missing = {"graph", "operators", "plan", "weight_bytes", "token_bytes", "cache_bytes"} - set(program.meta)
-    if missing:
-        raise InputError(f"{path}: the program was not saved by this version: it lacks {', '.join(sorted(missing))}")
+    if len(program.operators) != len(program.op_names):
+        counts = f"{len(program.operators)} of its {len(program.op_names)} operators"
+        raise InputError(f"{path}: not a saved program of a model: it says what {counts} are")
     unknown = set(program.kernels) - set(contract.FIELDS)
     if unknown:
         raise InputError(f"{path}: this version has no kernels {', '.join(sorted(unknown))}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,12 +25,6 @@ class Repeat:
     def end(self) -> int:
         """The layer after the last block."""
         return self.first + self.period * self.times
-
-
-def layer_of(name: str) -> int:
-    """The layer that an operator's name puts it in, or -1."""
-    found = re.match(r"layers\.(\d+)\.", name)
-    return int(found[1]) if found else -1
 
 
 def repeats(program: Program) -> list[Repeat]:
@@ -59,20 +52,15 @@ def _times(kinds: Sequence[Any], first: int, period: int) -> int:
 def _kinds(program: Program) -> list[tuple]:
     """What each layer does: equal for layers that differ in addresses and names of tensors only."""
     layers: dict[int, list[tuple]] = {}
-    operators = program.meta["operators"]
+    operators = program.operators
     for number, operator in enumerate(operators):
-        layer = layer_of(operator["name"])
+        layer = operator.layer
         if layer < 0:
             continue
-        inside = [operators[one]["name"] for one in operator["after"] if layer_of(operators[one]["name"]) == layer]
-        names = [_unnumbered(name) for name in (operator["name"], *inside)]
-        same = [operator[key] for key in ("kernel", "shape", "tiles", "precision", "experts", "top_k")]
-        layers.setdefault(layer, []).append((*names, *same, *settings(program, number).items()))
+        inside = [operators[one].part for one in operator.after if operators[one].layer == layer]
+        same = [getattr(operator, name) for name in ("kernel", "shape", "tiles", "precision", "experts", "top_k")]
+        layers.setdefault(layer, []).append((operator.part, *inside, *same, *settings(program, number).items()))
     return [tuple(layers[layer]) for layer in sorted(layers)]
-
-
-def _unnumbered(name: str) -> str:
-    return name.split(".", 2)[2]
 
 
 def settings(program: Program, operator: int) -> dict[str, Any]:

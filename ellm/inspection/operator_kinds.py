@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
 
+from ellm.scheduler.contents import OperatorInfo
 from ellm.scheduler.program import Program
 
 
@@ -21,20 +20,14 @@ class OperatorKind:
     top_k: int
 
     @classmethod
-    def of(cls, description: dict[str, Any]) -> OperatorKind:
-        """The kind of one entry of `Program.meta["operators"]`."""
-        return cls(
-            name=re.sub(r"\b\d+\b", "*", description["name"]),
-            kernel=description["kernel"],
-            precision=description["precision"],
-            experts=description["experts"],
-            top_k=description["top_k"],
-        )
+    def of(cls, operator: OperatorInfo) -> OperatorKind:
+        """The kind of an operator."""
+        return cls(operator.kind, operator.kernel, operator.precision, operator.experts, operator.top_k)
 
 
 def kinds(program: Program) -> Counter[OperatorKind]:
     """How many operators of each kind there are, in the order of the program."""
-    return Counter(map(OperatorKind.of, program.meta["operators"]))
+    return Counter(map(OperatorKind.of, program.operators))
 
 
 def table(program: Program, why: dict[OperatorKind, str] | None = None) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ellm import __version__
 from ellm.inspection.contracts import contracts
-from ellm.inspection.layers import layer_of, repeats
+from ellm.inspection.layers import repeats
 from ellm.inspection.steps import Step
 from ellm.kernels import contract
 from ellm.kernels.formats import NUMBERED
@@ -23,31 +23,31 @@ _BYTES = ("weights_bytes", "arena_bytes", "section_bytes", "shared_bytes", "scra
 
 def record(program: Program, name: str, cores: list[int]) -> dict[str, Any]:
     """Operators, kernels, layers, memory and the task graph of a program for workers on these cores."""
-    operators = program.meta["operators"]
-    used = sorted({operator["kernel"] for operator in operators})
+    operators = program.operators
+    used = sorted({operator.kernel for operator in operators})
     return {
         "name": name,
         "ellm": __version__,
         "cores": cores,
         "program": {key: getattr(program, key) for key in _SIZES + _BYTES},
-        "token_bytes": program.meta["token_bytes"],
-        "cache_bytes": program.meta["cache_bytes"],
-        "weight_bytes": program.meta["weight_bytes"],
+        "token_bytes": program.token_bytes,
+        "cache_bytes": program.cache_bytes,
+        "weight_bytes": program.weight_bytes,
         "families": families(),
         "kernels": {kernel: asdict(contracts()[kernel]) for kernel in used},
         "layers": [asdict(repeat) for repeat in repeats(program)],
         "operators": [_operator(program, number) for number in range(len(operators))],
-        "plan": program.meta["plan"],
+        "plan": asdict(program.plan),
         "tasks": task_graph(program),
         "critical_path": critical_path(program, len(cores)),
     }
 
 
 def _operator(program: Program, number: int) -> dict[str, Any]:
-    described = program.meta["operators"][number]
-    args = contract.unpack(described["kernel"], program.args[number])
+    described = program.operators[number]
+    args = contract.unpack(described.kernel, program.args[number])
     args = {field: value if math.isfinite(value) else str(value) for field, value in args.items()}  # JSON has no -inf
-    found = described | {"layer": layer_of(described["name"]), "args": args}
+    found = asdict(described) | {"name": described.name, "args": args}
     if "n_tiles" in args:
         found["column_bytes"] = NUMBERED[args["format"]].column_bytes(args["k_tiles"])
     return found
@@ -89,7 +89,7 @@ def kind_name(kind: int) -> str:
 
 def sources(program: Program) -> dict[str, str]:
     """The text of every model line that an operator comes from, as far as it can be read."""
-    lines = {operator["line"] for operator in program.meta["operators"]}
+    lines = {operator.line for operator in program.operators}
     return {line: text for line in sorted(lines) if (text := _source(line))}
 
 

@@ -38,11 +38,11 @@ class Step:
 
     def _tasks(self) -> np.ndarray:
         """Tasks of every group."""
-        groups, operators = self.program.groups, self.program.meta["operators"]
+        groups, operators = self.program.groups, self.program.operators
         routed = groups["counts"] >= 0
         tasks = self.counts[groups["kind"], np.where(routed, 0, groups["block"])] * groups["tiles"].astype(np.int64)
         experts, top_k = (
-            np.array([one[name] for one in operators])[groups["op"][routed]] for name in ("experts", "top_k")
+            np.array([getattr(one, name) for one in operators])[groups["op"][routed]] for name in ("experts", "top_k")
         )
         number, rows = groups["block"][routed], self.rows * top_k
         hit = np.minimum(experts, rows)
@@ -56,8 +56,8 @@ class Step:
 
     def experts_hit(self, group: int) -> int:
         """How many experts the wake wakes whose first group this is."""
-        operator = self.program.meta["operators"][self.program.groups["op"][group]]
-        return min(operator["experts"], self.rows * operator["top_k"])
+        operator = self.program.operators[self.program.groups["op"][group]]
+        return min(operator.experts, self.rows * operator.top_k)
 
 
 class _Walk:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from ellm.inspection.contracts import contracts
-from ellm.inspection.layers import layer_of
 from ellm.inspection.record import kind_name
 from ellm.inspection.steps import Step, WalkedStep
 from ellm.kernels import contract
@@ -33,16 +32,16 @@ def operator_number(program: Program, name: str) -> int:
 def tasks(program: Program, name: str, cores: Sequence[int]) -> list[str]:
     """An operator's contract, arguments, groups with their events, and which core owns which of its tasks."""
     number = operator_number(program, name)
-    operator = program.meta["operators"][number]
-    kernel, tiles = operator["kernel"], operator["tiles"]
+    operator = program.operators[number]
+    kernel, tiles = operator.kernel, operator.tiles
     groups = [int(group) for group in (program.groups["op"] == number).nonzero()[0]]
     fields = contract.unpack(kernel, program.args[number])
     lines = [
         f"OPERATOR {name}",
         f"kernel       {kernel}: {contracts()[kernel].text}",
-        f"model line   {operator['line']}",
-        f"output       {operator['shape']}",
-        *(f"weight       {role} = {one['name']}{one['shape']}" for role, one in operator["weights"].items()),
+        f"model line   {operator.line}",
+        f"output       {operator.shape}",
+        *(f"weight       {role} = {one}" for role, one in operator.weights.items()),
         f"arguments    {', '.join(f'{field}={value}' for field, value in fields.items())}",
     ]
     if "n_tiles" in fields:
@@ -96,13 +95,13 @@ def _event(program: Program, number: int) -> str:
 def chain(program: Program, step: Step, walked: WalkedStep) -> str:
     """The operators on the critical path that have tasks in this step; layers that it passes alike are said once."""
     on = [
-        program.op_names[program.groups["op"][at]]
+        program.operators[program.groups["op"][at]]
         for kind, at in walked.critical_path
         if kind == "group" and step.tasks[at]
     ]
     parts = [
-        (layer >= 0, [name.split(".", 2)[2] if layer >= 0 else name for name in names])
-        for layer, names in groupby(on, layer_of)
+        (layer >= 0, [operator.part for operator in operators])
+        for layer, operators in groupby(on, lambda operator: operator.layer)
     ]
     found = []
     for (inside, names), alike in groupby(parts):
@@ -113,27 +112,27 @@ def chain(program: Program, step: Step, walked: WalkedStep) -> str:
 
 def buffers(program: Program) -> list[str]:
     """Every buffer in order of address, with the operators that access it first and last."""
-    plan, names = program.meta["plan"], [*program.op_names, "end of the step"]
+    plan, names = program.plan, [*program.op_names, "end of the step"]
     lines = []
     for title, key in (("SECTION of a row block", "buffers"), ("SHARED by all row blocks", "shared_buffers")):
-        if plan[key]:
+        listed = getattr(plan, key)
+        if listed:
             lines.append(f"{title:<44}{'offset':>12}{'bytes':>12}  first to last access")
-        for one in plan[key]:
-            span = f"{names[one['first']]} to {names[one['last']]}"
-            lines.append(f"{one['name']:<44}{one['offset']:>12}{one['bytes']:>12}  {span}")
+        for one in listed:
+            lines.append(f"{one.name:<44}{one.offset:>12}{one.bytes:>12}  {names[one.first]} to {names[one.last]}")
     return lines
 
 
 def dot(program: Program, name: str) -> list[str]:
     """The operators and what each waits for in Graphviz's language, a cluster a layer."""
-    operators = program.meta["operators"]
+    operators = program.operators
     layers: dict[int, list[str]] = {}
     for number, one in enumerate(operators):
-        label = json.dumps(f"{one['name']}\n{one['kernel']} {one['shape']}\n{one['tiles']} tasks", ensure_ascii=False)
-        layers.setdefault(layer_of(one["name"]), []).append(f"    op{number} [label={label}];")
+        label = json.dumps(f"{one.name}\n{one.kernel} {one.shape}\n{one.tiles} tasks", ensure_ascii=False)
+        layers.setdefault(one.layer, []).append(f"    op{number} [label={label}];")
     lines = [f"digraph {json.dumps(name, ensure_ascii=False)} {{", "  node [shape=box, fontname=sans];"]
     for layer, nodes in layers.items():
         inside = [f"  subgraph cluster_{layer} {{", f'    label="layer {layer}";', *nodes, "  }"]
         lines += inside if layer >= 0 else [node[2:] for node in nodes]
-    lines += [f"  op{before} -> op{number};" for number, one in enumerate(operators) for before in one["after"]]
+    lines += [f"  op{before} -> op{number};" for number, one in enumerate(operators) for before in one.after]
     return [*lines, "}"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -77,7 +76,7 @@ class Planner:
     def memory_gb(self, context: int) -> float:
         """All memory that is needed to serve the batch with so many positions each."""
         program = self.program
-        cache = self.batch * context * program.meta["cache_bytes"]
+        cache = self.batch * context * program.cache_bytes
         return self.weights_gb + (program.working_bytes(self.threads) + cache) / 1e9
 
     def decode(self, context: int) -> Estimate:
@@ -134,8 +133,7 @@ class Planner:
     def _path(self, step: SimulatedStep) -> dict[str, float]:
         found: dict[str, float] = defaultdict(float)
         for group, ns in step.critical_path():
-            name = self.program.op_names[int(self.program.groups["op"][group])]
-            found[re.sub(r"\b\d+\b", "*", name)] += ns / 1e6
+            found[self.program.operators[int(self.program.groups["op"][group])].kind] += ns / 1e6
         return found
 
 

@@ -28,10 +28,10 @@ class Cost:
     def of(cls, program: Program) -> Cost:
         """Count what a program's operators do, by the true sizes of their weights."""
         cost = cls()
-        for op, description in enumerate(program.meta["operators"]):
-            kernel, flops = description["kernel"], description["flops"]
-            if description["token_bytes"]:
-                cost.weight_bytes[description["precision"]] += description["token_bytes"]
+        for op, description in enumerate(program.operators):
+            kernel, flops = description.kernel, description.flops
+            if description.token_bytes:
+                cost.weight_bytes[description.precision] += description.token_bytes
             if program.kind(op) == Kind.LOGITS:
                 cost.logit_flops += flops
             else:

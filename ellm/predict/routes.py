@@ -19,15 +19,15 @@ def draw(program: Program, rows: int, seed: int) -> dict[int, np.ndarray]:
     With the same seed a layer has the same deviations, however many the rows.
     """
     layers = [expert_operators(program, number) for number in range(len(program.wakes))]
-    described = [program.meta["operators"][operators[0]] for operators in layers]
+    described = [program.operators[operators[0]] for operators in layers]
     random = np.random.default_rng(seed)
-    deviations = [np.exp(SPREAD * random.standard_normal(one["experts"])) for one in described]
+    deviations = [np.exp(SPREAD * random.standard_normal(one.experts)) for one in described]
     found: dict[int, np.ndarray] = {}
     for operators, one, deviation in zip(layers, described, deviations, strict=True):
-        top_k = one["top_k"]
-        scores = deviation * random.standard_normal((rows, one["experts"]), np.float32)
+        top_k = one.top_k
+        scores = deviation * random.standard_normal((rows, one.experts), np.float32)
         chosen = np.argpartition(-scores, top_k - 1, axis=1)[:, :top_k]
-        found |= dict.fromkeys(operators, np.bincount(chosen.ravel(), minlength=one["experts"]))
+        found |= dict.fromkeys(operators, np.bincount(chosen.ravel(), minlength=one.experts))
     return found
 
 

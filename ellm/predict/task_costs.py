@@ -79,14 +79,14 @@ class Costing:
     dtype: str | None = None
 
     def __post_init__(self) -> None:
-        operators = self.program.meta["operators"]
-        exempt = [RECORDS[one["kernel"]].exempt for one in operators]
+        operators = self.program.operators
+        exempt = [RECORDS[one.kernel].exempt for one in operators]
         self.exempt = {op for op, whose in enumerate(exempt) if whose == "own"}
         self.exempt |= {
-            op for one, whose in zip(operators, exempt, strict=True) if whose == "input" for op in one["after"]
+            op for one, whose in zip(operators, exempt, strict=True) if whose == "input" for op in one.after
         }
         stored = FORMATS[self.dtype].stored if self.dtype in FORMATS else None
-        self.experts_only = stored is not None and stored.experts_only and any(one["experts"] for one in operators)
+        self.experts_only = stored is not None and stored.experts_only and any(one.experts for one in operators)
 
     def format(self, op: int, native: str) -> str:
         """The precision of an operator's weights."""
@@ -94,7 +94,7 @@ class Costing:
             return native
         if self.dtype == PLAIN.name:
             return self.dtype
-        left_alone = self.experts_only and not self.program.meta["operators"][op]["experts"]
+        left_alone = self.experts_only and not self.program.operators[op].experts
         return native if op in self.exempt or left_alone else self.dtype
 
     def scaled(self, op: int, native: str) -> float:
@@ -103,23 +103,23 @@ class Costing:
 
     def weight_bytes(self) -> float:
         """All packed weights in the precision."""
-        operators = enumerate(self.program.meta["operators"])
-        extra = sum(one["weight_bytes"] * (self.scaled(op, one["precision"]) - 1) for op, one in operators)
+        operators = enumerate(self.program.operators)
+        extra = sum(one.weight_bytes * (self.scaled(op, one.precision) - 1) for op, one in operators)
         return self.program.weights_bytes + extra
 
     def step_bytes(self, routes: Mapping[int, np.ndarray]) -> float:
         """Weights that a step must read, without padding: of operators of experts those that `routes` gives rows."""
         hits = {op: np.count_nonzero(rows) for op, rows in routes.items()}
         return sum(
-            one["token_bytes"] * self.scaled(op, one["precision"]) * (hits[op] / one["top_k"] if op in hits else 1)
-            for op, one in enumerate(self.program.meta["operators"])
+            one.token_bytes * self.scaled(op, one.precision) * (hits[op] / one.top_k if op in hits else 1)
+            for op, one in enumerate(self.program.operators)
         )
 
     def task(self, op: int, work: Work, items: int) -> Costs:
         """One task of the operator, for each item that the work is given for."""
         machine = self.machine
-        description = self.program.meta["operators"][op]
-        tasks, native = description["tiles"], description["precision"]
+        description = self.program.operators[op]
+        tasks, native = description.tiles, description.precision
         weights = work.weight_bytes * self.scaled(op, native) / tasks
         size = weights + work.cache_bytes * work.readers / tasks
         padding = self.padded(work.product_rows) / work.product_rows

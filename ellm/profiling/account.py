@@ -95,7 +95,7 @@ class Accountant:
         self.spans = spans[np.argsort(spans["step"], kind="stable")]
         self._steps = self.spans["step"].copy()
         self.dependencies = Dependencies(program)
-        self.kind_of = [OperatorKind.of(description) for description in program.meta["operators"]]
+        self.kind_of = [OperatorKind.of(description) for description in program.operators]
         self.kinds = list(dict.fromkeys(self.kind_of))
         self._kind_number = np.array([self.kinds.index(kind) for kind in self.kind_of])
 

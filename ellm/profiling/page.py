@@ -39,8 +39,8 @@ def data(
         "families": families(),
         "activities": {activity.name.lower(): int(activity) for activity in Activity},
         "operators": [
-            {"name": one["name"], "kernel": one["kernel"], "shape": one["shape"], "line": one["line"]}
-            for one in accountant.program.meta["operators"]
+            {"name": one.name, "kernel": one.kernel, "shape": one.shape, "line": one.line}
+            for one in accountant.program.operators
         ],
         "steps": [
             {

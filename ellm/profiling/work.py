@@ -15,7 +15,7 @@ def work(program: Program, step: Step, tasks: np.ndarray) -> tuple[np.ndarray, n
 
     `tasks` [operators] are those that ran: of the experts' weights, those count whose tasks did.
     """
-    operators = program.meta["operators"]
+    operators = program.operators
     size, flops = np.zeros(len(operators)), np.zeros(len(operators))
     for op, description in enumerate(operators):
         rows = step.logit_rows if program.kind(op) == Kind.LOGITS else step.rows
@@ -23,12 +23,12 @@ def work(program: Program, step: Step, tasks: np.ndarray) -> tuple[np.ndarray, n
             continue
         if Kind.attends(program.kind(op)):
             size[op], flops[op] = attention(program, op, step)
-        elif description["experts"]:
-            size[op] = tasks[op] * description["weight_bytes"] / (description["experts"] * description["tiles"])
-            flops[op] = description["flops"] * rows
+        elif description.experts:
+            size[op] = tasks[op] * description.weight_bytes / (description.experts * description.tiles)
+            flops[op] = description.flops * rows
         else:
-            size[op] = description["weight_bytes"] * -(-rows // program.row_block)
-            flops[op] = description["flops"] * rows
+            size[op] = description.weight_bytes * -(-rows // program.row_block)
+            flops[op] = description.flops * rows
     return size, flops
 
 

@@ -97,7 +97,7 @@ def check_room(programs: list[Program], threads: int, model: str, context: int |
     needed = programs[0].weights_bytes + sum(program.working_bytes(threads) for program in programs)
     there = memory.available()
     if needed > there:
-        precisions = " and ".join(name for name in programs[0].meta["weight_bytes"] if name != "f32")
+        precisions = " and ".join(name for name in programs[0].weight_bytes if name != "f32")
         raise InputError(
             f"{model}: needs {memory.readable(needed)} of memory in {precisions}, "
             f"{memory.readable(there)} are available"

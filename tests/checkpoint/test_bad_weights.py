@@ -4,7 +4,17 @@ import os
 
 import numpy as np
 import pytest
-from packed_weights import load, matrix, program, random_fp8, random_mxfp4, random_scales, write_checkpoint
+from packed_weights import (
+    floats,
+    load,
+    matrix,
+    program,
+    random_fp8,
+    random_mxfp4,
+    random_scales,
+    source,
+    write_checkpoint,
+)
 
 from ellm.checkpoint import open_checkpoint
 from ellm.system.errors import InputError
@@ -12,6 +22,7 @@ from ellm.system.errors import InputError
 CORES = sorted(os.sched_getaffinity(0))[:2]
 RANDOM = np.random.default_rng(3)
 ROWS, K, EXPERTS = 40, 160, 3
+NAMED = "experts.{expert}.w", [ROWS, K]
 
 
 def refusal(folder, tensors, weight) -> str:
@@ -23,19 +34,17 @@ def refusal(folder, tensors, weight) -> str:
     return message.split(str(folder))[1]
 
 
-def weight(format, source, experts=None):
-    return matrix("w", [source], [[0, 0, ROWS, 0]], K, 3, format=format, experts=experts)
+def weight(format, stored, experts=None):
+    return matrix("w", [stored], [[0, 0, ROWS, 0]], K, 3, format=format, experts=experts)
 
 
 def fp8_source(name="w"):
-    return {"name": name, "shape": [ROWS, K], "scales": {"name": f"{name}_scale_inv", "shape": [1, 2]}}
+    return source(name, [ROWS, K], (f"{name}_scale_inv", [1, 2]))
 
 
 def stacked_source():
-    return {
-        "name": "w_blocks", "shape": [EXPERTS, ROWS, K // 32, 16], "stacked": True,
-        "scales": {"name": "w_scales", "shape": [EXPERTS, ROWS, K // 32]},
-    }  # fmt: skip
+    scales = "w_scales", [EXPERTS, ROWS, K // 32]
+    return source("w_blocks", [EXPERTS, ROWS, K // 32, 16], scales, stacked=True)
 
 
 def fp8_tensors():
@@ -64,41 +73,44 @@ def named_experts(count):
 )
 def test_other_precision(tmp_path, stored, format, words):
     tensors = {"w": (stored, np.zeros((ROWS, K)))}
-    assert words in refusal(tmp_path, tensors, weight(format, {"name": "w", "shape": [ROWS, K]}))
+    assert words in refusal(tmp_path, tensors, weight(format, ("w", [ROWS, K])))
 
 
 def test_unknown_dtype(tmp_path, monkeypatch):
     monkeypatch.setitem(write_checkpoint.__globals__["DTYPES"], "I8", "i1")
     tensors = {"w": ("I8", np.zeros((ROWS, K)))}
-    message = refusal(tmp_path, tensors, weight("bf16", {"name": "w", "shape": [ROWS, K]}))
+    message = refusal(tmp_path, tensors, weight("bf16", ("w", [ROWS, K])))
     assert "w: dtype is I8, ellm reads F32, F16, BF16, F8_E4M3, U8" in message
 
 
 def test_vectors_have_no_scales(tmp_path):
-    vector = {"name": "b", "layout": "vector", "bytes": 64, "sources": [{"name": "b", "shape": [16]}], "runs": []}
+    vector = floats("b", 16, sources=(source("b", [16]),))
     message = refusal(tmp_path, {"b": ("F8_E4M3", np.zeros(16))}, vector)
     assert "b: dtype is F8_E4M3, ellm reads vectors as F32, F16, BF16" in message
 
 
 def test_missing_expert(tmp_path):
-    source = {"name": "experts.{expert}.w", "shape": [ROWS, K]}
     tensors = named_experts(EXPERTS)
     del tensors["experts.1.w"]
-    message = refusal(tmp_path, tensors, weight("bf16", source, EXPERTS))
+    message = refusal(tmp_path, tensors, weight("bf16", NAMED, EXPERTS))
     assert "tensor experts.1.w is missing: it has 2 of the 3 experts that the configuration needs" in message
 
 
 def test_surplus_experts(tmp_path):
-    source = {"name": "experts.{expert}.w", "shape": [ROWS, K]}
-    message = refusal(tmp_path, named_experts(EXPERTS + 2), weight("bf16", source, EXPERTS))
+    message = refusal(tmp_path, named_experts(EXPERTS + 2), weight("bf16", NAMED, EXPERTS))
     assert "has tensor experts.3.w, the configuration has 3 experts only" in message
 
 
 def test_one_expert_of_another_shape(tmp_path):
-    source = {"name": "experts.{expert}.w", "shape": [ROWS, K]}
     tensors = named_experts(EXPERTS) | {"experts.2.w": ("BF16", np.zeros((ROWS, K + 1), np.uint16))}
-    message = refusal(tmp_path, tensors, weight("bf16", source, EXPERTS))
+    message = refusal(tmp_path, tensors, weight("bf16", NAMED, EXPERTS))
     assert "experts.2.w: shape is [40, 161], the configuration needs [40, 160]" in message
+
+
+def test_another_shape_than_that_of_the_models_line(tmp_path):
+    stored = source("w", [ROWS, K], line="models/llama.py:9")
+    message = refusal(tmp_path, {"w": ("BF16", np.zeros((ROWS, K + 1), np.uint16))}, weight("bf16", stored))
+    assert message.endswith("w: shape is [40, 161], the configuration needs [40, 160], at models/llama.py:9")
 
 
 @pytest.mark.parametrize("experts", [EXPERTS - 1, EXPERTS + 1])
@@ -169,12 +181,11 @@ def test_mxfp4_scale_that_is_no_number(tmp_path):
 
 def test_truncated_bank(tmp_path):
     """A shard that has become shorter since it was opened."""
-    source = {"name": "experts.{expert}.w", "shape": [ROWS, K]}
     folder = write_checkpoint(tmp_path, named_experts(EXPERTS))
     with open_checkpoint(folder) as checkpoint:
         os.truncate(folder / "model.safetensors", checkpoint.tensors["experts.1.w"].offset + 100)
         with pytest.raises(InputError, match=r"experts\.\d\.w: the file ends at byte"):
-            load(program([weight("bf16", source, EXPERTS)]), checkpoint, CORES)
+            load(program([weight("bf16", NAMED, EXPERTS)]), checkpoint, CORES)
 
 
 def test_precision(tmp_path):
@@ -193,9 +204,9 @@ def test_precision(tmp_path):
 
 def test_ignored(tmp_path):
     tensors = fp8_tensors() | named_experts(EXPERTS) | {"model.layers.61.eh_proj.weight": ("F32", np.zeros((2, 2)))}
-    bank = weight("bf16", {"name": "experts.{expert}.w", "shape": [ROWS, K]}, EXPERTS)
+    bank = weight("bf16", NAMED, EXPERTS)
     with open_checkpoint(write_checkpoint(tmp_path, tensors)) as checkpoint:
         used = program([bank, weight("fp8", fp8_source())])
         assert checkpoint.ignored(used) == ["model.layers.61.eh_proj.weight"]
-        used.meta["weights"].pop()
+        used.weights.pop()
         assert checkpoint.ignored(used) == ["model.layers.61.eh_proj.weight", "w", "w_scale_inv"]

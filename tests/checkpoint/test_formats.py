@@ -1,6 +1,7 @@
 """Packed weights of every format, expanded by the plain definition, equal the checkpoint's, edges included."""
 
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from packed_weights import (
     expand_fp8,
     expand_mxfp4,
     expand_packed,
+    floats,
     load,
     matrix,
     place,
@@ -16,6 +18,7 @@ from packed_weights import (
     random_fp8,
     random_mxfp4,
     random_scales,
+    source,
     write_checkpoint,
 )  # fmt: skip
 
@@ -36,9 +39,10 @@ def block(request, monkeypatch):
 
 
 def packed(folder, tensors, weights, workers=3):
-    """The region that these weights are loaded to."""
+    """The region that these weights are loaded to, and the weights with their offsets."""
+    placed = program(weights)
     with open_checkpoint(write_checkpoint(folder, tensors)) as checkpoint:
-        return load(program(weights), checkpoint, [CORES[i % len(CORES)] for i in range(workers)])
+        return load(placed, checkpoint, [CORES[i % len(CORES)] for i in range(workers)]), placed.weights
 
 
 def gate_up_runs(width):
@@ -52,8 +56,7 @@ def interleaved_runs(width):
 
 
 def fp8_source(name, rows, k, **rest):
-    scales = {"name": f"{name}_scale_inv", "shape": [-(-rows // 128), -(-k // 128)]}
-    return {"name": name, "shape": [rows, k], "scales": scales, **rest}
+    return source(name, [rows, k], (f"{name}_scale_inv", [-(-rows // 128), -(-k // 128)]), **rest)
 
 
 @pytest.mark.parametrize("rows, k", [(576, 300), (128, 128), (129, 129), (1, 1), (40, 257), (300, 31)])
@@ -63,8 +66,8 @@ def test_fp8_blocks_of_any_size(tmp_path, random, rows, k, dtype):
     stored = tiny.to_bf16(scales) if dtype == "BF16" else scales
     scales = tiny.from_bf16(stored) if dtype == "BF16" else scales.astype({"F32": "f4", "F16": "f2"}[dtype])
     weight = matrix("w", [fp8_source("w", rows, k)], [[0, 0, rows, 0]], k, -(-rows // 16), format="fp8")
-    region = packed(tmp_path, {"w": ("F8_E4M3", codes), "w_scale_inv": (dtype, stored)}, [weight])
-    expected = place(weight["runs"], [expand_fp8(codes, scales)], 16 * weight["n_tiles"], k)
+    region, (weight,) = packed(tmp_path, {"w": ("F8_E4M3", codes), "w_scale_inv": (dtype, stored)}, [weight])
+    expected = place(weight.runs, [expand_fp8(codes, scales)], 16 * weight.n_tiles, k)
     np.testing.assert_array_equal(expand_packed(weight, region), expected)
 
 
@@ -72,7 +75,7 @@ def test_every_fp8_code(tmp_path):
     codes = np.array([code for code in range(256) if code & 0x7F != 0x7F], np.uint8).reshape(1, -1).repeat(3, 0)
     scales = np.array([[1.0, 2.0**-130]], np.float32)
     weight = matrix("w", [fp8_source("w", 3, 254)], [[0, 0, 3, 0]], 254, 1, format="fp8")
-    region = packed(tmp_path, {"w": ("F8_E4M3", codes), "w_scale_inv": ("F32", scales)}, [weight])
+    region, (weight,) = packed(tmp_path, {"w": ("F8_E4M3", codes), "w_scale_inv": ("F32", scales)}, [weight])
     np.testing.assert_array_equal(expand_packed(weight, region)[:3, :254], expand_fp8(codes, scales))
 
 
@@ -88,7 +91,7 @@ def test_fp8_joined_heads(tmp_path, random):
     runs = [[source, 24 * i, 24, 32 * at] for at, (source, i) in enumerate(heads)]
     sources = [fp8_source(name, rows, k) for name, rows in sizes.items()]
     weight = matrix("qkv", sources, runs, k, 2 * len(heads), 4, format="fp8")
-    region = packed(tmp_path, tensors, [weight])
+    region, (weight,) = packed(tmp_path, tensors, [weight])
     np.testing.assert_array_equal(expand_packed(weight, region), place(runs, expanded, 32 * len(heads), k))
 
 
@@ -112,11 +115,11 @@ def test_bank_of_named_experts(tmp_path, random, format, workers):
                 expanded[-1].append(tiny.from_bf16(stored) if format == "bf16" else stored.astype(np.float32))
     sources = [fp8_source(f"experts.{{expert}}.{part}", width, k) for part in ("gate", "up")]
     if format != "fp8":
-        sources = [{key: source[key] for key in ("name", "shape")} for source in sources]
+        sources = [replace(one, scales=None) for one in sources]
     weight = matrix("bank", sources, gate_up_runs(width), k, 26, format=format, experts=experts)
-    region = packed(tmp_path, tensors, [weight], workers)
+    region, (weight,) = packed(tmp_path, tensors, [weight], workers)
     for expert in range(experts):
-        expected = place(weight["runs"], expanded[expert], 16 * 26, k)
+        expected = place(weight.runs, expanded[expert], 16 * 26, k)
         np.testing.assert_array_equal(expand_packed(weight, region, expert), expected)
 
 
@@ -126,16 +129,14 @@ def test_stacked_mxfp4_with_interleaved_rows(tmp_path, random, width, k, format)
     """gpt-oss: [experts, 2 * width, k / 32, 16], gate and up rows by turns; packed as stored or expanded to bf16."""
     experts, n_tiles = 3, 2 * -(-width // 16)
     blocks, scales = random_mxfp4(random, experts, 2 * width, k)
-    source = {
-        "name": "gate_up_proj_blocks", "shape": [experts, 2 * width, k // 32, 16], "stacked": True,
-        "scales": {"name": "gate_up_proj_scales", "shape": [experts, 2 * width, k // 32]},
-    }  # fmt: skip
-    weight = matrix("bank", [source], interleaved_runs(width), k, n_tiles, format=format, experts=experts)
+    scales_of = "gate_up_proj_scales", [experts, 2 * width, k // 32]
+    stored = source("gate_up_proj_blocks", [experts, 2 * width, k // 32, 16], scales_of, stacked=True)
+    weight = matrix("bank", [stored], interleaved_runs(width), k, n_tiles, format=format, experts=experts)
     tensors = {"gate_up_proj_blocks": ("U8", blocks), "gate_up_proj_scales": ("U8", scales)}
-    region = packed(tmp_path, tensors, [weight])
+    region, (weight,) = packed(tmp_path, tensors, [weight])
     expanded = expand_mxfp4(blocks, scales)
     for expert in range(experts):
-        expected = place(weight["runs"], [expanded[expert]], 16 * n_tiles, k)
+        expected = place(weight.runs, [expanded[expert]], 16 * n_tiles, k)
         np.testing.assert_array_equal(expand_packed(weight, region, expert), expected)
 
 
@@ -144,9 +145,8 @@ def test_every_scale_of_mxfp4(tmp_path, random):
     rows, k = 127, 64
     blocks, _ = random_mxfp4(random, rows, k)
     scales = np.minimum(np.arange(2 * rows), 252).astype(np.uint8).reshape(rows, 2)
-    source = {"name": "w", "shape": [rows, 2, 16], "scales": {"name": "s", "shape": [rows, 2]}}
-    weight = matrix("w", [source], [[0, 0, rows, 0]], k, 8, format="mxfp4")
-    region = packed(tmp_path, {"w": ("U8", blocks), "s": ("U8", scales)}, [weight])
+    weight = matrix("w", [source("w", [rows, 2, 16], ("s", [rows, 2]))], [[0, 0, rows, 0]], k, 8, format="mxfp4")
+    region, (weight,) = packed(tmp_path, {"w": ("U8", blocks), "s": ("U8", scales)}, [weight])
     np.testing.assert_array_equal(expand_packed(weight, region)[:rows], expand_mxfp4(blocks, scales))
 
 
@@ -154,9 +154,8 @@ def test_every_scale_of_mxfp4(tmp_path, random):
 @pytest.mark.parametrize("k", [40, 63])
 def test_mxfp4_that_ends_within_a_block(tmp_path, random, k, format):
     blocks, scales = random_mxfp4(random, 20, 64)
-    source = {"name": "w", "shape": [20, 2, 16], "scales": {"name": "s", "shape": [20, 2]}}
-    weight = matrix("w", [source], [[0, 0, 20, 0]], k, 2, format=format)
-    region = packed(tmp_path, {"w": ("U8", blocks), "s": ("U8", scales)}, [weight])
+    weight = matrix("w", [source("w", [20, 2, 16], ("s", [20, 2]))], [[0, 0, 20, 0]], k, 2, format=format)
+    region, (weight,) = packed(tmp_path, {"w": ("U8", blocks), "s": ("U8", scales)}, [weight])
     np.testing.assert_array_equal(expand_packed(weight, region)[:20, :k], expand_mxfp4(blocks, scales)[:, :k])
 
 
@@ -164,27 +163,26 @@ def test_stacked_transposed_bf16(tmp_path, random):
     """gpt-oss without quantisation: [experts, in, out] with gate and up columns by turns."""
     experts, width, k = 3, 40, 150
     bits = tiny.to_bf16(random.normal(size=(experts, k, 2 * width)).astype(np.float32))
-    source = {"name": "gate_up_proj", "shape": [experts, k, 2 * width], "stacked": True, "transposed": True}
-    weight = matrix("bank", [source], interleaved_runs(width), k, 6, experts=experts)
-    region = packed(tmp_path, {"gate_up_proj": ("BF16", bits)}, [weight])
+    stored = source("gate_up_proj", [experts, k, 2 * width], stacked=True, transposed=True)
+    weight = matrix("bank", [stored], interleaved_runs(width), k, 6, experts=experts)
+    region, (weight,) = packed(tmp_path, {"gate_up_proj": ("BF16", bits)}, [weight])
     for expert in range(experts):
-        expected = place(weight["runs"], [tiny.from_bf16(bits[expert]).T], 96, k)
+        expected = place(weight.runs, [tiny.from_bf16(bits[expert]).T], 96, k)
         np.testing.assert_array_equal(expand_packed(weight, region, expert), expected)
 
 
 def kv_b_weights(heads, nope, value, latent, format, unaligned_format):
     """W_UK, q' = W_UK^T q per head, and W_UV, v = W_UV c per head, of kv_b [heads * (nope + value), latent]."""
-    common = {"head_rows": nope + value}
-    source = fp8_source("kv_b", heads * (nope + value), latent, **common)
+    stored = fp8_source("kv_b", heads * (nope + value), latent, head_rows=nope + value)
     if format != "fp8":
-        del source["scales"]
+        stored = replace(stored, scales=None)
     return [
         matrix(
-            "uk", [source | {"transposed": True}], [[0, 0, latent, 0]], nope, -(-latent // 16), format=unaligned_format,
-            experts=heads, one_group=True,
+            "uk", [replace(stored, transposed=True)], [[0, 0, latent, 0]], nope, -(-latent // 16),
+            format=unaligned_format, experts=heads, one_group=True,
         ),
         matrix(
-            "uv", [source], [[0, nope, value, 0]], latent, -(-value // 16), format=format, experts=heads, one_group=True
+            "uv", [stored], [[0, nope, value, 0]], latent, -(-value // 16), format=format, experts=heads, one_group=True
         ),
     ]  # fmt: skip
 
@@ -213,12 +211,12 @@ def test_heads_of_kv_b(tmp_path, random, nope, value, format, transposed_format,
         tensors = {"kv_b": (format.upper(), bits)}
         expanded = tiny.from_bf16(bits) if format == "bf16" else bits.astype(np.float32)
     uk, uv = kv_b_weights(heads, nope, value, latent, format, transposed_format)
-    region = packed(tmp_path, tensors, [uk, uv], workers)
+    region, (uk, uv) = packed(tmp_path, tensors, [uk, uv], workers)
     by_head = expanded.reshape(heads, nope + value, latent)
     for head in range(heads):
-        expected = place(uk["runs"], [by_head[head, :nope].T], 16 * uk["n_tiles"], nope)
+        expected = place(uk.runs, [by_head[head, :nope].T], 16 * uk.n_tiles, nope)
         np.testing.assert_array_equal(expand_packed(uk, region, head), expected)
-        expected = place(uv["runs"], [by_head[head]], 16 * uv["n_tiles"], latent)
+        expected = place(uv.runs, [by_head[head]], 16 * uv.n_tiles, latent)
         np.testing.assert_array_equal(expand_packed(uv, region, head), expected)
 
 
@@ -236,10 +234,10 @@ def test_first_k(tmp_path, random):
     bits = tiny.to_bf16(random.normal(size=(50, 288)).astype(np.float32))
     weights = [
         matrix("f", [fp8_source("f", 50, 288, first_k=128)], [[0, 0, 50, 0]], 160, 4, format="fp8"),
-        matrix("b", [{"name": "b", "shape": [50, 288], "first_k": 99}], [[0, 0, 50, 0]], 160, 4),
+        matrix("b", [source("b", [50, 288], first_k=99)], [[0, 0, 50, 0]], 160, 4),
     ]
     tensors = {"f": ("F8_E4M3", codes), "f_scale_inv": ("F32", scales), "b": ("BF16", bits)}
-    region = packed(tmp_path, tensors, weights)
+    region, weights = packed(tmp_path, tensors, weights)
     np.testing.assert_array_equal(expand_packed(weights[0], region)[:50], expand_fp8(codes, scales)[:, 128:])
     np.testing.assert_array_equal(expand_packed(weights[1], region)[:50], tiny.from_bf16(bits)[:, 99:259])
 
@@ -251,7 +249,7 @@ def test_f16_keeps_every_bit(tmp_path):
     weight = matrix(
         "w", [("w", list(numbers.shape))], [[0, 0, len(numbers), 0]], 2, -(-len(numbers) // 16), format="f16"
     )
-    region = packed(tmp_path, {"w": ("F16", numbers)}, [weight])
+    region, (weight,) = packed(tmp_path, {"w": ("F16", numbers)}, [weight])
     np.testing.assert_array_equal(expand_packed(weight, region)[: len(numbers), :2], numbers.astype(np.float32))
 
 
@@ -260,16 +258,15 @@ def test_bank_of_vectors(tmp_path, random):
     experts, width = 5, 40
     bits = tiny.to_bf16(random.normal(size=(experts, 2 * width)).astype(np.float32))
     named = {f"{expert}.bias": ("BF16", bits[expert]) for expert in range(experts)}
-    stacked = {"name": "bias", "shape": [experts, 2 * width], "stacked": True}
+    stacked = source("bias", [experts, 2 * width], stacked=True)
     vectors = [
-        {"name": "bias", "layout": "vector", "experts": experts, "bank_stride": 448, "bytes": 448 * experts,
-         "sources": [source], "runs": interleaved_runs(width)}
-        for source in (stacked, {"name": "{expert}.bias", "shape": [2 * width]})
-    ]  # fmt: skip
-    region = packed(tmp_path, named | {"bias": ("BF16", bits)}, vectors)
+        floats("bias", 112 * experts, experts=experts, bank_stride=448, sources=(one,), runs=interleaved_runs(width))
+        for one in (stacked, source("{expert}.bias", [2 * width]))
+    ]
+    region, vectors = packed(tmp_path, named | {"bias": ("BF16", bits)}, vectors)
     values = tiny.from_bf16(bits)
     for vector in vectors:
-        stored = region[vector["offset"] : vector["offset"] + vector["bytes"]].view(np.float32).reshape(experts, 112)
+        stored = region[vector.offset : vector.offset + vector.bytes].view(np.float32).reshape(experts, 112)
         for expert in range(experts):
-            expected = place(vector["runs"], [values[expert][:, None]], 112, 1)[:, 0]
+            expected = place(vector.runs, [values[expert][:, None]], 112, 1)[:, 0]
             np.testing.assert_array_equal(stored[expert], expected)

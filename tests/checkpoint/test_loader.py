@@ -4,12 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny
-from packed_weights import floats, load, matrix, program, write_checkpoint
+from packed_weights import floats, load, matrix, program, source, write_checkpoint
 
 from ellm.checkpoint import loader, open_checkpoint, pieces
 from ellm.system.errors import InputError
@@ -19,10 +20,10 @@ CORES = sorted(os.sched_getaffinity(0))[:2]
 
 def packed(weight, tensors) -> np.ndarray:
     """[n_tiles][k_tiles] tiles as task.h defines them, made the slow way."""
-    columns = np.zeros((16 * weight["n_tiles"], 32 * weight["k_tiles"]), np.uint16)
-    for source, row, rows, column in weight["runs"]:
-        columns[column : column + rows, : weight["k"]] = tensors[weight["sources"][source]["name"]][row : row + rows]
-    tiles = columns.reshape(weight["n_tiles"], 16, weight["k_tiles"], 16, 2)  # n, column, k, pair, half
+    columns = np.zeros((16 * weight.n_tiles, 32 * weight.k_tiles), np.uint16)
+    for number, row, rows, column in weight.runs:
+        columns[column : column + rows, : weight.k] = tensors[weight.sources[number].name][row : row + rows]
+    tiles = columns.reshape(weight.n_tiles, 16, weight.k_tiles, 16, 2)  # n, column, k, pair, half
     return tiles.transpose(0, 2, 3, 1, 4).reshape(-1)
 
 
@@ -44,13 +45,13 @@ def weights_of_every_layout():
         ),
         matrix("down", [(f"{LAYER}.mlp.down_proj.weight", [88, 200])], [[0, 0, 88, 0]], 200, 6, 1),
         floats(
-            "norm", 88, layout="vector", sources=[{"name": "model.norm.weight", "shape": [88]}], runs=[[0, 0, 88, 0]]
+            "norm", 88, sources=(source("model.norm.weight", [88]),), runs=[[0, 0, 88, 0]]
         ),
         floats(
-            "bias", 256, layout="vector", runs=[[source, first, n, at] for source, first, n, at in QKV_RUNS],
-            sources=[{"name": name.replace("weight", "bias"), "shape": [n]} for name, n in ((Q, 96), (K, 48), (V, 48))],
+            "bias", 256, runs=QKV_RUNS,
+            sources=tuple(source(name.replace("weight", "bias"), [n]) for name, n in ((Q, 96), (K, 48), (V, 48))),
         ),
-        floats("inv_freq", 12, layout="constant", values=[0.1 * i for i in range(12)]),
+        floats("inv_freq", 12, layout="constant", values=tuple(0.1 * i for i in range(12))),
     ]  # fmt: skip
 
 
@@ -71,16 +72,16 @@ def test_every_byte(folder, tensors, workers, block, monkeypatch):
     everything = program(weights_of_every_layout())
     with open_checkpoint(folder) as checkpoint:
         region = load(everything, checkpoint, [CORES[i % len(CORES)] for i in range(workers)])
-    for weight in everything.meta["weights"]:
-        begin, size = weight["offset"], weight["bytes"]
-        if weight["layout"] == "tiles":
+    for weight in everything.weights:
+        begin, size = weight.offset, weight.bytes
+        if weight.layout == "tiles":
             np.testing.assert_array_equal(region[begin : begin + size].view(np.uint16), packed(weight, tensors))
             continue
         expected = np.zeros(size // 4, np.float32)
-        if weight["layout"] == "constant":
-            expected[:] = weight["values"]
-        for source, first, count, at in weight.get("runs", ()):
-            bits = tensors[weight["sources"][source]["name"]]
+        if weight.layout == "constant":
+            expected[:] = weight.values
+        for number, first, count, at in weight.runs:
+            bits = tensors[weight.sources[number].name]
             expected[at : at + count] = tiny.from_bf16(bits)[first : first + count]
         np.testing.assert_array_equal(region[begin : begin + size].view(np.float32), expected)
 
@@ -100,7 +101,7 @@ def test_home_tasks_of_banks():
     weight = matrix("bank", [("w", [3, 80, 88])], [[0, 0, 80, 0]], 88, 5, experts=3)
     assert home(weight, 2) == [[(i, 0, 32) for i in range(3)], [(i, 32, 80) for i in range(3)]]
     assert home(weight, 5)[0] == []
-    heads = weight | {"one_group": True}
+    heads = replace(weight, one_group=True)
     assert home(heads, 2) == [[(0, 0, 80), (1, 0, 32)], [(1, 32, 80), (2, 0, 80)]]
     assert [len(share) for share in home(heads, 9)] == [1] * 9
 
@@ -121,7 +122,7 @@ def test_progress(folder):
     everything = program(weights_of_every_layout())
     with open_checkpoint(folder) as checkpoint:
         load(everything, checkpoint, CORES, lambda done, total: steps.append((done, total)))
-    total = sum(weight["bytes"] for weight in everything.meta["weights"])
+    total = sum(weight.bytes for weight in everything.weights)
     assert steps == sorted(steps) and steps[-1] == (total, total) and len(steps) > 4
 
 
@@ -154,13 +155,15 @@ sys.path.insert(0, {tests!r})
 from types import SimpleNamespace
 from ellm.checkpoint import open_checkpoint
 from ellm.checkpoint.loader import load_weights
+from ellm.scheduler import plain
+from ellm.scheduler.contents import WeightEntry
 
-weights = json.load(open({weights!r}))
-size = weights[-1]["offset"] + weights[-1]["bytes"]
+weights = plain.read(list[WeightEntry], json.load(open({weights!r})), "weights")
+size = weights[-1].offset + weights[-1].bytes
 region = mmap.mmap(-1, size)
 address = ctypes.addressof(ctypes.c_char.from_buffer(region))
 with open_checkpoint({model!r}) as checkpoint:
-    load_weights(SimpleNamespace(meta=dict(weights=weights)), checkpoint, address, {cores!r})
+    load_weights(SimpleNamespace(weights=weights), checkpoint, address, {cores!r})
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(int(peak.split()[1]) * 1024, size)
 """
@@ -192,12 +195,14 @@ def test_peak_memory(tmp_path, dtype, count, format):
         for _ in range(count):
             file.write(data.data)
         file.write(scales.data)
-    source = {"shape": shape, "scales": {"name": "scales", "shape": scale_shape}}
     runs = [[0, 0, rows, 0]]
     everything = program(
-        [matrix(f"w{i}", [source | {"name": f"w{i}"}], runs, k, rows // 16, format=format) for i in range(count)]
+        [
+            matrix(f"w{i}", [source(f"w{i}", shape, ("scales", scale_shape))], runs, k, rows // 16, format=format)
+            for i in range(count)
+        ]
     )
-    tiny.write_json(tmp_path / "weights.json", everything.meta["weights"])
+    (tmp_path / "weights.json").write_text(json.dumps(everything.weights, default=vars))
     script = PEAK.format(
         tests=str(Path(tiny.__file__).parent), weights=str(tmp_path / "weights.json"), model=str(folder), cores=CORES
     )

@@ -140,9 +140,9 @@ def test_quantized_experts_count_by_their_stored_bytes(name, format, bits):
     sparse = config["num_hidden_layers"] - config.get("first_k_dense_replace", 0)
     width = config.get("moe_intermediate_size", config["intermediate_size"])
     weights = sparse * config["num_experts_per_tok"] * 3 * config["hidden_size"] * width
-    experts = [entry for entry in compiled(config).meta["operators"] if entry["experts"]]
-    assert {entry["precision"] for entry in experts} == {format}
-    assert sum(entry["token_bytes"] for entry in experts) == pytest.approx(weights * bits / 8, rel=0.01)
+    experts = [entry for entry in compiled(config).operators if entry.experts]
+    assert {entry.precision for entry in experts} == {format}
+    assert sum(entry.token_bytes for entry in experts) == pytest.approx(weights * bits / 8, rel=0.01)
 
 
 @pytest.mark.parametrize("architecture", ["Qwen3MoeForCausalLM", "DeepseekV3ForCausalLM", "GptOssForCausalLM"])

@@ -23,6 +23,7 @@ from ellm.dsl import (
 )
 from ellm.kernels import contract
 from ellm.models import from_config
+from ellm.scheduler.contents import NamedTensor
 from ellm.scheduler.program import Lists, Program
 
 QWEN3_06B = {
@@ -118,13 +119,13 @@ def test_compiling_has_no_loop_over_experts():
 
 def test_sizes_of_a_model_with_latent_attention_and_experts():
     program = compile(from_config(DEEPSEEK_671B).graph(), context=4096, chunk=512)
-    assert program.meta["cache_bytes"] == 61 * 576 * 2
+    assert program.cache_bytes == 61 * 576 * 2
     assert program.range_bytes == 61 * 576 * 2 * 4096
     assert (program.kv_heads, program.fold_heads, program.partial_floats) == (2, 128, 128 * (512 + 2))
     assert len(program.wakes) == 58
     assert int((program.groups["counts"] >= 0).sum()) == 58 * 256 * 2
     assert program.weights_bytes == pytest.approx(2 * 671e9, rel=0.01)
-    assert program.meta["token_bytes"] == pytest.approx(2 * 36.6e9, rel=0.01)
+    assert program.token_bytes == pytest.approx(2 * 36.6e9, rel=0.01)
 
 
 def test_latent_queries_are_made_where_attend_reads_them():
@@ -209,7 +210,7 @@ def test_sizes_of_a_program():
     # 2 layers x 2 heads x (keys: 64 column tiles x 1 deep; values: 32 deep x 2 column tiles) of 1 KiB
     assert program.range_bytes == 2 * 2 * (64 + 64) * 1024
     assert program.vocab == 101
-    assert program.meta["cache_bytes"] == 2 * 2 * 2 * 24 * 2
+    assert program.cache_bytes == 2 * 2 * 2 * 24 * 2
 
 
 def test_partials_are_bounded_by_memory():
@@ -289,13 +290,12 @@ def test_residual_that_is_read_later_is_kept():
 
 def test_every_weight_address_is_relocated_and_within_the_region():
     program = compile(graph("Qwen2ForCausalLM"), context=64)
-    entries = {entry["offset"]: entry for entry in program.meta["weights"]}
+    entries = {entry.offset: entry for entry in program.weights}
     for op, byte in program.relocations:
         offset = int(program.args[op, byte : byte + 8].view(np.int64)[0])
-        assert offset + entries[offset]["bytes"] <= program.weights_bytes
+        assert offset + entries[offset].bytes <= program.weights_bytes
     present = sum(
-        operator["kernel"] in ("qkv", "linear", "gate_up", "logits", "embed", "angles")
-        for operator in program.meta["operators"]
+        operator.kernel in ("qkv", "linear", "gate_up", "logits", "embed", "angles") for operator in program.operators
     )
     norms, biases = 2 * 2 + 1, 2
     assert len(program.relocations) == present + norms + biases
@@ -303,18 +303,17 @@ def test_every_weight_address_is_relocated_and_within_the_region():
 
 def test_costs_are_those_of_the_checkpoint():
     program = compile(graph(), context=64)
-    operators = {operator["name"]: operator for operator in program.meta["operators"]}
-    assert operators["layers.0.qkv"]["flops"] == 2 * (4 + 2 + 2) * 24 * 72
-    assert operators["layers.0.gate_up"]["flops"] == 2 * 2 * 88 * 72
-    assert operators["logits"]["flops"] == 2 * 101 * 72
-    assert operators["layers.0.attend"]["flops_per_key"] == 4 * 4 * 24
-    assert operators["layers.0.o_proj"]["line"].startswith("models/llama.py:")
-    assert operators["layers.0.o_proj"]["weights"]["weight"] == {
-        "name": "model.layers.0.self_attn.o_proj.weight",
-        "shape": [72, 4, 24],
-    }
+    operators = {operator.name: operator for operator in program.operators}
+    assert operators["layers.0.qkv"].flops == 2 * (4 + 2 + 2) * 24 * 72
+    assert operators["layers.0.gate_up"].flops == 2 * 2 * 88 * 72
+    assert operators["logits"].flops == 2 * 101 * 72
+    assert operators["layers.0.attend"].flops_per_key == 4 * 4 * 24
+    assert operators["layers.0.o_proj"].line.startswith("models/llama.py:")
+    assert operators["layers.0.o_proj"].weights["weight"] == NamedTensor(
+        "model.layers.0.self_attn.o_proj.weight", (72, 4, 24)
+    )
     # 8 heads of 2 column tiles, 3 deep
-    assert operators["layers.0.qkv"]["weight_bytes"] == 8 * 2 * 3 * 1024 + 4 * 80
+    assert operators["layers.0.qkv"].weight_bytes == 8 * 2 * 3 * 1024 + 4 * 80
 
 
 def test_routed_rows_can_be_read_in_whole_tiles_of_rows():
@@ -323,8 +322,8 @@ def test_routed_rows_can_be_read_in_whole_tiles_of_rows():
     assert downs
     for op in downs:
         args = contract.unpack("expert_down", program.args[op])
-        rows = program.chunk * program.meta["operators"][op]["top_k"]
-        buffers = program.meta["plan"]["shared_buffers"]
+        rows = program.chunk * program.operators[op].top_k
+        buffers = program.plan.shared_buffers
         name = program.op_names[op].replace("down", "gate_up.out")
-        (routed,) = (buffer for buffer in buffers if buffer["name"] == name)
-        assert (routed["offset"], routed["bytes"]) == (args["routed"], 2 * (rows + 15) * args["x_stride"])
+        (routed,) = (buffer for buffer in buffers if buffer.name == name)
+        assert (routed.offset, routed.bytes) == (args["routed"], 2 * (rows + 15) * args["x_stride"])

@@ -108,7 +108,7 @@ def test_routed_rows_are_found_as_written_in_any_order_of_blocks_and_experts(arc
     program = compile(model, context=1024, chunk=64, row_block=16, fuse=fuse)
     lowering = lower(rewrite(model, fuse), 1024, 16, 4)
     _, planned = _plan(lowering)
-    assert planned.lower_bound <= planned.bytes == program.meta["plan"]["shared_bytes"]
+    assert planned.lower_bound <= planned.bytes == program.plan.shared_bytes
     if architecture != "sparse":  # whose two sets of experts may run at once, which the bound does not know
         assert planned.bytes <= 1.1 * planned.lower_bound
     counts = counts_of(program, 64, 1, False, True)
@@ -129,8 +129,8 @@ def test_what_row_blocks_share_lies_behind_their_sections_and_does_not_grow_with
     )
     assert deep.shared_bytes == shallow.shared_bytes > 0
     assert deep.arena_bytes == deep.section_bytes * deep.blocks + deep.shared_bytes
-    for buffer in deep.meta["plan"]["shared_buffers"]:
-        assert deep.section_bytes * deep.blocks <= buffer["offset"] <= deep.arena_bytes - buffer["bytes"]
+    for buffer in deep.plan.shared_buffers:
+        assert deep.section_bytes * deep.blocks <= buffer.offset <= deep.arena_bytes - buffer.bytes
 
 
 def test_a_chain_needs_two_buffers():
@@ -142,11 +142,11 @@ def test_a_chain_needs_two_buffers():
 @pytest.mark.parametrize("fuse", [True, False])
 def test_plan_of_a_model_is_near_its_bound_and_the_same_for_any_depth(fuse):
     shallow, deep = (
-        compile(from_config(config(num_hidden_layers=layers)).graph(), context=512, fuse=fuse).meta["plan"]
+        compile(from_config(config(num_hidden_layers=layers)).graph(), context=512, fuse=fuse).plan
         for layers in (2, 12)
     )
-    assert shallow["lower_bound"] <= shallow["section_bytes"] <= 1.5 * shallow["lower_bound"]
-    assert deep["section_bytes"] == shallow["section_bytes"]
+    assert shallow.lower_bound <= shallow.section_bytes <= 1.5 * shallow.lower_bound
+    assert deep.section_bytes == shallow.section_bytes
 
 
 @pytest.mark.parametrize("model", [one_layer, unusual])
@@ -154,7 +154,7 @@ def test_plan_of_a_model_is_near_its_bound_and_the_same_for_any_depth(fuse):
 def test_what_gathers_read_is_held_until_the_step_ends(model, fuse):
     """Gathers of other row blocks may still read a section whose own logits are being computed."""
     program = compile(trace(model, 1024), context=512, fuse=fuse)
-    sizes = {buffer["name"]: (buffer["offset"], buffer["bytes"]) for buffer in program.meta["plan"]["buffers"]}
+    sizes = {buffer.name: (buffer.offset, buffer.bytes) for buffer in program.plan.buffers}
     gathered = program.op_names.index("gather")
     x = contract.unpack("gather", program.args[gathered])["x"]
     logit_buffers = [sizes[name] for name in program.op_names[gathered:] if name in sizes]

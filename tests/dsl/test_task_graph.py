@@ -169,16 +169,16 @@ def test_experts_run_while_the_shared_expert_does():
     program = compile(from_config(MODELS["DeepseekV3ForCausalLM"]).graph(), context=1024, chunk=16, row_block=16)
     orders = [[op for op, _ in walk(program, counts_of(program, 16, 1, False, False), seed)] for seed in range(20)]
     down = program.op_names.index("layers.1.experts.down")
-    combine = program.meta["operators"][program.op_names.index("layers.1.experts.combine")]
-    (shared,) = set(combine["after"]) - {down}
+    combine = program.operators[program.op_names.index("layers.1.experts.combine")]
+    (shared,) = set(combine.after) - {down}
     assert {order.index(down) < order.index(shared) for order in orders} == {True, False}
 
 
 def test_two_attends_of_a_block_take_turns():
     """They use the same partials."""
-    operators = compile(GRAPHS["unusual"], context=1024).meta["operators"]
-    first, second = (number for number, operator in enumerate(operators) if operator["kernel"] == "attend")
-    assert operators[first + 1]["kernel"] == "merge" and first + 1 in operators[second]["after"]
+    operators = compile(GRAPHS["unusual"], context=1024).operators
+    first, second = (number for number, operator in enumerate(operators) if operator.kernel == "attend")
+    assert operators[first + 1].kernel == "merge" and first + 1 in operators[second].after
 
 
 def test_expert_groups_follow_each_other_and_are_sized_by_dispatch():
@@ -187,9 +187,9 @@ def test_expert_groups_follow_each_other_and_are_sized_by_dispatch():
     groups = program.groups[wake["first"] : wake["first"] + 7]
     assert groups["block"].tolist() == list(range(7))
     assert len(set(groups["counts"].tolist())) == len(set(groups["op"].tolist())) == 1
-    sizes = {buffer["name"]: buffer for buffer in program.meta["plan"]["shared_buffers"]}
-    assert groups["counts"][0] == sizes["layers.0.dispatch.tiles_of"]["offset"]
-    assert wake["list"] == sizes["layers.0.dispatch.list"]["offset"]
+    sizes = {buffer.name: buffer for buffer in program.plan.shared_buffers}
+    assert groups["counts"][0] == sizes["layers.0.dispatch.tiles_of"].offset
+    assert wake["list"] == sizes["layers.0.dispatch.list"].offset
     assert program.groups["op"][wake["group"]] == program.op_names.index("layers.0.dispatch")
 
 

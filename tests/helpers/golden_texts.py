@@ -27,12 +27,12 @@ def operators(architecture: str, fuse: bool, **overrides) -> str:
     graph = small_models.graph(architecture, num_hidden_layers=1, **overrides)
     program = compile(graph, context=512, row_block=16, fuse=fuse)
     lines = []
-    for number, operator in enumerate(program.meta["operators"]):
-        after = " ".join(str(source) for source in operator["after"])
-        lines.append(f"{number} {operator['name']}: {operator['kernel']} after [{after}] tiles {operator['tiles']}\n")
-    plan = program.meta["plan"]
-    for buffer in plan["buffers"] + plan["shared_buffers"]:
-        lines.append(f"{buffer['offset']} + {buffer['bytes']} {buffer['name']}\n")
+    for number, operator in enumerate(program.operators):
+        after = " ".join(str(source) for source in operator.after)
+        lines.append(f"{number} {operator.name}: {operator.kernel} after [{after}] tiles {operator.tiles}\n")
+    plan = program.plan
+    for buffer in plan.buffers + plan.shared_buffers:
+        lines.append(f"{buffer.offset} + {buffer.bytes} {buffer.name}\n")
     return "".join(lines)
 
 

@@ -1,6 +1,7 @@
-"""Entries of `Program.meta["weights"]`, tensors of every dtype, and formats expanded by their plain definition."""
+"""Entries of packed weights, tensors of every dtype, and formats expanded by their plain definition."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,37 +10,41 @@ import tiny
 
 from ellm.checkpoint.loader import load_weights
 from ellm.kernels.formats import FORMATS
+from ellm.scheduler.contents import NamedTensor, Source, WeightEntry
 
 E2M1 = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
 DTYPES = {"BF16": "<u2", "F16": "<f2", "F32": "<f4", "F8_E4M3": "u1", "U8": "u1"}
 
 
-def matrix(name, sources, runs, k, n_tiles, task_tiles=2, format="bf16", experts=None, **rest):
-    """An entry of tiles; `sources` are dicts or (name, shape)."""
-    sources = [source if isinstance(source, dict) else {"name": source[0], "shape": source[1]} for source in sources]
+def source(name, shape, scales=None, **rest) -> Source:
+    """A source; `scales` are (name, shape)."""
+    return Source(name, tuple(shape), scales=scales and NamedTensor(scales[0], tuple(scales[1])), **rest)
+
+
+def matrix(name, sources, runs, k, n_tiles, task_tiles=2, format="bf16", experts=None, **rest) -> WeightEntry:
+    """An entry of tiles; `sources` are Sources or (name, shape)."""
     k_tiles = -(-k // 32)
     size = n_tiles * FORMATS[format].column_bytes(k_tiles)
-    entry = {
-        "name": name, "layout": "tiles", "format": format, "sources": sources, "runs": runs, "k": k,
-        "k_tiles": k_tiles, "n_tiles": n_tiles, "task_tiles": task_tiles, "bytes": size, **rest,
-    }  # fmt: skip
     if experts:
         stride = -(-size // 4096) * 4096
-        entry |= {"experts": experts, "bank_stride": stride, "bytes": experts * stride}
-    return entry
+        rest |= {"experts": experts, "bank_stride": stride}
+        size = experts * stride
+    rest |= {"sources": tuple(one if isinstance(one, Source) else source(*one) for one in sources)}
+    rest |= {"runs": tuple(map(tuple, runs)), "n_tiles": n_tiles, "k_tiles": k_tiles, "task_tiles": task_tiles}
+    return WeightEntry(name, "tiles", size, format=format, k=k, **rest)
 
 
-def floats(name, count, **rest):
-    return {"name": name, "bytes": 4 * count, **rest}
+def floats(name, count, layout="vector", runs=(), **rest) -> WeightEntry:
+    return WeightEntry(name, layout, 4 * count, runs=tuple(map(tuple, runs)), **rest)
 
 
 def program(weights):
     """A stand-in that has what the loader reads: weights at 4096-aligned offsets."""
-    offset = 0
+    offset, placed = 0, []
     for weight in weights:
-        weight["offset"] = offset
-        offset += -(-weight["bytes"] // 4096) * 4096
-    return SimpleNamespace(meta={"weights": weights}, weights_bytes=offset)
+        placed.append(replace(weight, offset=offset))
+        offset += -(-weight.bytes // 4096) * 4096
+    return SimpleNamespace(weights=placed, weights_bytes=offset)
 
 
 def load(program, checkpoint, cores, progress=None) -> np.ndarray:
@@ -98,9 +103,9 @@ def expand_mxfp4(blocks, scales) -> np.ndarray:
 
 def expand_packed(weight, region, index=0) -> np.ndarray:
     """One matrix of a packed weight as float32 [16 * n_tiles, 32 * k_tiles], read as task.h defines its format."""
-    start = weight["offset"] + index * weight.get("bank_stride", 0)
-    n_tiles, k_tiles = weight["n_tiles"], weight["k_tiles"]
-    format = weight["format"]
+    start = weight.offset + index * weight.bank_stride
+    n_tiles, k_tiles = weight.n_tiles, weight.k_tiles
+    format = weight.format
     size = FORMATS[format].column_bytes(k_tiles)
     out = np.zeros((16 * n_tiles, 32 * k_tiles), np.float32)
     for tile in range(n_tiles):

@@ -64,7 +64,7 @@ def define(processor, program):
     passes = np.flatnonzero((groups["counts"] < 0) & (groups["completes_empty"] != 0))
     wakes = []
     for wake in program.wakes:
-        experts = program.meta["operators"][groups["op"][wake["first"]]]["experts"]
+        experts = program.operators[groups["op"][wake["first"]]].experts
         wakes += [(int(wake["first"]) + expert, int(wake["group"])) for expert in range(experts)]
     _table(processor, "signals", "grp, event", _pairs(program.signals))
     _table(processor, "triggers", "event, other", _pairs(program.triggers))

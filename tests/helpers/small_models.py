@@ -117,15 +117,15 @@ def random_weights(program, seed=0) -> dict[str, np.ndarray]:
     """Name -> f32 values, exact in bf16, for every source of the program, experts stacked."""
     random = np.random.default_rng(seed)
     found = {}
-    for entry in program.meta["weights"]:
-        for source in entry["sources"]:
-            many = "{expert}" in source["name"]
-            shape = [entry["experts"], *source["shape"]] if many else source["shape"]
-            vector = entry["layout"] == "vector"
-            depth = shape[-2] if source.get("transposed") and "head_rows" not in source else shape[-1]
+    for entry in program.weights:
+        for source in entry.sources:
+            many = "{expert}" in source.name
+            shape = [entry.experts, *source.shape] if many else source.shape
+            vector = entry.layout == "vector"
+            depth = shape[-2] if source.transposed and not source.head_rows else shape[-1]
             values = random.normal(0, 1.0 if vector else 1.5 / np.sqrt(depth), shape) + vector
             bits = to_bf16(values).astype(np.uint32) << 16
-            found.setdefault(source["name"], bits.view(np.float32))
+            found.setdefault(source.name, bits.view(np.float32))
     return found
 
 
@@ -133,40 +133,40 @@ def packed_region(program, weights) -> np.ndarray:
     """The weights region as bytes at a page-aligned address; every weight in bf16."""
     memory = np.zeros(program.weights_bytes + 4096, np.uint8)
     region = memory[-memory.ctypes.data % 4096 :][: program.weights_bytes]
-    for entry in program.meta["weights"]:
-        for number in range(entry.get("experts", 1)):
-            sources = [_matrix(weights[source["name"]], entry, source, number) for source in entry["sources"]]
+    for entry in program.weights:
+        for number in range(entry.experts):
+            sources = [_matrix(weights[source.name], entry, source, number) for source in entry.sources]
             data = _packed(entry, sources).tobytes()
-            assert len(data) <= entry.get("bank_stride", entry["bytes"])
-            begin = entry["offset"] + number * entry.get("bank_stride", 0)
+            assert len(data) <= (entry.bank_stride or entry.bytes)
+            begin = entry.offset + number * entry.bank_stride
             region[begin : begin + len(data)] = np.frombuffer(data, np.uint8)
     return region
 
 
 def _matrix(values, entry, source, number) -> np.ndarray:
     """Rows that the runs of matrix `number` of a bank count in."""
-    if "{expert}" in source["name"] or source.get("stacked"):
+    if "{expert}" in source.name or source.stacked:
         values = values[number]
-    if source.get("transposed"):
+    if source.transposed:
         values = values.T
-    if "head_rows" in source and source.get("transposed"):
-        begin = number * source["head_rows"] + source.get("first_k", 0)
-        return values[:, begin : begin + entry["k"]]
-    return values[number * source.get("head_rows", 0) :]
+    if source.head_rows and source.transposed:
+        begin = number * source.head_rows + source.first_k
+        return values[:, begin : begin + entry.k]
+    return values[number * source.head_rows :]
 
 
 def _packed(entry, sources) -> np.ndarray:
-    if entry["layout"] == "constant":
-        return np.array(entry["values"], np.float32)
-    if entry["layout"] == "vector":
-        out = np.zeros(entry.get("bank_stride", entry["bytes"]) // 4, np.float32)
-        for source, first, count, position, *step in entry["runs"]:
+    if entry.layout == "constant":
+        return np.array(entry.values, np.float32)
+    if entry.layout == "vector":
+        out = np.zeros((entry.bank_stride or entry.bytes) // 4, np.float32)
+        for source, first, count, position, *step in entry.runs:
             out[position : position + count] = sources[source][_taken(first, count, *step)]
         return out
-    n_tiles, k_tiles = entry["n_tiles"], entry["k_tiles"]
+    n_tiles, k_tiles = entry.n_tiles, entry.k_tiles
     out = np.zeros((16 * n_tiles, 32 * k_tiles), np.uint16)
-    for source, first, count, column, *step in entry["runs"]:
-        out[column : column + count, : entry["k"]] = to_bf16(sources[source][_taken(first, count, *step)])
+    for source, first, count, column, *step in entry.runs:
+        out[column : column + count, : entry.k] = to_bf16(sources[source][_taken(first, count, *step)])
     return out.reshape(n_tiles, 16, k_tiles, 16, 2).transpose(0, 2, 3, 1, 4)
 
 

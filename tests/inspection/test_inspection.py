@@ -18,6 +18,7 @@ from ellm.inspection.record import critical_path, record
 from ellm.inspection.steps import Step
 from ellm.kernels import contract
 from ellm.scheduler import topology
+from ellm.scheduler.program import Program
 
 
 @pytest.fixture
@@ -172,6 +173,40 @@ def test_a_saved_program_that_was_damaged_is_one_line(inspect, tmp_path):
         assert (code, out, err.count("\n")) == (2, "", 1) and err.startswith(f"ellm: {saved}: not a saved program: ")
 
 
+def test_a_saved_program_says_what_it_said(tmp_path):
+    program = inspected.program()
+    program.save(tmp_path / "saved.npz")
+    loaded = Program.load(tmp_path / "saved.npz")
+    said = ("graph", "operators", "weights", "caches", "plan", "cache_bytes", "token_bytes", "weight_bytes", "windows")
+    assert len(program.operators) == len(program.op_names) and program.caches and program.weights and program.plan
+    assert {name: getattr(loaded, name) for name in said} == {name: getattr(program, name) for name in said}
+    assert [one.name for one in loaded.operators] == loaded.op_names
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"operators": ({"part": "x"},)}, "operators[0] lacks kernel"),
+        ({"operators": ({"part": "x", "kernel": "y", "color": "red"},)}, "operators[0] has an unknown color"),
+        ({"operators": ({"part": "x", "kernel": "y", "after": [0, "1"]},)}, "operators[0].after[1] is '1', must be of"),
+        ({"weights": "none"}, "weights is 'none', must be a list"),
+        ({"plan": {"buffers": [7]}}, "plan.buffers[0] is 7, must be an object"),
+        ({"vocab": True}, "vocab is True, must be of type int"),
+    ],
+)
+def test_a_saved_program_that_says_something_else_is_one_line(inspect, tmp_path, change, words):
+    dataclasses.replace(inspected.program(), **change).save(tmp_path / "saved.npz")
+    code, out, err = inspect(tmp_path / "saved.npz")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"ellm: {tmp_path}/saved.npz: not a saved program: {words}")
+
+
+def test_a_saved_program_of_no_model_is_one_line(inspect, tmp_path):
+    dataclasses.replace(inspected.program(), operators=()).save(tmp_path / "saved.npz")
+    code, out, err = inspect(tmp_path / "saved.npz")
+    assert (code, out, err.count("\n")) == (2, "", 1) and "it says what 0 of its" in err
+
+
 def test_a_saved_program_with_unknown_kernels_is_one_line(inspect, tmp_path):
     program = inspected.program()
     dataclasses.replace(program, kernels=["teleport", *program.kernels[1:]]).save(tmp_path / "saved.npz")
@@ -188,7 +223,7 @@ def task_order(program):
         (("event", at), ("group", int(to))) for at in range(len(program.publishes)) for to in program.publishes[at]
     )
     for wake in program.wakes:
-        experts = program.meta["operators"][program.groups["op"][wake["first"]]]["experts"]
+        experts = program.operators[program.groups["op"][wake["first"]]].experts
         woken = range(int(wake["first"]), int(wake["first"]) + experts)
         graph.add_edges_from((("group", int(wake["group"])), ("group", expert)) for expert in woken)
     return graph
@@ -226,7 +261,7 @@ def test_a_change_of_all_layers_is_one_line_however_many_there_are():
 def test_home_cores_are_where_the_loader_puts_the_tiles():
     program = inspected.program()
     number = program.op_names.index("logits")
-    tiles = program.meta["operators"][number]["tiles"]
+    tiles = program.operators[number].tiles
     text = "\n".join(inspected.text.tasks(program, "logits", [4, 7, 9]))
     owned = [range(tiles * worker // 3, tiles * (worker + 1) // 3) for worker in range(3)]
     for core, tasks in zip([4, 7, 9], owned, strict=True):

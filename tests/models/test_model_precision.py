@@ -15,7 +15,7 @@ def compiled(name, precision=None, **overrides):
 
 
 def formats(program) -> dict[str, str]:
-    return {entry["name"]: entry["format"] for entry in program.meta["weights"] if entry["layout"] == "tiles"}
+    return {entry.name: entry.format for entry in program.weights if entry.layout == "tiles"}
 
 
 @pytest.mark.parametrize("field, dtype, stored", [("torch_dtype", "float16", "f16"), ("dtype", "bfloat16", "bf16")])
@@ -51,26 +51,24 @@ def test_mxfp4_is_the_experts_alone():
 
 def test_bytes_are_told_by_format():
     program = compiled("gpt_oss", **MXFP4)
-    bytes_of = dict.fromkeys(program.meta["weight_bytes"], 0)
-    for entry in program.meta["weights"]:
-        bytes_of[entry.get("format", "f32")] += entry["bytes"]
-    assert program.meta["weight_bytes"] == bytes_of and set(bytes_of) == {"bf16", "mxfp4", "f32"}
+    bytes_of = dict.fromkeys(program.weight_bytes, 0)
+    for entry in program.weights:
+        bytes_of[entry.precision] += entry.bytes
+    assert program.weight_bytes == bytes_of and set(bytes_of) == {"bf16", "mxfp4", "f32"}
     assert sum(bytes_of.values()) <= program.weights_bytes
     # Four of seven experts, 17 bytes for 32 numbers.
-    experts = [operator for operator in program.meta["operators"] if operator["experts"]]
-    assert {(operator["experts"], operator["top_k"], operator["precision"]) for operator in experts} == {
-        (7, 4, "mxfp4")
-    }
-    assert sum(operator["token_bytes"] for operator in experts) == 2 * 4 * 3 * 72 * 88 * 17 // 32
-    assert sum(operator["flops"] for operator in experts) == 2 * 2 * 4 * 3 * 72 * 88
-    assert program.meta["token_bytes"] == sum(operator["token_bytes"] for operator in program.meta["operators"])
+    experts = [operator for operator in program.operators if operator.experts]
+    assert {(operator.experts, operator.top_k, operator.precision) for operator in experts} == {(7, 4, "mxfp4")}
+    assert sum(operator.token_bytes for operator in experts) == 2 * 4 * 3 * 72 * 88 * 17 // 32
+    assert sum(operator.flops for operator in experts) == 2 * 2 * 4 * 3 * 72 * 88
+    assert program.token_bytes == sum(operator.token_bytes for operator in program.operators)
 
 
 def test_weights_of_different_precisions_are_not_joined():
     def precision(name):
         return "fp8" if "q_proj" in name or "up_proj" in name else "bf16"
 
-    kernels = [operator["kernel"] for operator in compiled("llama", precision).meta["operators"]]
+    kernels = [operator.kernel for operator in compiled("llama", precision).operators]
     assert {"linear", "append", "rope", "swiglu"} <= set(kernels) and not {"qkv", "gate_up"} & set(kernels)
 
 

@@ -18,10 +18,10 @@ GOLDEN = json.loads(make_golden.GOLDEN.read_text())
 def test_weights_are_those_of_the_checkpoint(name, fuse):
     program = compile(from_config(CONFIGS[name]).graph(), context=64, fuse=fuse)
     asked = {}
-    for entry in program.meta["weights"]:
-        for source in entry["sources"]:
-            for expert in range(entry["experts"] if "{expert}" in source["name"] else 1):
-                asked[source["name"].format(expert=expert)] = source["shape"]
+    for entry in program.weights:
+        for source in entry.sources:
+            for expert in range(entry.experts if "{expert}" in source.name else 1):
+                asked[source.name.format(expert=expert)] = list(source.shape)
     assert asked == GOLDEN["weights"][name]
 
 

@@ -3,6 +3,7 @@
 import itertools
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from ellm import dsl, models
 from ellm.cli.main import main
 from ellm.inspection.page import page
 from ellm.inspection.record import critical_path
+from ellm.scheduler.contents import NamedTensor
 
 
 @pytest.fixture(scope="module")
@@ -112,14 +114,10 @@ def test_every_operator_of_other_families_unfolds(browser, folder, name):
 
 
 def test_the_graph_is_that_of_the_program_with_its_layers_folded(tiny, program):
-    operators = program.meta["operators"]
-    shown = [
-        number
-        for number, one in enumerate(operators)
-        if not one["name"].startswith(("layers.1", "layers.2", "layers.3"))
-    ]
+    operators = program.operators
+    shown = [number for number, one in enumerate(operators) if one.layer < 1]
     assert nodes(tiny) == {"repeat0", *(f"op{number}" for number in shown)}
-    inside = {(f"op{a}", f"op{b}", "data") for b in shown for a in operators[b]["after"] if a in shown}
+    inside = {(f"op{a}", f"op{b}", "data") for b in shown for a in operators[b].after if a in shown}
     combine, qkv, o_proj = (program.op_names.index(f"layers.0.{name}") for name in ("experts.combine", "qkv", "o_proj"))
     gather = program.op_names.index("gather")
     through = {
@@ -172,7 +170,7 @@ def test_an_operator_unfolds_to_the_groups_tasks_and_events_of_the_program(tiny,
     unfold(tiny, f"op{number}")
     groups = [int(group) for group in (program.groups["op"] == number).nonzero()[0]]
     assert len(groups) == program.blocks == 4
-    tiles = program.meta["operators"][number]["tiles"]
+    tiles = program.operators[number].tiles
     assert f"op{number}" not in nodes(tiny)
     found = edges(tiny)
     for group in groups:
@@ -269,11 +267,11 @@ def test_the_critical_path_runs_through_one_group_and_its_events(tiny, program):
 def test_clicking_a_node_shows_all_that_is_known_of_it(tiny, program):
     number = program.op_names.index("layers.0.o_proj")
     tiny.tab.mouse.click(*tiny.node(f"op{number}"))
-    text, operator = tiny.details(), program.meta["operators"][number]
-    assert operator["line"] in text and "linear(o, w.self_attn.o_proj[d, h, k]" in text
-    assert "out = bf16(norm(x)) . W^T" in text and operator["shape"] in text
+    text, operator = tiny.details(), program.operators[number]
+    assert operator.line in text and "linear(o, w.self_attn.o_proj[d, h, k]" in text
+    assert "out = bf16(norm(x)) . W^T" in text and operator.shape in text
     assert "model.layers.0.self_attn.o_proj.weight" in text and f"{operator['flops'] / 1e3:.3g} kFLOP" in text
-    tiles = operator["tiles"]
+    tiles = operator.tiles
     assert tiny.run("document.querySelectorAll('#details .tasks i').length") == tiles
     assert f"core 2: task{'s' if tiles - tiles * 2 // 3 > 1 else ''} {tiles * 2 // 3}" in text
     tiny.tab.click("#details .tasks i:last-child")
@@ -309,28 +307,28 @@ def test_the_table_sorts_and_searches(tiny, program):
     tiny.tab.fill("#search", "")
     tiny.tab.click("#rows th:has-text('packed')")
     tiny.tab.click("#rows th:has-text('packed')")
-    largest = max(program.meta["operators"], key=lambda one: one["weight_bytes"])
+    largest = max(program.operators, key=lambda one: one.weight_bytes)
     assert tiny.run(column)[0] == largest["name"]
     assert tiny.tab.get_attribute("#rows th:has-text('packed')", "aria-sort") == "descending"
 
 
 def test_the_memory_plan_has_a_rectangle_a_buffer_at_its_place(tiny, program):
     tiny.tab.click("[aria-controls=memory]")
-    plan = program.meta["plan"]
-    count = len(plan["buffers"]) + len(plan["shared_buffers"])
+    plan = program.plan
+    count = len(plan.buffers) + len(plan.shared_buffers)
     assert tiny.run("document.querySelectorAll('#plan .buffer').length") == count
     assert tiny.run("document.querySelectorAll('#plan .bound').length") == 2
     rectangles = tiny.run("""[...document.querySelectorAll('#plan .buffer')].map(rectangle => {
         const { name, offset, bytes, first, last } = rectangle.__data__;
         const [x, y, width, height] = ["x", "y", "width", "height"].map(a => Number(rectangle.getAttribute(a)));
         return { name, offset, bytes, first, last, x, y, width, height } })""")
-    section = {one["name"]: one for one in plan["buffers"]}
+    section = {one.name: one.offset for one in plan.buffers}
     scale = {(one["height"] / one["bytes"]) for one in rectangles if one["name"] in section and one["height"] > 2}
     assert max(scale) - min(scale) < 1e-6
     bottom = {
         round(one["y"] + one["height"] + one["offset"] * max(scale), 3)
         for one in rectangles
-        if section.get(one["name"], {}).get("offset") == one["offset"] and one["height"] > 2
+        if section.get(one["name"]) == one["offset"] and one["height"] > 2
     }
     assert len(bottom) == 1
     tiny.tab.click("#plan .buffer >> nth=0")
@@ -341,11 +339,10 @@ def test_names_are_shown_as_they_are_and_never_run(browser, folder):
     config = json.loads((CONFIGS / "qwen3-moe.json").read_text())
     hostile = "</script><script>window.pwned=1</script><img src=x onerror=window.pwned=1>$title${data}<!--&amp;'\""
     program = dsl.compile(models.from_config(config).graph(), context=512)
-    for operator in program.meta["operators"]:
-        operator["line"] = operator["name"] = operator["shape"] = hostile
-        operator["weights"] = {hostile: {"name": hostile, "shape": [1]}}
-    for buffer in program.meta["plan"]["buffers"]:
-        buffer["name"] = hostile
+    texts = {name: hostile for name in ("part", "line", "shape")} | {"block": "", "layer": -1}
+    weights = {hostile: NamedTensor(hostile, (1,))}
+    program.operators = tuple(replace(one, **texts, weights=weights) for one in program.operators)
+    program.plan = replace(program.plan, buffers=tuple(replace(one, name=hostile) for one in program.plan.buffers))
     one = opened(browser, folder, program, hostile)
     for view in ("memory", "table", "graph"):
         one.tab.click(f"[aria-controls={view}]")

@@ -139,19 +139,19 @@ def test_calls_tasks_and_work_of_a_decoded_token(runtime, profile):
     totals = {kind.name: total for kind, total in decode.kinds.items()}
     assert totals["logits"].calls == totals["embed"].calls == TOKENS - 1
     assert totals["layers.*.qkv"].calls == 2 * (TOKENS - 1)
-    operators = runtime.program.meta["operators"]
+    operators = runtime.program.operators
     for kind, total in decode.kinds.items():
         same = [one for one in operators if OperatorKind.of(one) == kind]
         if kind.experts:
             share = kind.top_k / kind.experts
-            assert total.bytes == pytest.approx((TOKENS - 1) * share * sum(one["weight_bytes"] for one in same))
+            assert total.bytes == pytest.approx((TOKENS - 1) * share * sum(one.weight_bytes for one in same))
         elif kind.kernel == "attend":
             assert total.bytes > 0 and total.flops == sum(
-                (101 + i) * one["flops_per_key"] for i in range(TOKENS - 1) for one in same
+                (101 + i) * one.flops_per_key for i in range(TOKENS - 1) for one in same
             )
         else:
-            assert total.bytes == (TOKENS - 1) * sum(one["weight_bytes"] for one in same)
-            assert total.flops == (TOKENS - 1) * sum(one["flops"] for one in same)
+            assert total.bytes == (TOKENS - 1) * sum(one.weight_bytes for one in same)
+            assert total.flops == (TOKENS - 1) * sum(one.flops for one in same)
 
 
 def test_tasks_of_the_trace_are_those_that_ran(runtime, profile, trace, expected):
@@ -177,7 +177,7 @@ def test_nothing_overlaps_on_a_core(runtime, trace):
 
 def test_tasks_come_after_the_operators_that_theirs_needs(runtime, trace):
     """By `after` of the compiler, which the scheduler does not see: in a row block, or of an expert, those have run."""
-    operators = {one["name"]: one for one in runtime.program.meta["operators"]}
+    operators = {one.name: one for one in runtime.program.operators}
     names = list(operators)
     spans = {}
     for one in trace.of("kernel"):
@@ -188,8 +188,8 @@ def test_tasks_come_after_the_operators_that_theirs_needs(runtime, trace):
     for (step, name, block), (begin, _) in spans.items():
         if name in ("gather", "logits", "sample"):  # their blocks are of logit rows
             continue
-        for before in (names[number] for number in operators[name]["after"]):
-            if bool(operators[name]["experts"]) == bool(operators[before]["experts"]):
+        for before in (names[number] for number in operators[name].after):
+            if bool(operators[name].experts) == bool(operators[before].experts):
                 blocks = [block]
             else:  # from row blocks to experts, or back
                 blocks = [other for number, one, other in spans if (number, one) == (step, before)]

@@ -23,6 +23,7 @@ from ellm.profiling import overhead, page, perfetto, recorder, report
 from ellm.profiling.account import OUTSIDE, THE_END, Accountant
 from ellm.profiling.recorder import DECODE, PREFILL, Recorder, Step
 from ellm.scheduler import Pool
+from ellm.scheduler.contents import OperatorInfo
 from ellm.scheduler.probe_program import TABLE, ProbeGroup, one_row, probe_program
 from ellm.scheduler.spans import Activity
 from ellm.serving.runtime import Runtime
@@ -65,8 +66,7 @@ def slow_program():
         for (tiles, ns), after in zip(SLOW.values(), ([], [0]), strict=True)
     ]
     program = probe_program(groups)
-    common = {"kernel": "slow", "precision": "", "experts": 0, "top_k": 0, "weight_bytes": 0, "flops": 0}
-    program.meta["operators"] = [{"name": name, "tiles": tiles, **common} for name, (tiles, _) in SLOW.items()]
+    program.operators = tuple(OperatorInfo(name, "slow", tiles=tiles) for name, (tiles, _) in SLOW.items())
     return program
 
 

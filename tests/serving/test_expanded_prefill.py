@@ -107,7 +107,7 @@ def test_both_programs_share_weights_and_caches(one_folder):
     source = Source.of_config(json.loads((one_folder / "config.json").read_text()))
     program, prefill = compile_model(source, context=512, chunk=256, expanded_prefill=True).programs
     alone = compile_model(source, context=512, chunk=256).program
-    assert program.meta["weights"] == prefill.meta["weights"]
+    assert program.weights == prefill.weights
     assert program.weights_bytes == prefill.weights_bytes > alone.weights_bytes
     assert program.range_bytes == alone.range_bytes < prefill.range_bytes
     program.check()
