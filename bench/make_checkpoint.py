@@ -86,18 +86,18 @@ def stored(config: dict[str, Any]) -> dict[str, Tensor]:
     source = Source.of_config(config)
     plain = {"bf16": "BF16", "f16": "F16"}[source.model.precision("model.norm.weight")]
     found: dict[str, Tensor] = {}
-    for weight in compile_model(source).program.meta["weights"]:
-        for tensor in weight.get("sources", ()):
-            for expert in range(weight.get("experts", 1)):
-                name = tensor["name"].replace("{expert}", str(expert))
-                found[name] = (plain, tuple(tensor["shape"]))
+    for weight in compile_model(source).program.weights:
+        for tensor in weight.sources:
+            for expert in range(weight.experts):
+                name = tensor.name.replace("{expert}", str(expert))
+                found[name] = (plain, tuple(tensor.shape))
                 if name.endswith("e_score_correction_bias"):
                     found[name] = ("F32", found[name][1])
-                if "scales" in tensor:
+                if tensor.scales is not None:
                     codes, scales = ("U8", "U8") if name.endswith("_blocks") else ("F8_E4M3", "F32")
                     found[name] = (codes, found[name][1])
-                    of_scales = tensor["scales"]["name"].replace("{expert}", str(expert))
-                    found[of_scales] = (scales, tuple(tensor["scales"]["shape"]))
+                    of_scales = tensor.scales.name.replace("{expert}", str(expert))
+                    found[of_scales] = (scales, tuple(tensor.scales.shape))
     return dict(sorted(found.items()))
 
 
