@@ -22,7 +22,7 @@ from ellm.kernels import contract, isa
 from ellm.kernels.formats import FORMATS
 from ellm.kernels.records import RECORDS
 
-ROW_BLOCK = 64
+ROW_BLOCK = 256
 TASK_TILES = 8
 READ_TASK = 256 * 1024
 
@@ -125,7 +125,7 @@ def main() -> None:
     parser.add_argument("--format", action="append", choices=FORMATS)
     parser.add_argument("--columns", type=int, default=65536)
     parser.add_argument("--k", type=int, default=1024)
-    parser.add_argument("--rows", type=int, nargs="+", default=[1, 4, 16, 64])
+    parser.add_argument("--rows", type=int, nargs="+", default=[1, 16, 64, 256])
     parser.add_argument("--seconds", type=float, default=1, help="for each row of the table")
     options = parser.parse_args()
     print("isa      format  rows    GB/s  of reading  TFLOP/s  of the peak")
@@ -136,9 +136,8 @@ def main() -> None:
         for rows in options.rows:
             speed, rate, of_read, of_peak = measure(bench, rows, loop, options.seconds)
             print(f"{name:8} {format:6} {rows:5} {speed:7.1f} {of_read:10.0%} {rate:9.3f} {of_peak:11.0%}")
-        print(
-            f"  best read loop: {loop}; limits now {bench.read(loop) / 1e9:.1f} GB/s, {bench.peak() / 1e12:.3f} TFLOP/s"
-        )
+        read, peak = bench.read(loop) / 1e9, bench.peak() / 1e12
+        print(f"  {name}: best read loop {loop}; limits now {read:.1f} GB/s, {peak:.3f} TFLOP/s")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,142 @@
+"""Measures this machine in about a quarter of an hour: limits, kernels, models, scheduler. Prints one Markdown section.
+
+    python bench/machine.py [--seconds 2] [--append docs/speed.md]
+
+Every figure is a median of windows that alternate with the machine's limit, on all cores; a share is the median over
+these pairs. Models have random weights of the exact geometry, written to a temporary folder (9 GB). Whatever cannot run
+here is a row that says why.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import ellm
+from ellm.kernels import isa
+from ellm.scheduler import topology
+
+HERE = Path(__file__).parent
+MODELS = (("qwen3-0.6b", None), ("qwen3-30b-a3b", 6), ("gpt-oss-20b", 4))
+"""Geometry of bench/configs, and how many layers a small machine holds of it."""
+PROMPTS = (512, 4096)
+CHUNK = 512
+KERNEL = re.compile(r"^(\w+) +(\w+) +(\d+) +([\d.]+) +(\d+)% +([\d.]+) +(\d+)%$", re.MULTILINE)
+LIMITS = re.compile(r"^  (\w+): .* limits now ([\d.]+) GB/s, ([\d.]+) TFLOP/s$", re.MULTILINE)
+SCHEDULER = re.compile(r"│ (\S.*?) +│ +([\d.]+) │ +([\d.]*) +│ +([\d.]*) +│")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    what: str
+    figure: str
+    share: str = ""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=2, help="for each row of the kernels")
+    parser.add_argument("--append", type=Path, metavar="FILE", help="also write the section at the end of FILE")
+    arguments = parser.parse_args()
+    lines = [*heading(), "", "| | measured | share of the limit |", "|---|---|---|"]
+    print("\n".join(lines), flush=True)
+    for row in (*kernels(arguments.seconds), *models(), *scheduler()):
+        lines.append(f"| {row.what} | {row.figure} | {row.share} |")
+        print(lines[-1], flush=True)
+    if arguments.append is not None:
+        with arguments.append.open("a", encoding="utf-8") as file:
+            file.write("\n" + "\n".join(lines) + "\n")
+
+
+def heading() -> list[str]:
+    """The CPU's name, and what else the figures depend on."""
+    name = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    family = re.search(r"^model\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    cores = topology.choose_cores(None)
+    caches = ", ".join(f"L{cache.level} {cache.size >> 10:,} KiB" for cache in topology.caches(cores[0]))
+    compiler = subprocess.run(["cc", "--version"], capture_output=True, text=True, check=False).stdout.partition("\n")[
+        0
+    ]
+    usable = ", ".join(one for one, obstacle in isa.available().items() if obstacle is None)
+    return [
+        f"## {name[1] if name else platform.machine()} (model {family[1] if family else 'unknown'})",
+        "",
+        f"{len(cores)} cores, {caches}; kernels for {usable}. Linux {platform.release()}, {compiler}, "
+        f"Python {platform.python_version()}, ellm {ellm.__version__}, {date.today()}.",
+    ]
+
+
+def kernels(seconds: float) -> Iterator[Row]:
+    """`linear` on each ISA, format and number of rows."""
+    printed = run("kernels.py", "--seconds", str(seconds))
+    for name, format, rows, speed, of_read, rate, of_peak in KERNEL.findall(printed):
+        figure = f"{speed} GB/s, {rate} TFLOP/s"
+        yield Row(f"linear, {name}, {format}, {rows} rows", figure, f"read {of_read} %, multiplication {of_peak} %")
+    limits: dict[str, list[tuple[float, float]]] = {}
+    for name, read, peak in LIMITS.findall(printed):
+        limits.setdefault(name, []).append((float(read), float(peak)))
+    for name, found in limits.items():
+        read, peak = (max(column) for column in zip(*found, strict=True))
+        yield Row(f"limits, {name}, best of {len(found)}", f"{read} GB/s, {peak} TFLOP/s")
+
+
+def models() -> Iterator[Row]:
+    """Prefill and decode of each model that fits."""
+    for name, layers in MODELS:
+        title = name if layers is None else f"{name}, {layers} layers"
+        with tempfile.TemporaryDirectory() as folder:
+            cut = [] if layers is None else ["--layers", str(layers)]
+            run("make_checkpoint.py", str(HERE / "configs" / name), folder, *cut)
+            prompts = [word for prompt in PROMPTS for word in ("-p", str(prompt))]
+            command = [
+                sys.executable,
+                "-m",
+                "ellm.cli.main",
+                "bench",
+                folder,
+                *prompts,
+                "-n",
+                "64",
+                "--chunk",
+                str(CHUNK),
+            ]
+            done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False)
+        if done.returncode:
+            yield Row(title, done.stderr.strip().splitlines()[-1])
+            continue
+        for result in json.loads(done.stdout)["results"]:
+            unit, scale = ("TFLOP/s", 1e12) if result["bytes_per_token"] is None else ("GB/s", 1e9)
+            figure = f"{result['tokens_per_second']:.1f} tokens/s, {result['rate'] / scale:.2f} {unit}"
+            limit = f"{result['share']:.0%} of {result['limit'] / scale:.2f} {unit}"
+            yield Row(f"{title}: {result['name']}", figure, limit)
+
+
+def scheduler() -> Iterator[Row]:
+    """Its own cost beside oneTBB's."""
+    done = subprocess.run([sys.executable, str(HERE / "scheduler.py")], capture_output=True, text=True, check=False)
+    if done.returncode:
+        yield Row("scheduler", "not measured: " + (done.stderr.strip().splitlines() or ["it failed"])[-1])
+    for what, ours, by_task, by_group in SCHEDULER.findall(done.stdout):
+        beside = f"oneTBB {by_task} (a node a task), {by_group} (a node a group)" if by_task else ""
+        yield Row(what, ours, beside)
+
+
+def run(script: str, *words: str) -> str:
+    """What a script of this folder prints."""
+    command = [sys.executable, str(HERE / script), *words]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
+if __name__ == "__main__":
+    main()
