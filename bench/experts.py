@@ -60,14 +60,8 @@ def tasks(runtime: Runtime, context: int) -> list[str]:
 def one_sequence(tokens: np.ndarray, position: int, cache: int, vocab: int) -> StepInput:
     """A step of tokens [T] from this position on; the logits after the last one."""
     count = len(tokens)
-    return StepInput(
-        tokens=tokens,
-        positions=np.arange(position, position + count, dtype=np.int32),
-        slots=np.zeros(count, np.int32),
-        ranges=np.array([cache], np.uint64),
-        logit_row=np.array([count - 1], np.int32),
-        logits=np.empty((1, vocab), np.float32),
-    )
+    positions = np.arange(position, position + count, dtype=np.int32)
+    return StepInput.of(positions, tokens, ranges=[cache], logit_row=[count - 1], vocab=vocab)
 
 
 def expert_tasks(runtime: Runtime, experts: np.ndarray) -> tuple[int, int]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from ellm.kernels.contract import SAMPLING
+
+Numbers = Sequence[int] | np.ndarray
+
 
 @dataclass
 class StepInput:
-    """The rows of a step and where its results go. Arrays are kept until the step has ended."""
+    """The rows of a step and where its results go. Arrays are kept until the step has ended. Made by `of`."""
 
     tokens: np.ndarray  # int32 [rows]
     positions: np.ndarray  # int32 [rows]
@@ -21,3 +26,44 @@ class StepInput:
     sampled: np.ndarray | None = None  # int32 [logit rows]: written
     logprob: np.ndarray | None = None  # float32 [logit rows]: written
     ended: bool = False  # written: all of it was computed, even if an interrupt keeps `run` from returning
+
+    @classmethod
+    def of(
+        cls,
+        positions: Numbers,
+        tokens: Numbers | None = None,
+        *,
+        slots: Numbers | None = None,
+        ranges: Numbers | None = None,
+        logit_row: Numbers = (),
+        logits: np.ndarray | None = None,
+        vocab: int = 1,
+        sampling: np.ndarray | None = None,
+        sampled: np.ndarray | None = None,
+        logprob: np.ndarray | None = None,
+    ) -> StepInput:
+        """A step of rows at these positions; arrays of the right type are taken as they are.
+
+        By default all tokens are 0, all rows are of one sequence, no range has an address, no row wants logits, and
+        there is none that is sampled. Results for which no array is given get one: logits [logit rows, vocab] and, with
+        `sampling`, sampled and logprob.
+        """
+        rows, wanted = len(positions), len(logit_row)
+        slots = np.zeros(rows, np.int32) if slots is None else np.asarray(slots, np.int32)
+        if ranges is None:
+            ranges = np.zeros(int(slots.max(initial=-1)) + 1, np.uint64)
+        if sampling is not None:
+            assert sampling.dtype == SAMPLING
+            sampled = np.empty(wanted, np.int32) if sampled is None else sampled
+            logprob = np.empty(wanted, np.float32) if logprob is None else logprob
+        return cls(
+            tokens=np.zeros(rows, np.int32) if tokens is None else np.asarray(tokens, np.int32),
+            positions=np.asarray(positions, np.int32),
+            slots=slots,
+            ranges=np.asarray(ranges, np.uint64),
+            logit_row=np.asarray(logit_row, np.int32),
+            logits=np.empty((wanted, vocab), np.float32) if logits is None else logits,
+            sampling=sampling,
+            sampled=sampled,
+            logprob=logprob,
+        )

@@ -122,15 +122,7 @@ class _Walk:
 
 def _step_counts(program: Program, rows: int, workers: int) -> np.ndarray:
     """counts[kind, block] of the step."""
-    step = StepInput(
-        tokens=np.zeros(rows, np.int32),
-        positions=np.arange(rows, dtype=np.int32) % program.context,
-        slots=np.arange(rows, dtype=np.int32) // program.context,
-        ranges=np.zeros(rows, np.uint64),
-        logit_row=np.array([rows - 1], np.int32),
-        logits=np.zeros((1, program.vocab), np.float32),
-        sampling=np.zeros(1, SAMPLING),
-        sampled=np.zeros(1, np.int32),
-        logprob=np.zeros(1, np.float32),
-    )
+    slots, positions = np.divmod(np.arange(rows), program.context)
+    sampling = np.zeros(1, SAMPLING)
+    step = StepInput.of(positions, slots=slots, logit_row=[rows - 1], vocab=program.vocab, sampling=sampling)
     return StepTables(program, workers).fill(step).counts

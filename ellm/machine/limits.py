@@ -84,17 +84,7 @@ class Limits:
         return time.perf_counter() - begin
 
 
-ONE_ROW = StepInput(
-    tokens=np.zeros(1, np.int32),
-    positions=np.zeros(1, np.int32),
-    slots=np.zeros(1, np.int32),
-    ranges=np.zeros(1, np.uint64),
-    logit_row=np.zeros(0, np.int32),
-    logits=np.zeros((0, 1), np.float32),
-    sampling=None,
-    sampled=None,
-    logprob=None,
-)
+ONE_ROW = StepInput.of([0])
 
 
 def last_level_cache(cores: list[int]) -> int:

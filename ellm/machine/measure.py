@@ -26,7 +26,7 @@ from ellm.kernels.formats import FORMATS, PLAIN, Format
 from ellm.kernels.isa import Table
 from ellm.kernels.records import RECORDS
 from ellm.machine.description import Machine
-from ellm.machine.limits import ONE_ROW, kernel_program, last_level_cache
+from ellm.machine.limits import kernel_program, last_level_cache
 from ellm.machine.sharing import Sharing
 from ellm.scheduler import Pool, StepInput
 from ellm.scheduler.probe_program import TABLE as PROBES
@@ -269,14 +269,8 @@ class Meter:
     def _sample(self) -> Callable[[], float]:
         """Logits per nanosecond."""
         program = replace(_alone("sample", {"vocab": SAMPLED}, 64, 4096), vocab=SAMPLED)
-        step = replace(
-            ONE_ROW,
-            logit_row=np.zeros(1, np.int32),
-            logits=np.random.default_rng(0).standard_normal((1, SAMPLED), np.float32),
-            sampling=np.zeros(1, SAMPLING),
-            sampled=np.zeros(1, np.int32),
-            logprob=np.zeros(1, np.float32),
-        )
+        logits = np.random.default_rng(0).standard_normal((1, SAMPLED), np.float32)
+        step = StepInput.of([0], logit_row=[0], logits=logits, sampling=np.zeros(1, SAMPLING))
         return self._timed(self.single.load(program, self.table, 0), step, SAMPLED)
 
     def _timed(self, executable: Any, step: StepInput, elements: int) -> Callable[[], float]:
@@ -346,12 +340,7 @@ def _alone(kernel: str, args: dict[str, Any], weights_bytes: int, section: int) 
 
 def _rows(count: int) -> StepInput:
     """A step of so many rows of one sequence."""
-    return replace(
-        ONE_ROW,
-        tokens=np.zeros(count, np.int32),
-        positions=np.arange(count, dtype=np.int32),
-        slots=np.zeros(count, np.int32),
-    )
+    return StepInput.of(np.arange(count))
 
 
 def _fill(mapping: Mapping, cores: list[int]) -> None:

@@ -53,16 +53,12 @@ class Shape:
     def step(self, vocab: int) -> StepInput:
         """The rows, for StepTables."""
         count = self.sequences
-        return StepInput(
-            tokens=np.zeros(count * self.rows, np.int32),
-            positions=np.tile(np.arange(self.begin, self.begin + self.rows, dtype=np.int32), count),
-            slots=np.repeat(np.arange(count, dtype=np.int32), self.rows),
-            ranges=np.zeros(count, np.uint64),
-            logit_row=np.arange(1, count + 1, dtype=np.int32) * self.rows - 1,
-            logits=np.empty((count, vocab), np.float32),
+        return StepInput.of(
+            np.tile(np.arange(self.begin, self.begin + self.rows), count),
+            slots=np.repeat(np.arange(count), self.rows),
+            logit_row=np.arange(1, count + 1) * self.rows - 1,
+            vocab=vocab,
             sampling=np.zeros(count, SAMPLING),
-            sampled=np.zeros(count, np.int32),
-            logprob=np.zeros(count, np.float32),
         )
 
 

@@ -45,20 +45,16 @@ class Bencher:
         self.tokens = np.random.default_rng(0).integers(0, runtime.program.vocab, runtime.context, dtype=np.int32)
         self.positions = np.arange(runtime.context, dtype=np.int32)
         self.logits = np.empty((1, runtime.program.vocab), np.float32)
-        self.sampled, self.logprob = np.empty(1, np.int32), np.empty(1, np.float32)
 
     def step(self, begin: int, end: int) -> float:
         """Run positions [begin, end), choose the token after them, and return the seconds that took."""
-        step = StepInput(
-            tokens=self.tokens[begin:end],
-            positions=self.positions[begin:end],
-            slots=np.zeros(end - begin, np.int32),
-            ranges=np.array([self.range.address], np.uint64),
-            logit_row=np.array([end - begin - 1], np.int32),
+        step = StepInput.of(
+            self.positions[begin:end],
+            self.tokens[begin:end],
+            ranges=[self.range.address],
+            logit_row=[end - begin - 1],
             logits=self.logits,
             sampling=np.zeros(1, SAMPLING),
-            sampled=self.sampled,
-            logprob=self.logprob,
         )
         start = time.perf_counter()
         self.runtime.executable_for(end - begin).run(step)

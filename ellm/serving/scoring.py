@@ -16,7 +16,6 @@ class Scoring:
         engine.release()
         self._engine, self._tokens = engine, tokens
         self._positions = np.arange(len(tokens), dtype=np.int32)
-        self._slots = np.zeros(len(tokens), np.int32)
         self._range = engine.room.ranges.acquire()
         self._addresses = np.array([self._range.address], np.uint64)
         self.logits = np.empty((len(tokens), engine.program.vocab), np.float32)
@@ -27,10 +26,9 @@ class Scoring:
         rows = slice(self.done, min(self.done + self._engine.batcher.chunk, len(self._tokens)))
         count = rows.stop - rows.start
         self._engine.executable_for(count).run(
-            StepInput(
-                tokens=self._tokens[rows],
-                positions=self._positions[rows],
-                slots=self._slots[:count],
+            StepInput.of(
+                self._positions[rows],
+                self._tokens[rows],
                 ranges=self._addresses,
                 logit_row=self._positions[:count],
                 logits=self.logits[rows],

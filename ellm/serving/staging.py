@@ -39,9 +39,9 @@ class Staging:
                 self._sampling[drawn] = sequence.sampling
                 self._sampling[drawn]["counter"] = self._sampling[drawn]["history_len"] = share.end
                 drawn += 1
-        return StepInput(
-            tokens=self._tokens[:end],
-            positions=self._positions[:end],
+        return StepInput.of(
+            self._positions[:end],
+            self._tokens[:end],
             slots=self._slots[:end],
             ranges=self._addresses,
             logit_row=self._logit_row[:drawn],

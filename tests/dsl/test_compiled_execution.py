@@ -38,17 +38,8 @@ def answer(program, steps, run):
     for begin in range(0, len(TOKENS), steps):
         rows = len(TOKENS[begin : begin + steps])
         logits = np.full((rows, program.vocab), np.nan, np.float32)
-        positions = np.arange(begin, begin + rows, dtype=np.int32)
-        run(
-            StepInput(
-                tokens=TOKENS[begin : begin + rows],
-                positions=positions,
-                slots=np.zeros(rows, np.int32),
-                ranges=np.array([base], np.uint64),
-                logit_row=np.arange(rows, dtype=np.int32),
-                logits=logits,
-            )
-        )
+        positions, tokens = np.arange(begin, begin + rows), TOKENS[begin : begin + rows]
+        run(StepInput.of(positions, tokens, ranges=[base], logit_row=range(rows), logits=logits))
         parts.append(logits)
     return np.concatenate(parts)
 

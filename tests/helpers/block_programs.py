@@ -278,17 +278,8 @@ def random_step(random: Random, program: Program) -> StepInput:
         begin = random.choice([0, random.randint(0, program.context - rows)])
         slots += [(slots[-1] + 1 if slots else 0)] * rows
         positions += range(begin, begin + rows)
-    logit_row = np.array(sorted(random.sample(range(total), random.choice([0, 1, total]))), np.int32)
+    logit_row = sorted(random.sample(range(total), random.choice([0, 1, total])))
     count = len(logit_row)
     sampled = random.random() < 0.5
-    return StepInput(
-        np.zeros(total, np.int32),
-        np.array(positions, np.int32),
-        np.array(slots, np.int32),
-        np.zeros(slots[-1] + 1, np.uint64),
-        logit_row,
-        np.zeros((count, program.vocab), np.float32),
-        np.zeros(count, SAMPLING) if sampled else None,
-        np.zeros(count, np.int32) if sampled else None,
-        np.zeros(count, np.float32) if sampled else None,
-    )
+    sampling = np.zeros(count, SAMPLING) if sampled else None
+    return StepInput.of(positions, slots=slots, logit_row=logit_row, vocab=program.vocab, sampling=sampling)

@@ -48,13 +48,12 @@ class RoutedSequence:
         count = len(tokens)
         self._chosen.clear()
         self.executable.run(
-            StepInput(
-                tokens=tokens.astype(np.int32),
-                positions=np.arange(position, position + count, dtype=np.int32),
-                slots=np.zeros(count, np.int32),
-                ranges=np.array([self._cache.address], np.uint64),
-                logit_row=np.array([count - 1], np.int32),
-                logits=np.empty((1, self.vocab), np.float32),
+            StepInput.of(
+                np.arange(position, position + count),
+                tokens,
+                ranges=[self._cache.address],
+                logit_row=[count - 1],
+                vocab=self.vocab,
             )
         )
         layers = [sorted(blocks, key=lambda block: block[0]) for _, blocks in sorted(self._chosen.items())]

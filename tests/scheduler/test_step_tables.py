@@ -14,10 +14,8 @@ from ellm.scheduler.program import Kind
 def rows(*sequences: tuple[int, int], **more) -> StepInput:
     """A step of sequences (first position, rows)."""
     positions = np.concatenate([np.arange(begin, begin + count) for begin, count in sequences]).astype(np.int32)
-    slots = np.repeat(np.arange(len(sequences)), [count for _, count in sequences]).astype(np.int32)
-    none = np.zeros(0, np.int32)
-    fields = {"logit_row": none, "logits": np.zeros((0, 1), np.float32), **more}
-    return StepInput(np.zeros(len(slots), np.int32), positions, slots, np.zeros(len(sequences), np.uint64), **fields)
+    slots = np.repeat(np.arange(len(sequences)), [count for _, count in sequences])
+    return StepInput.of(positions, slots=slots, **more)
 
 
 @pytest.fixture(scope="module")
