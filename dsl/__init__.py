@@ -20,6 +20,7 @@ from ellm.dsl.ops import (
     softmax,
     swiglu,
 )
+from ellm.dsl.policy import Policy, as_stored, packed_as
 from ellm.dsl.tensor import Dim, Expert, Rope
 from ellm.dsl.trace import trace
 from ellm.dsl.value import Cache, Caches, Precision, Routes, Value, Weights
@@ -32,12 +33,14 @@ __all__ = [
     "Graph",
     "GraphError",
     "LoweringError",
+    "Policy",
     "Precision",
     "Rope",
     "Routes",
     "ShapeError",
     "Value",
     "Weights",
+    "as_stored",
     "attend",
     "clamped_swiglu",
     "compile",
@@ -49,6 +52,7 @@ __all__ = [
     "head_linear",
     "linear",
     "logits",
+    "packed_as",
     "rms_norm",
     "rope",
     "route",

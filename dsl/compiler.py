@@ -14,6 +14,7 @@ from ellm.dsl.lower import lower
 from ellm.dsl.lowering import Lowering
 from ellm.dsl.operator import Operator
 from ellm.dsl.packing import PAGE
+from ellm.dsl.policy import Policy, as_stored
 from ellm.dsl.rewrite import rewrite
 from ellm.dsl.tiling import ROWS
 from ellm.kernels import contract
@@ -27,18 +28,33 @@ _LEAST_PARTIALS = 64
 _WITHOUT_COUNTS = np.dtype([(name, "i4") for name in GROUP.names or () if name != "counts"])
 
 
-def compile(graph: Graph, *, context: int, chunk: int = 512, row_block: int = 64, fuse: bool = True) -> Program:
+def compile(
+    graph: Graph,
+    *,
+    context: int,
+    chunk: int = 512,
+    row_block: int = 64,
+    fuse: bool = True,
+    packing: Policy = as_stored,
+) -> Program:
     """Compile a traced model.
 
     A sequence has at most `context` positions, rounded up to whole splits of the context, and a step at most `chunk`
     rows, rounded up to whole row blocks of `row_block` rows. Without `fuse`, one kernel runs per operator of the graph.
-    Raises GraphError (an InputError) for bad sizes, a malformed graph, or an operator that no kernel can run.
+    `packing` decides in which format each matrix is packed. Raises GraphError (an InputError) for bad sizes, a
+    malformed graph, or an operator that no kernel can run.
     """
-    return compile_all([graph], context=context, chunk=chunk, row_block=row_block, fuse=fuse)[0]
+    return compile_all([graph], context=context, chunk=chunk, row_block=row_block, fuse=fuse, packing=packing)[0]
 
 
 def compile_all(
-    graphs: Sequence[Graph], *, context: int, chunk: int = 512, row_block: int = 64, fuse: bool = True
+    graphs: Sequence[Graph],
+    *,
+    context: int,
+    chunk: int = 512,
+    row_block: int = 64,
+    fuse: bool = True,
+    packing: Policy = as_stored,
 ) -> list[Program]:
     """Compile graphs of one model into programs that share packed weights and KV ranges; else as `compile`.
 
@@ -48,7 +64,7 @@ def compile_all(
     for graph in graphs:
         _check_sizes(graph, context, chunk, row_block)
         sizes = _round_up(context, contract.SPLIT), row_block, -(-chunk // row_block)
-        lowerings.append(lower(rewrite(graph, fuse), *sizes, first=lowerings[0] if lowerings else None))
+        lowerings.append(lower(rewrite(graph, fuse, packing), *sizes, first=lowerings[0] if lowerings else None))
     weights_bytes = lowerings[0].region.place()
     return [_program(lowering, weights_bytes, context) for lowering in lowerings]
 

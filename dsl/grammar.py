@@ -51,6 +51,14 @@ class Effect(Enum):
     ANSWERS = "its value is what the model is asked for: a graph ends in it"
 
 
+class Exempt(Enum):
+    """Whose weights checkpoints of fewer bits keep in more."""
+
+    NONE = "nobody's"
+    OWN = "its own"
+    INPUT = "those of what computes its input"
+
+
 @dataclass(frozen=True)
 class Form:
     """What an operator is made of; names that end in `?` are optional, one that ends in `...` stands for many.
@@ -66,6 +74,7 @@ class Form:
     stores: Storage = Storage.F32
     rounded: tuple[str, ...] = ()
     effect: Effect = Effect.NONE
+    exempt: Exempt = Exempt.NONE
 
     @property
     def takes_norm(self) -> bool:
@@ -335,7 +344,7 @@ def _combine(node: Node, inputs: Sequence[Node]) -> Shape:
 
 GRAMMAR: dict[str, Form] = {
     "tokens": Form(_tokens),
-    "embed": Form(_embed, ("tokens",), ("weight",)),
+    "embed": Form(_embed, ("tokens",), ("weight",), exempt=Exempt.OWN),
     "angles": Form(_angles, (), (), ("rope",)),
     "rms_norm": Form(_rms_norm, ("x",), ("weight",), ("eps",), Storage.EITHER),
     "linear": Form(
@@ -363,12 +372,15 @@ GRAMMAR: dict[str, Form] = {
         ("scores",),
         ("bias?",),
         ("k", "normalize", "scale", "groups?", "keep_groups?", "group_top?", "masked?", "score?"),
+        exempt=Exempt.INPUT,
     ),
     "dispatch": Form(_dispatch, ("routes", "x"), rounded=("x",)),
     "combine": Form(_combine, ("routes", "y", "residual?")),
     "add": Form(_add, ("a", "b")),
     "gather": Form(_gather, ("x",)),
-    "logits": Form(_logits, ("x",), ("weight", "norm?"), ("eps?",), rounded=("x",), effect=Effect.ANSWERS),
+    "logits": Form(
+        _logits, ("x",), ("weight", "norm?"), ("eps?",), rounded=("x",), effect=Effect.ANSWERS, exempt=Exempt.OWN
+    ),
     # Made by rewriting only.
     "gate_up": Form(
         _gate_up,

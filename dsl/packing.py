@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from ellm.dsl.tensor import Weight
 from ellm.dsl.tiling import COLUMNS, depth_tiles, tiles
-from ellm.kernels.formats import FORMATS, PLAIN, Format
+from ellm.kernels.formats import FORMATS, KNOWN, PLAIN, Format
 from ellm.scheduler.contents import NamedTensor, Run, Source, WeightEntry
 
 PAGE = 4096
@@ -107,7 +107,7 @@ class Region:
         """Tiles [n_tiles][ceil(k / 32)] of weights [rows, k], a bank of them if they are of experts."""
         sources, numbers = _sources([_source(weight, math.prod(weight.shape) // k, k) for weight in weights])
         stored = _stored_runs(tuple(weights), numbers, runs)
-        entry = self._matrix(weights, sources, stored, k, n_tiles, task_tiles, weights[0].precision)
+        entry = self._matrix(weights, sources, stored, k, n_tiles, task_tiles, weights[0].packed)
         if weights[0].experts:
             entry = _bank(entry, weights[0].experts, PAGE)
         return self._add(("tiles", *weights, runs, k, task_tiles), entry)
@@ -121,7 +121,7 @@ class Region:
         first = cut.first if cut else 0
         source = replace(source, head_rows=head_rows, first_k=first if weight.transposed else 0)
         runs = ((0, 0 if weight.transposed else first, n, 0),)
-        format = _aligned(weight.precision, head_rows, first) if weight.transposed else weight.precision
+        format = _aligned(weight.packed, head_rows, first) if weight.transposed else weight.packed
         entry = self._matrix([weight], (source,), runs, k, n_tiles, task_tiles, format)
         return self._add(("heads", weight, task_tiles), replace(_bank(entry, count, PAGE), one_group=True))
 
@@ -176,7 +176,7 @@ class Region:
         return WeightEntry(
             name=_join([weight.name for weight in weights]),
             layout="tiles",
-            bytes=n_tiles * FORMATS[format].column_bytes(k_tiles),
+            bytes=n_tiles * KNOWN[format].column_bytes(k_tiles),
             layer=weights[0].scope.layer,
             sources=sources,
             runs=runs,
@@ -196,10 +196,10 @@ def _bank(entry: WeightEntry, count: int, alignment: int) -> WeightEntry:
     return replace(entry, experts=count, bank_stride=stride, bytes=count * stride)
 
 
-def _aligned(precision: str, *first_columns: int) -> str:
-    """The format to pack in: bf16 if the scales' blocks of the stored format do not begin where the matrices do."""
-    block = FORMATS[precision].k_per_scale or 1
-    return PLAIN.name if any(first % block for first in first_columns) else precision
+def _aligned(packed: str, *first_columns: int) -> str:
+    """The format to pack in: bf16 if the scales' blocks of a format do not begin where the matrices do."""
+    block = KNOWN[packed].k_per_scale or 1
+    return PLAIN.name if any(first % block for first in first_columns) else packed
 
 
 def _source(weight: Weight, rows: int, k: int) -> Source:

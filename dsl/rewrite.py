@@ -13,6 +13,7 @@ import networkx
 from ellm.dsl.errors import LoweringError
 from ellm.dsl.grammar import GRAMMAR, Effect, Node
 from ellm.dsl.graph import Graph
+from ellm.dsl.policy import Policy, as_stored, assign
 from ellm.dsl.tensor import R, Weight
 from ellm.dsl.verify import verify
 
@@ -53,9 +54,9 @@ def join_experts(graph: Graph) -> None:
         gate, up = graph.inputs(key)
         if not _join_gate_up(graph, key):
             names = [str(weight) for part in (gate, up) for weight in part.weights.values()]
-            stored = {weight.precision for part in (gate, up) for weight in part.weights.values()}
+            packed = {weight.packed for part in (gate, up) for weight in part.weights.values()}
             line = graph.node(key).line
-            why = f"they are stored in {' and '.join(sorted(stored))}" if len(stored) > 1 else "no kernel computes this"
+            why = f"they are packed in {' and '.join(sorted(packed))}" if len(packed) > 1 else "no kernel computes this"
             raise LoweringError(f"{line}: swiglu: cannot join {' and '.join(names) or gate.op} of an expert: {why}")
 
 
@@ -129,7 +130,7 @@ def _joinable(q: _Heads, k: _Heads, v: _Heads) -> bool:
         and len(epsilons) <= 1
         and k.linear.shape == v.linear.shape
         and q.linear.shape[2] == k.linear.shape[2]
-        and len({heads.linear.weights["weight"].precision for heads in (q, k, v)}) == 1
+        and len({heads.linear.weights["weight"].packed for heads in (q, k, v)}) == 1
     )
 
 
@@ -165,7 +166,7 @@ def _join_gate_up(graph: Graph, key: int) -> bool:
     if any(graph.consumers(part) != [key] for part in node.inputs):
         return False
     weights = {"gate": gate.weights["weight"], "up": up.weights["weight"]}
-    if weights["gate"].precision != weights["up"].precision:
+    if weights["gate"].packed != weights["up"].packed:
         return False
     for role, part in (("gate_bias", gate), ("up_bias", up)):
         if "bias" in part.weights:
@@ -230,10 +231,14 @@ CLEANING: tuple[Pass, ...] = (share_equal, remove_dead, fold_scores, join_expert
 FUSING: tuple[Pass, ...] = (hoist_gather, join_qkv, join_gate_up, fold_norm, fold_residual)
 
 
-def rewrite(graph: Graph, fuse: bool = True) -> Graph:
-    """Return a cleaned and, with `fuse`, fused copy of the graph. The verifier runs after every pass; GraphError."""
+def rewrite(graph: Graph, fuse: bool = True, packing: Policy = as_stored) -> Graph:
+    """Return a cleaned and, with `fuse`, fused copy of the graph, whose matrices are packed by a policy.
+
+    The verifier runs after every pass; GraphError.
+    """
     graph = graph.copy()
     verify(graph, "trace")
+    assign(graph, packing)
     for apply in CLEANING + (FUSING if fuse else ()):
         apply(graph)
         verify(graph, apply.__name__)

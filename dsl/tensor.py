@@ -90,8 +90,9 @@ class Weight:
     The checkpoint stores it as [product of the output dims, product of the contracted dims], a vector as [size]. Or it
     is `transposed`: stored [contracted, output]; or `part` of a tensor's output dims, `k_part` of its contracted ones.
     `experts` are the tensors of as many experts, "{expert}" in the name standing for their number; or, if `stacked`,
-    one tensor [experts, ...]. `precision` is what the checkpoint stores, a name of `ellm.kernels.formats`. `scope` is
-    the block that holds it, `line` the model line that gave it this shape.
+    one tensor [experts, ...]. `precision` is what the checkpoint stores, a name of `ellm.kernels.formats`, and `packed`
+    what kernels compute with, once a policy has said so. `scope` is the block that holds it, `line` the model line that
+    gave it this shape.
     """
 
     name: str
@@ -102,6 +103,7 @@ class Weight:
     part: Part | None = None
     k_part: Part | None = None
     precision: str = PLAIN.name
+    packed: str = ""
     scope: Scope = NOWHERE
     line: str = field(default="", compare=False)
 

@@ -12,7 +12,9 @@ import ellm.models
 from ellm.checkpoint import Checkpoint, aliases, open_checkpoint
 from ellm.checkpoint.hub import download, is_hub_name
 from ellm.checkpoint.json_file import read_json
+from ellm.dsl import as_stored, packed_as
 from ellm.kernels import isa as isas
+from ellm.kernels.formats import KNOWN
 from ellm.models import Model
 from ellm.scheduler.program import Program
 from ellm.system.errors import InputError
@@ -108,10 +110,13 @@ def compile_model(
     chunk: int = CHUNK,
     isa: str = "portable",
     expanded_prefill: bool = False,
+    dtype: str | None = None,
 ) -> Compiled:
     """Compile a model for sequences of at most `context` positions (None: all it has) and steps of `chunk` rows.
 
-    `isa` is whose kernels will run it: how many rows a task takes suits them, and changes no bit.
+    `isa` is whose kernels will run it: how many rows a task takes suits them, and changes no bit. With `dtype`, a name of
+    `ellm.kernels.formats`, matrices are packed in that format, but those that checkpoints of it keep in more bits; None:
+    as they are stored.
 
     With `expanded_prefill`, long prompts of a model with latent attention have an entry of their own, which expands the
     cached latents to keys and values: such rows do not have the bits of absorbed ones, which all others are.
@@ -127,7 +132,10 @@ def compile_model(
     graphs = {1: model.graph()}
     if expanded_prefill:
         graphs[EXPANDED_ROWS] = model.graph(expanded=True)
-    programs = ellm.dsl.compile_all([*graphs.values()], context=context, chunk=chunk, row_block=isas.ROW_BLOCK[isa])
+    packing = packed_as(KNOWN[dtype]) if dtype else as_stored
+    programs = ellm.dsl.compile_all(
+        [*graphs.values()], context=context, chunk=chunk, row_block=isas.ROW_BLOCK[isa], packing=packing
+    )
     return Compiled(source, tuple(Entry(*pair) for pair in zip(graphs, programs, strict=True)))
 
 

@@ -254,7 +254,35 @@ FORMATS: dict[str, Format] = {
 """Formats by name. A checkpoint's tensor whose dtype none of them stores is rounded to the first."""
 PLAIN = FORMATS["bf16"]
 """What kernels multiply without expanding it."""
-NUMBERED = tuple(sorted(FORMATS.values(), key=lambda format: format.number))
+HYPOTHETICAL: dict[str, Format] = {
+    format.name: format
+    for format in (
+        Format(
+            number=4,
+            name="int8",
+            bits=8,
+            decode=lambda codes: codes.view(np.int8).astype(np.float32),
+            stored=Stored("I8", "i1"),
+            computed=_EXPANDED,
+            k_per_scale=32,
+            scale=np.dtype(np.float16),
+        ),
+        Format(
+            number=5,
+            name="int4",
+            bits=4,
+            decode=lambda codes: codes.astype(np.float32) - 8,
+            stored=Stored("I8", "i1"),
+            computed=_EXPANDED,
+            k_per_scale=32,
+            scale=np.dtype(np.float16),
+        ),
+    )
+}
+"""Formats that no kernel computes and no checkpoint is in, with a scale per 32 weights as GGUF has it: for planning."""
+KNOWN = FORMATS | HYPOTHETICAL
+"""What a program can be compiled for."""
+NUMBERED = tuple(sorted(KNOWN.values(), key=lambda format: format.number))
 
 
 def stored_format(name: str, dtype: str) -> Format:

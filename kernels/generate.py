@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from ellm.kernels.contract import FIELDS, SOURCE, structs
-from ellm.kernels.formats import BLOCK_TILES, NUMBERED, PLAIN
+from ellm.kernels.formats import BLOCK_TILES, FORMATS, PLAIN
 
 _FOLDER = Path(__file__).parent
 
@@ -28,18 +28,22 @@ def formats_header() -> str:
     """The formats as constants, and a table of what is in their column tiles."""
     lines = ["/* Written by generate.py from formats.py. */", "#ifndef ELLM_FORMATS_H", "#define ELLM_FORMATS_H"]
     lines += ["#include <stdint.h>", "", f"#define ELLM_BLOCK {BLOCK_TILES} /* k tiles behind a header of scales */"]
-    for format in NUMBERED:
+    for format in FORMATS.values():
         lines.append(f"#define ELLM_{format.name.upper()} {format.number}")
         if format.header_bytes:
             lines.append(f"#define ELLM_{format.name.upper()}_HEADER {format.header_bytes}")
-    expanded = " ".join(f"X({format.name.upper()}, {format.name})" for format in NUMBERED if format is not PLAIN)
+    expanded = " ".join(
+        f"X({format.name.upper()}, {format.name})" for format in FORMATS.values() if format is not PLAIN
+    )
     lines += ["", "/* Every format that expand.h turns into bf16. */", f"#define ELLM_EXPANDED(X) {expanded}", ""]
     lines += ["typedef struct ellm_format {"]
     lines += ["    int64_t tile;    /* bytes of a tile of one column tile */"]
     lines += ["    int64_t header;  /* bytes before every ELLM_BLOCK tiles */"]
     lines += ["    int64_t terms;   /* bf16 numbers that a weight is the sum of */"]
-    lines += ["} ellm_format;", "", f"static const ellm_format ELLM_FORMATS[{len(NUMBERED)}] = {{"]
-    lines += [f"    {{{one.tile_bytes}, {one.header_bytes}, {one.terms}}}, /* {one.name} */" for one in NUMBERED]
+    lines += ["} ellm_format;", "", f"static const ellm_format ELLM_FORMATS[{len(FORMATS)}] = {{"]
+    lines += [
+        f"    {{{one.tile_bytes}, {one.header_bytes}, {one.terms}}}, /* {one.name} */" for one in FORMATS.values()
+    ]
     return "\n".join([*lines, "};", "", "#endif", ""])
 
 

@@ -106,9 +106,6 @@ class Kernel:
     looks_up: bool = False  # reads a few rows of its weight, not all of it
     attends: bool = False  # to the keys and values of a sequence
     shared: bool = False  # what it writes is for all row blocks: who reads it waits for all
-    exempt: str = (
-        ""  # whose weights checkpoints of fewer bits leave as they are: "own", or of the one it reads, "input"
-    )
 
     def scratch_bytes(self, args: Args, row_block: int) -> int:
         """Bytes of a worker's scratch that a task uses, header included."""
@@ -257,12 +254,12 @@ def _sample(args: Args, rows: Any, keys: Any, splits: Any) -> Work:
 
 
 RECORDS: dict[str, Kernel] = {
-    "embed": _rows(lambda args: args["width"], Family.ENDS, matrix="table", looks_up=True, exempt="own"),
+    "embed": _rows(lambda args: args["width"], Family.ENDS, matrix="table", looks_up=True),
     "angles": _rows(lambda args: 8 * args["half"]),  # sines and cosines
     "gather": _rows(lambda args: args["width"], Family.ENDS, sync=Sync.ALL),
     "rms_norm": _rows(lambda args: args["groups"] * args["width"]),
     "linear": _matmul(lambda args: args["n"]),
-    "logits": _matmul(lambda args: args["n"], exempt="own"),
+    "logits": _matmul(lambda args: args["n"]),
     "gate_up": _matmul(lambda args: 2 * args["n"]),
     "qkv": _matmul(
         lambda args: (args["heads"] + 2 * args["kv_heads"]) * args["head_dim"],
@@ -303,7 +300,6 @@ RECORDS: dict[str, Kernel] = {
         # scores, choices; of groups score and number
         memory=lambda args, row_block: 8 * args["experts"] + 8 * args["groups"],
         shared=True,
-        exempt="input",
     ),
     "dispatch": Kernel(Family.ROUTING, Sync.ONCE, done=_dispatch),
     "expert_gate_up": Kernel(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from ellm.compiled import compile_model, read_source, token_bytes
+from functools import cache
+
+from ellm.compiled import Compiled, compile_model, read_source, token_bytes
+from ellm.kernels.formats import HYPOTHETICAL
 from ellm.machine import description
 from ellm.machine.description import Machine
-from ellm.predict.planner import DTYPES, HYPOTHETICAL, Estimate, Planner, what_helps
+from ellm.predict.planner import DTYPES, Estimate, Planner, what_helps
 from ellm.system.errors import InputError
 
 PATH_SHOWN = 8
@@ -32,14 +35,27 @@ def plan(
     positions = source.model.context
     context = min(length("--context", context, 4096, positions), positions - 1)  # a token comes after these
     prompt = length("--prompt", prompt, 512, positions)
-    compiled = compile_model(source, context=max(context + 1, prompt), isa=described.isa, expanded_prefill=expanded)
-    planners = {
-        entry.rows: Planner(entry.program, described, threads=threads, dtype=dtype, batch=batch)
-        for entry in compiled.entries
-    }
+
+    @cache
+    def compiled(dtype: str | None) -> Compiled:
+        return compile_model(
+            source,
+            context=max(context + 1, prompt),
+            isa=described.isa,
+            expanded_prefill=expanded,
+            dtype=dtype,
+        )
+
+    def planned(number: int) -> Planner:
+        """Of the program of this entry."""
+        return Planner(
+            lambda dtype: compiled(dtype).programs[number], described, threads=threads, dtype=dtype, batch=batch
+        )
+
+    planners = {entry.rows: planned(number) for number, entry in enumerate(compiled(None).entries)}
     planner, *others = planners.values()
     longest, expanding = max(context, prompt), [one for rows, one in planners.items() if rows <= prompt][-1]
-    print("\n".join([*head_lines(model, planner, longest), *compiled.notes(planner.threads)]), flush=True)
+    print("\n".join([*head_lines(model, planner, longest), *compiled(dtype).notes(planner.threads)]), flush=True)
     extra = sum(
         one.program.working_bytes(one.threads) + token_bytes(planner.program, one.program) * prompt for one in others
     )
@@ -72,7 +88,7 @@ def check_fits(model: str, planner: Planner, context: int, extra: float) -> None
 
 def head_lines(model: str, planner: Planner, context: int) -> list[str]:
     """The model, the machine, and what memory it takes."""
-    machine, dtype = planner.machine, planner.costing.dtype
+    machine, dtype = planner.machine, planner.dtype
     kept = " and ".join(name for name in planner.program.weight_bytes if name != "f32")
     cache = planner.batch * context * planner.program.cache_bytes / 1e9
     return [

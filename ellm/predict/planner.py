@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from ellm.kernels.formats import FORMATS
+from ellm.kernels.formats import FORMATS, HYPOTHETICAL
 from ellm.machine.description import Machine
 from ellm.predict import routes
 from ellm.predict.roofline import Cost
-from ellm.predict.task_costs import HYPOTHETICAL, Costing, Shape, step_work
+from ellm.predict.task_costs import Costing, Shape, step_work
 from ellm.scheduler.program import Program
 from ellm.scheduler.simulate import CacheState, SimulatedStep, simulate
 from ellm.system.errors import InputError
@@ -40,11 +40,14 @@ class Estimate:
 
 
 class Planner:
-    """Simulates a model's steps. Raises InputError for a dtype, thread count or batch that cannot be."""
+    """Simulates a model's steps. Raises InputError for a dtype, thread count or batch that cannot be.
+
+    `compiled` gives the program with weights in a dtype, one of DTYPES; None: as they are stored.
+    """
 
     def __init__(
         self,
-        program: Program,
+        compiled: Callable[[str | None], Program],
         machine: Machine,
         *,
         threads: int | None = None,
@@ -54,24 +57,26 @@ class Planner:
     ):
         if dtype is not None and dtype not in DTYPES:
             raise InputError(f"dtype {dtype!r} is unknown: choose one of {', '.join(DTYPES)}")
+        program = compiled(dtype)
         if not 1 <= batch <= program.chunk:
             raise InputError(f"batch {batch}: a step has from 1 to {program.chunk} sequences")
-        self.program, self.machine, self.batch, self.seed = program, machine, batch, seed
+        self.compiled, self.dtype, self.program = compiled, dtype, program
+        self.machine, self.batch, self.seed = machine, batch, seed
         self.threads = machine.cores if threads is None else threads
         self.workers = machine.workers(self.threads)
-        self.costing = Costing(program, machine, dtype)
+        self.costing = Costing(program, machine)
         self.cost = Cost.of(program)
 
     def changed(self, **changes: Any) -> Planner:
         """The same with another machine, threads or dtype."""
-        options = {"machine": self.machine, "threads": self.threads, "dtype": self.costing.dtype, **changes}
+        options = {"machine": self.machine, "threads": self.threads, "dtype": self.dtype, **changes}
         machine = options.pop("machine")
-        return Planner(self.program, machine, batch=self.batch, seed=self.seed, **options)
+        return Planner(self.compiled, machine, batch=self.batch, seed=self.seed, **options)
 
     @property
     def weights_gb(self) -> float:
         """Packed weights."""
-        return self.costing.weight_bytes() / 1e9
+        return self.program.weights_bytes / 1e9
 
     def memory_gb(self, context: int) -> float:
         """All memory that is needed to serve the batch with so many positions each."""

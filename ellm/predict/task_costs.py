@@ -15,19 +15,13 @@ import numpy as np
 
 from ellm.kernels import contract
 from ellm.kernels.contract import SAMPLING, SPLIT
-from ellm.kernels.formats import FORMATS, PLAIN
+from ellm.kernels.formats import KNOWN, PLAIN, Format
 from ellm.kernels.records import RECORDS, Sync, Work
 from ellm.machine.description import Machine
 from ellm.predict.routes import expert_operators
 from ellm.scheduler import StepInput, StepTables
 from ellm.scheduler.program import Kind, Lists, Program
 from ellm.scheduler.simulate import StepWork, needed_signals
-
-HYPOTHETICAL = {"int8": 8.5, "int4": 4.5}
-"""Bits of a weight, of formats that exist on paper only: with an f16 scale per 32 weights, as GGUF has it."""
-
-BITS = {format.name: format.stored_bits for format in FORMATS.values()} | HYPOTHETICAL
-"""Bits of a weight with its scales."""
 
 _ORDERED_NS = 4  # to sort a routed row, or an expert
 
@@ -64,79 +58,42 @@ class Shape:
 
 @dataclass
 class Costing:
-    """The rules: a machine's rates and the precision that weights are thought to have.
-
-    `dtype` None: as they are. Else every matrix has that but those that checkpoints of such a dtype leave alone: the
-    head, the embedding and the routers, and for MXFP4 all but the experts of a model that has any.
-    """
+    """The rules: a machine's rates."""
 
     program: Program
     machine: Machine
-    dtype: str | None = None
-
-    def __post_init__(self) -> None:
-        operators = self.program.operators
-        exempt = [RECORDS[one.kernel].exempt for one in operators]
-        self.exempt = {op for op, whose in enumerate(exempt) if whose == "own"}
-        self.exempt |= {
-            op for one, whose in zip(operators, exempt, strict=True) if whose == "input" for op in one.after
-        }
-        stored = FORMATS[self.dtype].stored if self.dtype in FORMATS else None
-        self.experts_only = stored is not None and stored.experts_only and any(one.experts for one in operators)
-
-    def format(self, op: int, native: str) -> str:
-        """The precision of an operator's weights."""
-        if self.dtype is None or not native:
-            return native
-        if self.dtype == PLAIN.name:
-            return self.dtype
-        left_alone = self.experts_only and not self.program.operators[op].experts
-        return native if op in self.exempt or left_alone else self.dtype
-
-    def scaled(self, op: int, native: str) -> float:
-        """How much larger an operator's weights are in that precision."""
-        return BITS[self.format(op, native)] / BITS[native] if native else 1.0
-
-    def weight_bytes(self) -> float:
-        """All packed weights in the precision."""
-        operators = enumerate(self.program.operators)
-        extra = sum(one.weight_bytes * (self.scaled(op, one.precision) - 1) for op, one in operators)
-        return self.program.weights_bytes + extra
 
     def step_bytes(self, routes: Mapping[int, np.ndarray]) -> float:
         """Weights that a step must read, without padding: of operators of experts those that `routes` gives rows."""
         hits = {op: np.count_nonzero(rows) for op, rows in routes.items()}
         return sum(
-            one.token_bytes * self.scaled(op, one.precision) * (hits[op] / one.top_k if op in hits else 1)
+            one.token_bytes * (hits[op] / one.top_k if op in hits else 1)
             for op, one in enumerate(self.program.operators)
         )
 
     def task(self, op: int, work: Work, items: int) -> Costs:
         """One task of the operator, for each item that the work is given for."""
         machine = self.machine
-        description = self.program.operators[op]
-        tasks, native = description.tiles, description.precision
-        weights = work.weight_bytes * self.scaled(op, native) / tasks
+        operator = self.program.operators[op]
+        tasks, format = operator.tiles, KNOWN[operator.precision or PLAIN.name]
+        weights = work.weight_bytes / tasks
         size = weights + work.cache_bytes * work.readers / tasks
         padding = self.padded(work.product_rows) / work.product_rows
         ns = work.tile_flops * padding / tasks / (1000 * machine.matmul_tflops_per_core)
-        precision = self.format(op, native)
-        if BITS.get(precision, 16.0) < PLAIN.bits:
-            ns = ns + weights / self.expanded_gb_per_s(precision)
+        if format.bits < PLAIN.bits:
+            ns = ns + weights / self.expanded_gb_per_s(format)
         else:
-            terms = FORMATS[precision].terms if native else 1
-            ns = np.maximum(ns, size / machine.llc_read_gb_per_s_per_core) * terms
+            ns = np.maximum(ns, size / machine.llc_read_gb_per_s_per_core) * format.terms
         more = self.elements(work.elements / tasks)
         more = more + work.exponentials / tasks / machine.softmax_gelements_per_s_per_core
         more = more + work.ordered * _ORDERED_NS + work.sampled / machine.sample_gelements_per_s_per_core
         found = (np.broadcast_to(np.asarray(one, float), items) for one in (size, ns, more, self.elements(work.panel)))
         return Costs(*found)
 
-    def expanded_gb_per_s(self, precision: str) -> float:
+    def expanded_gb_per_s(self, format: Format) -> float:
         """Packed bytes that a core expands to bf16, as measured of a format of a byte a weight, and of half a byte."""
-        one_byte = BITS[precision] >= 8
         machine = self.machine
-        return machine.expand_fp8_gb_per_s_per_core if one_byte else machine.expand_mxfp4_gb_per_s_per_core
+        return machine.expand_fp8_gb_per_s_per_core if format.bits == 8 else machine.expand_mxfp4_gb_per_s_per_core
 
     def padded(self, rows: Any) -> Any:
         """Rows that a multiplication pays for."""

@@ -4,7 +4,7 @@ import numpy as np
 from formats import in_tiles
 
 from ellm.kernels import generate
-from ellm.kernels.formats import BLOCK_K, FORMATS, NUMBERED, PLAIN, Format, Stored, stored_format
+from ellm.kernels.formats import BLOCK_K, FORMATS, KNOWN, NUMBERED, PLAIN, Format, Stored, stored_format
 
 INT4 = Format(
     number=len(NUMBERED),
@@ -20,7 +20,8 @@ INT4 = Format(
 
 
 def test_numbers_are_places():
-    assert [format.number for format in NUMBERED] == list(range(len(FORMATS)))
+    assert [format.number for format in NUMBERED] == list(range(len(KNOWN)))
+    assert [*NUMBERED[: len(FORMATS)]] == [*FORMATS.values()]  # as C numbers them
     assert PLAIN.number == 0
 
 
@@ -29,7 +30,7 @@ def test_sizes():
     assert INT4.header_bytes == 4 * 16 * (2 + 1)
     assert INT4.column_bytes(5) == 2 * (192 + 4 * 256)
     assert INT4.stored_bits == 4.5
-    assert [format.stored_bits for format in NUMBERED] == [16, 16, 8 + 32 / 128**2, 4.25]
+    assert [format.stored_bits for format in NUMBERED] == [16, 16, 8 + 32 / 128**2, 4.25, 8.5, 4.5]
 
 
 def test_a_header_has_scales_then_zeros():
@@ -54,6 +55,6 @@ def test_a_tensor_is_known_by_its_dtype():
 
 def test_c_sees_the_records():
     header = generate.formats_header()
-    for format in NUMBERED:
+    for format in FORMATS.values():
         assert f"#define ELLM_{format.name.upper()} {format.number}\n" in header
         assert f"{{{format.tile_bytes}, {format.header_bytes}, {format.terms}}}" in header

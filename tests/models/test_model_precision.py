@@ -79,7 +79,7 @@ def test_experts_of_two_precisions_are_refused_in_one_line():
     expert = "model.layers.0.mlp.experts.{expert}"
     assert str(caught.value).split(": ", 1)[1] == (
         f"swiglu: cannot join {expert}.gate_proj.weight[40, 72] and {expert}.up_proj.weight[40, 72] of an expert: "
-        "they are stored in bf16 and fp8"
+        "they are packed in bf16 and fp8"
     )
 
 
