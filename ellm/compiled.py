@@ -114,9 +114,9 @@ def compile_model(
 ) -> Compiled:
     """Compile a model for sequences of at most `context` positions (None: all it has) and steps of `chunk` rows.
 
-    `isa` is whose kernels will run it: how many rows a task takes suits them, and changes no bit. With `dtype`, a name of
-    `ellm.kernels.formats`, matrices are packed in that format, but those that checkpoints of it keep in more bits; None:
-    as they are stored.
+    `isa` is whose kernels will run it: how many rows a task takes suits them, and changes no bit. With `dtype`, a name
+    of `ellm.kernels.formats`, matrices are packed in that format, but those that checkpoints of it keep in more bits;
+    None: as they are stored.
 
     With `expanded_prefill`, long prompts of a model with latent attention have an entry of their own, which expands the
     cached latents to keys and values: such rows do not have the bits of absorbed ones, which all others are.

@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from enum import IntEnum
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+
 from ellm.scheduler.rings import Rings, clocks
+
+if TYPE_CHECKING:
+    from ellm.scheduler.pool import Executable
 
 
 class Activity(IntEnum):
@@ -47,7 +51,7 @@ class Trace:
     counted. An executable has one trace at a time. Recording can be paused, and goes on where it was.
     """
 
-    def __init__(self, executable: Any, capacity: int):
+    def __init__(self, executable: Executable, capacity: int):
         self._executable, self._capacity = executable, capacity
         self._rings = Rings(executable.pool.threads + 1, capacity)
         self._touch(executable.pool.cores)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from ellm.kernels.contract import SAMPLING
+from ellm.scheduler.program import Program
 
 Numbers = Sequence[int] | np.ndarray
 
@@ -67,3 +69,17 @@ class StepInput:
             sampled=sampled,
             logprob=logprob,
         )
+
+
+class Executable(Protocol):
+    """What runs the steps of a program: a `Pool` that has loaded it, or what stands in for that."""
+
+    @property
+    def program(self) -> Program:
+        """Whose steps they are."""
+
+    def run(self, inputs: StepInput) -> None:
+        """Run one step and return when it has ended.
+
+        Raises ValueError for rows that do not fit the program, StepError if a kernel failed.
+        """

@@ -13,7 +13,7 @@ import numpy as np
 from ellm.kernels import contract
 from ellm.kernels.isa import Table
 from ellm.kernels.records import RECORDS
-from ellm.scheduler import Pool, StepInput, topology
+from ellm.scheduler import Executable, Pool, StepInput, topology
 from ellm.scheduler.program import EVENT, GROUP, Kind, Lists, Program
 from ellm.system.errors import InputError
 from ellm.system.memory import Mapping, available, readable
@@ -75,10 +75,10 @@ class Limits:
         with ThreadPoolExecutor(len(cores)) as threads:
             list(threads.map(fill, cores, parts))
 
-    def _load(self, pool: Pool, table: Table, kernel: str, args: dict[str, Any]) -> Any:
+    def _load(self, pool: Pool, table: Table, kernel: str, args: dict[str, Any]) -> Executable:
         return pool.load(kernel_program(kernel, args, self._memory.size), table, self._memory.address)
 
-    def _time(self, executable: Any) -> float:
+    def _time(self, executable: Executable) -> float:
         begin = time.perf_counter()
         executable.run(ONE_ROW)
         return time.perf_counter() - begin

@@ -28,7 +28,7 @@ from ellm.kernels.records import RECORDS
 from ellm.machine.description import Machine
 from ellm.machine.limits import kernel_program, last_level_cache
 from ellm.machine.sharing import Sharing
-from ellm.scheduler import Pool, StepInput
+from ellm.scheduler import Executable, Pool, StepInput
 from ellm.scheduler.probe_program import TABLE as PROBES
 from ellm.scheduler.probe_program import ProbeGroup, one_row, probe_program
 from ellm.scheduler.program import Kind, Program
@@ -273,7 +273,7 @@ class Meter:
         step = StepInput.of([0], logit_row=[0], logits=logits, sampling=np.zeros(1, SAMPLING))
         return self._timed(self.single.load(program, self.table, 0), step, SAMPLED)
 
-    def _timed(self, executable: Any, step: StepInput, elements: int) -> Callable[[], float]:
+    def _timed(self, executable: Executable, step: StepInput, elements: int) -> Callable[[], float]:
         def run() -> float:
             executable.run(step)
             begin = time.perf_counter()

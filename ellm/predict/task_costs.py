@@ -114,7 +114,7 @@ def step_work(costing: Costing, shape: Shape, threads: int, routes: Mapping[int,
 
 
 class _Builder:
-    def __init__(self, costing: Costing, tables: Any, routes: Mapping[int, np.ndarray]):
+    def __init__(self, costing: Costing, tables: StepTables, routes: Mapping[int, np.ndarray]):
         self.costing, self.program, self.tables, self.routes = costing, costing.program, tables, routes
         groups = self.program.groups
         static = groups["counts"] < 0

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from ellm.kernels import contract
 from ellm.scheduler import StepInput
+from ellm.scheduler.pool import Executable
 from ellm.scheduler.program import Program
 from ellm.scheduler.rings import RECORD
 
@@ -41,8 +41,9 @@ class Step:
 class Recorder:
     """Stands in for an executable: runs its steps, which are those of one sequence, and lists them in `steps`."""
 
-    def __init__(self, executable: Any, prompt_length: int):
+    def __init__(self, executable: Executable, prompt_length: int):
         self._executable, self._prompt_length = executable, prompt_length
+        self.program = executable.program
         self._begins = executable.watch(_expert_begins(executable.program))
         self.steps: list[Step] = []
         self._returned = 0

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
-from typing import Any
 
 from ellm.compiled import EXPANDED_ROWS
-from ellm.scheduler import StepInput
+from ellm.scheduler import Executable, StepInput
 from ellm.scheduler.program import Program
 from ellm.serving.batcher import Batcher, Policy, Share, decoding_first
 from ellm.serving.completion import Completion
@@ -43,15 +42,16 @@ class Engine:
 
     def __init__(
         self,
-        executable: Any,
+        executable: Executable,
         program: Program,
         *,
         chunk: int,
         slots: int = 64,
-        prefill: Any = None,
+        prefill: Executable | None = None,
         policy: Policy = decoding_first,
     ):
         self.executable, self.prefill, self.program = executable, prefill, program
+        self._entries = (executable,) if prefill is None else (executable, prefill)
         self.slots = slots
         self.room = Room(program, prefill.program if prefill else None)
         self.batcher = Batcher(chunk, (1, EXPANDED_ROWS) if prefill else (1,), policy)
@@ -67,7 +67,7 @@ class Engine:
         taken = {completion.sequence.slot for completion in self.running}
         return [slot for slot in range(self.slots) if slot not in taken]
 
-    def executable_for(self, rows: int) -> Any:
+    def executable_for(self, rows: int) -> Executable:
         """What runs a step of so many rows of one sequence."""
         return self.prefill if self.prefill is not None and rows >= EXPANDED_ROWS else self.executable
 
@@ -150,7 +150,7 @@ class Engine:
         inputs = self._staging.fill(shares)
         self._under_way = UnderWay(shares, inputs, expanded)
         try:
-            (self.prefill if expanded else self.executable).run(inputs)
+            self._entries[entry].run(inputs)
         except Exception as error:
             for share in shares:
                 share.sequence.fail(error)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from numbers import Integral
 from pathlib import Path
-from typing import Any
 
 from ellm.checkpoint import open_checkpoint
 from ellm.checkpoint.loader import load_weights
 from ellm.compiled import CHUNK, Source, compile_model
 from ellm.kernels import isa as isas
 from ellm.scheduler import Pool
+from ellm.scheduler.pool import Executable
 from ellm.scheduler.program import Program
 from ellm.system import memory
 from ellm.system.errors import InputError
@@ -72,12 +72,12 @@ class Runtime:
             self.close()
             raise
 
-    def executable_for(self, rows: int) -> Any:
+    def executable_for(self, rows: int) -> Executable:
         """What runs a step of so many rows of each sequence."""
         entries = zip(self.compiled.entries, self._executables, strict=True)
         return [executable for entry, executable in entries if entry.rows <= rows][-1]
 
-    def _load(self, program: Program) -> Any:
+    def _load(self, program: Program) -> Executable:
         return self.pool.load(program, self.table, self.weights.address)
 
     def close(self) -> None:

@@ -1,0 +1,27 @@
+import numpy as np
+from numpy.typing import ArrayLike
+
+def pack_rows(
+    rows: np.ndarray,
+    first_row: int,
+    runs: np.ndarray,
+    address: int,
+    format: str,
+    k_tiles: int,
+    first_tile: int = 0,
+) -> None: ...
+def pack_scales(
+    scales: np.ndarray,
+    rows_per_scale: int,
+    first_row: int,
+    end_row: int,
+    offset: int,
+    runs: np.ndarray,
+    address: int,
+    format: str,
+    k_tiles: int,
+    first_scale: int = 0,
+) -> None: ...
+def has_nan(codes: np.ndarray, nan: int) -> bool: ...
+def read_strided(file: int, offset: int, stride: int, out: np.ndarray) -> int: ...
+def to_bf16(x: ArrayLike) -> np.ndarray: ...

@@ -1,0 +1,3 @@
+class Pages:
+    size: int
+    def __init__(self, size: int, purpose: str) -> None: ...
