@@ -60,7 +60,7 @@ cdef struct Fold:
     float *o              # [F, o_stride] numerator of the splits so far
     float *max            # [F]
     float *sum            # [F]
-    ellm_bf16 *tiles      # [VALUE_TILES][ELLM_SPLIT / 32] tiles of values that are in keys
+    ellm_bf16 *tiles      # [VALUE_TILES][ELLM_SPLIT / ELLM_TILE_K] tiles of values that are in keys
 
 
 # Lays the matrices of a task out in scratch; contract.scratch_bytes counts the same.
@@ -78,9 +78,9 @@ cdef inline Fold fold_layout(
     if not op.values_in_keys:
         fold.values = sequence + op.values + group.kv_head * op.value_stride
     fold.q_stride = panel_stride(tiles_of_32(op.head_dim))
-    fold.s_stride = panel_stride(ELLM_SPLIT // 32)
-    fold.o_stride = 16 * tiles_of_16(op.value_dim)
-    rows = 16 * tiles_of_16(fold.rows)
+    fold.s_stride = panel_stride(ELLM_SPLIT // ELLM_TILE_K)
+    fold.o_stride = ELLM_TILE_N * tiles_of_16(op.value_dim)
+    rows = ELLM_TILE_N * tiles_of_16(fold.rows)
     fold.scores = <float *> scratch_memory(task)
     fold.part = fold.scores + rows * fold.s_stride
     fold.o = fold.part + rows * fold.o_stride
@@ -136,13 +136,13 @@ cdef inline void fold_softmax(
 cdef inline void fold_values(
     const ellm_attend *op, const Fold *fold, int64_t first, int64_t begin, int64_t end
 ) noexcept nogil:
-    cdef int64_t n_tiles = tiles_of_16(op.value_dim), k_tiles = (end - begin) // 32, part, n, count
+    cdef int64_t n_tiles = tiles_of_16(op.value_dim), k_tiles = (end - begin) // ELLM_TILE_K, part, n, count
     cdef int64_t key_tiles = tiles_of_32(op.head_dim)
-    cdef const ellm_bf16 *keys = <const ellm_bf16 *> fold.keys + begin // 16 * key_tiles * ELLM_TILE
+    cdef const ellm_bf16 *keys = <const ellm_bf16 *> fold.keys + begin // ELLM_TILE_N * key_tiles * ELLM_TILE
     if fold.values != NULL:
         tile_matmul(
             fold.p + first, fold.s_stride, <int> fold.rows,
-            <const ellm_bf16 *> fold.values + begin // 32 * n_tiles * ELLM_TILE, ELLM_TILE, n_tiles * ELLM_TILE,
+            <const ellm_bf16 *> fold.values + begin // ELLM_TILE_K * n_tiles * ELLM_TILE, ELLM_TILE, n_tiles * ELLM_TILE,
             <int> n_tiles, <int> k_tiles, fold.part, fold.o_stride, 0,
         )
         return
@@ -152,7 +152,7 @@ cdef inline void fold_values(
         cache_values_of_keys(keys + n // 2 * ELLM_TILE, key_tiles, k_tiles, count, fold.tiles)
         tile_matmul(
             fold.p + first, fold.s_stride, <int> fold.rows, fold.tiles, k_tiles * ELLM_TILE, ELLM_TILE,
-            <int> count, <int> k_tiles, fold.part + 16 * n, fold.o_stride, 0,
+            <int> count, <int> k_tiles, fold.part + ELLM_TILE_N * n, fold.o_stride, 0,
         )
 
 
@@ -161,15 +161,16 @@ cdef inline void fold_split(
     const ellm_attend *op, const ellm_attend_item *item, int64_t split, const Fold *fold
 ) noexcept nogil:
     cdef int64_t key_tiles = tiles_of_32(op.head_dim), first = split * ELLM_SPLIT, begin, end, f, position, low
-    begin = max(item.position - op.window + 1 - first, 0) // 32 * 32 if op.window else 0
-    end = min(32 * tiles_of_32(item.position + item.rows - first), ELLM_SPLIT)
+    begin = max(item.position - op.window + 1 - first, 0) // ELLM_TILE_K * ELLM_TILE_K if op.window else 0
+    end = min(ELLM_TILE_K * tiles_of_32(item.position + item.rows - first), ELLM_SPLIT)
     if begin >= end:
         memset(fold.part_sum, 0, 4 * fold.rows)
         return
     tile_matmul(
         fold.q, fold.q_stride, <int> fold.rows,
-        <const ellm_bf16 *> fold.keys + (first + begin) // 16 * key_tiles * ELLM_TILE, key_tiles * ELLM_TILE, ELLM_TILE,
-        <int> ((end - begin) // 16), <int> key_tiles, fold.scores + begin, fold.s_stride, 0,
+        <const ellm_bf16 *> fold.keys + (first + begin) // ELLM_TILE_N * key_tiles * ELLM_TILE, key_tiles * ELLM_TILE,
+        ELLM_TILE,
+        <int> ((end - begin) // ELLM_TILE_N), <int> key_tiles, fold.scores + begin, fold.s_stride, 0,
     )
     for f in range(fold.rows):
         position = item.position + f // fold.heads

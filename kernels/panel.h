@@ -13,7 +13,7 @@ typedef struct ellm_matmul {
 } ellm_matmul;
 
 typedef struct ellm_panel {
-    const ellm_bf16 *a;   /* [row_block][32 * k_tiles] */
+    const ellm_bf16 *a;   /* [row_block][ELLM_TILE_K * k_tiles] */
     int64_t lda;          /* elements */
     float *c;             /* scratch behind it, 64-byte aligned */
 } ellm_panel;
@@ -34,7 +34,7 @@ static inline char *scratch_memory(const ellm_task *task) {
 }
 
 /* Elements between a panel's rows: an odd number of cache lines, so that rows spread over the sets of L1. */
-static inline int64_t panel_stride(int64_t k_tiles) { return 32 * (k_tiles | 1); }
+static inline int64_t panel_stride(int64_t k_tiles) { return ELLM_TILE_K * (k_tiles | 1); }
 
 /* One row of a panel from x, bf16 or f32 [k]. */
 static inline void panel_row(const ellm_matmul *m, const char *x, ellm_bf16 *out) {
@@ -45,7 +45,7 @@ static inline void panel_row(const ellm_matmul *m, const char *x, ellm_bf16 *out
                             m->k);
     else
         vector_to_bf16((const float *)x, out, m->k);
-    memset(out + m->k, 0, (size_t)(32 * m->k_tiles - m->k) * sizeof *out);
+    memset(out + m->k, 0, (size_t)(ELLM_TILE_K * m->k_tiles - m->k) * sizeof *out);
 }
 
 /* Bytes between the rows of x. */
@@ -53,7 +53,7 @@ static inline int64_t panel_source_stride(const ellm_matmul *m) {
     return m->x_stride * (int64_t)(m->x_bf16 ? sizeof(ellm_bf16) : sizeof(float));
 }
 
-/* bf16 rows used where they are, each followed by what pads it to 32 * k_tiles. */
+/* bf16 rows used where they are, each followed by what pads it to ELLM_TILE_K * k_tiles. */
 static inline ellm_panel panel_in_place(const ellm_task *task, const ellm_matmul *m, const char *x) {
     return (ellm_panel){(const ellm_bf16 *)x, m->x_stride, (float *)scratch_memory(task)};
 }

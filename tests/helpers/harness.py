@@ -1,4 +1,4 @@
-"""Runs one operator on guarded memory, natively and by its NumPy twin.
+"""Runs one operator on guarded memory, natively and by its NumPy reference.
 
 All memory is poisoned: what nobody placed reads as NaN. A run returns the outputs and fails if any other byte changed:
 guards between and around buffers, rows past the last one, other sections, KV positions, scratch past its size.
@@ -170,7 +170,7 @@ class Case:
         return self.rows if self.kernel == "sample" else tiles
 
     def run(self, isa: str | None) -> dict[str, np.ndarray]:
-        """The outputs of all tasks, by the kernels of an ISA or, for None, by the twin. Memory is left as it was."""
+        """The outputs of all tasks, by the kernels of an ISA or, for None, the reference. Memory is left as it was."""
         before = [memory.all.copy() for memory in self.memories]
         views = {name: view.copy() for name, view in self.outputs.items()}
         if isa is None:
@@ -186,7 +186,7 @@ class Case:
         return results
 
     def task(self, index: int) -> reference.Task:
-        """A task as the twin takes it."""
+        """A task as the reference takes it."""
         section = self.arena.bytes[self.block * self.section_bytes :][: self.section_bytes]
         return reference.Task(
             self.args, self.step, self.arena.bytes, section, self.section_bytes, self.row_block, self.block,

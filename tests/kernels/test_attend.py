@@ -1,4 +1,4 @@
-"""attend and merge against their twins.
+"""attend and merge against their references.
 
 Bounds: a probability on a tie may round to bf16 either way, one ulp (2^-7) apart, and so may the output. With
 y = sum p v / sum p that is |error| <= 2^-7 (sum p |v| / sum p + |y|); scores and sums in f32 add far less.
@@ -202,11 +202,11 @@ def test_attend_and_merge(isa, shape, begins, seed):
         make(shape, sequences, queries, more).run(isa)["out"], direct
     )  # unseen splits add nothing
 
-    twin = make(shape, sequences, queries, whole_items(shape, begins)).run(None)["out"]
+    reference = make(shape, sequences, queries, whole_items(shape, begins)).run(None)["out"]
     assert (direct[:, shape.heads * shape.value_dim :] == 0).all()
     rows = [(i, r) for i, (_, rows) in enumerate(begins) for r in range(rows)]
     for at, (i, r) in enumerate(rows):
-        for out in (direct, twin):
+        for out in (direct, reference):
             assert within_bound(shape, sequences[i], queries[i][r], begins[i][0] + r, out[at])
     for at in {0, len(rows) - 1, seed % len(rows)}:
         i, r = rows[at]
@@ -221,16 +221,16 @@ def test_partials(isa, shape, begins, seed):
     begins, sequences, queries = drawn_case(shape, begins, seed)
     items, merges, count = split_items(shape, begins)
     n = shape.value_dim
-    native, twin = (make(shape, sequences, queries, items, count).run(which)["partials"] for which in (isa, None))
+    native, reference = (make(shape, sequences, queries, items, count).run(which)["partials"] for which in (isa, None))
     used = np.zeros(count, bool)
     for _, rows, partial, splits in merges:
         used[partial : partial + rows * splits] = True
     assert np.isnan(native[~used]).all()
-    np.testing.assert_allclose(native[used][:, :, n + 1], twin[used][:, :, n + 1], rtol=1e-5)
-    seen = twin[:, :, n + 1] > 0  # numbers of a row and split without a key mean nothing
-    np.testing.assert_allclose(native[seen][:, n], twin[seen][:, n], rtol=1e-5, atol=1e-5)
-    spread = 2.0**-7 * 4.5 * twin[seen][:, n + 1 :]  # values are below 4.5 here
-    assert (np.abs(native[seen][:, :n] - twin[seen][:, :n]) <= spread).all()
+    np.testing.assert_allclose(native[used][:, :, n + 1], reference[used][:, :, n + 1], rtol=1e-5)
+    seen = reference[:, :, n + 1] > 0  # numbers of a row and split without a key mean nothing
+    np.testing.assert_allclose(native[seen][:, n], reference[seen][:, n], rtol=1e-5, atol=1e-5)
+    spread = 2.0**-7 * 4.5 * reference[seen][:, n + 1 :]  # values are below 4.5 here
+    assert (np.abs(native[seen][:, :n] - reference[seen][:, :n]) <= spread).all()
     merged = make_merge(shape, native, merges, sum(rows for _, rows in begins))
     assert bf16_ulps(merged.run(isa)["out"], merged.run(None)["out"]).max() <= 1
 

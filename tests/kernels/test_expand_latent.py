@@ -1,4 +1,4 @@
-"""expand_latent against its twin.
+"""expand_latent against its reference.
 
 Bounds: a number on a tie may round to bf16 either way, one ulp (2^-7 of it) apart; sums in f32 add far less than
 2^-15 of the largest result.
@@ -123,27 +123,27 @@ lengths = st.lists(st.sampled_from([1, 2, 31, 129, 511, 512, 513, 700]), min_siz
 def test_expand_latent(isa, shape, lengths, rows, seed):
     """Keys and values up to each sequence's last row, and nothing else, whatever the other sequences' lengths."""
     made = Expansion(shape, lengths, rows, seed)
-    native, twin = made.case.run(isa), made.case.run(None)
+    native, reference = made.case.run(isa), made.case.run(None)
     for i in range(len(lengths)):
         for head in range(shape.heads):
             wanted = made.expected(i, head)
             assert all(map(within, made.read(native, i, head), wanted))
-            assert all(map(within, made.read(twin, i, head), wanted))
+            assert all(map(within, made.read(reference, i, head), wanted))
 
 
 @each_isa
 @pytest.mark.parametrize("length", [1, 15, 300, 512, 600])
 def test_what_is_not_expanded_stays_as_it_is(isa, length):
-    """Native kernel and twin write the same bytes."""
+    """Native kernel and reference write the same bytes."""
     made = Expansion(Shape(), [length], 1)
-    native, twin = made.case.run(isa)["expanded 0"], made.case.run(None)["expanded 0"]
+    native, reference = made.case.run(isa)["expanded 0"], made.case.run(None)["expanded 0"]
     view = made.case.outputs["expanded 0"]
     before = view.copy()
     view[:] = 0x55  # a second background tells written bytes that happen to be 0xFF
-    other, other_twin = made.case.run(isa)["expanded 0"], made.case.run(None)["expanded 0"]
+    other, other_reference = made.case.run(isa)["expanded 0"], made.case.run(None)["expanded 0"]
     view[:] = before
     kept = (native == 0xFF) & (other == 0x55)
-    np.testing.assert_array_equal(kept, (twin == 0xFF) & (other_twin == 0x55))
+    np.testing.assert_array_equal(kept, (reference == 0xFF) & (other_reference == 0x55))
     assert kept.any()
 
 

@@ -1,4 +1,4 @@
-"""expert_gate_up and expert_down against their twins; a routed row is the same bits whatever rows are beside it."""
+"""expert_gate_up and expert_down against their references; a routed row is the same bits whatever rows are beside it."""
 
 from dataclasses import dataclass
 
@@ -103,17 +103,17 @@ def test_expert_gate_up(isa, count, expert, sizes, format, bias, activation, til
     step_rows = random.integers(0, len(bank.x), counts.sum())
     case = make_gate_up(bank, expert, counts, step_rows, tiles, activation)
     before = case.outputs["out"].copy()
-    native, twin = case.run(isa)["out"], case.run(None)["out"]
+    native, reference = case.run(isa)["out"], case.run(None)["out"]
     begin = begins(counts)
     own = slice(begin[expert], begin[expert + 1])
     n = case.args["n"]
-    for result in (native, twin):
+    for result in (native, reference):
         assert (result[own, n:] == 0).all()
         others = np.delete(np.arange(len(result)), own)
         np.testing.assert_array_equal(result[others], before[others])
-    y, expected = from_bf16(native[own, :n]), from_bf16(twin[own, :n])
+    y, expected = from_bf16(native[own, :n]), from_bf16(reference[own, :n])
     np.testing.assert_allclose(y, expected, rtol=2.0**-7, atol=1e-4 * np.abs(expected).max())
-    assert (bf16_ulps(native[own, :n], twin[own, :n]) > 0).mean() < 0.05
+    assert (bf16_ulps(native[own, :n], reference[own, :n]) > 0).mean() < 0.05
     for position in {int(begin[expert]), int(begin[expert + 1]) - 1}:
         one = np.eye(EXPERTS, dtype=int)[expert]
         alone = make_gate_up(bank, expert, one, step_rows[[position]], tiles, activation).run(isa)["out"]
@@ -162,11 +162,11 @@ def test_expert_down(isa, count, expert, sizes, format, bias, tiles, seed):
     begin = begins(counts)
     rows = bank.x[random.integers(0, len(bank.x), counts.sum())]
     case = make_down(bank, expert, counts, rows, tiles)
-    native, twin = case.run(isa)["out"], case.run(None)["out"]
+    native, reference = case.run(isa)["out"], case.run(None)["out"]
     own = slice(begin[expert], begin[expert + 1])
     exact = bank.exact(expert, rows[own])
     magnitude = np.abs(rows[own]) @ np.abs(formats.values(bank.packed[expert], format, bank.n, bank.k)).T + 9
-    for result in (native, twin):
+    for result in (native, reference):
         assert (np.abs(result[own] - exact) <= (2 * bank.k + 4) * 2.0**-23 * magnitude).all()
         assert np.isnan(np.delete(result, own, 0)).all()
     for position in {int(begin[expert]), int(begin[expert + 1]) - 1}:

@@ -1,4 +1,4 @@
-"""linear, logits, gate_up and qkv against their twins.
+"""linear, logits, gate_up and qkv against their references.
 
 Inputs are either small integers, whose products add up exactly in f32 whatever the order, so that results must be equal
 bit by bit, or normal numbers, with a bound on the error: n additions in f32 are within n 2^-24 of the sum of absolute
@@ -97,13 +97,13 @@ outs = st.sampled_from(["f32", "bf16", "residual", "in place"])
 def test_linear(isa, kind, rows, k, n, bias, tiles, out, seed):
     product = Product(kind, rows, k, n, bias, seed)
     case = make_linear(product, slice(None), tiles, out, seed)
-    native, twin = case.run(isa)["out"], case.run(None)["out"]
+    native, reference = case.run(isa)["out"], case.run(None)["out"]
     if out == "bf16":
         assert (native[:, n:] == 0).all()
-        y, expected = from_bf16(native[:, :n]), from_bf16(twin[:, :n])
+        y, expected = from_bf16(native[:, :n]), from_bf16(reference[:, :n])
         rounding = 2.0**-7 * np.abs(expected)
     else:
-        y, expected, rounding = native, twin, 2.0**-23 * (np.abs(twin) + 99)
+        y, expected, rounding = native, reference, 2.0**-23 * (np.abs(reference) + 99)
     bound = product.bound()
     assert (np.abs(y - expected) <= bound + rounding * (bound > 0)).all()
     for r in {0, rows - 1, seed % rows}:
@@ -120,9 +120,9 @@ def test_logits(isa, kind, rows, k, n, bias, tiles, seed):
     product.place(case, columns_of(n), tiles)
     case.args["n"] = n
     case.step.logits = case.written("logits", (16 + rows, n), np.float32)
-    native, twin = case.run(isa)["logits"], case.run(None)["logits"]
+    native, reference = case.run(isa)["logits"], case.run(None)["logits"]
     assert np.isnan(native[:16]).all()
-    assert (np.abs(native[16:] - twin[16:]) <= product.bound()).all()
+    assert (np.abs(native[16:] - reference[16:]) <= product.bound()).all()
 
 
 def make_gate_up(product: Product, row: slice, n: int, tiles: int) -> Case:
@@ -141,10 +141,10 @@ def test_gate_up(isa, rows, k, n, bias, tiles, seed):
     product = Product("integers", rows, k, 2 * n, bias, seed)
     product.w /= 16
     native = make_gate_up(product, slice(None), n, tiles).run(isa)["out"]
-    twin = make_gate_up(product, slice(None), n, tiles).run(None)["out"]
+    reference = make_gate_up(product, slice(None), n, tiles).run(None)["out"]
     assert (native[:, n:] == 0).all()
-    assert (bf16_ulps(native, twin) <= 1).all()  # silu may fall on the other side of a tie
-    assert (native != twin).mean() < 0.01
+    assert (bf16_ulps(native, reference) <= 1).all()  # silu may fall on the other side of a tie
+    assert (native != reference).mean() < 0.01
     for r in {0, rows - 1}:
         alone = make_gate_up(product, slice(r, r + 1), n, tiles).run(isa)["out"]
         np.testing.assert_array_equal(alone[0], native[r])
@@ -198,15 +198,15 @@ def test_qkv(isa, rows, k, heads, dims, task_heads, norm, bias, seed):
     options = {"norm": norm, "bias": bias, "rotary": dims[1]}
     case = make_qkv(rows, k, heads, dims[0], task_heads, options, seed)
     before = {name: view.copy() for name, view in case.outputs.items()}
-    native, twin = case.run(isa), case.run(None)
+    native, reference = case.run(isa), case.run(None)
     assert (native["q"][:, :, dims[0] :] == 0).all()
-    for name in twin:
-        untouched = twin[name] == before[name]
-        np.testing.assert_array_equal(native[name][untouched], twin[name][untouched])
-        y, expected = from_bf16(native[name]), from_bf16(twin[name])
+    for name in reference:
+        untouched = reference[name] == before[name]
+        np.testing.assert_array_equal(native[name][untouched], reference[name][untouched])
+        y, expected = from_bf16(native[name]), from_bf16(reference[name])
         if norm or dims[1]:  # f32 and exact arithmetic round to bf16 differently near ties, and differ in cancellation
             changed = np.abs(expected[~untouched])
             np.testing.assert_allclose(y, expected, rtol=2.0**-7, atol=2.0**-20 * changed.max(initial=0))
             assert (y != expected).sum() <= 2 + 0.01 * y.size
         else:
-            np.testing.assert_array_equal(native[name], twin[name])
+            np.testing.assert_array_equal(native[name], reference[name])

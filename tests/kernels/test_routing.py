@@ -1,4 +1,4 @@
-"""route, dispatch and combine against their twins, and, if asked for, against the routers of transformers."""
+"""route, dispatch and combine against their references, and, if asked for, against the routers of transformers."""
 
 from importlib import import_module
 
@@ -52,9 +52,9 @@ def test_route(isa, rows, experts, top_k, score, normalize, ties, scale, seed):
     scores = quantised(seed, rows, experts, ties)
     assume(not score or margin(scores, score) > 1e-6)
     case = make_route(scores, min(top_k, experts), **args)
-    native, twin = case.run(isa), case.run(None)
-    np.testing.assert_array_equal(native["ids"], twin["ids"])
-    np.testing.assert_allclose(native["weights"], twin["weights"], rtol=2e-6)
+    native, reference = case.run(isa), case.run(None)
+    np.testing.assert_array_equal(native["ids"], reference["ids"])
+    np.testing.assert_allclose(native["weights"], reference["weights"], rtol=2e-6)
 
 
 @for_cases(
@@ -69,9 +69,9 @@ def test_route_in_groups(isa, rows, groups, size, keep, top_k, group_top, masked
     args = {"groups": groups, "keep_groups": keep, "group_top": group_top, "masked_value": masked}
     scores = quantised(seed, rows, groups * size, ties)
     case = make_route(scores, min(top_k, keep * size), offsets if bias else None, **args)
-    native, twin = case.run(isa), case.run(None)
-    np.testing.assert_array_equal(native["ids"], twin["ids"])
-    np.testing.assert_array_equal(native["weights"], twin["weights"])
+    native, reference = case.run(isa), case.run(None)
+    np.testing.assert_array_equal(native["ids"], reference["ids"])
+    np.testing.assert_array_equal(native["weights"], reference["weights"])
     if masked < 0:
         assert all(len(set(row // size)) <= keep for row in native["ids"])
 
@@ -179,14 +179,14 @@ def draw_ids(seed: int, rows: int, experts: int, top_k: int, popular: int) -> np
     row_block=st.sampled_from([16, 64]), seed=seeds,
 )  # fmt: skip
 def test_dispatch(isa, rows, experts, top_k, popular, row_block, seed):
-    """A stable sort by expert, whose positions and counts agree; and what the twin says."""
+    """A stable sort by expert, whose positions and counts agree; and what the reference says."""
     ids = draw_ids(seed, rows, experts, min(top_k, experts), popular)
     case = make_dispatch(ids, experts, row_block)
-    out, twin = case.run(isa), case.run(None)
+    out, reference = case.run(isa), case.run(None)
     for field in ("begin", "rows", "position", "tiles_of"):
-        np.testing.assert_array_equal(out[field], twin[field])
+        np.testing.assert_array_equal(out[field], reference[field])
     begin, count = out["begin"], int(out["list"][0])
-    assert out["list"][1 : count + 1].tolist() == sorted(set(ids.flat)) == twin["list"][1 : count + 1].tolist()
+    assert out["list"][1 : count + 1].tolist() == sorted(set(ids.flat)) == reference["list"][1 : count + 1].tolist()
     assert sorted(out["position"].flat) == list(range(ids.size))
     np.testing.assert_array_equal(out["rows"][out["position"]], np.arange(rows)[:, None].repeat(ids.shape[1], 1))
     assert ((begin[ids] <= out["position"]) & (out["position"] < begin[ids + 1])).all()
@@ -198,9 +198,9 @@ def test_dispatch(isa, rows, experts, top_k, popular, row_block, seed):
 @each_isa
 def test_dispatch_of_a_large_step(isa):
     case = make_dispatch(draw_ids(0, 4096, 60, 8, 10), 60, row_block=64)
-    out, twin = case.run(isa), case.run(None)
+    out, reference = case.run(isa), case.run(None)
     for field in ("begin", "rows", "position", "tiles_of"):
-        np.testing.assert_array_equal(out[field], twin[field])
+        np.testing.assert_array_equal(out[field], reference[field])
 
 
 @for_cases(
@@ -223,5 +223,5 @@ def test_combine(isa, rows, n, top_k, task_columns, residual, seed):
     elif residual == "in place":
         case.args["residual"] = case.args["out"]
         case.outputs["out"][:] = x
-    native, twin = case.run(isa)["out"], case.run(None)["out"]
-    np.testing.assert_array_equal(native.view(np.uint32), twin.view(np.uint32))
+    native, reference = case.run(isa)["out"], case.run(None)["out"]
+    np.testing.assert_array_equal(native.view(np.uint32), reference.view(np.uint32))

@@ -1,4 +1,4 @@
-"""Kernels that read and write activations row by row, against their twins."""
+"""Kernels that read and write activations row by row, against their references."""
 
 import importlib
 
@@ -23,15 +23,15 @@ def integers(seed: int, low: int, high: int, size: int) -> np.ndarray:
 
 
 def same_bits(case: Case, isa: str) -> None:
-    """The kernel computes what its twin does, bit by bit."""
-    native, twin = case.run(isa), case.run(None)
-    for name in twin:
-        bits = f"u{twin[name].itemsize}"
-        np.testing.assert_array_equal(native[name].view(bits), twin[name].view(bits))
+    """The kernel computes what its reference does, bit by bit."""
+    native, expected = case.run(isa), case.run(None)
+    for name in expected:
+        bits = f"u{expected[name].itemsize}"
+        np.testing.assert_array_equal(native[name].view(bits), expected[name].view(bits))
 
 
 @each_isa
-def test_every_kernel_has_an_address_and_a_twin(isa):
+def test_every_kernel_has_an_address_and_a_reference(isa):
     addresses = importlib.import_module(f"ellm.kernels._{isa}").ADDRESSES
     assert addresses.keys() == contract.FIELDS.keys() == reference.KERNELS.keys()
 
@@ -88,12 +88,12 @@ def test_rms_norm(isa, rows, groups, width, bf16, large, seed):
     stride = up(groups * width, 32) if bf16 else groups * width
     case.args |= {"groups": groups, "width": width, "eps": 1e-5, "out_bf16": int(bf16), "out_stride": stride}
     case.output("out", (stride,), np.uint16 if bf16 else np.float32)
-    native, twin = case.run(isa)["out"], case.run(None)["out"]
+    native, expected = case.run(isa)["out"], case.run(None)["out"]
     if bf16:
-        assert bf16_ulps(native, twin).max() <= 1  # where f32 and exact arithmetic fall on two sides of a tie
-        assert (native != twin).mean() < 0.01
+        assert bf16_ulps(native, expected).max() <= 1  # where f32 and exact arithmetic fall on two sides of a tie
+        assert (native != expected).mean() < 0.01
     else:
-        np.testing.assert_allclose(native, twin, rtol=2e-6)
+        np.testing.assert_allclose(native, expected, rtol=2e-6)
 
 
 rotations = st.sampled_from([(24, 24), (40, 20), (80, 80), (128, 128)])

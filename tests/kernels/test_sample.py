@@ -1,4 +1,4 @@
-"""sample against its twin, and against the distribution that it must draw from."""
+"""sample against its reference, and against the distribution that it must draw from."""
 
 import numpy as np
 from harness import Case, each_isa, for_cases
@@ -71,15 +71,17 @@ def test_sample(isa, rows, vocab, ties, penalty, temperature, top_k, top_p, min_
     history = random.integers(-2, vocab + 2, 30)
     how = {"temperature": temperature, "top_p": top_p, "min_p": min_p, "repeat_penalty": penalty, "top_k": top_k}
     case = make(logits, history, seed=seed, counter=int(random.integers(0, 1000)), **how)
-    native, twin = case.run(isa), case.run(None)
+    native, expected = case.run(isa), case.run(None)
     for row in range(rows):
         token = int(native["sampled"][row])
         if temperature < 1e-5:
-            assert token == twin["sampled"][row]
+            assert token == expected["sampled"][row]
         else:
             assert token in allowed(logits[row], case.step.sampling[row])
         np.testing.assert_allclose(native["logprob"][row], log_softmax(logits[row])[token], rtol=1e-6, atol=2e-5)
-        np.testing.assert_allclose(twin["logprob"][row], log_softmax(logits[row])[twin["sampled"][row]], rtol=1e-6)
+        np.testing.assert_allclose(
+            expected["logprob"][row], log_softmax(logits[row])[expected["sampled"][row]], rtol=1e-6
+        )
 
 
 @each_isa

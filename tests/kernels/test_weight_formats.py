@@ -165,7 +165,7 @@ def test_head_linear(isa, rows, sizes, format, x_bf16, out_bf16, tiles, seed):
     case.args |= {"out_bf16": int(out_bf16), "out_stride": width, "out_head_stride": head_stride, "out_first": first}
     case.output("out", (width,), np.uint16 if out_bf16 else np.float32)
     before = case.outputs["out"].copy()
-    native, twin = case.run(isa)["out"], case.run(None)["out"]
+    native, reference = case.run(isa)["out"], case.run(None)["out"]
     own = np.zeros(width, bool)
     for head in range(heads):
         columns = slice(head * head_stride + first, head * head_stride + first + n)
@@ -175,13 +175,13 @@ def test_head_linear(isa, rows, sizes, format, x_bf16, out_bf16, tiles, seed):
         exact = x[:, head, :k].astype(np.float64) @ w.T
         bound = (2 * k + 4) * 2.0**-23 * (np.abs(x[:, head, :k]) @ np.abs(w).T) + out_bf16 * 2.0**-8 * np.abs(exact)
         assert (np.abs(y - exact) <= bound).all()
-        expected = from_bf16(twin[:, columns]) if out_bf16 else twin[:, columns]
+        expected = from_bf16(reference[:, columns]) if out_bf16 else reference[:, columns]
         assert (np.abs(expected - exact) <= bound).all()
     last = (heads - 1) * head_stride + first + n
     own[last : last + pad * out_bf16] = True
     assert not out_bf16 or (native[:, last : last + pad] == 0).all()
     bits = f"u{native.itemsize}"
-    for result in (native, twin):
+    for result in (native, reference):
         np.testing.assert_array_equal(result[:, ~own].view(bits), before[:, ~own].view(bits))
 
 
