@@ -2,97 +2,59 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from ellm.scheduler.tables import StepTables
 
 from ellm.kernels import contract, reference
 from ellm.scheduler.program import Program
 from ellm.scheduler.step import StepInput
+from ellm.scheduler.tables import StepTables
+from ellm.scheduler.walk import What, moments
+
+
+class _Routed:
+    """What kernels have written to the arena."""
+
+    def __init__(self, program: Program, arena: np.ndarray | None):
+        self.program, self.arena = program, arena
+
+    def tasks(self, group: int) -> int:
+        """Tasks of a group of experts."""
+        assert self.arena is not None, f"group {group} is sized by the arena"
+        groups = self.program.groups
+        begin = groups["counts"][group] + 4 * groups["block"][group]
+        return int(self.arena[begin : begin + 4].view(np.int32)[0]) * int(groups["tiles"][group])
+
+    def woken(self, wake: int) -> list[int]:
+        """The groups that the list of a wake names."""
+        found = self.program.wakes[wake]
+        assert self.arena is not None, f"group {found['group']} writes a list of groups to the arena"
+        count = self.arena[found["list"] :][:4].view(np.int32)[0]
+        experts = self.arena[found["list"] + 4 :][: 4 * count].view(np.int32)
+        assert len(experts) == count, f"group {found['group']} wakes {count} groups, more than the arena holds"
+        return (found["first"] + experts).tolist()
 
 
 def walk(program: Program, counts: np.ndarray, arena: np.ndarray | None = None) -> Iterator[tuple[int, int]]:
     """Groups that a step with these counts runs, and their numbers of tasks, in an order that respects every event.
 
     Whoever takes a group must have run it when asking for the next: what it wakes is then read from the arena (uint8).
-    Raises AssertionError if an event gets more signals than it needs, a group is published twice, the step ends early
-    or never, a group whose count is not 0 is not run, or a wake names a group that is not its expert's.
+    Raises AssertionError as `moments` does.
     """
-    events, groups = program.events, program.groups
-    needed = events["needed"].astype(int)
-    for event in np.flatnonzero(events["dynamic"] >= 0).tolist():
-        needed[event] += np.count_nonzero(counts[events["dynamic"][event]])
-    static = groups["counts"] < 0
-    tasks = np.zeros(len(groups), int)
-    tasks[static] = counts[groups["kind"][static], groups["block"][static]] * groups["tiles"][static]
-    wakes = {int(wake["group"]): wake for wake in program.wakes}
-    signalled = np.zeros(len(events), int)
-    published = np.zeros(len(groups), bool)
-    ready: deque[int] = deque()
-    signals: deque[int] = deque()
-    fired: deque[int] = deque()
-
-    def publish(group: int) -> None:
-        assert not published[group], f"group {group} is published twice"
-        published[group] = True
-        if not static[group]:
-            assert arena is not None, f"group {group} is sized by the arena"
-            begin = groups["counts"][group] + 4 * groups["block"][group]
-            tasks[group] = int(arena[begin : begin + 4].view(np.int32)[0]) * int(groups["tiles"][group])
-        if tasks[group]:
-            ready.append(group)
-        elif groups["completes_empty"][group]:
-            signals.extend(program.signals[group].tolist())
-
-    def wake(group: int, join: int) -> None:
-        assert signalled[join] == 0, f"event {join} gets a signal before group {group} says how many it needs"
-        woken = _woken(program, wakes[group], arena)
-        needed[join] = len(woken)
-        if not woken:
-            fired.append(join)
-        for number in woken:
-            assert not static[number], f"group {group} wakes group {number}, which the step sizes"
-            expert, block = number - wakes[group]["first"], groups["block"][number]
-            assert expert == block, f"group {group} wakes expert {expert}, but group {number} is that of {block}"
-            publish(number)
-
-    for root in program.roots.tolist():
-        if tasks[root]:
-            publish(root)
-    while ready:
-        group = ready.popleft()
-        assert signalled[program.end] < needed[program.end], f"group {group} runs after the end of the step"
-        yield group, int(tasks[group])
-        if group in wakes:
-            wake(group, int(wakes[group]["join"]))
-        signals.extend(program.signals[group].tolist())
-        while signals or fired:
-            if signals:
-                event = signals.popleft()
-                signalled[event] += 1
-                assert signalled[event] <= needed[event], f"event {event} gets more than its {needed[event]} signals"
-                if signalled[event] == needed[event]:
-                    fired.append(event)
-                continue
-            event = fired.popleft()
-            for released in program.publishes[event].tolist():
-                publish(released)
-            signals.extend(program.triggers[event].tolist())
-    assert signalled[program.end] == needed[program.end], "the step does not end"
-    forgotten = np.flatnonzero(~published & (tasks > 0))
-    assert not len(forgotten), f"groups {forgotten.tolist()} are never published"
-
-
-def _woken(program: Program, wake: np.void, arena: np.ndarray | None) -> list[int]:
-    """The groups that the list of a wake names."""
-    assert arena is not None, f"group {wake['group']} writes a list of groups to the arena"
-    count = arena[wake["list"] :][:4].view(np.int32)[0]
-    experts = arena[wake["list"] + 4 :][: 4 * count].view(np.int32)
-    assert len(experts) == count, f"group {wake['group']} wakes {count} groups, more than the arena holds"
-    return (wake["first"] + experts).tolist()
+    routed = _Routed(program, arena)
+    groups = program.groups
+    for moment in moments(program, counts, routed):
+        if moment.what is What.RUN:
+            number = moment.number
+            if groups["counts"][number] < 0:
+                yield (
+                    number,
+                    int(counts[groups["kind"][number], groups["block"][number]]) * int(groups["tiles"][number]),
+                )
+            else:
+                yield number, routed.tasks(number)
 
 
 def run(

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from ellm.kernels.contract import SAMPLING
 from ellm.scheduler import StepInput, StepTables
 from ellm.scheduler.program import Program
-
-Node = tuple[Literal["group", "event"], int]
+from ellm.scheduler.walk import Node, What, moments
 
 
 @dataclass(frozen=True)
@@ -51,73 +48,48 @@ class Step:
         return tasks
 
     def walk(self) -> WalkedStep:
-        """Publish every group and fire every event as their dependencies allow."""
-        return _Walk(self).walk()
+        """What happens, and what every group and event waited for longest."""
+        depth: dict[Node, int] = {}  # tasks on the longest chain up to the end of a group, or to an event
+        last: dict[int, tuple[int, bool, int]] = {}  # the last signal of an event: tasks before it, and by whom
+        cause: dict[Node, Node] = {}
+        fired = 0
+        for what, number, by in moments(self.program, self.counts, _Even(self)):
+            before = depth[by] if by else 0
+            if what is What.PUBLISHED:
+                depth["group", number] = before
+                if by:
+                    cause["group", number] = by
+            elif what is What.RUN:
+                depth["group", number] += 1
+            elif what is What.SIGNALLED:
+                assert by
+                found = before, by[0] == "group", -by[1]  # the order of signals that are as late must not matter
+                if number not in last or found > last[number]:
+                    last[number], cause["event", number], depth["event", number] = found, by, before
+            else:
+                fired += 1
+        end: Node = ("event", self.program.end)
+        path = [end]
+        while path[-1] in cause:
+            path.append(cause[path[-1]])
+        return WalkedStep(fired, path[::-1], depth[end])
 
-    def experts_hit(self, group: int) -> int:
-        """How many experts the wake wakes whose first group this is."""
-        operator = self.program.operators[self.program.groups["op"][group]]
-        return min(operator.experts, self.rows * operator.top_k)
 
-
-class _Walk:
-    """A step in an order that its dependencies allow, with what each group and event waited for longest."""
+class _Even:
+    """Rows that go to as many experts as can be."""
 
     def __init__(self, step: Step):
         self.step, self.program = step, step.program
-        self.missing = self._signals_needed()
-        self.wakes = {int(one["group"]): (int(one["first"]), int(one["join"])) for one in step.program.wakes}
-        self.last: dict[int, tuple[int, bool, int]] = {}  # the last signal of an event: tasks before it, and by whom
-        self.cause: dict[Node, Node] = {}
-        self.ready = [(int(group), 0) for group in step.program.roots]  # groups, and the tasks before them
-        self.fired = 0
 
-    def walk(self) -> WalkedStep:
-        while self.ready:
-            self._run(*self.ready.pop())
-        end: Node = ("event", self.program.end)
-        path = [end]
-        while path[-1] in self.cause:
-            path.append(self.cause[path[-1]])
-        return WalkedStep(self.fired, path[::-1], self.last[self.program.end][0])
+    def tasks(self, group: int) -> int:
+        """Tasks of a group of experts."""
+        return int(self.step.tasks[group])
 
-    def _signals_needed(self) -> list[int]:
-        """Signals that each event waits for in this step, besides those of experts that are woken."""
-        needed, dynamic = self.program.events["needed"].tolist(), self.program.events["dynamic"]
-        for number in np.flatnonzero(dynamic >= 0):
-            needed[number] += int(np.count_nonzero(self.step.counts[dynamic[number]]))
-        return needed
-
-    def _run(self, group: int, before: int) -> None:
-        """Run a group that is published, wake experts, and signal."""
-        program, tasks = self.program, self.step.tasks[group]
-        if not tasks and not program.groups["completes_empty"][group]:
-            return
-        after = before + bool(tasks)
-        if group in self.wakes:
-            first, join = self.wakes[group]
-            woken = range(first, first + self.step.experts_hit(first))
-            self.missing[join] += len(woken)
-            self._publish(woken, after, ("group", group))
-        signals: list[tuple[int, int, Node]] = [
-            (int(event), after, ("group", group)) for event in program.signals[group]
-        ]
-        while signals:
-            event, after, by = signals.pop()
-            last = (after, by[0] == "group", -by[1])  # so that the order of signals that are as late does not matter
-            if event not in self.last or last > self.last[event]:
-                self.last[event], self.cause["event", event] = last, by
-            self.missing[event] -= 1
-            if self.missing[event] == 0:
-                self.fired += 1
-                depth = self.last[event][0]
-                self._publish(program.publishes[event].tolist(), depth, ("event", event))
-                signals += [(int(other), depth, ("event", event)) for other in program.triggers[event]]
-
-    def _publish(self, groups: Iterable[int], before: int, by: Node) -> None:
-        for group in groups:
-            self.cause["group", group] = by
-            self.ready.append((group, before))
+    def woken(self, wake: int) -> list[int]:
+        """The groups of the experts that are hit."""
+        first = int(self.program.wakes["first"][wake])
+        operator = self.program.operators[self.program.groups["op"][first]]
+        return list(range(first, first + min(operator.experts, self.step.rows * operator.top_k)))
 
 
 def _step_counts(program: Program, rows: int, workers: int) -> np.ndarray:
