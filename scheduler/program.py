@@ -21,6 +21,7 @@ from zipfile import BadZipFile, is_zipfile
 import numpy as np
 
 from ellm.kernels.contract import ARGS_BYTES
+from ellm.kernels.formats import KNOWN
 from ellm.scheduler import plain
 from ellm.scheduler.contents import ArenaPlan, CacheEntry, OperatorInfo, WeightEntry
 
@@ -192,6 +193,8 @@ class Program:
         static = self.groups[self.groups["counts"] < 0]
         routed = self.groups[self.groups["counts"] >= 0]
         wakers = self.groups[self.wakes["group"] % max(1, groups)]
+        after = [number for operator in self.operators for number in operator.after]
+        accesses = [(one.first, one.last) for one in self.plan.buffers + self.plan.shared_buffers]
         limits = {
             "op_kernel": (self.op_kernel, len(self.kernels)),
             "groups.op": (self.groups["op"], ops),
@@ -213,9 +216,15 @@ class Program:
             "triggers": (self.triggers.items, events),
             "roots": (self.roots, groups),
             "end": (np.array([self.end]), events),
+            "operators.after": (np.array(after, int), ops),
+            "accesses of the plan": (np.array(accesses, int), ops + 1),
             "relocations.op": (self.relocations[:, 0], ops),
             "relocations.byte": (self.relocations[:, 1], ARGS_BYTES - 7),
         }
+        kept = {operator.precision for operator in self.operators} | {weight.format for weight in self.weights}
+        unknown = kept - {"", *KNOWN}
+        if unknown:
+            raise ValueError(f"program: weights are in {', '.join(sorted(unknown))}, known are {', '.join(KNOWN)}")
         for name, (values, limit) in limits.items():
             if len(values) and not (values.min() >= 0 and values.max() < limit):
                 got = f"{values.min()} to {values.max()}"
@@ -253,9 +262,10 @@ class Program:
             raise ValueError(f"{path}: not a saved program: it is no .npz file, or one that was cut short")
         try:
             with np.load(path, allow_pickle=False) as file:
-                values: dict[str, Any] = json.loads(file["json"].tobytes())
-                types = get_type_hints(Program)
-                values = {name: plain.read(types[name], value, name) for name, value in values.items()}
+                said, types = json.loads(file["json"].tobytes()), get_type_hints(Program)
+                if not isinstance(said, dict) or said.keys() - types.keys():
+                    raise ValueError("it says something else than this version does")
+                values = {name: plain.read(types[name], value, name) for name, value in said.items()}
                 for item in fields(Program):
                     if item.name + ".begin" in file:
                         values[item.name] = Lists(file[item.name + ".begin"], file[item.name + ".items"])

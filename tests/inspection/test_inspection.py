@@ -201,6 +201,34 @@ def test_a_saved_program_that_says_something_else_is_one_line(inspect, tmp_path,
     assert err.startswith(f"ellm: {tmp_path}/saved.npz: not a saved program: {words}")
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"after": (9999,)}, "operators.after holds 0 to 9999"),
+        ({"precision": "int3"}, "weights are in int3, known are"),
+    ],
+)
+def test_a_saved_program_that_says_what_cannot_be_is_one_line(inspect, tmp_path, change, words):
+    program = inspected.program()
+    first, *others = program.operators
+    operators = (dataclasses.replace(first, **change), *others)
+    dataclasses.replace(program, operators=operators).save(tmp_path / "saved.npz")
+    code, out, err = inspect(tmp_path / "saved.npz")
+    assert (code, out, err.count("\n")) == (2, "", 1) and words in err
+
+
+def test_a_program_that_was_saved_by_another_version_is_one_line(inspect, tmp_path):
+    saved = tmp_path / "saved.npz"
+    inspected.program().save(saved)
+    with np.load(saved) as file:
+        arrays = dict(file)
+    said = json.loads(arrays["json"].tobytes()) | {"meta": {}}
+    np.savez(saved, **arrays | {"json": np.frombuffer(json.dumps(said).encode(), np.uint8)})
+    code, out, err = inspect(saved)
+    assert (code, out) == (2, "")
+    assert err == f"ellm: {saved}: not a saved program: it says something else than this version does\n"
+
+
 def test_a_saved_program_of_no_model_is_one_line(inspect, tmp_path):
     dataclasses.replace(inspected.program(), operators=()).save(tmp_path / "saved.npz")
     code, out, err = inspect(tmp_path / "saved.npz")
