@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import ellm.scheduler.probes as probes
 import numpy as np
 
+import ellm.scheduler.probes as probes
 from ellm.kernels.contract import ARGS_BYTES
 from ellm.kernels.isa import Table
 from ellm.scheduler.program import EVENT, GROUP, WAKE, Kind, Lists, Program

@@ -14,9 +14,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from ellm.scheduler.simulation import Simulation
 
 from ellm.scheduler.program import Lists, Program
+from ellm.scheduler.simulation import Simulation
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""expert_gate_up and expert_down against their references; a routed row is the same bits whatever rows are beside it."""
+"""expert_gate_up and expert_down against their references; a routed row has the same bits whatever rows are near it."""
 
 from dataclasses import dataclass
 

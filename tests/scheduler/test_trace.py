@@ -7,12 +7,12 @@ import time
 import numpy as np
 import pytest
 from block_programs import BlockProgram, random_step
-from ellm.scheduler.rings import RECORD
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ellm.scheduler import Pool, StepError
 from ellm.scheduler.probe_program import TABLE, ProbeGroup, choice, one_row, probe_program, routed_program
+from ellm.scheduler.rings import RECORD
 from ellm.scheduler.spans import Activity
 
 TASKS = (Activity.TASK, Activity.STOLEN)
