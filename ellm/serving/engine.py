@@ -51,7 +51,6 @@ class Engine:
         policy: Policy = decoding_first,
     ):
         self.executable, self.prefill, self.program = executable, prefill, program
-        self._entries = (executable,) if prefill is None else (executable, prefill)
         self.slots = slots
         self.room = Room(program, prefill.program if prefill else None)
         self.batcher = Batcher(chunk, (1, EXPANDED_ROWS) if prefill else (1,), policy)
@@ -66,6 +65,10 @@ class Engine:
         """Slots that no sequence has."""
         taken = {completion.sequence.slot for completion in self.running}
         return [slot for slot in range(self.slots) if slot not in taken]
+
+    @property
+    def _entries(self) -> tuple[Executable, ...]:
+        return (self.executable,) if self.prefill is None else (self.executable, self.prefill)
 
     def executable_for(self, rows: int) -> Executable:
         """What runs a step of so many rows of one sequence."""
