@@ -139,7 +139,6 @@ def _program(lowering: Lowering, weights_bytes: int, context: int) -> Program:
         operators=tuple(cost.describe(operator) for operator in operators),
         weights=lowering.region.entries(),
         caches=tuple(lowering.ranges.caches.values()),
-        cache_bytes=cost.cache_bytes(operators),
         plan=_arena_plan(lowering, section, shared),
     )
 

@@ -35,8 +35,3 @@ def describe(operator: Operator) -> OperatorInfo:
         experts=operator.experts,
         top_k=operator.top_k,
     )
-
-
-def cache_bytes(operators: list[Operator]) -> int:
-    """Bytes of keys and values that one position of a sequence adds."""
-    return sum(operator.record.appended(operator.numbers()) for operator in operators)

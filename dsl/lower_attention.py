@@ -29,8 +29,7 @@ def _qkv(low: Lowering, key: int, node: Node) -> None:
         angles = low.stored[node.inputs[1]]
         args |= {"angles": angles.buffer, "rotary": angles.stride}
     args |= {"q": low.store(key, "q", heads * padded(head_dim)).buffer}
-    low.ranges.add(node, kv_heads, head_dim, head_dim, False)
-    low.emit("qkv", "qkv", key, args | low.ranges.fields(node.attributes["cache"]))
+    low.emit("qkv", "qkv", key, args | low.ranges.add(node, kv_heads, head_dim, head_dim, False))
 
 
 def _rope(low: Lowering, key: int, node: Node) -> None:
@@ -46,9 +45,9 @@ def _append(low: Lowering, key: int, node: Node) -> None:
     args: dict[str, Argument] = {"k": low.dense(node.inputs[0]).buffer}
     if len(node.inputs) == 2:
         args["v"] = low.dense(node.inputs[1]).buffer
-    low.ranges.add(node, keys[0], keys[1], values[1], "v" not in args)
     args |= {"kv_heads": keys[0], "head_dim": keys[1], "value_dim": values[1], "values_in_keys": int("v" not in args)}
-    low.emit("append", "append", key, args | low.ranges.fields(node.attributes["cache"]), Kind.ROWS)
+    args |= low.ranges.add(node, keys[0], keys[1], values[1], "v" not in args)
+    low.emit("append", "append", key, args, Kind.ROWS)
 
 
 def _expand_latent(low: Lowering, key: int, node: Node) -> None:
@@ -56,13 +55,12 @@ def _expand_latent(low: Lowering, key: int, node: Node) -> None:
     (_, cached_dim), (_, latent) = (features(shape) for shape in cache_shapes(writer))
     (heads, head_dim), (_, value_dim) = (features(shape) for shape in cache_shapes(node))
     to_keys, to_values = (low.heads(node.weights[role]) for role in ("k", "v"))
-    args: dict[str, Argument] = {"cached": low.ranges.caches[writer.attributes["cache"]].keys, "latent": latent}
+    args: dict[str, Argument] = {"cached": low.ranges.fields[writer.attributes["cache"]]["keys"], "latent": latent}
     args |= {"rotary": cached_dim - latent, "heads": heads, "key_dim": head_dim - cached_dim + latent}
     args |= {"to_keys": to_keys, "to_keys_stride": to_keys.stride, "to_keys_format": to_keys.format.number}
     args |= {"to_values": to_values, "to_values_stride": to_values.stride}
     args |= {"to_values_format": to_values.format.number, "value_dim": value_dim}
-    low.ranges.add(node, heads, head_dim, value_dim, False)
-    args |= low.ranges.fields(node.attributes["cache"])
+    args |= low.ranges.add(node, heads, head_dim, value_dim, False, kept=False)
     # All layers expand to the same memory: one at a time.
     low.emit("expand_latent", "expand_latent", key, args, Kind.SPLITS, behind=low.last_merge)
 
@@ -73,11 +71,12 @@ def _attend(low: Lowering, key: int, node: Node) -> None:
     heads, head_dim = features(low.graph.node(query).shape)
     kv_heads, value_dim = features(cache_shapes(writer)[1])
     window_class = _window_class(low, node)
+    low.ranges.see(node.attributes["cache"], node.attributes["window"])
     out = low.store(key, "attend")
     shared: dict[str, Argument] = {"heads": heads, "kv_heads": kv_heads, "value_dim": value_dim}
     shared |= {"window_class": window_class, "out": out.buffer, "out_stride": out.stride}
     shared |= {"sinks": low.vector(node.weights.get("sinks"))}
-    args = shared | low.ranges.fields(node.attributes["cache"]) | {"head_dim": head_dim}
+    args = shared | low.ranges.fields[node.attributes["cache"]] | {"head_dim": head_dim}
     args |= {"values_in_keys": int(writer.op == "append" and len(writer.inputs) == 1)}
     args |= {"scale": node.attributes["scale"], "window": node.attributes["window"], "q": q.buffer}
     head_stride = padded(head_dim) if low.graph.node(query).op == "qkv" else head_dim

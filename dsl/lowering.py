@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from ellm.dsl import packing
-from ellm.dsl.arena import Buffer, union
+from ellm.dsl.arena import ALIGNMENT, Buffer, union
 from ellm.dsl.errors import LoweringError
 from ellm.dsl.grammar import GRAMMAR, Node, Storage
 from ellm.dsl.graph import Graph
@@ -16,7 +16,7 @@ from ellm.dsl.packing import PAGE, Packed, Region, Run
 from ellm.dsl.tensor import L, Scope, Shape, Weight, features, text
 from ellm.dsl.tiling import COLUMNS, DEPTH, depth_tiles, matrix_task_tiles, padded, tiles
 from ellm.kernels.formats import KNOWN, PLAIN
-from ellm.scheduler.contents import CacheEntry
+from ellm.scheduler.contents import CacheEntry, CacheKind
 from ellm.scheduler.program import Kind
 
 
@@ -29,31 +29,50 @@ class RangeLayout:
 
     context: int
     bytes: int = 0
-    caches: dict[str, CacheEntry] = field(default_factory=dict)
+    caches: dict[str, CacheEntry] = field(default_factory=dict)  # those that outlive a step
+    fields: dict[str, dict[str, int]] = field(default_factory=dict)  # of any: arguments of the kernels that use it
 
-    def add(self, node: Node, kv_heads: int, head_dim: int, value_dim: int, values_in_keys: bool) -> None:
-        """Lay out the cache that a node writes, unless it is there."""
+    def add(
+        self, node: Node, kv_heads: int, head_dim: int, value_dim: int, values_in_keys: bool, *, kept: bool = True
+    ) -> dict[str, int]:
+        """Lay out the cache that a node writes, unless it is there; return its offsets and strides in bytes.
+
+        It outlives a step if it is `kept`.
+        """
         cache = node.attributes["cache"]
-        if cache in self.caches:
-            if self.caches[cache].layer != node.scope.layer:
-                self.caches[cache] = replace(self.caches[cache], layer=-1)
-            return
+        if cache in self.fields:
+            return self.fields[cache]
         key_stride = self.context // COLUMNS * depth_tiles(head_dim) * PLAIN.tile_bytes
         value_stride = 0 if values_in_keys else self.context // DEPTH * tiles(value_dim) * PLAIN.tile_bytes
         keys = self.bytes
         values = keys + kv_heads * key_stride
         self.bytes = values + kv_heads * value_stride
-        self.caches[cache] = CacheEntry(cache, node.scope.layer, keys, key_stride, values, value_stride)
+        self.fields[cache] = dict(keys=keys, key_stride=key_stride, values=values, value_stride=value_stride)
+        if kept:
+            position_bytes = 2 * kv_heads * (head_dim + (0 if values_in_keys else value_dim))
+            kind = CacheKind("latents" if values_in_keys else "keys and values", position_bytes)
+            self.caches[cache] = CacheEntry(cache, node.scope.layer, kind, keys, self.bytes - keys)
+        return self.fields[cache]
 
-    def fields(self, cache: str) -> dict[str, int]:
-        """Offsets and strides of a cache: arguments of the kernels that use it."""
-        entry = self.caches[cache]
-        names = ("keys", "key_stride", "values", "value_stride")
-        return {name: getattr(entry, name) for name in names}
+    def add_state(self, node: Node, kind: CacheKind) -> int:
+        """Lay out a cache of one size for any sequence, unless it is there; return its offset."""
+        cache = node.attributes["cache"]
+        if cache not in self.fields:
+            self.bytes = -(-self.bytes // ALIGNMENT) * ALIGNMENT
+            self.fields[cache] = {"state": self.bytes}
+            self.caches[cache] = CacheEntry(cache, node.scope.layer, kind, self.bytes, kind.sequence_bytes)
+            self.bytes += kind.sequence_bytes
+        return self.fields[cache]["state"]
+
+    def see(self, cache: str, window: int) -> None:
+        """Say how far back a cache that outlives a step is read; 0: to its beginning."""
+        if cache in self.caches:
+            entry = self.caches[cache]
+            self.caches[cache] = replace(entry, kind=replace(entry.kind, window=window))
 
     def extended(self) -> RangeLayout:
         """A layout that begins with this one; what it adds begins on a page."""
-        return RangeLayout(self.context, -(-self.bytes // PAGE) * PAGE, dict(self.caches))
+        return RangeLayout(self.context, -(-self.bytes // PAGE) * PAGE, dict(self.caches), dict(self.fields))
 
 
 class Lowering:

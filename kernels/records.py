@@ -82,10 +82,6 @@ def _one(args: Args) -> int:
     return 1
 
 
-def _none(args: Args) -> int:
-    return 0
-
-
 @dataclass(frozen=True)
 class Kernel:
     """What is so of one kernel.
@@ -101,7 +97,6 @@ class Kernel:
     tasks: Count = _one
     memory: Callable[[Args, int], int] = lambda args, row_block: 0
     done: DoneBy = lambda args, rows, keys, splits: Work()
-    appended: Count = _none  # bytes that one position adds to a sequence's cache
     matrix: str = "weight"  # the argument that is its packed weight, if it has one of that name
     looks_up: bool = False  # reads a few rows of its weight, not all of it
     attends: bool = False  # to the keys and values of a sequence
@@ -264,7 +259,6 @@ RECORDS: dict[str, Kernel] = {
     "qkv": _matmul(
         lambda args: (args["heads"] + 2 * args["kv_heads"]) * args["head_dim"],
         sync=Sync.CHAIN,
-        appended=lambda args: 2 * 2 * args["kv_heads"] * args["head_dim"],
     ),
     "head_linear": Kernel(
         Family.MATMUL,
@@ -278,7 +272,6 @@ RECORDS: dict[str, Kernel] = {
         Family.ATTENTION,
         sync=Sync.CHAIN,
         tasks=lambda args: int(args["kv_heads"]),
-        appended=lambda args: 2 * args["kv_heads"] * _stored_dims(args),
     ),
     "expand_latent": Kernel(
         Family.ATTENTION,

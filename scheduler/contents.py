@@ -111,15 +111,26 @@ class WeightEntry:
 
 
 @dataclass(frozen=True)
-class CacheEntry:
-    """Where a sequence's KV range keeps the keys of a cache, head by head, then its values. All in bytes."""
+class CacheKind:
+    """How a cache grows with its sequence, and what may be done with it."""
 
     name: str
-    layer: int  # -1: one layer after the other uses it
-    keys: int
-    key_stride: int  # from head to head
-    values: int
-    value_stride: int  # 0: the values are the first dims of the keys
+    position_bytes: int = 0  # that each position adds, without padding
+    sequence_bytes: int = 0  # of a sequence, however long
+    cuttable: bool = True  # it can be taken back to any position; else only to where it stood when it was left
+    idempotent: bool = True  # to write positions again changes nothing
+    window: int = 0  # positions that are read, back from the newest; 0: all
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """A cache that a sequence keeps from step to step, and where it is in the sequence's range."""
+
+    name: str  # "cache.3"
+    layer: int  # that writes it; -1: none
+    kind: CacheKind
+    offset: int
+    bytes: int  # for the whole context, with padding
 
 
 @dataclass(frozen=True)

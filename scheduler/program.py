@@ -136,8 +136,7 @@ class Program:
     graph: str = ""  # the graph that it computes, as text
     operators: tuple[OperatorInfo, ...] = ()
     weights: tuple[WeightEntry, ...] = ()  # in order of offset
-    caches: tuple[CacheEntry, ...] = ()
-    cache_bytes: int = 0  # of keys and values that one position of a sequence adds
+    caches: tuple[CacheEntry, ...] = ()  # in the range of a sequence
     plan: ArenaPlan = field(default_factory=ArenaPlan)
 
     @property
@@ -170,6 +169,16 @@ class Program:
     def kind(self, op: int) -> int:
         """The Kind of an operator's groups."""
         return int(self.groups["kind"][np.searchsorted(self.groups["op"], op)])
+
+    @property
+    def position_bytes(self) -> int:
+        """Bytes that one position adds to the caches of a sequence, without padding."""
+        return sum(cache.kind.position_bytes for cache in self.caches)
+
+    @property
+    def sequence_bytes(self) -> int:
+        """Bytes of the caches of a sequence, however long."""
+        return sum(cache.kind.sequence_bytes for cache in self.caches)
 
     @property
     def chunk(self) -> int:

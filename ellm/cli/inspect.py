@@ -173,7 +173,7 @@ def memory_lines(program: Program) -> list[str]:
         f"a token      touches {readable(cost.weight_bytes.total())} of weights ({by_precision(cost.weight_bytes)}) "
         f"and up to {readable(cost.cache_bytes(last))} of keys and values",
         f"  computes   {cost.row_flops / 1e9:.3f} GFLOP, and {cost.logit_flops / 1e9:.3f} for its logits",
-        f"KV cache     {readable(program.cache_bytes)} per token; {readable(program.range_bytes)} of address "
+        f"KV cache     {readable(program.position_bytes)} per token; {readable(program.range_bytes)} of address "
         f"space per sequence of {program.context} tokens, touched as it grows",
         f"arena        {readable(program.arena_bytes)}: {program.blocks} sections of {plan.section_bytes} bytes "
         f"(lower bound {plan.lower_bound}){shared}",

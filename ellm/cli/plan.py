@@ -90,7 +90,7 @@ def head_lines(model: str, planner: Planner, context: int) -> list[str]:
     """The model, the machine, and what memory it takes."""
     machine, dtype = planner.machine, planner.dtype
     kept = " and ".join(name for name in planner.program.weight_bytes if name != "f32")
-    cache = planner.batch * context * planner.program.cache_bytes / 1e9
+    cache = planner.cache_bytes(context) / 1e9
     return [
         f"{model} on {machine.name}",
         f"machine      {planner.threads} of {machine.cores} cores, {planner.workers.read_rate:.0f} GB/s, "

@@ -29,7 +29,7 @@ def figures(program: Program) -> list[tuple[str, str, str]]:
     return [
         ("weights", readable(program.weights_bytes), "packed, in memory"),
         ("weights a token", readable(cost.weight_bytes.total()), "read to decode one token"),
-        ("KV a position", readable(program.cache_bytes), f"at most {readable(most)} are read for a token"),
+        ("KV a position", readable(program.position_bytes), f"at most {readable(most)} are read for a token"),
         ("a prefill row", f"{cost.row_flops / 1e9:.3g} GFLOP", "without attention and logits"),
         ("arena", readable(program.arena_bytes), f"{program.blocks} row blocks of {program.row_block} rows"),
         ("operators", f"{len(program.op_names):,}", "kernels with their arguments"),

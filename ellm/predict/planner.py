@@ -81,8 +81,12 @@ class Planner:
     def memory_gb(self, context: int) -> float:
         """All memory that is needed to serve the batch with so many positions each."""
         program = self.program
-        cache = self.batch * context * program.cache_bytes
-        return self.weights_gb + (program.working_bytes(self.threads) + cache) / 1e9
+        working = program.working_bytes(self.threads) + self.cache_bytes(context)
+        return self.weights_gb + working / 1e9
+
+    def cache_bytes(self, context: int) -> int:
+        """Bytes of what the batch keeps with so many positions each."""
+        return self.batch * (context * self.program.position_bytes + self.program.sequence_bytes)
 
     def decode(self, context: int) -> Estimate:
         """One token of each sequence of the batch, after so many."""

@@ -91,10 +91,13 @@ class Engine:
             self._run(entry)
 
     def settle(self) -> None:
-        """Count the last step if it has ended; one that did not changed nothing that counts. Read the new tokens."""
+        """Count the last step if it has ended, else undo it, and read the new tokens."""
         if self._under_way is not None:
             if self._under_way.inputs.ended:
                 self._commit(self._under_way)
+            else:
+                for share in self._under_way.shares:
+                    self.room.undo(share.sequence)
             self._under_way = None
         for completion in self.running:
             completion.read()

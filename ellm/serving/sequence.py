@@ -33,12 +33,6 @@ class Sequence:
         """Known tokens that are still to be computed."""
         return self.length - self.cached
 
-    def cached_prefix(self) -> int:
-        """Tokens whose keys and values the prompt cache has. The last one is always computed, for its logits."""
-        if self.cache is None:
-            return 0
-        return min(self.cache.common_prefix(self.tokens[: self.length]), self.length - 1)
-
     def append(self, at: int, token: int, logprob: float) -> None:
         """Put the token that follows the first `at` there. Doing it again changes nothing."""
         self.tokens[at], self.logprobs[at - self.prompt_length] = token, logprob

@@ -119,7 +119,7 @@ def test_compiling_has_no_loop_over_experts():
 
 def test_sizes_of_a_model_with_latent_attention_and_experts():
     program = compile(from_config(DEEPSEEK_671B).graph(), context=4096, chunk=512)
-    assert program.cache_bytes == 61 * 576 * 2
+    assert program.position_bytes == 61 * 576 * 2
     assert program.range_bytes == 61 * 576 * 2 * 4096
     assert (program.kv_heads, program.fold_heads, program.partial_floats) == (2, 128, 128 * (512 + 2))
     assert len(program.wakes) == 58
@@ -210,7 +210,7 @@ def test_sizes_of_a_program():
     # 2 layers x 2 heads x (keys: 64 column tiles x 1 deep; values: 32 deep x 2 column tiles) of 1 KiB
     assert program.range_bytes == 2 * 2 * (64 + 64) * 1024
     assert program.vocab == 101
-    assert program.cache_bytes == 2 * 2 * 2 * 24 * 2
+    assert program.position_bytes == 2 * 2 * 2 * 24 * 2
 
 
 def test_partials_are_bounded_by_memory():

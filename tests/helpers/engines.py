@@ -1,0 +1,114 @@
+"""An engine without a model: an executable that sums tokens up, a vocabulary of letters, kinds of caches."""
+
+import collections
+import ctypes
+import dataclasses
+
+import numpy as np
+
+from ellm import SamplingParams
+from ellm.scheduler.contents import CacheEntry, CacheKind
+from ellm.scheduler.probe_program import ProbeGroup, probe_program
+from ellm.serving.completion import Completion
+from ellm.serving.engine import Engine
+
+CONTEXT, SEQUENCE_BYTES = 64, 4096
+POSITIONS = CacheKind("positions", position_bytes=1024)
+STATE = CacheKind("state", sequence_bytes=SEQUENCE_BYTES, cuttable=False, idempotent=False)
+
+
+def follow(state, token):
+    """The sum after one more token."""
+    return (state * 31 + token + 1) % 1009
+
+
+def summed(prompt, tokens):
+    """The tokens that follow a prompt."""
+    state, found = 0, []
+    for token in prompt:
+        state = follow(state, token)
+    for _ in range(tokens):
+        found.append(state % 97)
+        state = follow(state, found[-1])
+    return found
+
+
+class Letters:
+    """A vocabulary of 100 tokens, each of which is a letter."""
+
+    eos_ids = frozenset({99})
+
+    def stream(self):
+        return self
+
+    def push(self, token):
+        return chr(ord("a") + token % 26)
+
+    def finish(self):
+        return ""
+
+
+class Sums:
+    """Keeps in each range, behind each position, what the tokens up to it sum up to; the next token depends on that.
+
+    What is read is that of the position before, so that positions may be written again, unless `kind` is a state.
+    """
+
+    def __init__(self):
+        self.kind = POSITIONS
+        self.times = collections.Counter()  # (range, position) -> how often it ran
+        self.before = self.after = lambda step: None
+        self.stop_after, self.error = None, None  # rows
+
+    def run(self, step):
+        self.before(step)
+        drawn = 0
+        for row, (token, position, slot) in enumerate(zip(step.tokens, step.positions, step.slots, strict=True)):
+            if row == self.stop_after:
+                raise self.error
+            place = int(step.ranges[slot])
+            self.times[place, int(position)] += 1
+            state = self._sum(place, int(token), int(position))
+            if drawn < len(step.logit_row) and row == step.logit_row[drawn]:
+                step.sampled[drawn], step.logprob[drawn] = state % 97, -1.0
+                drawn += 1
+        step.ended = True
+        self.after(step)
+
+    def _sum(self, place, token, position):
+        sums = (ctypes.c_int64 * (CONTEXT + 1)).from_address(place)
+        at, to = (0, 0) if not self.kind.cuttable else (position, position + 1)
+        sums[to] = follow(sums[at], token)
+        return sums[to]
+
+
+def completion(prompt, *, cache=None, **params):
+    """A completion of 5 tokens at most."""
+    params = SamplingParams(**{"temperature": 0, "max_tokens": 5} | params)
+    return Completion(np.array(prompt, np.int32), params, CONTEXT, Letters(), cache)
+
+
+def open_engine(executable, kind, **options):
+    """An engine with one cache of this kind."""
+    executable.kind = kind
+    size = kind.sequence_bytes + kind.position_bytes * CONTEXT
+    caches = (CacheEntry("cache.0", 0, kind, 0, size),)
+    program = dataclasses.replace(
+        probe_program([ProbeGroup(1)]), range_bytes=size, caches=caches, context=CONTEXT, vocab=100
+    )
+    return Engine(executable, program, **{"chunk": 4, "slots": 2} | options)
+
+
+def finish(engine, completions):
+    """Run steps until they are done."""
+    for _ in range(200):
+        if all(one.sequence.done for one in completions):
+            engine.release()
+            return
+        engine.step()
+    raise AssertionError("a completion never ends")
+
+
+def results(completions):
+    """Tokens, text and logprobs of each."""
+    return [(one.output().token_ids, one.output().text, one.output().logprobs) for one in completions]
