@@ -31,6 +31,7 @@ class RangeLayout:
     bytes: int = 0
     caches: dict[str, CacheEntry] = field(default_factory=dict)  # those that outlive a step
     fields: dict[str, dict[str, int]] = field(default_factory=dict)  # of any: arguments of the kernels that use it
+    windows: dict[str, set[int]] = field(default_factory=dict)  # of those that read a cache
 
     def add(
         self, node: Node, kv_heads: int, head_dim: int, value_dim: int, values_in_keys: bool, *, kept: bool = True
@@ -65,10 +66,12 @@ class RangeLayout:
         return self.fields[cache]["state"]
 
     def see(self, cache: str, window: int) -> None:
-        """Say how far back a cache that outlives a step is read; 0: to its beginning."""
+        """Say how far back one of its readers reads a cache; 0: to its beginning."""
+        windows = self.windows.setdefault(cache, set())
+        windows.add(window)
         if cache in self.caches:
             entry = self.caches[cache]
-            self.caches[cache] = replace(entry, kind=replace(entry.kind, window=window))
+            self.caches[cache] = replace(entry, kind=replace(entry.kind, window=min(windows) and max(windows)))
 
     def extended(self) -> RangeLayout:
         """A layout that begins with this one; what it adds begins on a page."""

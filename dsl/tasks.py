@@ -80,6 +80,9 @@ def build(operators: Sequence[Operator], blocks: int) -> TaskGraph:
                 done = [joined[one] for one in waits[number] if one in joined]
                 if operator.cache_after is not None:
                     done.append(appended[operator.cache_after][block])
+                if sync is Sync.ORDERED and block:
+                    done.append(graph.event(needed=1))
+                    graph.signals[graph.group(number, block - 1)].append(done[-1])
                 plain = tuple(one for one in waits[number] if one not in joined)
                 graph.publishes[_event(graph, made, plain, tuple(done), block)].append(group)
         if operator.kind == Kind.SAMPLE:

@@ -27,6 +27,7 @@ class Sync(Enum):
 
     BLOCK = "its row block: of each operator that it reads, and for each that reads it"
     CHAIN = "as BLOCK; who reads the cache it appends to waits for it in all row blocks up to its own"
+    ORDERED = "as BLOCK; each row block also waits for the one before, as a state that takes in row after row needs"
     ALL = "each row block waits for all row blocks, and the step does not end before"
     ONCE = "one group of tasks for all row blocks, which waits for them all"
     WOKEN = "a group for each expert, which the ONCE operator before it publishes if the expert got rows"

@@ -5,13 +5,14 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
-from small_models import config, graph, one_layer_graph, sparse
+from small_models import config, graph, one_layer_graph, sparse, unusual
 
 from ellm.dsl import (
     GraphError,
     LoweringError,
     attend,
     compile,
+    compile_all,
     embed,
     experts,
     linear,
@@ -211,6 +212,37 @@ def test_sizes_of_a_program():
     assert program.range_bytes == 2 * 2 * (64 + 64) * 1024
     assert program.vocab == 101
     assert program.position_bytes == 2 * 2 * 2 * 24 * 2
+
+
+@pytest.mark.parametrize(
+    "architecture, kind, position_bytes, windows",
+    [
+        ("Qwen3ForCausalLM", "keys and values", 2 * 2 * 2 * 24, [0, 0]),
+        ("GptOssForCausalLM", "keys and values", 2 * 2 * 2 * 24, [16, 0]),
+        ("DeepseekV3ForCausalLM", "latents", 2 * 48, [0, 0]),
+    ],
+)
+def test_caches_of_a_program(architecture, kind, position_bytes, windows):
+    program = compile(graph(architecture), context=700)
+    assert [(cache.name, cache.kind.name) for cache in program.caches] == [("cache.0", kind), ("cache.1", kind)]
+    assert [cache.kind.position_bytes for cache in program.caches] == [position_bytes] * 2
+    assert [cache.kind.window for cache in program.caches] == windows
+    assert all(cache.kind.cuttable and cache.kind.idempotent for cache in program.caches)
+    first, second = program.caches
+    assert (first.offset, second.offset) == (0, first.bytes)
+    assert second.offset + second.bytes == program.range_bytes
+    assert first.bytes >= position_bytes * program.context
+
+
+def test_a_cache_is_read_as_far_back_as_any_of_its_readers_does():
+    (cache,) = compile(trace(unusual, 1024), context=64).caches
+    assert cache.kind.window == 0
+
+
+def test_what_is_expanded_is_no_cache_of_the_sequence():
+    model = from_config(config("DeepseekV3ForCausalLM"))
+    absorbed, expanded = compile_all([model.graph(), model.graph(expanded=True)], context=700)
+    assert expanded.caches == absorbed.caches and expanded.range_bytes > absorbed.range_bytes
 
 
 def test_partials_are_bounded_by_memory():
