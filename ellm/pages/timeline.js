@@ -17,7 +17,7 @@ ellm.time = function (ns) {
 ellm.timeline = (function () {
   const { element, data, time } = ellm;
   const { activities, cores, operators, steps } = data;
-  const [workers, whats, ops, blocks, indices, begins, lengths, onPath] = data.events;
+  const [workers, whats, ops, blocks, indices, begins, lengths, onPath] = data.spans;
   const TOP = 26, LEFT = 64, RIGHT = 12, STEP_ROW = 20;
   const canvas = document.getElementById("tracks");
   const holder = document.getElementById("drawing");

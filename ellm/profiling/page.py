@@ -12,7 +12,7 @@ from ellm.profiling.experts import routing
 from ellm.profiling.recorder import DECODE, PREFILL, Step
 from ellm.scheduler.spans import Activity
 
-MOST_EVENTS = 60_000  # drawn; steps beyond that are left out, and the page says so
+MOST_SPANS = 60_000  # drawn; steps beyond that are left out, and the page says so
 COUNTS = ("calls", "tasks", "stolen")
 
 
@@ -50,7 +50,7 @@ def data(
             }
             for step in shown
         ],
-        "events": _spans(accountant, shown, steps[0].begin_ns),
+        "spans": _spans(accountant, shown, steps[0].begin_ns),
         "totals": [_totals(account, accountant, cores, limits) for account in accounts],
         "experts": _experts(accountant, steps),
     }
@@ -72,7 +72,7 @@ def _figures(accounts: list[Account]) -> list[list[str]]:
 def _shown(accountant: Accountant, steps: list[Step]) -> list[Step]:
     """The first steps of each phase, and of each one at least; prefill has half of the room if there is decode too."""
     shown: list[Step] = []
-    left = MOST_EVENTS
+    left = MOST_SPANS
     phases = [[step for step in steps if step.phase == phase] for phase in (PREFILL, DECODE)]
     for phase, share in zip(phases, (2 if phases[1] else 1, 1), strict=True):
         room = left // share

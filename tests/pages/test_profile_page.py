@@ -54,7 +54,7 @@ def test_the_timeline_zooms_to_a_step_and_tells_of_a_task(tab, data):
     step = data["steps"][2]
     begin, end = tab.run("ellm.timeline.domain()")
     assert (begin, end) == pytest.approx((step["begin"], step["end"]), rel=1e-3)
-    workers, whats, ops, blocks, indices, begins, lengths, _ = data["events"]
+    workers, whats, ops, blocks, indices, begins, lengths, _ = data["spans"]
     tasks = [i for i, what in enumerate(whats) if what <= 1 and step["begin"] <= begins[i] < step["end"]]
     longest = max(tasks, key=lambda i: lengths[i])
     left, right = tab.run("[64, document.getElementById('drawing').clientWidth - 12]")

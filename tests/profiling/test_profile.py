@@ -244,7 +244,7 @@ def test_data_of_the_page(runtime, profile):
     steps, limits = profile.recorder.steps, (1e9, 1e12)
     data = page.data(profile.accountant, profile.accounts(), steps, runtime.pool.cores, "tiny", limits)
     json.dumps(data, allow_nan=False)
-    assert len({len(column) for column in data["events"]}) == 1
+    assert len({len(column) for column in data["spans"]}) == 1
     assert len(data["steps"]) == len(profile.recorder.steps)
     assert bool(data["experts"]) == bool(len(runtime.program.wakes))
 

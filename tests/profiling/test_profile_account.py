@@ -345,7 +345,7 @@ def test_two_outputs_in_one_file_are_refused(command, tmp_path):
 def test_decoding_is_drawn_however_long_the_prompt(runtime, monkeypatch):
     found = record(runtime, np.resize(PROMPT, 640), 5)
     spans = [np.count_nonzero(found.accountant.of(step.number)["what"] < Activity.JOIN) for step in found.steps]
-    monkeypatch.setattr(page, "MOST_EVENTS", 3 * spans[0])
+    monkeypatch.setattr(page, "MOST_SPANS", 3 * spans[0])
     data = page.data(found.accountant, found.accounts(), found.steps, runtime.pool.cores, "tiny", (1e9, 1e12))
     labels = [step["label"].split()[0] for step in data["steps"]]
     assert labels[0] == PREFILL and DECODE in labels and len(labels) < len(found.steps)
