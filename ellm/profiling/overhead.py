@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 
 from ellm.profiling.bencher import Bencher
@@ -17,9 +15,7 @@ RESAMPLES = 500
 def overhead(bencher: Bencher, depth: int, tasks: int) -> tuple[float, float, int]:
     """The share by which recording lengthens a decode step at `depth`, of about so many tasks; its error; and pairs."""
     bencher.fill(depth)
-    begin = time.perf_counter()
-    bencher.step(depth, depth + 1)
-    pairs = int(min(max(SECONDS / 2 / (time.perf_counter() - begin), FEWEST), MOST))
+    pairs = int(min(max(SECONDS / 2 / bencher.step(depth, depth + 1), FEWEST), MOST))
     seconds = np.empty((pairs, 2))  # without, with
     step_records = 2 * tasks  # any core may run all of them, and idle in between
     records = room((pairs + 1) * step_records, bencher.runtime.pool.threads)
