@@ -186,9 +186,7 @@ class Meter:
         def run() -> float:
             if not cold:
                 executable.run(step)
-            begin = time.perf_counter()
-            executable.run(step)
-            seconds = time.perf_counter() - begin - self.empty()
+            seconds = self._seconds(executable, step)
             if rows > 1:
                 return work.tile_flops / seconds / 1e12 / pool.threads
             return work.weight_bytes / seconds / 1e9 / (1 if cold else pool.threads)
@@ -249,9 +247,7 @@ class Meter:
 
         def run() -> float:
             executable.run(step)
-            begin = time.perf_counter()
-            executable.run(step)
-            seconds = time.perf_counter() - begin - self.empty()
+            seconds = self._seconds(executable, step)
             multiplying = keys * 2 * 2 * dim / multiply() / 1e12
             return keys / max(seconds - multiplying, 0.1 * seconds) / 1e9
 
@@ -276,11 +272,16 @@ class Meter:
     def _timed(self, executable: Executable, step: StepInput, elements: int) -> Callable[[], float]:
         def run() -> float:
             executable.run(step)
-            begin = time.perf_counter()
-            executable.run(step)
-            return elements / (time.perf_counter() - begin - self.empty()) / 1e9
+            return elements / self._seconds(executable, step) / 1e9
 
         return run
+
+    def _seconds(self, executable: Executable, step: StepInput) -> float:
+        """What a step takes beyond an empty one; never nothing, as either may lose its core to another process."""
+        begin = time.perf_counter()
+        executable.run(step)
+        seconds = time.perf_counter() - begin
+        return max(seconds - self.empty(), 0.1 * seconds)
 
     def _handover(self, pool: Pool) -> Callable[[], float]:
         """ns of a word's way between two workers: a hand-over is counting, signalling, publishing and seeing it."""
