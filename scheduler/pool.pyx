@@ -105,7 +105,7 @@ cdef class Pool:
 
     def load(self, program, table, weights_address=0):
         """Make a program ready to run with the kernels of `table`, its weights at `weights_address`."""
-        return Executable(self, program, table, weights_address)
+        return LoadedProgram(self, program, table, weights_address)
 
     def close(self):
         """Stop the workers, of which a fork has none, once their step has ended. Nothing can be run afterwards."""
@@ -131,4 +131,4 @@ cdef class Pool:
         self.end_workers()
 
 
-include "executable.pxi"
+include "loaded_program.pxi"

@@ -12,7 +12,7 @@ import numpy as np
 from ellm.scheduler.rings import Rings, clocks
 
 if TYPE_CHECKING:
-    from ellm.scheduler.pool import Executable
+    from ellm.scheduler.pool import LoadedProgram
 
 
 class Activity(IntEnum):
@@ -51,7 +51,7 @@ class Trace:
     counted. An executable has one trace at a time. Recording can be paused, and goes on where it was.
     """
 
-    def __init__(self, executable: Executable, capacity: int):
+    def __init__(self, executable: LoadedProgram, capacity: int):
         self._executable, self._capacity = executable, capacity
         self._rings = Rings(executable.pool.threads + 1, capacity)
         self._touch(executable.pool.cores)

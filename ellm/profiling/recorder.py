@@ -9,7 +9,7 @@ import numpy as np
 
 from ellm.kernels import contract
 from ellm.scheduler import StepInput
-from ellm.scheduler.pool import Executable
+from ellm.scheduler.pool import LoadedProgram
 from ellm.scheduler.program import Program
 from ellm.scheduler.rings import RECORD
 
@@ -41,7 +41,7 @@ class Step:
 class Recorder:
     """Stands in for an executable: runs its steps, which are those of one sequence, and lists them in `steps`."""
 
-    def __init__(self, executable: Executable, prompt_length: int):
+    def __init__(self, executable: LoadedProgram, prompt_length: int):
         self._executable, self._prompt_length = executable, prompt_length
         self.program = executable.program
         self._begins = executable.watch(_expert_begins(executable.program))

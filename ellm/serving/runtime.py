@@ -11,7 +11,7 @@ from ellm.checkpoint.loader import load_weights
 from ellm.compiled import CHUNK, Source, compile_model
 from ellm.kernels import isa as isas
 from ellm.scheduler import Pool
-from ellm.scheduler.pool import Executable
+from ellm.scheduler.pool import LoadedProgram
 from ellm.scheduler.program import Program
 from ellm.system import memory
 from ellm.system.errors import InputError
@@ -72,12 +72,12 @@ class Runtime:
             self.close()
             raise
 
-    def executable_for(self, rows: int) -> Executable:
+    def executable_for(self, rows: int) -> LoadedProgram:
         """What runs a step of so many rows of each sequence."""
         entries = zip(self.compiled.entries, self._executables, strict=True)
         return [executable for entry, executable in entries if entry.rows <= rows][-1]
 
-    def _load(self, program: Program) -> Executable:
+    def _load(self, program: Program) -> LoadedProgram:
         return self.pool.load(program, self.table, self.weights.address)
 
     def close(self) -> None:

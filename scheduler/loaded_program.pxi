@@ -1,7 +1,7 @@
 """Programs made ready to run on a pool."""
 
 
-cdef class Executable:
+cdef class LoadedProgram:
     """A program with its memory: arena, scratch, partials, and the scheduler's own tables. Made by `Pool.load`.
 
     number: of the last step; may be raised, never lowered.
