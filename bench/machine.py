@@ -61,16 +61,14 @@ def main() -> None:
 
 def heading() -> list[str]:
     """The CPU's name, and what else the figures depend on."""
-    name = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    family = re.search(r"^model\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    cpu = dict(re.findall(r"^(\S[^\t]*)\t*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE))
     cores = topology.choose_cores(None)
-    caches = ", ".join(f"L{cache.level} {cache.size >> 10:,} KiB" for cache in topology.caches(cores[0]))
-    compiler = subprocess.run(["cc", "--version"], capture_output=True, text=True, check=False).stdout.partition("\n")[
-        0
-    ]
+    data = [cache for cache in topology.caches(cores[0]) if cache.kind != "Instruction"]
+    caches = ", ".join(f"L{cache.level} {cache.size >> 10:,} KiB" for cache in data)
+    compiler = subprocess.run(["cc", "--version"], capture_output=True, text=True, check=False).stdout.splitlines()[0]
     usable = ", ".join(one for one, obstacle in isa.available().items() if obstacle is None)
     return [
-        f"## {name[1] if name else platform.machine()} (model {family[1] if family else 'unknown'})",
+        f"## {cpu.get('model name', platform.machine())} (model {cpu.get('model', 'unknown')})",
         "",
         f"{len(cores)} cores, {caches}; kernels for {usable}. Linux {platform.release()}, {compiler}, "
         f"Python {platform.python_version()}, ellm {ellm.__version__}, {date.today()}.",

@@ -2,10 +2,11 @@
 
 import ast
 import importlib
-import importlib.util
 from pathlib import Path
 
 import pytest
+
+from ellm.kernels import isa
 
 ROOT = Path(__file__).parent.parent
 STUBS = sorted([*ROOT.glob("kernels/*.pyi"), *ROOT.glob("scheduler/*.pyi")])
@@ -13,10 +14,9 @@ WITHOUT_PYTHON = {"worker"}  # what it has is for Cython alone
 
 
 def imported(stub):
-    name = f"ellm.{stub.parent.name}.{stub.stem}"
-    if importlib.util.find_spec(name) is None or stub.stem.removeprefix("_") in ("amx", "avx2", "avx512"):
-        pytest.skip(f"{name} may not run here")
-    return importlib.import_module(name)
+    if obstacle := isa.available().get(stub.stem.removeprefix("_")):
+        pytest.skip(f"{stub.stem}: {obstacle}")
+    return importlib.import_module(f"ellm.{stub.parent.name}.{stub.stem}")
 
 
 def said(body) -> dict[str, ast.AST]:
@@ -27,6 +27,8 @@ def said(body) -> dict[str, ast.AST]:
             found[node.name] = node
         elif isinstance(node, ast.AnnAssign):
             found[node.target.id] = node
+        elif isinstance(node, ast.ImportFrom):
+            found |= {alias.asname: node for alias in node.names if alias.asname}
     return found
 
 
