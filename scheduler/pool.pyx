@@ -9,7 +9,7 @@ from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from posix.unistd cimport getpid, pid_t
 
 from ellm.kernels.task cimport ellm_kernel, ellm_step
-from ellm.scheduler.memory cimport Pages
+from ellm.scheduler.zeroed_pages cimport Pages
 from ellm.scheduler.rings cimport Rings
 from ellm.scheduler.tables cimport StepTables
 from ellm.scheduler.threads cimport clock_ticks, load_relaxed, pthread_join, pthread_t, start_pinned

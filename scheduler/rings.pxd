@@ -1,4 +1,4 @@
-from ellm.scheduler.memory cimport Pages
+from ellm.scheduler.zeroed_pages cimport Pages
 from ellm.scheduler.worker cimport Ring
 
 

@@ -5,7 +5,7 @@ import numpy as np
 from libc.stdint cimport int64_t, uintptr_t
 from libc.string cimport memset
 
-from ellm.scheduler.memory cimport Pages
+from ellm.scheduler.zeroed_pages cimport Pages
 from ellm.scheduler.threads cimport clock_ns, clock_ticks
 from ellm.scheduler.worker cimport Record, Ring
 

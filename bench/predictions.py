@@ -1,6 +1,6 @@
 """What `ellm plan` predicts for this machine beside what the engine does: the table of docs/plan.md.
 
-python bench/plan.py FOLDER [--rounds 15]
+python bench/predictions.py FOLDER [--rounds 15]
 
 Checkpoints of random weights, 9 GB, are written to FOLDER unless they are there. Each of three models decodes after 128
 and after 4096 tokens, and reads a prompt of 512. The machine's speed moves by factors within minutes, so measuring the

@@ -1,4 +1,4 @@
-"""C declarations of memory.pyx."""
+"""C declarations of zeroed_pages.pyx."""
 
 cdef class Pages:
     cdef char *base
