@@ -129,7 +129,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1, help="for each row of the table")
     options = parser.parse_args()
     print("isa      format  rows    GB/s  of reading  TFLOP/s  of the peak")
-    names = options.isa or [name for name, obstacle in isa.available().items() if obstacle is None]
+    obstacles = isa.available()  # asks for the permission to use AMX, too
+    names = options.isa or [name for name, obstacle in obstacles.items() if obstacle is None]
+    for name in names:
+        if obstacles[name] is not None:
+            parser.error(f"--isa {name}: {obstacles[name]}")
     for name, format in itertools.product(names, options.format or FORMATS):
         bench = Bench(name, format, options.k * 16 // FORMATS[format].bits, options.columns)
         loop = bench.best_loop()
