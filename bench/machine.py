@@ -29,7 +29,7 @@ from ellm.scheduler import topology
 HERE = Path(__file__).parent
 MODELS = (("qwen3-0.6b", None), ("qwen3-30b-a3b", 6), ("gpt-oss-20b", 4))
 """Geometry of bench/configs, and how many layers a small machine holds of it."""
-PROMPTS = (512, 4096)
+PROMPTS = "512,4096"
 CHUNK = 512
 KERNEL = re.compile(r"^(\w+) +(\w+) +(\d+) +([\d.]+) +(\d+)% +([\d.]+) +(\d+)%$", re.MULTILINE)
 LIMITS = re.compile(r"^  (\w+): .* limits now ([\d.]+) GB/s, ([\d.]+) TFLOP/s$", re.MULTILINE)
@@ -98,20 +98,9 @@ def models() -> Iterator[Row]:
         with tempfile.TemporaryDirectory() as folder:
             cut = [] if layers is None else ["--layers", str(layers)]
             run("make_checkpoint.py", str(HERE / "configs" / name), folder, *cut)
-            prompts = [word for prompt in PROMPTS for word in ("-p", str(prompt))]
-            command = [
-                sys.executable,
-                "-m",
-                "ellm.cli.main",
-                "bench",
-                folder,
-                *prompts,
-                "-n",
-                "64",
-                "--chunk",
-                str(CHUNK),
-            ]
-            done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False)
+            command = [sys.executable, "-m", "ellm.cli.main", "bench", folder, "-p", PROMPTS, "-n", "64"]
+            command += ["--chunk", str(CHUNK), "--json"]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             yield Row(title, done.stderr.strip().splitlines()[-1])
             continue
