@@ -6,30 +6,12 @@ A rule gets a node and its input nodes and returns the shape of the result; it r
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
-from typing import Any
 
 from ellm.dsl.errors import ShapeError
-from ellm.dsl.tensor import NOWHERE, Dim, L, R, Rope, Scope, Shape, T, Weight, features, text
-
-
-@dataclass(frozen=True)
-class Node:
-    """One operator of a graph.
-
-    `inputs` are the ids of the nodes it reads, in the order of its form. `scope` is the block it belongs to,
-    and `line` the model line that wrote it.
-    """
-
-    op: str
-    inputs: tuple[int, ...]
-    weights: dict[str, Weight] = field(default_factory=dict)
-    attributes: dict[str, Any] = field(default_factory=dict)
-    shape: Shape = ()
-    scope: Scope = NOWHERE
-    line: str = ""
-
+from ellm.dsl.node import Node
+from ellm.dsl.tensor import Dim, L, R, Rope, Shape, T, Weight, features, text
 
 Rule = Callable[[Node, Sequence[Node]], Shape]
 

@@ -9,7 +9,8 @@ from typing import Any
 import networkx
 
 from ellm.dsl.errors import ShapeError
-from ellm.dsl.grammar import GRAMMAR, Node
+from ellm.dsl.grammar import GRAMMAR
+from ellm.dsl.node import Node
 from ellm.dsl.source import error_line, model_line
 from ellm.dsl.tensor import NOWHERE, Scope, Weight
 

@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 from ellm.dsl import lower_attention, lower_experts, packing
 from ellm.dsl.errors import LoweringError
-from ellm.dsl.grammar import Node
 from ellm.dsl.graph import Graph
 from ellm.dsl.lowering import Lowering
+from ellm.dsl.node import Node
 from ellm.dsl.operator import Argument, Stored
 from ellm.dsl.tensor import R, Weight, features, text
 from ellm.dsl.tiling import depth_tiles, task_tiles, tiles

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 from ellm.dsl import packing
 from ellm.dsl.errors import LoweringError
-from ellm.dsl.grammar import Node, cache_shapes
+from ellm.dsl.grammar import cache_shapes
 from ellm.dsl.lowering import Lowering
+from ellm.dsl.node import Node
 from ellm.dsl.operator import Argument
 from ellm.dsl.tensor import features
 from ellm.dsl.tiling import depth_tiles, padded, task_heads, tiles

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from ellm.dsl import packing
 from ellm.dsl.arena import Buffer
 from ellm.dsl.errors import LoweringError
-from ellm.dsl.grammar import Node
 from ellm.dsl.lowering import Lowering
+from ellm.dsl.node import Node
 from ellm.dsl.operator import Argument
 from ellm.dsl.packing import Packed, Run
 from ellm.dsl.tensor import features, text

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 from ellm.dsl import packing
 from ellm.dsl.arena import ALIGNMENT, Buffer, union
 from ellm.dsl.errors import LoweringError
-from ellm.dsl.grammar import GRAMMAR, Node, Storage
+from ellm.dsl.grammar import GRAMMAR, Storage
 from ellm.dsl.graph import Graph
+from ellm.dsl.node import Node
 from ellm.dsl.operator import Argument, Operator, Stored
 from ellm.dsl.packing import PAGE, Packed, Region, Run
 from ellm.dsl.tensor import L, Scope, Shape, Weight, features, text

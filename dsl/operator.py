@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ellm.dsl.arena import Buffer
-from ellm.dsl.grammar import Node
+from ellm.dsl.node import Node
 from ellm.dsl.packing import Packed
 from ellm.kernels import contract
 from ellm.kernels.records import RECORDS, Kernel, Sync

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 import networkx
 
 from ellm.dsl.errors import LoweringError
-from ellm.dsl.grammar import GRAMMAR, Effect, Node
+from ellm.dsl.grammar import GRAMMAR, Effect
 from ellm.dsl.graph import Graph
+from ellm.dsl.node import Node
 from ellm.dsl.policy import Policy, as_stored, assign
 from ellm.dsl.tensor import R, Weight
 from ellm.dsl.verify import verify
