@@ -46,10 +46,14 @@ class Opened:
         return self.tab.evaluate(script)
 
     def node(self, name: str) -> tuple[float, float]:
-        """Where a node of the graph is on the screen."""
+        """Where a node of the graph is on the screen, once it has come to rest: the panel beside it makes it move."""
         script = """id => { const box = ellm.cy.container().getBoundingClientRect();
             const at = ellm.cy.getElementById(id).renderedPosition(); return [box.x + at.x, box.y + at.y] }"""
-        return tuple(self.tab.evaluate(script, name))
+        before, at = None, self.tab.evaluate(script, name)
+        while at != before:
+            self.tab.wait_for_timeout(50)  # ms
+            before, at = at, self.tab.evaluate(script, name)
+        return tuple(at)
 
     def details(self) -> str:
         """The text of the panel."""
