@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ellm.serving.llm import LLM
+    from ellm.llm import LLM
     from ellm.serving.output import Output
     from ellm.serving.sampling import SamplingParams
     from ellm.system.errors import InputError
@@ -21,7 +21,7 @@ __version__ = "0.1.0"
 __all__ = ["LLM", "InputError", "Output", "SamplingParams", "__version__"]
 
 _HOMES = {
-    "LLM": "ellm.serving.llm",
+    "LLM": "ellm.llm",
     "InputError": "ellm.system.errors",
     "Output": "ellm.serving.output",
     "SamplingParams": "ellm.serving.sampling",

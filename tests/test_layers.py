@@ -24,12 +24,13 @@ ROOMS = {  # of ellm/: which of the others each knows, and which layers
     "machine": {"system", "scheduler", "kernels"},
     "compiled": {"system", "checkpoint", "models", "dsl", "scheduler", "kernels"},
     "serving": {"system", "text", "checkpoint", "compiled", "scheduler", "kernels"},
+    "llm": {"system", "text", "compiled", "serving"},
     "predict": {"system", "machine", "scheduler", "kernels"},
     "inspection": {"system", "predict", "pages", "scheduler", "kernels"},
     "profiling": {"system", "machine", "serving", "predict", "inspection", "scheduler", "kernels"},
-    "cli": {"system", "checkpoint", "machine", "compiled", "serving", "predict", "inspection", "profiling", "pages"}
-    | {"scheduler", "kernels"},
-    "__init__": {"serving", "system"},
+    "cli": {"system", "checkpoint", "machine", "compiled", "llm", "serving", "predict", "inspection", "profiling"}
+    | {"pages", "scheduler", "kernels"},
+    "__init__": {"llm", "serving", "system"},
 }
 LINKS = ["dsl", "kernels", "models", "scheduler"]
 INCLUDE_FOLDERS = {"kernels": ["kernels"], "scheduler": ["scheduler", "kernels"]}

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ellm.cli.terminal import note, show, write
-from ellm.serving.llm import LLM
+from ellm.llm import LLM
 from ellm.serving.output import Output
 from ellm.serving.sampling import SamplingParams
 from ellm.system.errors import InputError

@@ -11,7 +11,7 @@ from ellm.cli.chat import Chat
 from ellm.cli.skipped import note_price, note_skipped
 from ellm.cli.stats import report
 from ellm.cli.terminal import loading, note, show
-from ellm.serving.llm import LLM
+from ellm.llm import LLM
 from ellm.serving.sampling import SamplingParams
 from ellm.system import memory
 from ellm.system.errors import InputError

@@ -7,9 +7,9 @@ from contextlib import closing
 
 from ellm.cli.terminal import note
 from ellm.inspection import operator_kinds
+from ellm.llm import LLM
 from ellm.machine.limits import Limits
 from ellm.predict.roofline import Cost
-from ellm.serving.llm import LLM
 from ellm.serving.output import Output
 
 SAMPLES = 5

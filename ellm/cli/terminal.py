@@ -14,7 +14,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeE
 from ellm.system.errors import InputError, harmless
 
 if TYPE_CHECKING:
-    from ellm.serving.llm import Stream
+    from ellm.llm import Stream
 
 console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
