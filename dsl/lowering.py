@@ -30,8 +30,8 @@ class RangeLayout:
 
     context: int
     bytes: int = 0
-    caches: dict[str, CacheEntry] = field(default_factory=dict)  # those that outlive a step
-    fields: dict[str, dict[str, int]] = field(default_factory=dict)  # of any: arguments of the kernels that use it
+    caches: dict[str, CacheEntry] = field(default_factory=dict)
+    fields: dict[str, dict[str, int]] = field(default_factory=dict)  # arguments of the kernels that use it
     windows: dict[str, set[int]] = field(default_factory=dict)  # of those that read a cache
 
     def add(
@@ -39,7 +39,7 @@ class RangeLayout:
     ) -> dict[str, int]:
         """Lay out the cache that a node writes, unless it is there; return its offsets and strides in bytes.
 
-        It outlives a step if it is `kept`.
+        Unless it is `kept`, every layer writes it anew in each step.
         """
         cache = node.attributes["cache"]
         if cache in self.fields:
@@ -50,10 +50,10 @@ class RangeLayout:
         values = keys + kv_heads * key_stride
         self.bytes = values + kv_heads * value_stride
         self.fields[cache] = dict(keys=keys, key_stride=key_stride, values=values, value_stride=value_stride)
-        if kept:
-            position_bytes = 2 * kv_heads * (head_dim + (0 if values_in_keys else value_dim))
-            kind = CacheKind("latents" if values_in_keys else "keys and values", position_bytes)
-            self.caches[cache] = CacheEntry(cache, node.scope.layer, kind, keys, self.bytes - keys)
+        position_bytes = 2 * kv_heads * (head_dim + (0 if values_in_keys else value_dim))
+        kind = CacheKind("latents" if values_in_keys else "keys and values", position_bytes, kept=kept)
+        layer = node.scope.layer if kept else -1
+        self.caches[cache] = CacheEntry(cache, layer, kind, keys, self.bytes - keys)
         return self.fields[cache]
 
     def add_state(self, node: Node, kind: CacheKind) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,14 +66,6 @@ def read_source(name: str | Path, *, no_weights: bool = False) -> Source:
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A program for steps that have at least so many rows of each of their sequences."""
-
-    rows: int
-    program: Program
-
-
-@dataclass(frozen=True)
 class Compiled:
     """A model's programs, which share packed weights and KV ranges: the first for any step, others for longer ones.
 
@@ -81,17 +73,12 @@ class Compiled:
     """
 
     source: Source
-    entries: tuple[Entry, ...]  # by rising rows
+    programs: tuple[Program, ...]  # by rising `least_rows`
 
     @property
     def program(self) -> Program:
         """The one for any step."""
-        return self.entries[0].program
-
-    @property
-    def programs(self) -> list[Program]:
-        """Those of all entries."""
-        return [entry.program for entry in self.entries]
+        return self.programs[0]
 
     @property
     def range_bytes(self) -> int:
@@ -99,8 +86,8 @@ class Compiled:
         return max(program.range_bytes for program in self.programs)
 
     def notes(self, threads: int) -> list[str]:
-        """A line on each entry but the first: what it gives up, and the memory that it takes on so many workers."""
-        return [_price(self.program, entry, threads) for entry in self.entries[1:]]
+        """A line on each program but the first: what it gives up, and the memory that it takes on so many workers."""
+        return [_price(self.program, variant, threads) for variant in self.programs[1:]]
 
 
 def compile_model(
@@ -118,8 +105,8 @@ def compile_model(
     of `ellm.kernels.formats`, matrices are packed in that format, but those that checkpoints of it keep in more bits;
     None: as they are stored.
 
-    With `expanded_prefill`, long prompts of a model with latent attention have an entry of their own, which expands the
-    cached latents to keys and values: such rows do not have the bits of absorbed ones, which all others are.
+    With `expanded_prefill`, long prompts of a model with latent attention have a program of their own, which expands
+    the cached latents to keys and values: such rows do not have the bits of absorbed ones, which all others are.
 
     Raises InputError if the context is more than the model has, there are no latents, or no step has so many rows.
     """
@@ -129,28 +116,24 @@ def compile_model(
         raise InputError(f"context {context}: this model has 1 to {model.context} positions")
     if expanded_prefill and chunk < EXPANDED_ROWS:
         raise InputError(f"expanded prefill: chunk {chunk}: it takes steps of at least {EXPANDED_ROWS} rows")
-    graphs = {1: model.graph()}
+    variants, graphs = [("", 1)], [model.graph()]
     if expanded_prefill:
-        graphs[EXPANDED_ROWS] = model.graph(expanded=True)
+        variants.append(("expanded prefill", EXPANDED_ROWS))
+        graphs.append(model.graph(expanded=True))
     packing = packed_as(KNOWN[dtype]) if dtype else as_stored
     programs = ellm.dsl.compile_all(
-        [*graphs.values()], context=context, chunk=chunk, row_block=isas.ROW_BLOCK[isa], packing=packing
+        graphs, context=context, chunk=chunk, row_block=isas.ROW_BLOCK[isa], packing=packing
     )
-    return Compiled(source, tuple(Entry(*pair) for pair in zip(graphs, programs, strict=True)))
+    named = zip(variants, programs, strict=True)
+    return Compiled(source, tuple(replace(program, variant=name, least_rows=rows) for (name, rows), program in named))
 
 
-def token_bytes(program: Program, later: Program) -> int:
-    """What a later program of the same ranges keeps of one position behind those of the first."""
-    return (later.range_bytes - program.range_bytes) // program.context
-
-
-def _price(program: Program, entry: Entry, threads: int) -> str:
-    expanding = entry.program
-    added = expanding.weight_offsets() - program.weight_offsets()
-    weights = sum(weight.bytes for weight in expanding.weights if weight.offset in added)
+def _price(program: Program, variant: Program, threads: int) -> str:
+    added = variant.weight_offsets() - program.weight_offsets()
+    weights = sum(weight.bytes for weight in variant.weights if weight.offset in added)
     return (
-        f"expanded prefill: where a step has {entry.rows} or more rows of a prompt, their bits differ from those of "
-        f"decoded rows, of shorter steps and of caches made by them; it takes {readable(weights)} more of weights, "
-        f"{readable(expanding.working_bytes(threads))} of arena and scratch, and "
-        f"{readable(token_bytes(program, expanding))} per token of a prompt until that is done"
+        f"{variant.variant}: where a step has {variant.least_rows} or more rows of a prompt, their bits differ from "
+        f"those of decoded rows, of shorter steps and of caches made by them; it takes {readable(weights)} more of "
+        f"weights, {readable(variant.working_bytes(threads))} of arena and scratch, and "
+        f"{readable(variant.prompt_position_bytes)} per token of a prompt until that is done"
     )

@@ -66,8 +66,7 @@ class LLM:
             self.runtime.close()
             raise
         self.context = self.runtime.context
-        runtime = self.runtime
-        self.engine = Engine(runtime.executable, runtime.program, chunk=runtime.chunk, prefill=runtime.prefill)
+        self.engine = Engine(self.runtime.executables, chunk=self.runtime.chunk)
         self._driver = Driver(self.engine)
 
     def generate(

@@ -11,11 +11,12 @@ from __future__ import annotations
 import json
 import zlib
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from enum import IntEnum
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Protocol, TypeVar, get_type_hints
 from zipfile import BadZipFile, is_zipfile
 
 import numpy as np
@@ -73,6 +74,7 @@ WAKE = np.dtype(
     ]
 )
 MOST_TASKS = (1 << 20) - 1  # of one group: what a packed slice can say
+T = TypeVar("T", bound="OfProgram")
 
 
 @dataclass
@@ -138,6 +140,8 @@ class Program:
     weights: tuple[WeightEntry, ...] = ()  # in order of offset
     caches: tuple[CacheEntry, ...] = ()  # in the range of a sequence
     plan: ArenaPlan = field(default_factory=ArenaPlan)
+    variant: str = ""  # what it is among a model's programs; "": the one for any step
+    least_rows: int = 1  # of each sequence in the steps that it is chosen for, among a model's programs
 
     @property
     def arena_bytes(self) -> int:
@@ -173,7 +177,12 @@ class Program:
     @property
     def position_bytes(self) -> int:
         """Bytes that one position adds to the caches of a sequence, without padding."""
-        return sum(cache.kind.position_bytes for cache in self.caches)
+        return sum(cache.kind.position_bytes for cache in self.caches if cache.kind.kept)
+
+    @property
+    def prompt_position_bytes(self) -> int:
+        """Bytes that one position of a prompt takes besides until that is computed, without padding."""
+        return sum(cache.kind.position_bytes for cache in self.caches if not cache.kind.kept)
 
     @property
     def sequence_bytes(self) -> int:
@@ -289,3 +298,16 @@ class Program:
         if program.args.shape != expected:
             raise ValueError(f"{path}: args are {program.args.shape}, this build needs {expected}")
         return program
+
+
+class OfProgram(Protocol):
+    """What stands for a program: an executable, a planner."""
+
+    @property
+    def program(self) -> Program:
+        """The program."""
+
+
+def chosen(entries: Sequence[T], rows: int) -> T:
+    """What runs a step with so many rows of each sequence: of a model's programs, the last that is for so few."""
+    return [entry for entry in entries if entry.program.least_rows <= rows][-1]

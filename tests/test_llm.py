@@ -260,18 +260,20 @@ def test_an_interrupt_leaves_nothing_behind(llm):
 
 
 def test_an_interrupt_makes_no_row_run_twice(llm, monkeypatch):
-    run, ran, pressed = llm.engine.executable.run, collections.Counter(), []
+    (executable,), ran, pressed = llm.engine.executables, collections.Counter(), []
 
     class Interrupted:
+        program = executable.program
+
         def run(self, step):
-            run(step)
+            executable.run(step)
             places = zip(step.ranges[step.slots].tolist(), step.positions.tolist(), strict=True)
             ran.update(places)
             if pressed:
                 raise pressed.pop()
 
     expected = llm.generate("the end", GREEDY)[0].text
-    monkeypatch.setattr(llm.engine, "executable", Interrupted())
+    monkeypatch.setattr(llm.engine, "executables", [Interrupted()])
     stream = llm.stream("the end", GREEDY)
     pieces = [next(stream)]
     pressed.append(KeyboardInterrupt)
@@ -285,11 +287,13 @@ def test_a_failed_step_fails_its_requests_and_no_others(llm, monkeypatch):
     expected = llm.generate("the end", GREEDY)[0].token_ids
 
     class Broken:
+        program = llm.runtime.program
+
         def run(self, step):
             raise StepError(1, "layers.0.qkv")
 
     with monkeypatch.context() as patch, pytest.raises(StepError, match=r"layers\.0\.qkv"):
-        patch.setattr(llm.engine, "executable", Broken())
+        patch.setattr(llm.engine, "executables", [Broken()])
         llm.generate(["a", "b"], GREEDY)
     assert llm.generate("the end", GREEDY)[0].token_ids == expected
     assert len(llm.engine.free_slots) == 64

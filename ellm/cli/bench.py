@@ -45,7 +45,7 @@ def bench(
         note_skipped(runtime)
         note_price(runtime)
         bencher = Bencher(runtime, limits)
-        if chunk is None and len(runtime.compiled.entries) == 1:
+        if chunk is None and len(runtime.executables) == 1:
             bencher.fit_chunk()
         results = []
         for tokens in prompts:

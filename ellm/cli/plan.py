@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from functools import cache
 
-from ellm.compiled import Compiled, compile_model, read_source, token_bytes
+from ellm.compiled import Compiled, compile_model, read_source
 from ellm.kernels.formats import HYPOTHETICAL
 from ellm.machine import description
 from ellm.machine.description import Machine
 from ellm.predict.planner import DTYPES, Estimate, Planner, what_helps
+from ellm.scheduler.program import chosen
 from ellm.system.errors import InputError
 
 PATH_SHOWN = 8
@@ -47,20 +48,18 @@ def plan(
         )
 
     def planned(number: int) -> Planner:
-        """Of the program of this entry."""
+        """Of the model's program of this number."""
         return Planner(
             lambda dtype: compiled(dtype).programs[number], described, threads=threads, dtype=dtype, batch=batch
         )
 
-    planners = {entry.rows: planned(number) for number, entry in enumerate(compiled(None).entries)}
-    planner, *others = planners.values()
-    longest, expanding = max(context, prompt), [one for rows, one in planners.items() if rows <= prompt][-1]
+    planners = [planned(number) for number in range(len(compiled(None).programs))]
+    planner, *others = planners
+    longest = max(context, prompt)
     print("\n".join([*head_lines(model, planner, longest), *compiled(dtype).notes(planner.threads)]), flush=True)
-    extra = sum(
-        one.program.working_bytes(one.threads) + token_bytes(planner.program, one.program) * prompt for one in others
-    )
+    extra = sum(one.program.working_bytes(one.threads) + one.program.prompt_position_bytes * prompt for one in others)
     check_fits(model, planner, longest, extra / 1e9)
-    print("\n".join(speed_lines(planner, expanding, context, prompt)), flush=True)
+    print("\n".join(speed_lines(planner, chosen(planners, prompt), context, prompt)), flush=True)
     print("\n".join(dtype_lines(planner, context)), flush=True)
     print("\n".join(help_lines(planner, context)))
 

@@ -10,6 +10,7 @@ from ellm.inspection import operator_kinds
 from ellm.llm import LLM
 from ellm.machine.limits import Limits
 from ellm.predict.roofline import Cost
+from ellm.scheduler.program import chosen
 from ellm.serving.output import Output
 
 SAMPLES = 5
@@ -22,7 +23,7 @@ def report(llm: LLM, output: Output) -> None:
         read = statistics.median(limits.read() for _ in range(SAMPLES))
         matmul = statistics.median(limits.matmul() for _ in range(SAMPLES))
     rows = min(len(output.prompt_token_ids) - output.metrics.cached_tokens, runtime.chunk)
-    prefill = Cost.of(runtime.executable_for(rows).program)
+    prefill = Cost.of(chosen(runtime.executables, rows).program)
     note("\n".join([*speed(prefill, Cost.of(runtime.program), output, read, matmul), *setup(llm)]))
 
 

@@ -8,7 +8,7 @@ from ellm.scheduler.program import Program
 
 _WHOLE = (
     *("row_block", "blocks", "context", "vocab", "windows", "weights_bytes", "section_bytes", "shared_bytes"),
-    *("scratch_bytes", "range_bytes", "partials"),
+    *("scratch_bytes", "range_bytes", "partials", "least_rows"),
 )
 _PARTS = ("kernel", "shape", "precision", "tiles", "experts", "top_k", "flops", "flops_per_key", "weight_bytes")
 

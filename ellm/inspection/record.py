@@ -17,7 +17,7 @@ from ellm.kernels.formats import NUMBERED
 from ellm.kernels.records import families
 from ellm.scheduler.program import Kind, Lists, Program
 
-_SIZES = ("row_block", "blocks", "chunk", "context", "vocab", "windows", "partials", "partial_floats")
+_SIZES = ("row_block", "blocks", "chunk", "least_rows", "context", "vocab", "windows", "partials", "partial_floats")
 _BYTES = ("weights_bytes", "arena_bytes", "section_bytes", "shared_bytes", "scratch_bytes", "range_bytes")
 
 

@@ -17,6 +17,7 @@ from ellm.kernels.contract import SAMPLING
 from ellm.machine.limits import WINDOW, Limits
 from ellm.predict.roofline import Cost
 from ellm.scheduler import StepInput
+from ellm.scheduler.program import chosen
 from ellm.serving.runtime import Runtime
 from ellm.system.memory import Mapping
 
@@ -57,7 +58,7 @@ class Bencher:
             sampling=np.zeros(1, SAMPLING),
         )
         start = time.perf_counter()
-        self.runtime.executable_for(end - begin).run(step)
+        chosen(self.runtime.executables, end - begin).run(step)
         return time.perf_counter() - start
 
     def fit_chunk(self) -> None:
@@ -83,7 +84,7 @@ class Bencher:
                 limit = self.limits.matmul()
                 seconds = self.step(begin, end)
                 total += seconds
-                cost = Cost.of(self.runtime.executable_for(end - begin).program)
+                cost = Cost.of(chosen(self.runtime.executables, end - begin).program)
                 pairs.append((cost.prefill_flops(begin, end) / seconds, limit))
             speeds.append(tokens / total)
         return summary(f"prefill {tokens}", self.chunk, speeds, pairs, None)

@@ -37,20 +37,15 @@ def decoding_first(sequences: list[Sequence], rows: int) -> Iterable[tuple[Seque
 
 @dataclass(frozen=True)
 class Batcher:
-    """Deals the `chunk` rows of a step out, for each of a model's entries.
-
-    An entry runs sequences that have as many rows left as it takes at least, and not as many as the next one does.
-    """
+    """Deals the `chunk` rows of a step out."""
 
     chunk: int
-    least: tuple[int, ...] = (1,)  # rows of a sequence that each entry takes; rising
     policy: Policy = decoding_first
 
-    def shares(self, sequences: Iterable[Sequence], entry: int) -> list[Share]:
-        """The next step of an entry; empty if no sequence has rows for it."""
-        least, *above = self.least[entry : entry + 2]
-        due = [one for one in sequences if not one.done and one.left >= least and all(one.left < n for n in above)]
-        chosen = self.policy(due, self.chunk) if due else ()
+    def shares(self, sequences: Iterable[Sequence], least: int = 1) -> list[Share]:
+        """The next step of sequences, with `least` rows of each or more; empty if none has so many left."""
+        due = [one for one in sequences if not one.done and one.left >= least]
+        dealt = self.policy(due, self.chunk) if due else ()
         return [
-            Share(one, one.cached, one.cached + rows, draws=rows == one.left) for one, rows in chosen if rows >= least
+            Share(one, one.cached, one.cached + rows, draws=rows == one.left) for one, rows in dealt if rows >= least
         ]

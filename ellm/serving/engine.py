@@ -6,9 +6,8 @@ from collections import deque
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
 
-from ellm.compiled import EXPANDED_ROWS
 from ellm.scheduler import Executable, StepInput
-from ellm.scheduler.program import Program
+from ellm.scheduler.program import Program, chosen
 from ellm.serving.batcher import Batcher, Policy, Share, decoding_first
 from ellm.serving.completion import Completion
 from ellm.serving.ranges import PromptCache
@@ -23,18 +22,16 @@ class UnderWay:
 
     shares: list[Share]
     inputs: StepInput
-    expanded: bool
+    program: Program
 
 
 class Engine:
     """Runs completions in steps of at most `chunk` rows and `slots` sequences, in the order in which they came.
 
-    `executable.run(StepInput)` runs a step. What a row computes does not depend on the other rows, so `policy`, which
-    chooses them, decides speed, never results. Where memory for keys and values is short, the newest sequences wait,
-    and are computed again, until others end.
-
-    With `prefill`, the executable of a program that was compiled after `program` for the same ranges, prompts with
-    EXPANDED_ROWS or more tokens left run there, in steps of their own.
+    `executables` run the steps of a model's programs, in the order of `Compiled.programs`: each those of the sequences
+    that have as many rows left as its program is chosen for. What a row computes does not depend on the other rows, so
+    `policy`, which chooses them, decides speed, never results. Where memory for keys and values is short, the newest
+    sequences wait, and are computed again, until others end.
 
     One thread at a time may call `step`, `settle` and `release`, which see to it that a step is counted once: an
     exception from outside, such as KeyboardInterrupt, may end them anywhere, and the next call goes on from there.
@@ -42,22 +39,20 @@ class Engine:
 
     def __init__(
         self,
-        executable: Executable,
-        program: Program,
+        executables: Many[Executable],
         *,
         chunk: int,
         slots: int = 64,
-        prefill: Executable | None = None,
         policy: Policy = decoding_first,
     ):
-        self.executable, self.prefill, self.program = executable, prefill, program
+        self.executables, self.program = list(executables), executables[0].program
         self.slots = slots
-        self.room = Room(program, prefill.program if prefill else None)
-        self.batcher = Batcher(chunk, (1, EXPANDED_ROWS) if prefill else (1,), policy)
+        self.room = Room([executable.program for executable in executables])
+        self.batcher = Batcher(chunk, policy)
         self.waiting: deque[Completion] = deque()
         self.running: list[Completion] = []
         self.preemptions = 0  # how often a sequence gave way to older ones
-        self._staging = Staging(chunk, slots, program.context, program.vocab)
+        self._staging = Staging(chunk, slots, self.program.context, self.program.vocab)
         self._under_way: UnderWay | None = None
 
     @property
@@ -65,14 +60,6 @@ class Engine:
         """Slots that no sequence has."""
         taken = {completion.sequence.slot for completion in self.running}
         return [slot for slot in range(self.slots) if slot not in taken]
-
-    @property
-    def _entries(self) -> tuple[Executable, ...]:
-        return (self.executable,) if self.prefill is None else (self.executable, self.prefill)
-
-    def executable_for(self, rows: int) -> Executable:
-        """What runs a step of so many rows of one sequence."""
-        return self.prefill if self.prefill is not None and rows >= EXPANDED_ROWS else self.executable
 
     def submit(self, completions: Many[Completion]) -> None:
         """Queue completions, also while a step is under way. Raises InputError if a prompt cache is in use."""
@@ -84,11 +71,11 @@ class Engine:
         self.waiting.extend(completions)
 
     def step(self) -> None:
-        """Admit what there is room for, and run the rows that are due: a step of each entry that has some."""
+        """Admit what there is room for, and run the rows that are due: a step of each program that has some."""
         self.release()
         self._admit()
-        for entry in reversed(range(len(self.batcher.least))):
-            self._run(entry)
+        for executable in reversed(self.executables):
+            self._run(executable)
 
     def settle(self) -> None:
         """Count the last step if it has ended, else undo it, and read the new tokens."""
@@ -143,27 +130,29 @@ class Engine:
                 self.running.append(completion)
             self.waiting.remove(completion)
 
-    def _run(self, entry: int) -> None:
-        """Run the rows that are due of an entry."""
-        expanded = entry > 0
-        shares = self._shares(entry)
-        while not self.room.fits(needed := self.room.step_bytes(shares, expanded)):
+    def _run(self, executable: Executable) -> None:
+        """Run the rows that are due there."""
+        program = executable.program
+        shares = self._shares(executable)
+        while not self.room.fits(needed := self.room.step_bytes(shares, program)):
             self._make_room()
-            shares = self._shares(entry)
+            shares = self._shares(executable)
         if not shares:
             return
         self.room.write(needed)
         inputs = self._staging.fill(shares)
-        self._under_way = UnderWay(shares, inputs, expanded)
+        self._under_way = UnderWay(shares, inputs, program)
         try:
-            self._entries[entry].run(inputs)
+            executable.run(inputs)
         except Exception as error:
             for share in shares:
                 share.sequence.fail(error)
         self.settle()
 
-    def _shares(self, entry: int) -> list[Share]:
-        return self.batcher.shares([completion.sequence for completion in self.running], entry)
+    def _shares(self, executable: Executable) -> list[Share]:
+        running = [completion.sequence for completion in self.running if not completion.sequence.done]
+        due = [sequence for sequence in running if chosen(self.executables, sequence.left) is executable]
+        return self.batcher.shares(due, executable.program.least_rows)
 
     def _commit(self, step: UnderWay) -> None:
         """Count what a step did. Only assignments, so that an interrupt may cut it short and it is done again."""
@@ -175,11 +164,10 @@ class Engine:
                 share.sequence.append(share.end, token, logprob)
         for share in step.shares:
             share.sequence.cached = share.end
-            if step.expanded:
-                share.sequence.expanded = share.end
-        if step.expanded:
-            for share in drawn:
-                self.room.forget_expansion(share.sequence)
+            self.room.hold_prompt(share, step.program)
+        for share in drawn:
+            if share.sequence.prompt_bytes:
+                self.room.forget_prompt(share.sequence)
 
     def _make_room(self) -> None:
         """Send the newest sequence back to wait, without what was computed of it; one that is alone fails."""

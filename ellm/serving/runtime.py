@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from numbers import Integral
 from pathlib import Path
 
@@ -23,7 +23,7 @@ class Runtime:
     """Opens, compiles and loads `model` (a folder, a .gguf file, a hub name or an alias).
 
     `progress` is called with the bytes loaded so far and in all. `ignored` are the checkpoint's tensors that the model
-    does not use. `executable` runs any step, `prefill`, with `expanded_prefill`, those of long prompts.
+    does not use. `executables` run the steps of its programs, the first one any.
     Raises InputError if the model, an option or this machine will not do.
     """
 
@@ -66,19 +66,16 @@ class Runtime:
             self.ignored = self.checkpoint.ignored(self.program)
             self.checkpoint.close()  # its tokenizer stays usable
             self.table = isas.table(self.choice.isa)
-            self._executables = [self._load(program) for program in self.compiled.programs]
-            self.executable, self.prefill = self._executables[0], (*self._executables[1:], None)[0]
+            address = self.weights.address
+            self.executables = [self.pool.load(program, self.table, address) for program in self.compiled.programs]
         except BaseException:
             self.close()
             raise
 
-    def executable_for(self, rows: int) -> LoadedProgram:
-        """What runs a step of so many rows of each sequence."""
-        entries = zip(self.compiled.entries, self._executables, strict=True)
-        return [executable for entry, executable in entries if entry.rows <= rows][-1]
-
-    def _load(self, program: Program) -> LoadedProgram:
-        return self.pool.load(program, self.table, self.weights.address)
+    @property
+    def executable(self) -> LoadedProgram:
+        """What runs any step."""
+        return self.executables[0]
 
     def close(self) -> None:
         """Stop the workers and free the weights. No step may be running."""
@@ -89,7 +86,7 @@ class Runtime:
             del self.weights
 
 
-def check_room(programs: list[Program], threads: int, model: str, context: int | None = None) -> None:
+def check_room(programs: Sequence[Program], threads: int, model: str, context: int | None = None) -> None:
     """Raise InputError if the memory that programs on the same weights take before the first token is not there.
 
     A `context` that was asked for must fit besides: keys and values of one sequence of so many tokens.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ellm.scheduler import StepInput
+from ellm.scheduler.program import chosen
 from ellm.serving.engine import Engine
 
 
@@ -25,7 +26,7 @@ class Scoring:
         """Run the next chunk."""
         rows = slice(self.done, min(self.done + self._engine.batcher.chunk, len(self._tokens)))
         count = rows.stop - rows.start
-        self._engine.executable_for(count).run(
+        chosen(self._engine.executables, count).run(
             StepInput.of(
                 self._positions[rows],
                 self._tokens[rows],

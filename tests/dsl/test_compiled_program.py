@@ -24,7 +24,7 @@ from ellm.dsl import (
 )
 from ellm.kernels import contract
 from ellm.models import from_config
-from ellm.scheduler.contents import NamedTensor
+from ellm.scheduler.contents import CacheKind, NamedTensor
 from ellm.scheduler.program import Lists, Program
 
 QWEN3_06B = {
@@ -239,10 +239,18 @@ def test_a_cache_is_read_as_far_back_as_any_of_its_readers_does():
     assert cache.kind.window == 0
 
 
-def test_what_is_expanded_is_no_cache_of_the_sequence():
+def test_what_is_expanded_serves_a_prompt_alone():
     model = from_config(config("DeepseekV3ForCausalLM"))
     absorbed, expanded = compile_all([model.graph(), model.graph(expanded=True)], context=700)
-    assert expanded.caches == absorbed.caches and expanded.range_bytes > absorbed.range_bytes
+    *kept, keys_and_values = expanded.caches
+    assert tuple(kept) == absorbed.caches and all(cache.kind.kept for cache in kept)
+    assert (keys_and_values.offset, keys_and_values.layer) == (absorbed.range_bytes, -1)
+    assert keys_and_values.offset + keys_and_values.bytes == expanded.range_bytes
+    shape = model.config
+    numbers = shape.num_attention_heads * (shape.qk_nope_head_dim + shape.qk_rope_head_dim + shape.v_head_dim)
+    assert keys_and_values.kind == CacheKind("keys and values", 2 * numbers, kept=False)
+    assert (expanded.position_bytes, expanded.prompt_position_bytes) == (absorbed.position_bytes, 2 * numbers)
+    assert absorbed.prompt_position_bytes == 0
 
 
 def test_partials_are_bounded_by_memory():

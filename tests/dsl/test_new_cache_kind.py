@@ -165,7 +165,7 @@ def test_the_engine_serves_it(executable, program):
         engines.finish(engine, completions)
         return [one.output().token_ids for one in completions]
 
-    engine = Engine(executable, program, chunk=32, slots=2)
+    engine = Engine([executable], chunk=32, slots=2)
     alone = [serve(engine, engines.completion(prompt))[0] for prompt in prompts]
     assert serve(engine, *map(engines.completion, prompts)) == alone
     cache = PromptCache()
@@ -175,15 +175,17 @@ def test_the_engine_serves_it(executable, program):
         assert one.output().metrics.cached_tokens == spared
 
     class Interrupted:
+        program = executable.program
+
         def run(self, step):
             executable.run(step)
             raise KeyboardInterrupt
 
     completions = [*map(engines.completion, prompts)]
     engine.submit(completions)
-    engine.executable = Interrupted()
+    engine.executables[0] = Interrupted()
     with pytest.raises(KeyboardInterrupt):
         engine.step()
-    engine.executable = executable
+    engine.executables[0] = executable
     engines.finish(engine, completions)
     assert [one.output().token_ids for one in completions] == alone

@@ -88,15 +88,21 @@ def completion(prompt, *, cache=None, **params):
     return Completion(np.array(prompt, np.int32), params, CONTEXT, Letters(), cache)
 
 
-def open_engine(executable, kind, **options):
-    """An engine with one cache of this kind."""
+def give_program(executable, kind, **fields):
+    """Let it run the steps of a program that has one cache of this kind; returns it."""
     executable.kind = kind
     size = kind.sequence_bytes + kind.position_bytes * CONTEXT
     caches = (CacheEntry("cache.0", 0, kind, 0, size),)
     program = dataclasses.replace(
-        probe_program([ProbeGroup(1)]), range_bytes=size, caches=caches, context=CONTEXT, vocab=100
+        probe_program([ProbeGroup(1)]), range_bytes=size, caches=caches, context=CONTEXT, vocab=100, **fields
     )
-    return Engine(executable, program, **{"chunk": 4, "slots": 2} | options)
+    executable.program = program
+    return executable
+
+
+def open_engine(executable, kind, **options):
+    """An engine with one cache of this kind."""
+    return Engine([give_program(executable, kind)], **{"chunk": 4, "slots": 2} | options)
 
 
 def finish(engine, completions):

@@ -28,8 +28,7 @@ Kernel = ctypes.CFUNCTYPE(None, ctypes.POINTER(Task))
 
 class RoutedSequence:
     """One sequence, step by step. `experts` has what the last step chose: int32 [rows, top_k] of each layer with
-    experts, in their order, ascending within a row. `executable` is the program that ran, for expanded prefill if that
-    is on."""
+    experts, in their order, ascending within a row. `executable` is what ran, of the program for the longest steps."""
 
     def __init__(self, runtime: Runtime):
         self.vocab = runtime.program.vocab
@@ -39,7 +38,7 @@ class RoutedSequence:
         self._chosen: dict[int, list[tuple[int, np.ndarray]]] = {}  # by the address of the operator's arguments
         addresses = dict(runtime.table.addresses, route=ctypes.cast(self._recorder, ctypes.c_void_p).value)
         table = dataclasses.replace(runtime.table, addresses=addresses)
-        program = (runtime.prefill or runtime.executable).program
+        program = runtime.compiled.programs[-1]
         self.executable = runtime.pool.load(program, table, runtime.weights.address)
         self.experts: list[np.ndarray] = []
 

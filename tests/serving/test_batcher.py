@@ -1,4 +1,4 @@
-"""Which rows a step holds: for any arrivals, any policy, and one or two entries."""
+"""Which rows a step holds: for any arrivals, any policy, and steps of few or many rows of a sequence."""
 
 import numpy as np
 from hypothesis import given, settings
@@ -35,8 +35,8 @@ def one_at_a_time(sequences, rows):
 class Simulation:
     """Sequences that come and go; runs what the batcher says and holds every step to what a step must be."""
 
-    def __init__(self, batcher, arrivals):
-        self.batcher = batcher
+    def __init__(self, batcher, least, arrivals):
+        self.batcher, self.least = batcher, least  # rows of the steps, rising
         self.sequences = [
             Sequence(np.arange(prompt, dtype=np.int32), SamplingParams(max_tokens=answer), 64)
             for _, prompt, answer, _ in arrivals
@@ -52,21 +52,22 @@ class Simulation:
             for sequence, (come, _, _, cancelled) in zip(self.sequences, self.arrivals, strict=True):
                 sequence.done |= bool(cancelled) and number >= max(come, cancelled)
                 here += [sequence] if number >= come else []
-            ran = [self.step(here, entry) for entry in range(len(self.batcher.least))]
+            ran = [self.step(here, least) for least in reversed(self.least)]
             assert any(ran) or all(sequence.done for sequence in here), "nothing runs, though rows are due"
             number += 1
 
-    def step(self, here, entry):
-        shares = self.batcher.shares(here, entry)
+    def step(self, here, least):
+        here = [one for one in here if max(n for n in self.least if n <= max(one.left, 1)) == least]
+        shares = self.batcher.shares(here, least)
         assert sum(share.rows for share in shares) <= self.batcher.chunk
         assert len({id(share.sequence) for share in shares}) == len(shares)
         if self.batcher.policy is decoding_first and any(share.rows > 1 for share in shares):
             decoding = {id(one) for one in here if one.left == 1 and not one.done}
-            assert entry > 0 or decoding <= {id(share.sequence) for share in shares}
+            assert decoding <= {id(share.sequence) for share in shares}
         for share in shares:
             sequence = share.sequence
             assert not sequence.done and share.begin == sequence.cached < share.end <= sequence.length
-            assert share.rows >= self.batcher.least[entry]
+            assert share.rows >= least
             assert share.draws == (share.end == sequence.length)
             self.ran[id(sequence)] += range(share.begin, share.end)
             sequence.cached = share.end
@@ -84,7 +85,7 @@ class Simulation:
     policy=st.sampled_from([decoding_first, newest_first, one_at_a_time]),
 )
 def test_every_position_runs_once_and_in_order(arrivals, chunk, least, policy):
-    simulation = Simulation(Batcher(max(chunk, *least), least, policy), arrivals)
+    simulation = Simulation(Batcher(max(chunk, *least), policy), least, arrivals)
     simulation.run()
     for sequence, (_, _, _, cancelled) in zip(simulation.sequences, arrivals, strict=True):
         ran = simulation.ran[id(sequence)]
@@ -95,7 +96,7 @@ def test_every_position_runs_once_and_in_order(arrivals, chunk, least, policy):
 def test_the_batcher_changes_no_sequence():
     sequences = [Sequence(np.arange(n, dtype=np.int32), SamplingParams(), 64) for n in (9, 1, 5)]
     before = [(one.length, one.cached, one.done) for one in sequences]
-    shares = Batcher(8).shares(sequences, 0)
+    shares = Batcher(8).shares(sequences)
     assert [(sequences.index(share.sequence), share.begin, share.end, share.draws) for share in shares] == [
         (1, 0, 1, True),
         (0, 0, 7, False),

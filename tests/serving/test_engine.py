@@ -4,12 +4,14 @@ import contextlib
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
-from engines import POSITIONS, STATE, Sums, completion, finish, open_engine, results, summed
+from engines import POSITIONS, STATE, Sums, completion, finish, give_program, open_engine, results, summed
 
 import ellm.serving
 from ellm import InputError
 from ellm.scheduler import StepError
+from ellm.serving.engine import Engine
 from ellm.serving.ranges import PromptCache
 
 PROMPTS = [[5, 6, 7, 8, 9, 10], [3], [11, 12, 13]]
@@ -125,6 +127,25 @@ def test_any_policy_gives_the_same_tokens(kind):
     engine.submit(completions)
     finish(engine, completions)
     assert results(completions) == expected()
+
+
+def test_a_step_runs_where_the_program_is_for_so_many_rows(kind):
+    """Of any number of programs, by what these say of themselves."""
+    least = [1, 3, 6]
+    executables = [give_program(Sums(), kind, least_rows=rows) for rows in least]
+    completions = [completion(prompt) for prompt in PROMPTS]
+    engine = Engine(executables, chunk=6, slots=3)
+    for executable, most in zip(executables, [2, 5, 6], strict=True):
+
+        def check(step, rows=executable.program.least_rows, most=most):
+            assert all(rows <= count <= most for count in np.unique(step.slots, return_counts=True)[1])
+
+        executable.before = check
+    engine.submit(completions)
+    finish(engine, completions)
+    assert results(completions) == expected()
+    ran = [sorted(position for _, position in executable.times) for executable in executables]
+    assert ran[1:] == [[0, 1, 2], [0, 1, 2, 3, 4, 5]]
 
 
 def test_what_is_closed_ends(kind):

@@ -12,7 +12,7 @@ from tiny import write_checkpoint
 
 from ellm import LLM, SamplingParams
 from ellm.cli.main import main
-from ellm.compiled import EXPANDED_ROWS, Source, compile_model, token_bytes
+from ellm.compiled import EXPANDED_ROWS, Source, compile_model
 from ellm.system.errors import InputError
 
 LOGITS = Path(__file__).parents[1] / "golden" / "logits"
@@ -89,18 +89,22 @@ def test_long_and_short_prompts_together(one_folder):
     assert together[3] == alone[3]
 
 
-def test_pages_of_an_expansion_are_given_back(one_folder):
-    """They read as zeros when the prompt is done; what decoding reads stays."""
+@pytest.mark.parametrize("chunk", [512, 256])
+def test_pages_of_an_expansion_are_given_back(one_folder, chunk):
+    """They read as zeros when the prompt is done, also by a short last step; what decoding reads stays."""
     tokens = prompt("deepseek-v2-groups").tolist()[:300]
-    with LLM(one_folder, expanded_prefill=True) as llm:
-        kept = llm.runtime.program.range_bytes
+    with LLM(one_folder, expanded_prefill=True, chunk=chunk) as llm:
+        absorbed, expanding = llm.runtime.compiled.programs
+        kept = absorbed.range_bytes
         cache = llm.prompt_cache()
-        "".join(llm.stream(tokens, GREEDY, prompt_cache=cache))
+        stream = llm.stream(tokens, GREEDY, prompt_cache=cache)
+        next(stream)
+        (running,) = llm.engine.running
+        assert not running.sequence.range.array[kept:].any() and not running.sequence.prompt_bytes
+        list(stream)
         assert cache.range.array[:kept].any()
         assert not cache.range.array[kept:].any()
-        assert len(cache.range.array) - kept >= llm.context * token_bytes(
-            llm.runtime.program, llm.runtime.prefill.program
-        )
+        assert len(cache.range.array) - kept >= llm.context * expanding.prompt_position_bytes > 0
 
 
 def test_both_programs_share_weights_and_caches(one_folder):
@@ -163,8 +167,10 @@ def test_commands_refuse_it_in_one_line(tmp_path, monkeypatch, capsys, name):
 def test_memory_for_the_expansion_is_asked_for(one_folder, monkeypatch):
     with LLM(one_folder, expanded_prefill=True) as llm:
         expected = llm.generate([3] * 400, GREEDY)[0].token_ids
-        latents, expansion = llm.engine.room.position_bytes, llm.engine.room.expanded_bytes
-        assert expansion > latents
+        absorbed, expanding = llm.runtime.compiled.programs
+        latents = llm.engine.room.position_bytes
+        expansion = (expanding.range_bytes - absorbed.range_bytes) // expanding.context
+        assert expansion > latents and expansion >= expanding.prompt_position_bytes
         monkeypatch.setattr("ellm.serving.room.MARGIN", 0)
         for tokens, fits in ((390, False), (400, True)):
             monkeypatch.setattr(llm.engine.room, "unchecked", 0.0)
