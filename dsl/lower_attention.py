@@ -72,7 +72,6 @@ def _attend(low: Lowering, key: int, node: Node) -> None:
     heads, head_dim = features(low.graph.node(query).shape)
     kv_heads, value_dim = features(cache_shapes(writer)[1])
     window_class = _window_class(low, node)
-    low.ranges.see(node.attributes["cache"], node.attributes["window"])
     out = low.store(key, "attend")
     shared: dict[str, Argument] = {"heads": heads, "kv_heads": kv_heads, "value_dim": value_dim}
     shared |= {"window_class": window_class, "out": out.buffer, "out_stride": out.stride}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from ellm.dsl import packing
 from ellm.dsl.arena import ALIGNMENT, Buffer, union
@@ -32,7 +32,6 @@ class RangeLayout:
     bytes: int = 0
     caches: dict[str, CacheEntry] = field(default_factory=dict)
     fields: dict[str, dict[str, int]] = field(default_factory=dict)  # arguments of the kernels that use it
-    windows: dict[str, set[int]] = field(default_factory=dict)  # of those that read a cache
 
     def add(
         self, node: Node, kv_heads: int, head_dim: int, value_dim: int, values_in_keys: bool, *, kept: bool = True
@@ -65,14 +64,6 @@ class RangeLayout:
             self.caches[cache] = CacheEntry(cache, node.scope.layer, kind, self.bytes, kind.sequence_bytes)
             self.bytes += kind.sequence_bytes
         return self.fields[cache]["state"]
-
-    def see(self, cache: str, window: int) -> None:
-        """Say how far back one of its readers reads a cache; 0: to its beginning."""
-        windows = self.windows.setdefault(cache, set())
-        windows.add(window)
-        if cache in self.caches:
-            entry = self.caches[cache]
-            self.caches[cache] = replace(entry, kind=replace(entry.kind, window=min(windows) and max(windows)))
 
     def extended(self) -> RangeLayout:
         """A layout that begins with this one; what it adds begins on a page."""

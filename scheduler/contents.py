@@ -117,10 +117,9 @@ class CacheKind:
     name: str
     position_bytes: int = 0  # that each position adds, without padding
     sequence_bytes: int = 0  # of a sequence, however long
-    cuttable: bool = True  # it can be taken back to any position; else only to where it stood when it was left
+    cuttable: bool = True  # it can be taken back to any position; else only to none, by computing it anew
     idempotent: bool = True  # to write positions again changes nothing
     kept: bool = True  # else it serves the rows of a prompt, and is given back when that is computed
-    window: int = 0  # positions that are read, back from the newest; 0: all
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ import numpy as np
 from ellm.kernels.contract import ARGS_BYTES
 from ellm.kernels.formats import KNOWN
 from ellm.scheduler import plain
-from ellm.scheduler.contents import ArenaPlan, CacheEntry, OperatorInfo, WeightEntry
+from ellm.scheduler.contents import ArenaPlan, CacheEntry, CacheKind, OperatorInfo, WeightEntry
 
 
 class Kind(IntEnum):
@@ -188,6 +188,11 @@ class Program:
     def sequence_bytes(self) -> int:
         """Bytes of the caches of a sequence, however long."""
         return sum(cache.kind.sequence_bytes for cache in self.caches)
+
+    @property
+    def cache_kinds(self) -> Counter[CacheKind]:
+        """How many caches a sequence has of each kind."""
+        return Counter(cache.kind for cache in self.caches)
 
     @property
     def chunk(self) -> int:

@@ -173,13 +173,25 @@ def memory_lines(program: Program) -> list[str]:
         f"a token      touches {readable(cost.weight_bytes.total())} of weights ({by_precision(cost.weight_bytes)}) "
         f"and up to {readable(cost.cache_bytes(last))} of keys and values",
         f"  computes   {cost.row_flops / 1e9:.3f} GFLOP, and {cost.logit_flops / 1e9:.3f} for its logits",
-        f"KV cache     {readable(program.position_bytes)} per token; {readable(program.range_bytes)} of address "
-        f"space per sequence of {program.context} tokens, touched as it grows",
+        *cache_lines(program),
+        f"  reserved   {readable(program.range_bytes)} of address space per sequence of {program.context} tokens, "
+        f"touched as it grows",
         f"arena        {readable(program.arena_bytes)}: {program.blocks} sections of {plan.section_bytes} bytes "
         f"(lower bound {plan.lower_bound}){shared}",
         f"scratch      {readable(program.scratch_bytes)} per worker",
         f"partials     {readable(4 * program.partials * program.partial_floats)} of attention",
     ]
+
+
+def cache_lines(program: Program) -> list[str]:
+    """What each kind of cache takes, and what may not be done with it."""
+    lines = []
+    for kind, count in program.cache_kinds.items():
+        position, sequence = readable(count * kind.position_bytes), readable(count * kind.sequence_bytes)
+        words = "" if kind.cuttable else "; a prompt cache reuses all of it or nothing"
+        words += "" if kind.kept else "; given back once a prompt is computed"
+        lines.append(f"caches       {count} of {kind.name}: {position} per token, {sequence} per sequence{words}")
+    return lines
 
 
 def by_precision(sizes: Mapping[str, int]) -> str:

@@ -31,7 +31,7 @@ def record(program: Program, name: str, cores: list[int]) -> dict[str, Any]:
         "cores": cores,
         "program": {key: getattr(program, key) for key in _SIZES + _BYTES},
         "token_bytes": program.token_bytes,
-        "cache_bytes": program.position_bytes,
+        "caches": [{"caches": count, **asdict(kind)} for kind, count in program.cache_kinds.items()],
         "weight_bytes": program.weight_bytes,
         "families": families(),
         "kernels": {kernel: asdict(contracts()[kernel]) for kernel in used},

@@ -47,6 +47,7 @@ class RangePool:
 class PromptCache:
     """A KV range that outlives a request: what the next prompt has in common with it is not computed again.
 
+    Of a model with a cache that cannot be cut, only a prompt that begins with all of `tokens` is spared them.
     One request at a time may use it. Made by `LLM.prompt_cache`.
     """
 

@@ -26,7 +26,7 @@ class Room:
         self.unchecked = 0.0  # bytes that may be written before memory is looked at again
         self._kept = program.range_bytes
         self._cuttable = all(cache.kind.cuttable for cache in program.caches)
-        self._idempotent = all(cache.kind.idempotent for cache in program.caches)
+        self._repeatable = self._cuttable and all(cache.kind.idempotent for cache in program.caches)
 
     def enter(self, sequence: Sequence) -> None:
         """Give a sequence a range, its prompt cache's if there is one. Raises InputError without address space."""
@@ -46,8 +46,8 @@ class Room:
         return common if len(sequence.cache.tokens) == common < sequence.length else 0
 
     def undo(self, sequence: Sequence) -> None:
-        """Take back what a step that did not end may have written: all there is, unless it can be written again."""
-        if not self._idempotent:
+        """Take back what a step that did not end may have written: all there is, unless it can be written over."""
+        if not self._repeatable:
             sequence.cached, sequence.prompt_bytes = 0, 0.0
             if sequence.range is not None:
                 sequence.range.clear()

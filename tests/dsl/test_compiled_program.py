@@ -5,7 +5,7 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
-from small_models import config, graph, one_layer_graph, sparse, unusual
+from small_models import config, graph, one_layer_graph, sparse
 
 from ellm.dsl import (
     GraphError,
@@ -215,28 +215,22 @@ def test_sizes_of_a_program():
 
 
 @pytest.mark.parametrize(
-    "architecture, kind, position_bytes, windows",
+    "architecture, kind, position_bytes",
     [
-        ("Qwen3ForCausalLM", "keys and values", 2 * 2 * 2 * 24, [0, 0]),
-        ("GptOssForCausalLM", "keys and values", 2 * 2 * 2 * 24, [16, 0]),
-        ("DeepseekV3ForCausalLM", "latents", 2 * 48, [0, 0]),
+        ("Qwen3ForCausalLM", "keys and values", 2 * 2 * 2 * 24),
+        ("GptOssForCausalLM", "keys and values", 2 * 2 * 2 * 24),
+        ("DeepseekV3ForCausalLM", "latents", 2 * 48),
     ],
 )
-def test_caches_of_a_program(architecture, kind, position_bytes, windows):
+def test_caches_of_a_program(architecture, kind, position_bytes):
     program = compile(graph(architecture), context=700)
     assert [(cache.name, cache.kind.name) for cache in program.caches] == [("cache.0", kind), ("cache.1", kind)]
     assert [cache.kind.position_bytes for cache in program.caches] == [position_bytes] * 2
-    assert [cache.kind.window for cache in program.caches] == windows
     assert all(cache.kind.cuttable and cache.kind.idempotent for cache in program.caches)
     first, second = program.caches
     assert (first.offset, second.offset) == (0, first.bytes)
     assert second.offset + second.bytes == program.range_bytes
     assert first.bytes >= position_bytes * program.context
-
-
-def test_a_cache_is_read_as_far_back_as_any_of_its_readers_does():
-    (cache,) = compile(trace(unusual, 1024), context=64).caches
-    assert cache.kind.window == 0
 
 
 def test_what_is_expanded_serves_a_prompt_alone():

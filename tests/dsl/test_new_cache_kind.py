@@ -14,6 +14,7 @@ import pytest
 from small_models import packed_region, random_weights
 from test_compiled_execution import TOKENS, answer
 
+from ellm.cli.inspect import cache_lines
 from ellm.dsl import attend, compile, embed, grammar, linear, logits, lower, rms_norm, trace
 from ellm.dsl.value import Value
 from ellm.kernels import contract, isa, layout, records, reference
@@ -117,8 +118,8 @@ def executable(request, program, region, table):
 
 def test_the_program_says_what_its_caches_are(program, tmp_path):
     attending, state = program.caches
-    assert (attending.kind.name, attending.kind.position_bytes, attending.kind.window) == ("keys and values", 64, 30)
-    assert attending.kind.cuttable and attending.kind.idempotent
+    assert attending.kind == CacheKind("keys and values", position_bytes=64)
+    assert attending.kind.cuttable and attending.kind.idempotent and attending.kind.kept
     assert state.kind == CacheKind("state", sequence_bytes=64, cuttable=False, idempotent=False)
     assert state.offset == attending.offset + attending.bytes and state.offset + state.bytes <= program.range_bytes
     assert (program.position_bytes, program.sequence_bytes) == (64, 64)
@@ -154,6 +155,13 @@ def test_the_planner_counts_it_once_a_sequence(program):
     planner = Planner(lambda dtype: program, description.load("xeon-6980p"), batch=3)
     assert planner.cache_bytes(100) == 3 * (100 * 64 + 64)
     assert planner.memory_gb(1000) - planner.memory_gb(0) == pytest.approx(3 * 1000 * 64 / 1e9)
+
+
+def test_inspect_shows_what_each_kind_takes(program):
+    assert cache_lines(program) == [
+        "caches       1 of keys and values: 0.1 kB per token, 0.0 kB per sequence",
+        "caches       1 of state: 0.0 kB per token, 0.1 kB per sequence; a prompt cache reuses all of it or nothing",
+    ]
 
 
 def test_the_engine_serves_it(executable, program):

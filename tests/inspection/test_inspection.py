@@ -179,6 +179,12 @@ def test_a_saved_program_that_was_damaged_is_one_line(inspect, tmp_path):
     assert unread <= 2
 
 
+def test_the_record_says_what_each_kind_of_cache_takes():
+    (kind,) = record(inspected.program("deepseek-v3"), "tiny", [0])["caches"]
+    assert (kind["name"], kind["caches"]) == ("latents", 3)
+    assert (kind["position_bytes"], kind["sequence_bytes"]) == (2 * (128 + 64), 0)
+
+
 def test_a_saved_program_says_what_it_said(tmp_path):
     program = inspected.program()
     program.save(tmp_path / "saved.npz")

@@ -1,6 +1,7 @@
 """The engine on an executable that only sums up: what is run, how often, and what an interrupt or a failure leaves."""
 
 import contextlib
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -183,6 +184,26 @@ def test_a_step_that_stopped_half_way_is_undone(kind, error):
     assert results([again])[0][0] == wanted
     assert (more.sequence.error is not None) == isinstance(error, StepError)
     assert more.sequence.error or results([more])[0][0] == wanted
+
+
+def test_what_cannot_be_cut_is_not_taken_back_to_before_a_step():
+    """Nor if positions could be written again: another prompt may follow what the step was to compute."""
+    executable, cache = Sums(), PromptCache()
+    engine = open_engine(executable, dataclasses.replace(STATE, idempotent=True), chunk=8)
+    first = completion([5, 6, 7], cache=cache)
+    engine.submit([first])
+    finish(engine, [first])
+    begun = [5, 6, 7, *results([first])[0][0]]
+    executable.stop_after, executable.error = 1, StepError(1, "layers.0.sum")
+    failing = completion([*begun, 1, 2, 3], cache=cache)
+    engine.submit([failing])
+    finish(engine, [failing])
+    assert failing.sequence.error is not None
+    executable.stop_after = None
+    other = completion([*begun, 9, 8], cache=cache)
+    engine.submit([other])
+    finish(engine, [other])
+    assert results([other])[0][0] == summed([*begun, 9, 8], 5)
 
 
 @pytest.mark.parametrize(
