@@ -285,7 +285,10 @@ def test_bench_measures_beside_the_limits(checkpoint):
     assert [entry["pairs"] for entry in report["results"][:2]] == [2 * 2, 2 * 4]
     assert set(report) == {"model", "isa", "threads", "weight_bytes", "arena_bytes", "results"}
     assert report["weight_bytes"].keys() == {"bf16", "f32"} and report["weight_bytes"]["bf16"] > 100_000
-    assert all(entry["tokens_per_second"] > 0 and entry["share"] > 0 for entry in report["results"])
+    *prefills, decode = report["results"]
+    assert all(entry["tokens_per_second"] > 0 and 0 < entry["share"] < 1 for entry in prefills)
+    assert decode["tokens_per_second"] > 0 and decode["share"] > 0  # the weights fit in a cache, the limit is memory's
+    assert 0.5 < decode["bytes_per_token"] / report["weight_bytes"]["bf16"] < 1  # it is packed with padding
     text = ellm("bench", checkpoint, "-p", "96", "-n", 8, "-r", 1).stdout
     assert re.search(r"prefill 96 +[\d.]+ tok/s .*% of the limit", text) and re.search(
         r"decode 8 at 128 .*GB/token", text
