@@ -8,22 +8,17 @@ numbers, and the counts that size them, are written by a kernel. Nothing here kn
 
 from __future__ import annotations
 
-import json
-import zlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
-from pathlib import Path
-from typing import Any, Protocol, TypeVar, get_type_hints
-from zipfile import BadZipFile, is_zipfile
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from ellm.kernels.contract import ARGS_BYTES
 from ellm.kernels.formats import KNOWN
-from ellm.scheduler import plain
 from ellm.scheduler.contents import ArenaPlan, CacheEntry, CacheKind, OperatorInfo, WeightEntry
 
 
@@ -261,48 +256,6 @@ class Program:
                 raise ValueError(f"program: {name} has {len(ranges)} owners, expected {owners}, in ascending ranges")
             if ranges.begin[-1] != len(ranges.items):
                 raise ValueError(f"program: {name} has {len(ranges.items)} items, expected {ranges.begin[-1]}")
-
-    def save(self, path: str | Path) -> None:
-        """Write the program to one .npz file."""
-        arrays: dict[str, np.ndarray] = {}
-        scalars: dict[str, Any] = {}
-        for item in fields(self):
-            value = getattr(self, item.name)
-            if isinstance(value, Lists):
-                arrays[item.name + ".begin"], arrays[item.name + ".items"] = value.begin, value.items
-            elif isinstance(value, np.ndarray):
-                arrays[item.name] = value
-            else:
-                scalars[item.name] = value
-        arrays["json"] = np.frombuffer(json.dumps(scalars, default=vars).encode(), np.uint8)
-        with open(path, "wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
-
-    @staticmethod
-    def load(path: str | Path) -> Program:
-        """Read a program written by `save`. Raises ValueError if the file is not one."""
-        if Path(path).is_file() and not is_zipfile(path):  # np.load would take it for a pickle
-            raise ValueError(f"{path}: not a saved program: it is no .npz file, or one that was cut short")
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                said, types = json.loads(file["json"].tobytes()), get_type_hints(Program)
-                if not isinstance(said, dict) or said.keys() - types.keys():
-                    raise ValueError("it says something else than this version does")
-                values = {name: plain.read(types[name], value, name) for name, value in said.items()}
-                for item in fields(Program):
-                    if item.name + ".begin" in file:
-                        values[item.name] = Lists(file[item.name + ".begin"], file[item.name + ".items"])
-                    elif item.name in file:
-                        values[item.name] = file[item.name]
-            program = Program(**values)
-        except OSError as error:
-            raise ValueError(f"{path}: cannot be read: {error.strerror or error}") from error
-        except (KeyError, TypeError, ValueError, RuntimeError, EOFError, BadZipFile, zlib.error) as error:
-            raise ValueError(f"{path}: not a saved program: {error}") from error
-        expected = (len(program.op_names), ARGS_BYTES)
-        if program.args.shape != expected:
-            raise ValueError(f"{path}: args are {program.args.shape}, this build needs {expected}")
-        return program
 
 
 class OfProgram(Protocol):

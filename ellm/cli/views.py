@@ -12,7 +12,7 @@ from ellm.inspection.diff import diff
 from ellm.inspection.page import page
 from ellm.inspection.record import record
 from ellm.kernels import contract
-from ellm.scheduler import topology
+from ellm.scheduler import saved, topology
 from ellm.scheduler.program import Program
 from ellm.system.errors import InputError
 from ellm.system.files import check_writable, write_whole
@@ -91,7 +91,7 @@ class Views:
 def save(program: Program, path: Path) -> str:
     """Save a program and say so. Raises InputError if that cannot be done."""
     try:
-        program.save(path)
+        saved.save(program, path)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}") from error
     return f"wrote {path}: the program, to inspect or compare with later"
@@ -100,7 +100,7 @@ def save(program: Program, path: Path) -> str:
 def load(path: Path) -> Subject:
     """A saved program. Raises InputError if the file is not one."""
     try:
-        program = Program.load(path)
+        program = saved.load(path)
         program.check()
     except ValueError as error:
         raise InputError(str(error)) from error

@@ -24,6 +24,7 @@ from ellm.dsl import (
 )
 from ellm.kernels import contract
 from ellm.models import from_config
+from ellm.scheduler import saved
 from ellm.scheduler.contents import CacheKind, NamedTensor
 from ellm.scheduler.program import Lists, Program
 
@@ -83,8 +84,8 @@ def test_compiling_twice_gives_the_same_program():
 @pytest.mark.parametrize("fuse", [True, False])
 def test_saved_program_is_loaded_bit_for_bit(tmp_path, fuse):
     program = compile(graph("Qwen3ForCausalLM"), context=700, fuse=fuse)
-    program.save(tmp_path / "program.npz")
-    assert_equal(Program.load(tmp_path / "program.npz"), program)
+    saved.save(program, tmp_path / "program.npz")
+    assert_equal(saved.load(tmp_path / "program.npz"), program)
 
 
 def calls_of_compiling(model):

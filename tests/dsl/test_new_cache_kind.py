@@ -20,9 +20,8 @@ from ellm.dsl.value import Value
 from ellm.kernels import contract, isa, layout, records, reference
 from ellm.machine import description
 from ellm.predict.planner import Planner
-from ellm.scheduler import Pool, interpret
+from ellm.scheduler import Pool, interpret, saved
 from ellm.scheduler.contents import CacheKind
-from ellm.scheduler.program import Program
 from ellm.serving.engine import Engine
 from ellm.serving.ranges import PromptCache
 
@@ -123,8 +122,8 @@ def test_the_program_says_what_its_caches_are(program, tmp_path):
     assert state.kind == CacheKind("state", sequence_bytes=64, cuttable=False, idempotent=False)
     assert state.offset == attending.offset + attending.bytes and state.offset + state.bytes <= program.range_bytes
     assert (program.position_bytes, program.sequence_bytes) == (64, 64)
-    program.save(tmp_path / "program.npz")
-    assert Program.load(tmp_path / "program.npz").caches == program.caches
+    saved.save(program, tmp_path / "program.npz")
+    assert saved.load(tmp_path / "program.npz").caches == program.caches
 
 
 def test_row_blocks_run_one_after_the_other(program):

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from ellm.kernels.isa import Table
-from ellm.scheduler import Pool
+from ellm.scheduler import Pool, saved
 from ellm.scheduler.probe_program import TABLE, ProbeGroup, one_row, probe_program
-from ellm.scheduler.program import Lists, Program
+from ellm.scheduler.program import Lists
 from ellm.system.errors import InputError
 
 
@@ -22,9 +22,9 @@ def test_one_task():
 
 def test_a_saved_program_runs_the_same(tmp_path):
     groups = [ProbeGroup(3), ProbeGroup(5, [0]), ProbeGroup(2, [0, 1])]
-    probe_program(groups).save(tmp_path / "program.npz")
+    saved.save(probe_program(groups), tmp_path / "program.npz")
     with Pool() as pool:
-        executable = pool.load(Program.load(tmp_path / "program.npz"), TABLE)
+        executable = pool.load(saved.load(tmp_path / "program.npz"), TABLE)
         executable.run(one_row())
         assert executable.statistics()["last"]["tasks"] == 10
 
