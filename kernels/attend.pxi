@@ -77,10 +77,10 @@ cdef inline Fold fold_layout(
     fold.values = NULL
     if not op.values_in_keys:
         fold.values = sequence + op.values + group.kv_head * op.value_stride
-    fold.q_stride = panel_stride(tiles_of_32(op.head_dim))
+    fold.q_stride = panel_stride(k_tiles_of(op.head_dim))
     fold.s_stride = panel_stride(ELLM_SPLIT // ELLM_TILE_K)
-    fold.o_stride = ELLM_TILE_N * tiles_of_16(op.value_dim)
-    rows = ELLM_TILE_N * tiles_of_16(fold.rows)
+    fold.o_stride = ELLM_TILE_N * n_tiles_of(op.value_dim)
+    rows = ELLM_TILE_N * n_tiles_of(fold.rows)
     fold.scores = <float *> scratch_memory(task)
     fold.part = fold.scores + rows * fold.s_stride
     fold.o = fold.part + rows * fold.o_stride
@@ -136,8 +136,8 @@ cdef inline void fold_softmax(
 cdef inline void fold_values(
     const ellm_attend *op, const Fold *fold, int64_t first, int64_t begin, int64_t end
 ) noexcept nogil:
-    cdef int64_t n_tiles = tiles_of_16(op.value_dim), k_tiles = (end - begin) // ELLM_TILE_K, part, n, count
-    cdef int64_t key_tiles = tiles_of_32(op.head_dim)
+    cdef int64_t n_tiles = n_tiles_of(op.value_dim), k_tiles = (end - begin) // ELLM_TILE_K, part, n, count
+    cdef int64_t key_tiles = k_tiles_of(op.head_dim)
     cdef const ellm_bf16 *keys = <const ellm_bf16 *> fold.keys + begin // ELLM_TILE_N * key_tiles * ELLM_TILE
     if fold.values != NULL:
         tile_matmul(
@@ -160,9 +160,9 @@ cdef inline void fold_values(
 cdef inline void fold_split(
     const ellm_attend *op, const ellm_attend_item *item, int64_t split, const Fold *fold
 ) noexcept nogil:
-    cdef int64_t key_tiles = tiles_of_32(op.head_dim), first = split * ELLM_SPLIT, begin, end, f, position, low
+    cdef int64_t key_tiles = k_tiles_of(op.head_dim), first = split * ELLM_SPLIT, begin, end, f, position, low
     begin = max(item.position - op.window + 1 - first, 0) // ELLM_TILE_K * ELLM_TILE_K if op.window else 0
-    end = min(ELLM_TILE_K * tiles_of_32(item.position + item.rows - first), ELLM_SPLIT)
+    end = min(ELLM_TILE_K * k_tiles_of(item.position + item.rows - first), ELLM_SPLIT)
     if begin >= end:
         memset(fold.part_sum, 0, 4 * fold.rows)
         return

@@ -8,30 +8,31 @@
 
 #include "vector.h"
 
-static inline int64_t tiles_of_32(int64_t n) { return (n + ELLM_TILE_K - 1) / ELLM_TILE_K; }
-static inline int64_t tiles_of_16(int64_t n) { return (n + ELLM_TILE_N - 1) / ELLM_TILE_N; }
+static inline int64_t k_tiles_of(int64_t n) { return (n + ELLM_TILE_K - 1) / ELLM_TILE_K; }
+static inline int64_t n_tiles_of(int64_t n) { return (n + ELLM_TILE_N - 1) / ELLM_TILE_N; }
 
 /* keys is the head's first tile, x its key at `position`, f32 [head_dim]. */
 static inline void cache_store_key(ellm_bf16 *keys, int64_t position, const float *x, int64_t head_dim) {
-    ellm_bf16 *tile = keys + position / ELLM_TILE_N * tiles_of_32(head_dim) * ELLM_TILE + position % ELLM_TILE_N * 2;
+    ellm_bf16 *tile = keys + position / ELLM_TILE_N * k_tiles_of(head_dim) * ELLM_TILE + position % ELLM_TILE_N * 2;
     for (int64_t d = 0; d + 1 < head_dim; d += 2) {
         ellm_bf16 two[2] = {bf16_from_f32(x[d]), bf16_from_f32(x[d + 1])};
-        memcpy(tile + d / 2 * 2 * ELLM_TILE_N, two, sizeof two);
+        memcpy(tile + d / 2 * ELLM_TILE_ROW, two, sizeof two);
     }
-    if (head_dim % 2) tile[head_dim / 2 * 2 * ELLM_TILE_N] = bf16_from_f32(x[head_dim - 1]);
+    if (head_dim % 2) tile[head_dim / 2 * ELLM_TILE_ROW] = bf16_from_f32(x[head_dim - 1]);
 }
 
 /* values is the head's first tile, x its value at `position`, f32 [head_dim]. */
 static inline void cache_store_value(ellm_bf16 *values, int64_t position, const float *x, int64_t head_dim) {
-    ellm_bf16 *tile = values + position / ELLM_TILE_K * tiles_of_16(head_dim) * ELLM_TILE;
-    tile += position % ELLM_TILE_K / 2 * 2 * ELLM_TILE_N + position % 2;
+    ellm_bf16 *tile = values + position / ELLM_TILE_K * n_tiles_of(head_dim) * ELLM_TILE;
+    tile += position % ELLM_TILE_K / 2 * ELLM_TILE_ROW + position % 2;
     for (int64_t d = 0; d < head_dim; d++) tile[d / ELLM_TILE_N * ELLM_TILE + d % ELLM_TILE_N * 2] = bf16_from_f32(x[d]);
 }
 
 /* cache_store_value for the position after it too, with the values at x + stride; `position` is even. */
 static inline void cache_store_two_values(ellm_bf16 *values, int64_t position, const float *restrict x, int64_t stride,
                                           int64_t head_dim) {
-    ellm_bf16 *restrict tile = values + position / ELLM_TILE_K * tiles_of_16(head_dim) * ELLM_TILE + position % ELLM_TILE_K / 2 * 2 * ELLM_TILE_N;
+    ellm_bf16 *restrict tile = values + position / ELLM_TILE_K * n_tiles_of(head_dim) * ELLM_TILE;
+    tile += position % ELLM_TILE_K / 2 * ELLM_TILE_ROW;
     for (int64_t d = 0; d < head_dim; d += ELLM_TILE_N, tile += ELLM_TILE)
         for (int64_t i = 0; i < ELLM_TILE_N && d + i < head_dim; i++) {
             tile[2 * i] = bf16_from_f32(x[d + i]);
@@ -39,12 +40,14 @@ static inline void cache_store_two_values(ellm_bf16 *values, int64_t position, c
         }
 }
 
-/* The keys of the first `rows` positions from the key tile `keys` on, as rows of 32 * key_tiles dims, `stride` apart. */
+/* The keys of the first `rows` positions from the key tile `keys` on, as rows of ELLM_TILE_K * key_tiles dims, `stride`
+ * apart. */
 static inline void cache_load_keys(const ellm_bf16 *keys, int64_t key_tiles, int64_t rows, ellm_bf16 *out, int64_t stride) {
-    for (int64_t row = 0; row < rows; row++)
-        for (int64_t pair = 0; pair < ELLM_TILE_K / 2 * key_tiles; pair++)
-            memcpy(out + row * stride + 2 * pair, keys + row / ELLM_TILE_N * key_tiles * ELLM_TILE + 2 * ELLM_TILE_N * pair + row % ELLM_TILE_N * 2,
-                   2 * sizeof *out);
+    for (int64_t row = 0; row < rows; row++) {
+        const ellm_bf16 *key = keys + row / ELLM_TILE_N * key_tiles * ELLM_TILE + row % ELLM_TILE_N * 2;
+        for (int64_t pair = 0; pair < ELLM_TILE_PAIRS * key_tiles; pair++)
+            memcpy(out + row * stride + 2 * pair, key + ELLM_TILE_ROW * pair, 2 * sizeof *out);
+    }
 }
 
 /* A key tile has 16 pairs of dims of 16 keys, value tiles have pairs of keys; what two of each have in common, 64 bits
@@ -54,7 +57,7 @@ static inline void cache_transpose(const ellm_bf16 *keys, ellm_bf16 *values) {
     const __m512i swap = _mm512_set4_epi32(0x0f0e0b0a, 0x0d0c0908, 0x07060302, 0x05040100); /* the middle two of 4 */
     __m512i row[8], pair[8];
 #pragma GCC unroll 8
-    for (int i = 0; i < 8; i++) row[i] = _mm512_shuffle_epi8(_mm512_loadu_si512(keys + 32 * i), swap);
+    for (int i = 0; i < 8; i++) row[i] = _mm512_shuffle_epi8(_mm512_loadu_si512(keys + ELLM_TILE_ROW * i), swap);
 #pragma GCC unroll 4
     for (int i = 0; i < 8; i += 2) {
         pair[i] = _mm512_unpacklo_epi64(row[i], row[i + 1]);
@@ -66,10 +69,10 @@ static inline void cache_transpose(const ellm_bf16 *keys, ellm_bf16 *values) {
         __m512i b = _mm512_shuffle_i64x2(pair[i + 4], pair[i + 6], 0x44);
         __m512i c = _mm512_shuffle_i64x2(pair[i], pair[i + 2], 0xee);
         __m512i d = _mm512_shuffle_i64x2(pair[i + 4], pair[i + 6], 0xee);
-        _mm512_storeu_si512(values + 32 * i, _mm512_shuffle_i64x2(a, b, 0x88));
-        _mm512_storeu_si512(values + 32 * (i + 2), _mm512_shuffle_i64x2(a, b, 0xdd));
-        _mm512_storeu_si512(values + 32 * (i + 4), _mm512_shuffle_i64x2(c, d, 0x88));
-        _mm512_storeu_si512(values + 32 * (i + 6), _mm512_shuffle_i64x2(c, d, 0xdd));
+        _mm512_storeu_si512(values + ELLM_TILE_ROW * i, _mm512_shuffle_i64x2(a, b, 0x88));
+        _mm512_storeu_si512(values + ELLM_TILE_ROW * (i + 2), _mm512_shuffle_i64x2(a, b, 0xdd));
+        _mm512_storeu_si512(values + ELLM_TILE_ROW * (i + 4), _mm512_shuffle_i64x2(c, d, 0x88));
+        _mm512_storeu_si512(values + ELLM_TILE_ROW * (i + 6), _mm512_shuffle_i64x2(c, d, 0xdd));
     }
 }
 #else
@@ -77,15 +80,15 @@ static inline void cache_transpose(const ellm_bf16 *keys, ellm_bf16 *values) {
     for (int d = 0; d < 8; d++)
         for (int s = 0; s < 8; s++) {
             uint64_t x;
-            memcpy(&x, keys + 32 * d + 4 * s, sizeof x);
+            memcpy(&x, keys + ELLM_TILE_ROW * d + 4 * s, sizeof x);
             x = (x & 0xffff00000000ffffu) | (x >> 16 & 0xffff0000u) | (x & 0xffff0000u) << 16;
-            memcpy(values + 32 * s + 4 * d, &x, sizeof x);
+            memcpy(values + ELLM_TILE_ROW * s + 4 * d, &x, sizeof x);
         }
 }
 #endif
 
-/* Value tiles [n_tiles][k_tiles] of 32 * k_tiles positions, whose values are the dims of the keys from the first of the
- * key tile `keys` on. A position tile has key_tiles key tiles. */
+/* Value tiles [n_tiles][k_tiles] of ELLM_TILE_K * k_tiles positions, whose values are the dims of the keys from the
+ * first of the key tile `keys` on. A position tile has key_tiles key tiles. */
 static inline void cache_values_of_keys(const ellm_bf16 *keys, int64_t key_tiles, int64_t k_tiles, int64_t n_tiles,
                                         ellm_bf16 *values) {
     for (int64_t s = 0; s < 2 * k_tiles; s++)

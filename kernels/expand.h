@@ -11,6 +11,7 @@
 
 #define EXPAND_COLUMNS 4 /* column tiles expanded at a time, which are read side by side */
 #define EXPAND_DEPTH 16  /* most k tiles of them */
+#define EXPAND_FEW 16    /* rows that do not pay for that many */
 #define EXPAND_AHEAD 2   /* how many times that far prefetch runs ahead */
 
 /* Bytes of ELLM_BLOCK k tiles of one column tile, their header included. */
@@ -25,7 +26,7 @@ static inline int64_t column_bytes(int64_t format, int64_t k_tiles) {
 }
 
 /* Where element k of column n of a column tile is, in elements. */
-static inline int64_t expand_place(int64_t n, int64_t k) { return k / 2 * 2 * ELLM_TILE_N + 2 * n + k % 2; }
+static inline int64_t expand_place(int64_t n, int64_t k) { return k / 2 * ELLM_TILE_ROW + 2 * n + k % 2; }
 
 /* A float with few bits: `bits` are its exponent and mantissa, the mantissa moved up to where f32 has it, `bias` is what
  * f32's exponent bias has more than its own. Subnormals are made by subtraction, as arithmetic on f32 ones is slow. */
@@ -63,14 +64,15 @@ static inline float fp8_element(const char *block, int64_t n, int64_t k) {
 
 static inline void expand_fp8_plain(const char *block, int count, ellm_bf16 *restrict out, ellm_bf16 *low, int64_t ahead) {
     const uint8_t *codes = (const uint8_t *)block + ELLM_FP8_HEADER;
-    float scale[32];
-    for (int i = 0; i < 32; i++) memcpy(&scale[i], block + i / 2 * sizeof(float), sizeof(float));
-    for (int row = 0; row < 16 * count; row++)
-        for (int i = 0; i < 32; i++) out[32 * row + i] = bf16_from_f32(f32_from_e4m3(codes[32 * row + i]) * scale[i]);
+    float scale[ELLM_TILE_ROW];
+    for (int i = 0; i < ELLM_TILE_ROW; i++) memcpy(&scale[i], block + i / 2 * sizeof(float), sizeof(float));
+    for (int row = 0; row < ELLM_TILE_PAIRS * count; row++)
+        for (int i = 0; i < ELLM_TILE_ROW; i++)
+            out[ELLM_TILE_ROW * row + i] = bf16_from_f32(f32_from_e4m3(codes[ELLM_TILE_ROW * row + i]) * scale[i]);
 }
 
 static inline float mxfp4_element(const char *block, int64_t n, int64_t k) {
-    float scale = f32_from_e8m0((uint8_t)block[k / 32 * ELLM_TILE_N + n]);
+    float scale = f32_from_e8m0((uint8_t)block[k / ELLM_TILE_K * ELLM_TILE_N + n]);
     uint8_t pair = block[ELLM_MXFP4_HEADER + expand_place(n, k) / 2];
     return f32_from_bf16(bf16_from_f32(f32_from_e2m1(pair >> 4 * (k % 2)) * scale));
 }
@@ -79,17 +81,17 @@ static inline void expand_mxfp4_plain(const char *block, int count, ellm_bf16 *r
                                       int64_t ahead) {
     const uint8_t *scales = (const uint8_t *)block, *codes = scales + ELLM_MXFP4_HEADER;
     for (int tile = 0; tile < count; tile++) {
-        float scale[16];
-        for (int n = 0; n < 16; n++) scale[n] = f32_from_e8m0(scales[16 * tile + n]);
-        for (int row = 16 * tile; row < 16 * (tile + 1); row++) {
-            uint32_t pairs[16];
-            for (int n = 0; n < 16; n++) {
-                uint32_t code = codes[16 * row + n];
+        float scale[ELLM_TILE_N];
+        for (int n = 0; n < ELLM_TILE_N; n++) scale[n] = f32_from_e8m0(scales[ELLM_TILE_N * tile + n]);
+        for (int row = ELLM_TILE_PAIRS * tile; row < ELLM_TILE_PAIRS * (tile + 1); row++) {
+            uint32_t pairs[ELLM_TILE_N];
+            for (int n = 0; n < ELLM_TILE_N; n++) {
+                uint32_t code = codes[ELLM_TILE_N * row + n];
                 uint32_t even = bf16_from_f32(f32_from_e2m1(code) * scale[n]);
                 uint32_t odd = bf16_from_f32(f32_from_e2m1(code >> 4) * scale[n]);
                 pairs[n] = even | odd << 16;
             }
-            memcpy(out + 32 * row, pairs, sizeof pairs);
+            memcpy(out + ELLM_TILE_ROW * row, pairs, sizeof pairs);
         }
     }
 }
@@ -152,7 +154,7 @@ static inline float expand_element(const char *column, int64_t format, int64_t n
 /* k tiles expanded at a time. Few rows: expansion and product take turns within L1. Many: sums pass through C seldom. Two
  * terms are added in turn, so that the depth decides the order of the sum and is always the same. */
 static inline int expand_depth(int64_t format, int rows) {
-    return ELLM_FORMATS[format].terms > 1 || rows <= 16 ? ELLM_BLOCK : EXPAND_DEPTH;
+    return ELLM_FORMATS[format].terms > 1 || rows <= EXPAND_FEW ? ELLM_BLOCK : EXPAND_DEPTH;
 }
 
 /* Expands k tiles [k, k + count) of a column tile, k a whole block; what lies `ahead` bytes on is fetched. */
@@ -172,7 +174,8 @@ static inline void expand_column(const char *column, int64_t format, int k, int 
     }
 }
 
-/* C[rows][16 * n_tiles] = A[rows][32 * k_tiles] . W for at most EXPAND_COLUMNS column tiles, `stride` bytes apart. */
+/* C[rows][ELLM_TILE_N * n_tiles] = A[rows][ELLM_TILE_K * k_tiles] . W for at most EXPAND_COLUMNS column tiles, `stride`
+ * bytes apart. */
 static inline void expand_multiply(const ellm_bf16 *a, int64_t lda, int rows, const char *weight, int64_t stride,
                                    int64_t format, int n_tiles, int k_tiles, float *c, int64_t ldc, ellm_bf16 *high) {
     int depth = expand_depth(format, rows);
@@ -193,7 +196,8 @@ static inline void expand_multiply(const ellm_bf16 *a, int64_t lda, int rows, co
     }
 }
 
-/* C[rows][16 * n_tiles] = A[rows][32 * k_tiles] . W, a packed weight of any format. `tiles` is ELLM_EXPAND bytes. */
+/* C[rows][ELLM_TILE_N * n_tiles] = A[rows][ELLM_TILE_K * k_tiles] . W, a packed weight of any format. `tiles` is
+ * ELLM_EXPAND bytes. */
 static inline void weight_matmul(const ellm_bf16 *a, int64_t lda, int rows, const char *weight, int64_t format,
                                  int n_tiles, int k_tiles, float *c, int64_t ldc, ellm_bf16 *tiles) {
     int64_t stride = column_bytes(format, k_tiles);

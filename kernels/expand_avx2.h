@@ -26,16 +26,16 @@ static inline void expand_fp8(const char *block, int tiles, ellm_bf16 *out, ellm
     const __m256i magnitude = _mm256_set1_epi8(0x7f);
     __m256 first = _mm256_loadu_ps((const float *)block), second = _mm256_loadu_ps((const float *)block + 8);
     int nan = _mm256_movemask_ps(_mm256_cmp_ps(first, second, _CMP_UNORD_Q));
-    for (int row = 0; row < 16 * tiles; row++) {
-        const char *at = block + ELLM_FP8_HEADER + 32 * row;
+    for (int row = 0; row < ELLM_TILE_PAIRS * tiles; row++) {
+        const char *at = block + ELLM_FP8_HEADER + ELLM_TILE_ROW * row;
         if (row % 2 == 0) _mm_prefetch(at + ahead, _MM_HINT_T0);
         __m256i codes = _mm256_loadu_si256((const __m256i *)at);
         nan |= _mm256_movemask_epi8(_mm256_cmpeq_epi8(_mm256_and_si256(codes, magnitude), magnitude));
         codes = _mm256_permute4x64_epi64(codes, 0xd8); /* unpacking within each half then keeps the order */
         __m256i low = _mm256_unpacklo_epi8(_mm256_setzero_si256(), codes);
         __m256i high = _mm256_unpackhi_epi8(_mm256_setzero_si256(), codes);
-        _mm256_store_si256((__m256i *)(out + 32 * row), expand_pairs(low, first));
-        _mm256_store_si256((__m256i *)(out + 32 * row + 16), expand_pairs(high, second));
+        _mm256_store_si256((__m256i *)(out + ELLM_TILE_ROW * row), expand_pairs(low, first));
+        _mm256_store_si256((__m256i *)(out + ELLM_TILE_ROW * row + ELLM_TILE_ROW / 2), expand_pairs(high, second));
     }
     if (nan) expand_fp8_plain(block, tiles, out, low, ahead);
 }
@@ -48,26 +48,26 @@ static inline void expand_fp8(const char *block, int tiles, ellm_bf16 *out, ellm
 static inline void expand_mxfp4(const char *block, int tiles, ellm_bf16 *out, ellm_bf16 *none, int64_t ahead) {
     const __m128i high = _mm_setr_epi8(E2M1_HIGH), low = _mm_setr_epi8(E2M1_LOW, E2M1_LOW), half = _mm_set1_epi8(15);
     const uint8_t *scales = (const uint8_t *)block;
-    for (int i = 0; i < 16 * tiles; i++)
+    for (int i = 0; i < ELLM_TILE_N * tiles; i++)
         if (scales[i] < 2 || scales[i] > 252) {
             expand_mxfp4_plain(block, tiles, out, none, ahead);
             return;
         }
-    for (int row = 0; row < 16 * tiles; row++) {
-        const char *at = block + ELLM_MXFP4_HEADER + 16 * row;
+    for (int row = 0; row < ELLM_TILE_PAIRS * tiles; row++) {
+        const char *at = block + ELLM_MXFP4_HEADER + ELLM_TILE_N * row;
         if (row % 4 == 0) _mm_prefetch(at + ahead, _MM_HINT_T0);
         __m128i codes = _mm_loadu_si128((const __m128i *)at), even = _mm_and_si128(codes, half);
         __m128i odd = _mm_and_si128(_mm_srli_epi16(codes, 4), half);
         __m128i even_high = _mm_shuffle_epi8(high, even), even_low = _mm_shuffle_epi8(low, even);
         __m128i odd_high = _mm_shuffle_epi8(high, odd), odd_low = _mm_shuffle_epi8(low, odd);
         for (int part = 0; part < 2; part++) {
-            __m128i scale = _mm_loadl_epi64((const __m128i *)(scales + row / 16 * 16 + 8 * part));
+            __m128i scale = _mm_loadl_epi64((const __m128i *)(scales + row / ELLM_TILE_PAIRS * ELLM_TILE_N + 8 * part));
             scale = _mm_slli_epi16(_mm_sub_epi16(_mm_set1_epi16(127 + 126), _mm_cvtepu8_epi16(scale)), 7);
             __m128i evens = part ? _mm_unpackhi_epi8(even_low, even_high) : _mm_unpacklo_epi8(even_low, even_high);
             __m128i odds = part ? _mm_unpackhi_epi8(odd_low, odd_high) : _mm_unpacklo_epi8(odd_low, odd_high);
             evens = _mm_subs_epu16(evens, scale);
             odds = _mm_subs_epu16(odds, scale);
-            __m128i *target = (__m128i *)(out + 32 * row + 16 * part);
+            __m128i *target = (__m128i *)(out + ELLM_TILE_ROW * row + ELLM_TILE_ROW / 2 * part);
             _mm_store_si128(target, _mm_unpacklo_epi16(evens, odds));
             _mm_store_si128(target + 1, _mm_unpackhi_epi16(evens, odds));
         }

@@ -77,13 +77,13 @@ static inline void expand_fp8(const char *block, int count, ellm_bf16 *out, ellm
     e4m3_decoder decoder = e4m3_decoder_load();
     e4m3_scales scales = e4m3_scales_load(block);
     expand_prefetch(block + ahead);
-    for (int row = 0; row < 16 * count; row += 2) {
-        const char *line = block + ELLM_FP8_HEADER + 32 * row;
+    for (int row = 0; row < ELLM_TILE_PAIRS * count; row += 2) {
+        const char *line = block + ELLM_FP8_HEADER + ELLM_TILE_ROW * row;
         __m512i rows[2];
         expand_prefetch(line + ahead);
         e4m3_rows(line, &decoder, scales, rows);
-        _mm512_store_si512(out + 32 * row, rows[0]);
-        _mm512_store_si512(out + 32 * (row + 1), rows[1]);
+        _mm512_store_si512(out + ELLM_TILE_ROW * row, rows[0]);
+        _mm512_store_si512(out + ELLM_TILE_ROW * (row + 1), rows[1]);
     }
 }
 
@@ -101,7 +101,7 @@ static inline e2m1_decoder e2m1_decoder_load(void) {
 /* Whether e2m1_row can apply the scales of the first `count` tiles of a block: no result leaves the normal numbers. */
 static inline int e2m1_normal(const char *block, int count) {
     __m512i above = _mm512_sub_epi8(_mm512_loadu_si512(block), _mm512_set1_epi8(2));
-    __mmask64 used = _bzhi_u64(~0ull, 16 * (unsigned)count);
+    __mmask64 used = _bzhi_u64(~0ull, ELLM_TILE_N * (unsigned)count);
     return _mm512_mask_cmpgt_epu8_mask(used, above, _mm512_set1_epi8((char)250)) == 0;
 }
 
@@ -128,13 +128,13 @@ static inline void expand_mxfp4(const char *block, int count, ellm_bf16 *out, el
     }
     expand_prefetch(block + ahead);
     for (int tile = 0; tile < count; tile++) {
-        __m512i scale = e2m1_scale(block + 16 * tile);
-        for (int row = 16 * tile; row < 16 * (tile + 1); row += 4) {
-            const char *line = block + ELLM_MXFP4_HEADER + 16 * row;
+        __m512i scale = e2m1_scale(block + ELLM_TILE_N * tile);
+        for (int row = ELLM_TILE_PAIRS * tile; row < ELLM_TILE_PAIRS * (tile + 1); row += 4) {
+            const char *line = block + ELLM_MXFP4_HEADER + ELLM_TILE_N * row;
             expand_prefetch(line + ahead);
 #pragma GCC unroll 4
             for (int i = 0; i < 4; i++)
-                _mm512_store_si512(out + 32 * (row + i), e2m1_row(line + 16 * i, &decoder, scale));
+                _mm512_store_si512(out + ELLM_TILE_ROW * (row + i), e2m1_row(line + ELLM_TILE_N * i, &decoder, scale));
         }
     }
 }
@@ -145,15 +145,15 @@ static inline __m512 expand_half(__m256i values) {
 
 #define EXPAND_F16 expand_f16
 static inline void expand_f16(const char *block, int count, ellm_bf16 *high, ellm_bf16 *low, int64_t ahead) {
-    for (int row = 0; row < 16 * count; row++) {
-        const __m256i *at = (const __m256i *)(block + 64 * row);
+    for (int row = 0; row < ELLM_TILE_PAIRS * count; row++) {
+        const __m256i *at = (const __m256i *)(block + 2 * ELLM_TILE_ROW * row);
         expand_prefetch((const char *)at + ahead);
         __m512 first = _mm512_cvtph_ps(_mm256_loadu_si256(at)), second = _mm512_cvtph_ps(_mm256_loadu_si256(at + 1));
         __m512i rounded = expand_round(first, second);
-        _mm512_store_si512(high + 32 * row, rounded);
+        _mm512_store_si512(high + ELLM_TILE_ROW * row, rounded);
         first = _mm512_sub_ps(first, expand_half(_mm512_castsi512_si256(rounded)));
         second = _mm512_sub_ps(second, expand_half(_mm512_extracti64x4_epi64(rounded, 1)));
-        _mm512_store_si512(low + 32 * row, expand_round(first, second));
+        _mm512_store_si512(low + ELLM_TILE_ROW * row, expand_round(first, second));
     }
 }
 

@@ -17,7 +17,7 @@ cdef inline ellm_bf16 *split_panel(
     const ellm_task *task, const ellm_expand_latent *op, int64_t slot, int64_t split, int64_t rows
 ) noexcept nogil:
     cdef ellm_bf16 *panel = <ellm_bf16 *> (task.scratch + PANEL_HEADER)
-    cdef int64_t key_tiles = tiles_of_32(op.latent + op.rotary)
+    cdef int64_t key_tiles = k_tiles_of(op.latent + op.rotary)
     cdef const ellm_bf16 *keys = <const ellm_bf16 *> (task.step.ranges[slot] + op.cached)
     if panel_claim(task, <const ellm_matmul *> op, slot << 32 | split):
         keys += split * (ELLM_SPLIT // ELLM_TILE_N) * key_tiles * ELLM_TILE
@@ -30,21 +30,21 @@ cdef inline void expand_rows(
     const ellm_expand_latent *op, char *sequence, int64_t head, int64_t position, const ellm_bf16 *a, int64_t lda,
     int64_t rows, float *c
 ) noexcept nogil:
-    cdef int64_t stride = ELLM_TILE_N * tiles_of_16(max(op.key_dim + op.rotary, op.value_dim)), row
+    cdef int64_t stride = ELLM_TILE_N * n_tiles_of(max(op.key_dim + op.rotary, op.value_dim)), row
     cdef ellm_bf16 *keys = <ellm_bf16 *> (sequence + op.keys + head * op.key_stride)
     cdef ellm_bf16 *values = <ellm_bf16 *> (sequence + op.values + head * op.value_stride)
     cdef ellm_bf16 *tiles = <ellm_bf16 *> (c + EXPAND_ROWS * stride)
-    cdef int k_tiles = <int> tiles_of_32(op.latent)
+    cdef int k_tiles = <int> k_tiles_of(op.latent)
     weight_matmul(
         a, lda, <int> rows, <const char *> op.to_keys + head * op.to_keys_stride, op.to_keys_format,
-        <int> tiles_of_16(op.key_dim), k_tiles, c, stride, tiles,
+        <int> n_tiles_of(op.key_dim), k_tiles, c, stride, tiles,
     )
     for row in range(rows):
         vector_from_bf16(a + row * lda + op.latent, c + row * stride + op.key_dim, op.rotary)
         cache_store_key(keys, position + row, c + row * stride, op.key_dim + op.rotary)
     weight_matmul(
         a, lda, <int> rows, <const char *> op.to_values + head * op.to_values_stride, op.to_values_format,
-        <int> tiles_of_16(op.value_dim), k_tiles, c, stride, tiles,
+        <int> n_tiles_of(op.value_dim), k_tiles, c, stride, tiles,
     )
     for row in range(rows // 2):
         cache_store_two_values(values, position + 2 * row, c + 2 * row * stride, stride, op.value_dim)
@@ -56,7 +56,7 @@ cdef void expand_latent(const ellm_task *task) noexcept nogil:
     cdef const ellm_expand_latent *op = <const ellm_expand_latent *> task.args
     cdef const ellm_step *step = task.step
     cdef int64_t split = task.index // op.heads, head = task.index % op.heads, first = split * ELLM_SPLIT
-    cdef int64_t lda = panel_stride(tiles_of_32(op.latent + op.rotary)), row, slot, rows, part, begin
+    cdef int64_t lda = panel_stride(k_tiles_of(op.latent + op.rotary)), row, slot, rows, part, begin
     cdef ellm_bf16 *a
     for row in range(step.rows):
         slot = step.slots[row]

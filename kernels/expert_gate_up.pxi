@@ -44,15 +44,16 @@ cdef void expert_gate_up(const ellm_task *task) noexcept nogil:
         task, m, panel_gather(task, m, part.tile, step_rows, part.rows), part.rows, part.column_task,
         <const char *> op.weight + task.block * op.bank_stride, expert_bias(task, m, op.bias_stride),
     )
-    cdef int64_t begin = 8 * p.tile
-    cdef int64_t end = min(op.n, begin + 8 * p.tiles)
-    cdef int64_t row, column, width
+    cdef int64_t begin = ELLM_TILE_N // 2 * p.tile
+    cdef int64_t end = min(op.n, begin + ELLM_TILE_N // 2 * p.tiles)
+    cdef int64_t row, pair, column, width
     cdef const float *c
     cdef ellm_bf16 *out
     for row in range(part.rows):
         out = <ellm_bf16 *> (task.arena + op.out) + (part.first + row) * op.out_stride
         c = p.c + row * p.stride
-        for column in range(begin, end, 16):  # ELLM_TILE_N: Cython wants a literal
+        for pair in range(p.tiles // 2):
+            column = begin + ELLM_TILE_N * pair
             width = min(<int64_t> ELLM_TILE_N, end - column)
             if op.activation == 0:
                 vector_silu_mul(c, c + ELLM_TILE_N, out + column, width)

@@ -1,6 +1,6 @@
-# gate_up: out = silu(gate) * up; tile 2i of the product is columns [16 i, 16 i + 16) of gate, tile 2i + 1 those of up
+# gate_up: out = silu(gate) * up; tile 2i of the product is column tile i of gate, tile 2i + 1 that of up
 #
-#   x       f32 or bf16 [rows, k]             weight  tiles [n_tiles][k_tiles], n_tiles = 2 * ceil(n / 16)
+#   x       f32 or bf16 [rows, k]             weight  tiles [n_tiles][k_tiles], n_tiles = 2 * ceil(n / ELLM_TILE_N)
 #   out     bf16 [rows, n]; the task that owns the last column zeroes the pad [n, out_stride)
 #
 # SwiGLU: Shazeer, 2020 (https://arxiv.org/abs/2002.05202). silu and the product are f32, rounded once.
@@ -8,15 +8,16 @@
 cdef void gate_up(const ellm_task *task) noexcept nogil:
     cdef const ellm_gate_up *op = <const ellm_gate_up *> task.args
     cdef product p = multiply(task, op)
-    cdef int64_t begin = 8 * p.tile
-    cdef int64_t end = min(op.n, begin + 8 * p.tiles)
-    cdef int64_t row, column
+    cdef int64_t begin = ELLM_TILE_N // 2 * p.tile
+    cdef int64_t end = min(op.n, begin + ELLM_TILE_N // 2 * p.tiles)
+    cdef int64_t row, pair, column
     cdef const float *c
     cdef ellm_bf16 *out
     for row in range(task.rows):
         out = <ellm_bf16 *> (task.section + op.out) + row * op.out_stride
         c = p.c + row * p.stride
-        for column in range(begin, end, 16):  # ELLM_TILE_N: Cython wants a literal
+        for pair in range(p.tiles // 2):
+            column = begin + ELLM_TILE_N * pair
             vector_silu_mul(c, c + ELLM_TILE_N, out + column, min(<int64_t> ELLM_TILE_N, end - column))
             c += 2 * ELLM_TILE_N
         if end == op.n:

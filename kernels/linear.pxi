@@ -1,7 +1,7 @@
 # linear: out = bf16(norm(x)) . W^T (+ bias) (+ residual)
 #
-#   x         f32 or bf16 [rows, k]         weight  tiles [n_tiles][k_tiles]      bias  f32 [16 * n_tiles]
-#   out       f32 or bf16 [rows, n], columns [16 * tile, 16 * (tile + tiles)) of it per task; the task that owns the
+#   x         f32 or bf16 [rows, k]         weight  tiles [n_tiles][k_tiles]      bias  f32 [ELLM_TILE_N * n_tiles]
+#   out       f32 or bf16 [rows, n], the columns of column tiles [tile, tile + tiles) per task; the task that owns the
 #             last column also zeroes a bf16 row's pad [n, out_stride)
 #   residual  f32 [rows, n], out_stride apart; may be `out` itself
 #

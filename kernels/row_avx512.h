@@ -19,11 +19,11 @@ static inline void row_fp8(const ellm_bf16 *a, const char *block, int64_t stride
         scales[n] = e4m3_scales_load(block + n * stride);
         expand_prefetch(block + n * stride + ahead);
     }
-    for (int row = 0; row < 16 * count; row += 2) {
+    for (int row = 0; row < ELLM_TILE_PAIRS * count; row += 2) {
         __m512bh first = row_pair(a + 2 * row), second = row_pair(a + 2 * row + 2);
 #pragma GCC unroll 4
         for (int n = 0; n < EXPAND_COLUMNS; n++) {
-            const char *line = block + n * stride + ELLM_FP8_HEADER + 32 * row;
+            const char *line = block + n * stride + ELLM_FP8_HEADER + ELLM_TILE_ROW * row;
             __m512i rows[2];
             expand_prefetch(line + ahead);
             e4m3_rows(line, &decoder, scales[n], rows);
@@ -39,16 +39,16 @@ static inline void row_mxfp4(const ellm_bf16 *a, const char *block, int64_t stri
     for (int tile = 0; tile < count; tile++) {
         __m512i scales[EXPAND_COLUMNS];
 #pragma GCC unroll 4
-        for (int n = 0; n < EXPAND_COLUMNS; n++) scales[n] = e2m1_scale(block + n * stride + 16 * tile);
-        for (int row = 16 * tile; row < 16 * (tile + 1); row += 4) {
-            const char *line = block + ELLM_MXFP4_HEADER + 16 * row;
+        for (int n = 0; n < EXPAND_COLUMNS; n++) scales[n] = e2m1_scale(block + n * stride + ELLM_TILE_N * tile);
+        for (int row = ELLM_TILE_PAIRS * tile; row < ELLM_TILE_PAIRS * (tile + 1); row += 4) {
+            const char *line = block + ELLM_MXFP4_HEADER + ELLM_TILE_N * row;
 #pragma GCC unroll 4
             for (int n = 0; n < EXPAND_COLUMNS; n++) expand_prefetch(line + n * stride + ahead);
 #pragma GCC unroll 4
             for (int i = 0; i < 4; i++)
 #pragma GCC unroll 4
                 for (int n = 0; n < EXPAND_COLUMNS; n++) {
-                    __m512i column = e2m1_row(line + n * stride + 16 * i, &decoder, scales[n]);
+                    __m512i column = e2m1_row(line + n * stride + ELLM_TILE_N * i, &decoder, scales[n]);
                     sum[n] = _mm512_dpbf16_ps(sum[n], row_pair(a + 2 * (row + i)), (__m512bh)column);
                 }
         }
@@ -62,13 +62,13 @@ static inline int row_multiply(const ellm_bf16 *a, const char *block, int64_t st
     __m512 sum[EXPAND_COLUMNS];
     for (int n = 0; n < EXPAND_COLUMNS; n++) {
         if (format != ELLM_FP8 && !(format == ELLM_MXFP4 && e2m1_normal(block + n * stride, count))) return 0;
-        sum[n] = accumulate ? _mm512_loadu_ps(c + 16 * n) : _mm512_setzero_ps();
+        sum[n] = accumulate ? _mm512_loadu_ps(c + ELLM_TILE_N * n) : _mm512_setzero_ps();
     }
     if (format == ELLM_FP8)
         row_fp8(a, block, stride, count, sum, ahead);
     else
         row_mxfp4(a, block, stride, count, sum, ahead);
-    for (int n = 0; n < EXPAND_COLUMNS; n++) _mm512_storeu_ps(c + 16 * n, sum[n]);
+    for (int n = 0; n < EXPAND_COLUMNS; n++) _mm512_storeu_ps(c + ELLM_TILE_N * n, sum[n]);
     return 1;
 }
 

@@ -26,6 +26,8 @@
 #define ELLM_TILE_N 16       /* columns of a tile: one AMX tile of 16 rows of 64 bytes */
 #define ELLM_TILE_K 32       /* k of a tile */
 #define ELLM_TILE (ELLM_TILE_N * ELLM_TILE_K)
+#define ELLM_TILE_PAIRS (ELLM_TILE_K / 2) /* rows of a tile, each a pair of k of every column */
+#define ELLM_TILE_ROW (2 * ELLM_TILE_N)   /* elements of such a row */
 #define ELLM_SPLIT 512       /* keys in one split of the context: absolute boundaries, fixed for ever */
 #define ELLM_ARGS 256        /* bytes reserved for an operator's arguments */
 #define ELLM_FOLD 64         /* most query rows (positions x heads of a KV group) folded into one attend task */

@@ -23,19 +23,19 @@ __attribute__((always_inline)) static inline void tile_block(
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 8
         for (int t = 0; t < T; t++)
-            sum[r][t] = accumulate ? _mm512_loadu_ps(c + r * ldc + 16 * t) : _mm512_setzero_ps();
+            sum[r][t] = accumulate ? _mm512_loadu_ps(c + r * ldc + ELLM_TILE_N * t) : _mm512_setzero_ps();
     for (int k = 0; k < k_tiles; k++) {
-        for (int pair = 0; pair < 16; pair++) {
+        for (int pair = 0; pair < ELLM_TILE_PAIRS; pair++) {
             __m512i column[TILE_STREAMS];
 #pragma GCC unroll 8
             for (int f = 0; f < F; f++)
-                _mm_prefetch((const char *)(ahead + f * b_n + k * b_k + 32 * pair), _MM_HINT_T0);
+                _mm_prefetch((const char *)(ahead + f * b_n + k * b_k + ELLM_TILE_ROW * pair), _MM_HINT_T0);
 #pragma GCC unroll 8
-            for (int t = 0; t < T; t++) column[t] = _mm512_loadu_si512(b + t * b_n + k * b_k + 32 * pair);
+            for (int t = 0; t < T; t++) column[t] = _mm512_loadu_si512(b + t * b_n + k * b_k + ELLM_TILE_ROW * pair);
 #pragma GCC unroll 8
             for (int r = 0; r < R; r++) {
                 int32_t two;
-                memcpy(&two, a + r * lda + 32 * k + 2 * pair, sizeof two);
+                memcpy(&two, a + r * lda + ELLM_TILE_K * k + 2 * pair, sizeof two);
                 __m512i row = _mm512_set1_epi32(two);
 #pragma GCC unroll 8
                 for (int t = 0; t < T; t++) sum[r][t] = _mm512_dpbf16_ps(sum[r][t], (__m512bh)row, (__m512bh)column[t]);
@@ -45,7 +45,7 @@ __attribute__((always_inline)) static inline void tile_block(
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 8
-        for (int t = 0; t < T; t++) _mm512_storeu_ps(c + r * ldc + 16 * t, sum[r][t]);
+        for (int t = 0; t < T; t++) _mm512_storeu_ps(c + r * ldc + ELLM_TILE_N * t, sum[r][t]);
 }
 
 /* As tile_block, for `rows` or TILE_ROWS rows, whichever is less. */
@@ -73,7 +73,7 @@ __attribute__((always_inline)) static inline void tile_columns(
         const ellm_bf16 *part = b + k * b_k, *next = k + ahead < k_tiles ? part + ahead * b_k : b + T * b_n;
         count = k + ahead >= k_tiles ? k_tiles - k : blocks == 1 ? k_tiles - ahead : ahead;
         for (int block = 0; block < blocks; block++) {
-            const ellm_bf16 *x = a + block * TILE_ROWS * lda + 32 * k;
+            const ellm_bf16 *x = a + block * TILE_ROWS * lda + ELLM_TILE_K * k;
             const ellm_bf16 *fetch = block * fetched < T ? next + block * fetched * b_n : part; /* part: no effect */
             float *out = c + block * TILE_ROWS * ldc;
             int left = rows - block * TILE_ROWS, again = accumulate || k;
@@ -87,15 +87,15 @@ __attribute__((always_inline)) static inline void tile_columns(
     }
 }
 
-/* C[rows][16 * n_tiles] (= or +=) A[rows][32 * k_tiles] . B; tile (n, k) of B is at b + n * b_n + k * b_k elements.
- * Every element of C is one chain over ascending k, so it does not depend on what else is computed. */
+/* C[rows][ELLM_TILE_N * n_tiles] (= or +=) A[rows][ELLM_TILE_K * k_tiles] . B; tile (n, k) of B is at b + n * b_n + k *
+ * b_k, in elements. Every element of C is one chain over ascending k, so it does not depend on what else is computed. */
 static inline void tile_matmul(const ellm_bf16 *a, int64_t lda, int rows, const ellm_bf16 *b, int64_t b_n, int64_t b_k,
                                int n_tiles, int k_tiles, float *c, int64_t ldc, int accumulate) {
     int n = 0;
     for (; n + TILE_STREAMS <= n_tiles; n += TILE_STREAMS)
-        tile_columns(TILE_STREAMS, a, lda, rows, b + n * b_n, b_n, b_k, k_tiles, c + 16 * n, ldc, accumulate);
+        tile_columns(TILE_STREAMS, a, lda, rows, b + n * b_n, b_n, b_k, k_tiles, c + ELLM_TILE_N * n, ldc, accumulate);
     for (; n < n_tiles; n++)
-        tile_columns(1, a, lda, rows, b + n * b_n, b_n, b_k, k_tiles, c + 16 * n, ldc, accumulate);
+        tile_columns(1, a, lda, rows, b + n * b_n, b_n, b_k, k_tiles, c + ELLM_TILE_N * n, ldc, accumulate);
 }
 
 #endif

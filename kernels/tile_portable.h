@@ -10,18 +10,18 @@ static inline void tile_leave(void) {}
 
 /* Widens a tile to f32: wide[k][n / 4] holds columns n .. n + 3. */
 static inline void tile_widen(const ellm_bf16 *tile, tile_lanes (*wide)[4]) {
-    for (int pair = 0; pair < 16; pair++)
-        for (int column = 0; column < 16; column++) {
-            wide[2 * pair][column / 4][column % 4] = f32_from_bf16(tile[32 * pair + 2 * column]);
-            wide[2 * pair + 1][column / 4][column % 4] = f32_from_bf16(tile[32 * pair + 2 * column + 1]);
+    for (int pair = 0; pair < ELLM_TILE_PAIRS; pair++)
+        for (int column = 0; column < ELLM_TILE_N; column++) {
+            wide[2 * pair][column / 4][column % 4] = f32_from_bf16(tile[ELLM_TILE_ROW * pair + 2 * column]);
+            wide[2 * pair + 1][column / 4][column % 4] = f32_from_bf16(tile[ELLM_TILE_ROW * pair + 2 * column + 1]);
         }
 }
 
-/* c[0 .. 15] (= or +=) a[0 .. 31] . wide */
+/* c[ELLM_TILE_N] (= or +=) a[ELLM_TILE_K] . wide */
 static inline void tile_row(const ellm_bf16 *a, tile_lanes (*wide)[4], float *c, int accumulate) {
     tile_lanes sum[4] = {{0}};
     if (accumulate) memcpy(sum, c, sizeof sum);
-    for (int k = 0; k < 32; k++) {
+    for (int k = 0; k < ELLM_TILE_K; k++) {
         float x = f32_from_bf16(a[k]);
         tile_lanes row = {x, x, x, x};
 #pragma GCC unroll 4
@@ -30,16 +30,16 @@ static inline void tile_row(const ellm_bf16 *a, tile_lanes (*wide)[4], float *c,
     memcpy(c, sum, sizeof sum);
 }
 
-/* C[rows][16 * n_tiles] (= or +=) A[rows][32 * k_tiles] . B; tile (n, k) of B is at b + n * b_n + k * b_k elements.
- * Every element of C is one chain over ascending k, so it does not depend on what else is computed. */
+/* C[rows][ELLM_TILE_N * n_tiles] (= or +=) A[rows][ELLM_TILE_K * k_tiles] . B; tile (n, k) of B is at b + n * b_n + k *
+ * b_k, in elements. Every element of C is one chain over ascending k, so it does not depend on what else is computed. */
 static inline void tile_matmul(const ellm_bf16 *a, int64_t lda, int rows, const ellm_bf16 *b, int64_t b_n, int64_t b_k,
                                int n_tiles, int k_tiles, float *c, int64_t ldc, int accumulate) {
     for (int n = 0; n < n_tiles; n++)
         for (int k = 0; k < k_tiles; k++) {
-            tile_lanes wide[32][4];
+            tile_lanes wide[ELLM_TILE_K][4];
             tile_widen(b + n * b_n + k * b_k, wide);
             for (int row = 0; row < rows; row++)
-                tile_row(a + row * lda + 32 * k, wide, c + row * ldc + 16 * n, accumulate || k);
+                tile_row(a + row * lda + ELLM_TILE_K * k, wide, c + row * ldc + ELLM_TILE_N * n, accumulate || k);
         }
 }
 

@@ -1,7 +1,7 @@
 /* Loops over one row: conversions, norms, exp, silu, rotation.
  *
- * Plain C that the compiler vectorises under each ISA's flags; no intrinsics. Sums keep 16 partial sums, one per lane
- * (element i goes to lane i % 16), and add the lanes in a tree: the order of operations is fixed, -ffast-math unneeded.
+ * Plain C that the compiler vectorises under each ISA's flags; no intrinsics. Sums keep ELLM_LANES partial sums, one per lane
+ * (element i goes to lane i % ELLM_LANES), and add the lanes in a tree: the order of operations is fixed, -ffast-math unneeded.
  */
 #ifndef ELLM_VECTOR_H
 #define ELLM_VECTOR_H

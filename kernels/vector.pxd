@@ -24,8 +24,8 @@ cdef extern from "vector.h" nogil:
     void vector_add_scaled(const float *x, float scale, float *out, int64_t n)
 
 cdef extern from "cache.h" nogil:
-    int64_t tiles_of_32(int64_t n)
-    int64_t tiles_of_16(int64_t n)
+    int64_t k_tiles_of(int64_t n)
+    int64_t n_tiles_of(int64_t n)
     void cache_store_key(uint16_t *keys, int64_t position, const float *x, int64_t head_dim)
     void cache_store_value(uint16_t *values, int64_t position, const float *x, int64_t head_dim)
     void cache_store_two_values(uint16_t *values, int64_t position, const float *x, int64_t stride, int64_t head_dim)
