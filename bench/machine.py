@@ -27,10 +27,13 @@ from ellm.kernels import isa
 from ellm.scheduler import topology
 
 HERE = Path(__file__).parent
+ELLM = [sys.executable, "-m", "ellm.cli.main"]
 MODELS = (("qwen3-0.6b", None), ("qwen3-30b-a3b", 6), ("gpt-oss-20b", 4))
 """Geometry of bench/configs, and how many layers a small machine holds of it."""
 PROMPTS = "512,4096"
 CHUNK = 512
+PRODUCTS = ("--columns", "65536", "--k", "1024", "--rows", "1", "16", "64", "256")
+"""Those of the kernels: with weights that no cache holds."""
 KERNEL = re.compile(r"^(\w+) +(\w+) +(\d+) +([\d.]+) +(\d+)% +([\d.]+) +(\d+)%$", re.MULTILINE)
 LIMITS = re.compile(r"^  (\w+): .* limits now ([\d.]+) GB/s, ([\d.]+) TFLOP/s$", re.MULTILINE)
 SCHEDULER = re.compile(r"│ (\S.*?) +│ +([\d.]+) │ +([\d.]*) +│ +([\d.]*) +│")
@@ -50,14 +53,20 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2, help="for each row of the kernels")
     parser.add_argument("--append", type=Path, metavar="FILE", help="also write the section at the end of FILE")
     arguments = parser.parse_args()
-    lines = [*heading(), "", "| | measured | share of the limit |", "|---|---|---|"]
-    print("\n".join(lines), flush=True)
-    for row in itertools.chain(kernels(arguments.seconds), models(), scheduler()):
-        lines.append(f"| {row.what} | {row.figure} | {row.share} |")
-        print(lines[-1], flush=True)
+    lines = []
+    for line in section(arguments.seconds):
+        lines.append(line)
+        print(line, flush=True)
     if arguments.append is not None:
         with arguments.append.open("a", encoding="utf-8") as file:
             file.write("\n" + "\n".join(lines) + "\n")
+
+
+def section(seconds: float) -> Iterator[str]:
+    """Its lines, each as soon as it is measured."""
+    yield from (*heading(), "", "| | measured | share of the limit |", "|---|---|---|")
+    for row in itertools.chain(kernels(seconds), models(), scheduler()):
+        yield f"| {row.what} | {row.figure} | {row.share} |"
 
 
 def heading() -> list[str]:
@@ -79,7 +88,8 @@ def heading() -> list[str]:
 def kernels(seconds: float) -> Iterator[Row]:
     """`linear` on each ISA that is meant to be fast, format and number of rows."""
     fast = [name for name, obstacle in isa.available().items() if obstacle is None and name != "portable"]
-    printed = run("kernels.py", "--seconds", str(seconds), *(word for name in fast for word in ("--isa", name)))
+    each = [word for name in fast for word in ("--isa", name)]
+    printed = run("kernels.py", "--seconds", str(seconds), *PRODUCTS, *each)
     for name, format, rows, speed, of_read, rate, of_peak in KERNEL.findall(printed):
         figure = f"{speed} GB/s, {rate} TFLOP/s"
         yield Row(f"linear, {name}, {format}, {rows} rows", figure, f"read {of_read} %, multiplication {of_peak} %")
@@ -98,7 +108,7 @@ def models() -> Iterator[Row]:
         with tempfile.TemporaryDirectory() as folder:
             cut = [] if layers is None else ["--layers", str(layers)]
             run("make_checkpoint.py", str(HERE / "configs" / name), folder, *cut)
-            command = [sys.executable, "-m", "ellm.cli.main", "bench", folder, "-p", PROMPTS, "-n", "64"]
+            command = [*ELLM, "bench", folder, "-p", PROMPTS, "-n", "64"]
             command += ["--chunk", str(CHUNK), "--json"]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:

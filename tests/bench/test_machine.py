@@ -1,0 +1,49 @@
+"""bench/machine.py writes one Markdown section of whatever can be measured here."""
+
+import importlib
+import os
+from pathlib import Path
+
+import pytest
+import small_caches
+import tiny
+
+from ellm.kernels import isa
+
+BENCH = Path(__file__).parents[2] / "bench"
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    """The script with a tiny model and weight, and without a C++ compiler for the scheduler's peer."""
+    monkeypatch.syspath_prepend(BENCH)
+    module = importlib.import_module("machine")
+    best = isa.choose().isa
+    (tmp_path / "model").mkdir()
+    tiny.write_json(tmp_path / "model" / "config.json", tiny.make_config("Qwen3ForCausalLM"))
+    monkeypatch.setattr(module, "MODELS", ((str(tmp_path / "model"), 1),))
+    monkeypatch.setattr(module, "ELLM", small_caches.ELLM)
+    monkeypatch.setattr(module, "PROMPTS", "8")
+    monkeypatch.setattr(module, "PRODUCTS", ("--columns", "2048", "--k", "64", "--rows", "16", "--format", "bf16"))
+    monkeypatch.setattr(isa, "available", lambda: {best: None})
+    compiler = tmp_path / "bin" / "c++"
+    compiler.parent.mkdir()
+    compiler.write_text("#!/bin/sh\nexit 1\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("PATH", str(compiler.parent), prepend=os.pathsep)
+    return module
+
+
+def test_a_section_is_a_table_of_what_can_be_measured(machine):
+    heading, empty, facts, blank, *table = machine.section(0)
+    assert heading.startswith("## ") and empty == blank == ""
+    assert "cores, L1" in facts and facts.endswith(".")
+    assert table[:2] == ["| | measured | share of the limit |", "|---|---|---|"]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table[2:]]
+    assert all(len(row) == 3 and row[0] and row[1] for row in rows), rows
+    names = [row[0] for row in rows]
+    [name] = isa.available()
+    kernels = [f"linear, {name}, bf16, 16 rows", f"limits, {name}, best of 1"] if name != "portable" else []
+    model = f"{machine.MODELS[0][0]}, 1 layers"
+    assert names == [*kernels, f"{model}: prefill 8", f"{model}: decode 64 at 128", "scheduler"]
+    assert rows[-1][1].startswith("not measured: ")
