@@ -58,7 +58,7 @@ ellm.elements = (function () {
 
   function operatorNode(operator) {
     const detail = operator.experts ? `${operator.experts} × ${operator.tiles} tasks` : ellm.several(operator.tiles, "task");
-    const label = `${operator.short}\n${operator.kernel} · ${detail}`;
+    const label = `${operator.part}\n${operator.kernel} · ${detail}`;
     const data = { id: `op${operator.number}`, parent: parentOf(operator), operator: operator.number, label, colour: ellm.family(operator.kernel).colour };
     return { data, classes: `operator ${mark(critical.has(data.id))}` };
   }
@@ -81,7 +81,7 @@ ellm.elements = (function () {
   function unfoldedNodes(operator) {
     const box = `box${operator.number}`;
     const colour = ellm.family(operator.kernel).colour;
-    const base = { data: { id: box, parent: parentOf(operator), operator: operator.number, label: `▾ ${operator.short}`, colour, shift: 0 }, classes: "box" };
+    const base = { data: { id: box, parent: parentOf(operator), operator: operator.number, label: `▾ ${operator.part}`, colour, shift: 0 }, classes: "box" };
     const found = singles(operator).flatMap((number) => {
       const data = { id: `group${number}`, parent: box, group: number, label: ellm.model.groupName(groups[number]), colour };
       return [{ data, classes: `group ${mark(critical.has(data.id))}` }, ...taskNodes(number)];

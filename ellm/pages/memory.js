@@ -105,7 +105,9 @@ ellm.memory = (function () {
   function label(region, buffer, width) {
     if (region.y(0) - region.y(buffer.bytes) < 12) return "";
     const fits = Math.floor((width - 10) / 6.2);
-    const names = [`${buffer.name} · ${ellm.bytes(buffer.bytes)}`, buffer.name, buffer.name.replace(/^layers\.\d+\./, ""), buffer.name.split(".").slice(-2).join("."), buffer.name.split(".").pop()];
+    const { name, part } = operators[buffer.first];
+    const inBlock = buffer.name.slice(name.length - part.length);
+    const names = [`${buffer.name} · ${ellm.bytes(buffer.bytes)}`, buffer.name, inBlock, buffer.name.split(".").slice(-2).join("."), buffer.name.split(".").pop()];
     return names.find((name) => name.length <= fits) || "";
   }
 

@@ -7,14 +7,13 @@ ellm.model = (function () {
   operators.forEach((operator, number) => {
     operator.number = number;
     operator.groups = [];
-    operator.short = operator.layer < 0 ? operator.name : operator.name.replace(/^layers\.\d+\./, "");
     operator.repeat = repeats.find(
       (repeat) => repeat.first <= operator.layer && operator.layer < repeat.first + repeat.period * repeat.times,
     );
     if (!operator.repeat) return;
     const { first, period, places } = operator.repeat;
     operator.instance = Math.floor((operator.layer - first) / period);
-    operator.place = `${(operator.layer - first) % period}.${operator.short}`;
+    operator.place = `${(operator.layer - first) % period}.${operator.part}`;
     if (!places.has(operator.place)) places.set(operator.place, []);
     places.get(operator.place)[operator.instance] = number;
   });
