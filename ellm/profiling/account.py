@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ellm.inspection.operator_kinds import OperatorKind
+from ellm.profiling.demand import demand
 from ellm.profiling.dependencies import Dependencies, Link, StepOrder, critical_path
 from ellm.profiling.recorder import Step
-from ellm.profiling.work import work
 from ellm.scheduler.program import Program
 from ellm.scheduler.spans import Activity
 
@@ -144,7 +144,7 @@ class Accountant:
         ]
         for step in steps:
             ran = self.task_counts(step.number)
-            for op, (size, flops) in enumerate(zip(*work(self.program, step, ran), strict=True)):
+            for op, (size, flops) in enumerate(zip(*demand(self.program, step, ran), strict=True)):
                 total = totals[self._kind_number[op]]
                 total.calls += bool(ran[op])
                 total.bytes += size

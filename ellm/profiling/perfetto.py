@@ -8,9 +8,9 @@ import numpy as np
 from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import Trace, TracePacket, TrackDescriptor, TrackEvent
 
 from ellm.profiling.account import Accountant
+from ellm.profiling.demand import demand
 from ellm.profiling.dependencies import StepOrder, critical_path
 from ellm.profiling.recorder import Step
-from ellm.profiling.work import work
 from ellm.scheduler.spans import Activity
 
 PROCESS, CALLER, READY, RATE, FIRST_CORE = 1, 2, 3, 4, 16  # numbers of tracks
@@ -132,7 +132,7 @@ def _ready(order: StepOrder, accountant: Accountant, step: Step) -> tuple[np.nda
 def _rate(tasks: np.ndarray, accountant: Accountant, step: Step) -> tuple[np.ndarray, np.ndarray]:
     """Moments, and the GB/s that the tasks read from then on; each task reads evenly while it runs."""
     ran = accountant.task_counts(step.number)
-    size, _ = work(accountant.program, step, ran)
+    size, _ = demand(accountant.program, step, ran)
     own = (size / np.maximum(ran, 1))[tasks["op"]]
     length = np.maximum(tasks["end_ns"] - tasks["start_ns"], 1)
     times = np.concatenate([tasks["start_ns"], tasks["start_ns"] + length])

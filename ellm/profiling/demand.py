@@ -10,7 +10,7 @@ from ellm.profiling.recorder import Step
 from ellm.scheduler.program import Kind, Program
 
 
-def work(program: Program, step: Step, tasks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def demand(program: Program, step: Step, tasks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Bytes of weights, keys and values, and floating-point operations, of each operator: two arrays [operators].
 
     `tasks` [operators] are those that ran: of the experts' weights, those count whose tasks did.
