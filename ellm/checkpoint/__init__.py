@@ -14,6 +14,8 @@ from ellm.system.errors import InputError
 
 __all__ = ["Checkpoint", "TensorInfo", "open_checkpoint"]
 
+_PARTS = (".safetensors", ".json", ".model", ".jinja")
+
 
 def open_checkpoint(name_or_path: str | Path, *, progress: object = None) -> Checkpoint:
     """Open a model: an alias (`smollm2`), a folder, a .gguf file, or a hub name (`org/name`).
@@ -27,6 +29,8 @@ def open_checkpoint(name_or_path: str | Path, *, progress: object = None) -> Che
         path = aliases.path_of(name)
         if path.is_dir():
             return open_folder(path)
+        if path.is_file() and path.suffix in _PARTS:
+            raise InputError(f"{path}: is a part of a checkpoint; give its folder, {path.parent}")
         if path.is_file():
             return open_gguf(path)
     except OSError as error:

@@ -7,10 +7,9 @@ from typing import Any
 
 import tokenizers
 
-from ellm.checkpoint import safetensors_file
+from ellm.checkpoint import shards
 from ellm.checkpoint.checkpoint import Checkpoint
 from ellm.checkpoint.json_file import check_file, read_json, read_json_if_any
-from ellm.checkpoint.tensors import TensorInfo
 from ellm.system.errors import InputError, one_line
 from ellm.text.token_ids import TokenIds
 from ellm.text.tokenizer import Tokenizer
@@ -33,35 +32,25 @@ _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_toke
 def open_folder(folder: Path) -> Checkpoint:
     """Open a folder in the layout of Hugging Face. Raises InputError if a file is missing or broken."""
     if not (folder / "config.json").exists():
-        raise InputError(f"{folder}: has no config.json, so it is not a checkpoint")
+        raise InputError(f"{folder}: has no config.json, so it is not a checkpoint{_instead(folder)}")
     config = read_json(folder / "config.json")
     generation = read_json_if_any(folder / "generation_config.json")
     return Checkpoint(
-        str(folder), config, generation, _read_tensors(folder), lambda: _build_tokenizer(folder, config, generation)
+        str(folder),
+        config,
+        generation,
+        shards.read_tensors(folder),
+        lambda: _build_tokenizer(folder, config, generation),
     )
 
 
-def _read_tensors(folder: Path) -> dict[str, TensorInfo]:
-    index = folder / "model.safetensors.index.json"
-    if not index.exists():
-        single = folder / "model.safetensors"
-        if not single.exists():
-            raise InputError(f"{folder}: has neither model.safetensors nor {index.name}")
-        return safetensors_file.read_tensors(single)
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict):
-        raise InputError(f"{index}: weight_map is {type(weight_map).__name__}, must be an object")
-    shards: dict[str, dict[str, TensorInfo]] = {}
-    for name, shard in weight_map.items():
-        if not isinstance(shard, str) or Path(shard).name != shard or not shard.endswith(".safetensors"):
-            raise InputError(f"{index}: weight_map of {name!r} is {shard!r}, must be a safetensors file beside it")
-        if shard not in shards:
-            if not (folder / shard).exists():
-                raise InputError(f"{index}: {shard} is named there (for {name!r}) but missing from the folder")
-            shards[shard] = safetensors_file.read_tensors(folder / shard)
-        if name not in shards[shard]:
-            raise InputError(f"{index}: {name!r} should be in {shard!r}, which does not have it")
-    return {name: shards[shard][name] for name, shard in weight_map.items()}
+def _instead(folder: Path) -> str:
+    """What a folder without config.json may be."""
+    if (folder / "adapter_config.json").exists():
+        return " but an adapter: merge it into its base model (peft: merge_and_unload), and save that"
+    if (folder / "params.json").exists():
+        return " in the layout of Hugging Face; params.json is of the layout of its authors"
+    return ""
 
 
 def _build_tokenizer(folder: Path, config: dict[str, Any], generation: dict[str, Any]) -> Tokenizer:

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 
+from ellm.checkpoint.json_file import check_file
 from ellm.system.errors import InputError
 
 _SCALARS = {
@@ -62,6 +63,7 @@ class GGUFFile:
         self.path = path
         self.metadata: dict[str, Any] = {}
         self.tensors: dict[str, GGUFTensor] = {}
+        check_file(path, largest=None)
         try:
             with open(path, "rb", buffering=1 << 20) as file:
                 self._size = os.fstat(file.fileno()).st_size

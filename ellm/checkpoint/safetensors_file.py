@@ -16,6 +16,8 @@ from ellm.checkpoint.json_file import check_file
 from ellm.checkpoint.tensors import TensorInfo
 from ellm.system.errors import InputError, one_line
 
+_LARGEST_HEADER = 100_000_000  # bytes, that the package takes
+
 
 def read_tensors(path: Path) -> dict[str, TensorInfo]:
     """The tensors of one safetensors file. Raises InputError if its header is malformed or does not fit the file."""
@@ -27,6 +29,7 @@ def read_tensors(path: Path) -> dict[str, TensorInfo]:
             size = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(size))
     except SafetensorError as error:
+        _refuse_truncated(path)
         raise InputError(f"{path}: broken safetensors header: {one_line(error)}") from error
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read: {one_line(error)}") from error
@@ -39,3 +42,22 @@ def read_tensors(path: Path) -> dict[str, TensorInfo]:
         row_bytes = (end - begin) // rows if math.prod(shape) else 0
         tensors[name] = TensorInfo(name, name, shape, entry["dtype"], path, 8 + size + begin, row_bytes)
     return tensors
+
+
+def _refuse_truncated(path: Path) -> None:
+    """Raise InputError if a file that the package refuses only ends too early, as an interrupted download does."""
+    found = path.stat().st_size
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if found < 8 or size > _LARGEST_HEADER:
+            return
+        header = file.read(size)
+    needed = 8 + size
+    if found >= needed:
+        try:
+            entries = [entry for name, entry in json.loads(header).items() if name != "__metadata__"]
+            needed += max((int(entry["data_offsets"][1]) for entry in entries), default=0)
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+            return
+    if found < needed:
+        raise InputError(f"{path}: is truncated: it has {found} bytes, its header needs {needed}; download it again")

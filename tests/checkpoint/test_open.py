@@ -45,6 +45,21 @@ def test_other_files(tmp_path):
         open_checkpoint(tmp_path / "model.gguf")
 
 
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "model.safetensors.index.json", "config.json", "tokenizer.model"]
+)
+def test_a_part_of_a_folder(tmp_path, name):
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(InputError, match=f"{name}: is a part of a checkpoint; give its folder, {tmp_path}$"):
+        open_checkpoint(tmp_path / name)
+
+
+def test_a_git_lfs_pointer(tmp_path):
+    (tmp_path / "model.gguf").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 3\n")
+    with pytest.raises(InputError, match=r"model.gguf: is a git-lfs pointer, not the file: run `git lfs pull`"):
+        open_checkpoint(tmp_path / "model.gguf")
+
+
 def test_unreadable(tmp_path):
     (tmp_path / "config.json").mkdir()
     with pytest.raises(InputError, match=r"config.json: is not a regular file"):
