@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ellm.checkpoint import hub_cache
 from ellm.checkpoint.folder import FILES
 from ellm.system.errors import InputError, one_line
 
@@ -24,11 +25,10 @@ def is_hub_name(name: str) -> bool:
 def download(name: str, progress: bool = True, files: Sequence[str] = FILES) -> Path:
     """The folder of a model's snapshot, `files` downloaded unless they are cached; `progress` shows bars on stderr.
 
-    HF_ENDPOINT, HF_TOKEN, HF_HOME and HF_HUB_OFFLINE are respected; without a network a cached snapshot serves.
-    Raises InputError if the model cannot be had.
+    HF_ENDPOINT, HF_TOKEN, HF_HOME and HF_HUB_OFFLINE are respected; where the hub cannot be asked, a complete snapshot
+    in the cache serves, whoever left it there. Raises InputError if the model cannot be had.
     """
     import huggingface_hub  # slow to import, and only a hub name needs it
-    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
     from huggingface_hub.utils import tqdm
 
     warnings.filterwarnings("ignore", "Not enough free disk space", module="huggingface_hub")  # an error follows
@@ -40,16 +40,26 @@ def download(name: str, progress: bool = True, files: Sequence[str] = FILES) -> 
     try:
         work = partial(huggingface_hub.snapshot_download, name, allow_patterns=list(files), tqdm_class=Bar)
         return Path(_interruptible(work))
-    except GatedRepoError as error:
-        raise InputError(f"{name}: access is restricted: accept its terms on the hub and set HF_TOKEN") from error
-    except RepositoryNotFoundError as error:
-        raise InputError(f"{name}: no such folder, file or alias here, and no such model on the hub") from error
-    except LocalEntryNotFoundError as error:
-        cause = one_line(error.__cause__ or error)
-        raise InputError(f"{name}: not in the local cache, and cannot be had from the hub: {cause}") from error
     except Exception as error:  # network, proxy, disk: each of its HTTP libraries has its own
-        cache = huggingface_hub.constants.HF_HUB_CACHE
-        raise InputError(f"{name}: download to {cache} failed: {type(error).__name__}: {one_line(error)}") from error
+        folder, incomplete = hub_cache.find(name)
+        if folder is not None:
+            return folder
+        raise InputError(f"{name}: {_refusal(error, incomplete)}") from error
+
+
+def _refusal(error: Exception, incomplete: str) -> str:
+    """Why a model cannot be had; `incomplete` is what is missing from the cache's snapshot, if there is one."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    if isinstance(error, GatedRepoError):
+        return "access is restricted: accept its terms on the hub and set HF_TOKEN"
+    if isinstance(error, RepositoryNotFoundError):
+        return "no such folder, file or alias here, and no such model on the hub"
+    if isinstance(error, LocalEntryNotFoundError):
+        where = f"not complete in the local cache ({incomplete})" if incomplete else "not in the local cache"
+        return f"{where}, and cannot be had from the hub: {one_line(error.__cause__ or error)}"
+    return f"download to {HF_HUB_CACHE} failed: {type(error).__name__}: {one_line(error)}"
 
 
 def _interruptible(work: Callable[[], str]) -> str:

@@ -85,7 +85,8 @@ def test_lying_array_length(tmp_path, model):
 @pytest.mark.parametrize(
     "content, words",
     [
-        (b"", "header ends"),
+        (b"", "is empty"),
+        (b"GG", "header ends"),
         (b"GGML" + bytes(60), "begins with b'GGML'"),
         (b"GGUF" + struct.pack("<I", 1) + bytes(60), "version is 1"),
         (b"GGUF" + struct.pack(">I", 3) + bytes(60), "version is 50331648"),

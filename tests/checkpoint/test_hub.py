@@ -96,6 +96,44 @@ def test_offline_without_a_cached_snapshot(tmp_path, hub):
     assert hub.requests == []
 
 
+@pytest.fixture
+def snapshots(tmp_path):
+    """The folder of a model's snapshots in the cache."""
+    folder = tmp_path / "home" / "hub" / "models--tiny-org--tiny-model" / "snapshots"
+    folder.mkdir(parents=True)
+    return folder
+
+
+@pytest.mark.parametrize("main", [None, "5" * 40], ids=["no-refs", "refs-elsewhere"])
+def test_a_snapshot_that_another_tool_left(tmp_path, snapshots, main):
+    """Complete, but nothing in refs leads to it: found offline, and where nobody listens."""
+    blobs = snapshots.parent / "blobs"
+    served = tiny.write_checkpoint(blobs, "Qwen3ForCausalLM", shards=2)
+    (snapshots / ("3" * 40)).mkdir()
+    for file in served.iterdir():
+        (snapshots / ("3" * 40) / file.name).symlink_to(f"../../blobs/{file.name}")
+    if main:
+        (snapshots.parent / "refs").mkdir()
+        (snapshots.parent / "refs" / "main").write_text(main)
+    assert open_by_name(tmp_path, "http://127.0.0.1:9", HF_HUB_OFFLINE="1").stdout == OPENED
+    assert open_by_name(tmp_path, "http://127.0.0.1:9").stdout == OPENED
+
+
+def test_the_complete_snapshot_is_taken(tmp_path, snapshots):
+    """Of the newest one, which nothing in refs leads to, only the configuration was asked for."""
+    tiny.write_checkpoint(snapshots / "old", "Qwen3ForCausalLM", shards=2)
+    (snapshots / "new").mkdir()
+    (snapshots / "new" / "config.json").write_text((snapshots / "old" / "config.json").read_text())
+    assert open_by_name(tmp_path, "http://127.0.0.1:9", HF_HUB_OFFLINE="1").stdout == OPENED
+
+
+def test_an_incomplete_snapshot(tmp_path, snapshots):
+    tiny.write_checkpoint(snapshots / "only", "Qwen3ForCausalLM", shards=2)
+    (snapshots / "only" / "model-00002-of-00002.safetensors").unlink()
+    message = refused(open_by_name(tmp_path, "http://127.0.0.1:9", HF_HUB_OFFLINE="1"))
+    assert "not complete in the local cache" in message and "model-00002-of-00002.safetensors" in message
+
+
 def test_hub_out_of_reach(tmp_path):
     assert "cannot be had from the hub: [Errno 111]" in refused(open_by_name(tmp_path, "http://127.0.0.1:9"))
 
