@@ -60,11 +60,7 @@ class LLM:
             expanded_prefill=expanded_prefill,
             progress=progress,
         )
-        try:
-            self.tokenizer = self.runtime.checkpoint.tokenizer
-        except BaseException:
-            self.runtime.close()
-            raise
+        self.tokenizer = self.runtime.tokenizer
         self.context = self.runtime.context
         self.engine = Engine(self.runtime.executables, chunk=self.runtime.chunk)
         self._driver = Driver(self.engine)

@@ -80,6 +80,16 @@ def test_a_model_without_a_name_is_refused():
         LLM("a question " * 1000)
 
 
+@pytest.mark.parametrize("file", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_broken_tokenizer_is_refused_before_weights_are_loaded(tmp_path, file):
+    folder = write_checkpoint(tmp_path)
+    (folder / file).write_text("{")
+    loaded = []
+    with pytest.raises(InputError, match=f"{file}: "):
+        LLM(folder, progress=lambda done, total: loaded.append(done))
+    assert not loaded
+
+
 def test_params_must_be_as_many_as_prompts(llm):
     with pytest.raises(InputError, match="2 prompts, but 3"):
         llm.generate(["a", "b"], [GREEDY] * 3)

@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import tokenizers
-
-from ellm.checkpoint import shards
+from ellm.checkpoint import folder_tokenizer, shards
 from ellm.checkpoint.checkpoint import Checkpoint
 from ellm.checkpoint.json_file import check_file, read_json, read_json_if_any
 from ellm.system.errors import InputError, one_line
@@ -22,11 +20,11 @@ FILES = (  # what `open_folder` reads
     "model-*-of-*.safetensors",
     "tokenizer.json",
     "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
     "chat_template.jinja",
     "chat_template.json",
 )
-
-_SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 
 
 def open_folder(folder: Path) -> Checkpoint:
@@ -54,33 +52,14 @@ def _instead(folder: Path) -> str:
 
 
 def _build_tokenizer(folder: Path, config: dict[str, Any], generation: dict[str, Any]) -> Tokenizer:
-    path = folder / "tokenizer.json"
-    if not path.exists():
-        return TokenIds(str(folder), _eos_ids(folder, config, generation))
-    check_file(path)
-    try:
-        backend = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the package raises nothing more specific
-        raise InputError(f"{path}: broken tokenizer: {one_line(error)}") from error
-    backend.no_truncation()
-    backend.no_padding()
     settings = read_json_if_any(folder / "tokenizer_config.json")
-    special = {role: text for role in _SPECIAL_TOKENS if (text := _token_text(settings.get(role))) is not None}
-    add_bos = settings.get("add_bos_token")
-    return Tokenizer(
-        backend,
-        source=str(folder),
-        special_tokens=special,
-        eos_ids=_eos_ids(folder, config, generation),
-        add_bos=add_bos if isinstance(add_bos, bool) else None,
-        chat_templates=_chat_templates(folder, settings),
-    )
-
-
-def _token_text(token: Any) -> str | None:
-    """A special token is written as text or as an object with `content`."""
-    text = token.get("content") if isinstance(token, dict) else token
-    return text if isinstance(text, str) else None
+    eos_ids = _eos_ids(folder, config, generation)
+    built = folder_tokenizer.build(folder, config, settings)
+    if built is None:
+        return TokenIds(str(folder), eos_ids)
+    backend, special = built
+    templates = _chat_templates(folder, settings)
+    return Tokenizer(backend, source=str(folder), special_tokens=special, eos_ids=eos_ids, chat_templates=templates)
 
 
 def _eos_ids(folder: Path, config: dict[str, Any], generation: dict[str, Any]) -> list[int]:

@@ -48,6 +48,7 @@ class Runtime:
         try:
             self.checkpoint = open_checkpoint(model, progress=progress)
             self._closers.append(self.checkpoint.close)
+            self.tokenizer = self.checkpoint.tokenizer  # whatever is wrong with it is said before weights are loaded
             self.compiled = compile_model(
                 Source.of(self.checkpoint),
                 context=context,
@@ -64,7 +65,7 @@ class Runtime:
             self.weights = memory.Mapping(self.program.weights_bytes, "the weights", huge=True)
             load_weights(self.program, self.checkpoint, self.weights.address, self.pool.cores, progress)
             self.ignored = self.checkpoint.ignored(self.program)
-            self.checkpoint.close()  # its tokenizer stays usable
+            self.checkpoint.close()
             self.table = isas.table(self.choice.isa)
             address = self.weights.address
             self.executables = [self.pool.load(program, self.table, address) for program in self.compiled.programs]

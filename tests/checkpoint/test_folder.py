@@ -122,12 +122,6 @@ def test_without_a_tokenizer_there_are_the_ids_that_end_an_answer(folder):
             checkpoint.tokenizer.encode("hi")
 
 
-def test_special_token_outside_the_vocabulary(folder):
-    path = folder / "tokenizer_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"bos_token": "<nowhere>"}))
-    assert "bos_token is '<nowhere>'" in refused(folder)
-
-
 def test_more_layers_than_tensors(folder):
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"num_hidden_layers": 2_000_000_000}))

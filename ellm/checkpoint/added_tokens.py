@@ -1,0 +1,142 @@
+"""The tokens that the files beside a tokenizer add to it, and the roles of some: `bos_token`, `eos_token`, ...
+
+The rules are those of transformers 5 (tokenization_utils_base.py, `_from_pretrained`; tokenization_utils_tokenizers.py,
+`TokenizersBackend.__init__`): what tokenizer_config.json says of a token replaces what tokenizer.json says, and a token
+that is in neither vocabulary gets the next id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer
+
+from ellm.checkpoint.json_file import read_json_if_any
+from ellm.system.errors import InputError, one_line
+
+_MOST = 1 << 18
+_ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
+
+
+def add_tokens(backend: Tokenizer, folder: Path, settings: Mapping[str, Any], vocab_size: int | None) -> dict[str, str]:
+    """Add the tokens of a folder's files to a backend; the roles that tokens have, by their texts.
+
+    Args:
+        backend: with the tokens that its own file adds.
+        folder: of added_tokens.json and special_tokens_map.json, which count if `settings` has no added_tokens_decoder.
+        settings: tokenizer_config.json.
+        vocab_size: ids that the model has, if that is known.
+
+    Raises:
+        InputError: a token is malformed, cannot get the id that it is declared with, or is beyond `vocab_size` though
+            it is bos_token or eos_token.
+    """
+    file = folder / "tokenizer_config.json"
+    roles = _roles(file, settings)
+    extra = _extra(file, settings)
+    if "added_tokens_decoder" in settings:
+        declared = _decoder(file, settings["added_tokens_decoder"])
+    else:
+        file = folder / "special_tokens_map.json"
+        beside = read_json_if_any(file)
+        roles |= _roles(file, beside, special=True)
+        extra = {**extra, **_extra(file, beside)}
+        file = folder / "added_tokens.json"
+        declared = _legacy(file, {*map(_text, roles.values()), *extra}) | backend.get_added_tokens_decoder()
+    by_text = {token.content: token for token in declared.values()}
+    roles = {role: by_text.get(_text(token), token) for role, token in roles.items()}
+    tokens = {token.content: token for _, token in sorted(declared.items())}
+    known = {token.content for token in backend.get_added_tokens_decoder().values()}
+    for text, token in {**{_text(token): token for token in roles.values()}, **extra}.items():
+        if text not in known:
+            tokens.setdefault(text, token)
+    named = set(map(_text, roles.values()))
+    missing = {text for text in by_text if backend.token_to_id(text) is None}
+    backend.add_tokens([_flagged(token, named) for token in tokens.values()])
+    for number, token in declared.items():
+        found = backend.token_to_id(token.content)
+        if token.content in missing and found != number:
+            raise InputError(
+                f"{file}: {token.content!r} is token {number}, the next one after the vocabulary is {found}"
+            )
+    texts = {role: _text(token) for role, token in roles.items()}
+    for role in ("bos_token", "eos_token"):
+        if role in texts and vocab_size is not None and (backend.token_to_id(texts[role]) or 0) >= vocab_size:
+            raise InputError(f"{folder}: {role} is {texts[role]!r}, which is not in the vocabulary")
+    return texts
+
+
+def _flagged(token: AddedToken, named: set[str]) -> AddedToken:
+    """A token with a role is special whatever else is said of it."""
+    if token.special or token.content not in named:
+        return token
+    flags = {name: getattr(token, name) for name in _FLAGS}
+    return AddedToken(token.content, **flags | {"special": True})
+
+
+def _roles(file: Path, settings: Mapping[str, Any], special: bool = False) -> dict[str, AddedToken]:
+    """Tokens under the names of roles, the known ones first, and under names of the model's own; `special` if told."""
+    own = [key for key in settings if key.endswith("_token") and key not in _ROLES]
+    values = {key: settings[key] for key in (*_ROLES, *own) if isinstance(settings.get(key), str | dict)}
+    extra = settings.get("extra_special_tokens")
+    if isinstance(extra, dict):
+        values |= extra
+    return {key: _token(file, key, value, special) for key, value in values.items() if value is not None}
+
+
+def _extra(file: Path, settings: Mapping[str, Any]) -> dict[str, AddedToken]:
+    """Special tokens without a role."""
+    key = "extra_special_tokens"
+    if not settings.get(key) or isinstance(settings[key], dict):  # an object is of roles
+        key = "additional_special_tokens"
+    values = settings.get(key) or []
+    if not isinstance(values, list) or len(values) > _MOST:
+        raise InputError(f"{file}: {key} must be a list of at most {_MOST} tokens")
+    tokens = [_token(file, key, value) for value in values]
+    return {token.content: token for token in tokens}
+
+
+def _decoder(file: Path, entries: Any) -> dict[int, AddedToken]:
+    if not isinstance(entries, dict) or len(entries) > _MOST:
+        raise InputError(f"{file}: added_tokens_decoder must be an object of at most {_MOST} tokens")
+    return {_number(file, key): _token(file, f"added_tokens_decoder[{key}]", entries[key]) for key in entries}
+
+
+def _legacy(file: Path, special: set[str]) -> dict[int, AddedToken]:
+    """added_tokens.json: texts and ids; what has a role, or is among the special ones, is special."""
+    entries = read_json_if_any(file)
+    if len(entries) > _MOST:
+        raise InputError(f"{file}: has {len(entries)} tokens, at most {_MOST} are plausible")
+    return {_number(file, entries[text]): AddedToken(text, special=text in special) for text in entries}
+
+
+def _number(file: Path, value: Any) -> int:
+    try:
+        number = int(value)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{file}: the id of an added token is {one_line(repr(value))}, must be a number") from error
+    if not 0 <= number < 1 << 31:
+        raise InputError(f"{file}: the id of an added token is {number}, which no token can have")
+    return number
+
+
+def _token(file: Path, key: str, value: Any, special: bool = False) -> AddedToken:
+    """A token is written as its text, and is then special, or as an object with `content` and flags."""
+    text, flags = value, {"special": True}
+    if isinstance(value, dict):
+        text = value.get("content")
+        flags = {name: value[name] for name in _FLAGS if isinstance(value.get(name), bool)}
+        flags |= {"special": True} if special else {}
+    try:
+        if isinstance(text, str):
+            return AddedToken(text, **flags)
+    except ValueError:  # half a surrogate pair
+        pass
+    raise InputError(f"{file}: {key} is {one_line(repr(value))}, must be a text or an object with content")
+
+
+def _text(token: AddedToken) -> str:
+    return token.content

@@ -1,0 +1,131 @@
+"""Tokenizers of folders: committed ids of transformers, and live ones under the oracle marker."""
+
+import json
+
+import pytest
+import tiny
+import tokenizer_folders as folders
+from tokenizers import Tokenizer, processors
+
+from ellm.checkpoint.folder_tokenizer import build
+from ellm.checkpoint.json_file import read_json, read_json_if_any
+from ellm.system.errors import InputError
+
+
+def opened(folder):
+    """The backend of a folder, and the texts of its roles."""
+    return build(folder, read_json(folder / "config.json"), read_json_if_any(folder / "tokenizer_config.json"))
+
+
+def ours(folder, seed: int) -> dict:
+    """What `folders.peer` says, of our tokenizer."""
+    backend, roles = opened(folder)
+    ids = [backend.encode(text).ids for text in folders.texts(seed)]
+    bare = [backend.encode(text, add_special_tokens=False).ids for text in folders.texts(seed)]
+    shown = [[backend.decode(one, skip_special_tokens=skip) for skip in (False, True)] for one in ids]
+    found = {role: backend.token_to_id(roles[role]) if role in roles else None for role in ("bos_token", "eos_token")}
+    return {"ids": ids, "bare": bare, "shown": shown, **found}
+
+
+@pytest.mark.parametrize("seed", folders.SEEDS)
+def test_files_beside_a_tokenizer_mean_what_they_mean_in_transformers(tmp_path, seed):
+    folders.write(tmp_path, seed)
+    assert ours(tmp_path, seed) == json.loads(folders.FILE.read_text())[seed]
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("seed", range(1000, 1400))
+def test_folders_against_transformers(tmp_path, seed):
+    folders.write(tmp_path, seed)
+    assert ours(tmp_path, seed) == folders.peer(tmp_path, seed)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"vocab_size": 300}))
+    tiny.write_tokenizer(tmp_path)  # of 267 tokens
+    return tmp_path
+
+
+def edit(folder, **settings):
+    path = folder / "tokenizer_config.json"
+    old = read_json(path)
+    path.write_text(json.dumps({key: value for key, value in (old | settings).items() if value is not ...}))
+
+
+def test_added_tokens_of_either_file(folder):
+    added = {"<|im_start|>": 1, "<new>": 267, "<|im_end|>": 2}
+    (folder / "added_tokens.json").write_text(json.dumps(added))
+    (folder / "special_tokens_map.json").write_text(json.dumps({"additional_special_tokens": ["<new>", "<more>"]}))
+    backend, _ = opened(folder)
+    ids = backend.encode("<new><more>").ids
+    assert ids == [267, 268] and backend.decode(ids, skip_special_tokens=True) == ""
+    edit(folder, added_tokens_decoder={"267": {"content": "<other>", "special": False}}, eos_token="<other>")
+    backend, roles = opened(folder)
+    assert backend.encode("<other>").ids == [267] == [backend.token_to_id(roles["eos_token"])]
+    assert len(backend.encode("<new>").ids) > 1  # added_tokens.json does not count beside added_tokens_decoder
+
+
+@pytest.mark.parametrize("kind", ["LlamaTokenizerFast", "LlamaTokenizer", "GemmaTokenizerFast"])
+@pytest.mark.parametrize(
+    "settings, expected",
+    [
+        ({}, [0, 7]),
+        ({"add_bos_token": True}, [0, 7]),
+        ({"add_bos_token": False}, [7]),
+        ({"add_bos_token": None, "add_eos_token": True}, [0, 7, 2]),
+        ({"add_bos_token": False, "add_eos_token": True}, [7, 2]),
+    ],
+)
+def test_classes_of_llama_say_what_surrounds_a_text(folder, kind, settings, expected):
+    backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    text = backend.decode([7])
+    template = processors.TemplateProcessing("<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)])
+    for processor in (template, *([processors.ByteLevel()] if settings else [])):
+        backend.post_processor = processor
+        backend.save(str(folder / "tokenizer.json"))
+        edit(folder, tokenizer_class=kind, **settings)
+        assert opened(folder)[0].encode(text).ids == expected
+        edit(folder, tokenizer_class="PreTrainedTokenizerFast")  # tokenizer.json alone says it
+        assert opened(folder)[0].encode(text).ids == ([0, 7] if processor is template else [7])
+
+
+def test_a_leading_space_of_gpt2(folder):
+    edit(folder, tokenizer_class="GPT2Tokenizer", add_prefix_space=True)
+    assert opened(folder)[0].encode("the").ids == opened(folder)[0].encode(" the").ids
+    edit(folder, add_prefix_space=False)
+    assert opened(folder)[0].encode("the").ids != opened(folder)[0].encode(" the").ids
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        ({"added_tokens_decoder": []}, "added_tokens_decoder must be an object"),
+        ({"added_tokens_decoder": {"x": {"content": "a"}}}, "the id of an added token is 'x', must be a number"),
+        ({"added_tokens_decoder": {"-1": {"content": "a"}}}, "the id of an added token is -1"),
+        ({"added_tokens_decoder": {"1": 7}}, r"added_tokens_decoder\[1\] is 7, must be a text or an object"),
+        ({"added_tokens_decoder": {"1": {"content": "\ud800"}}}, "must be a text or an object"),
+        ({"bos_token": {"text": "a"}}, "bos_token is {'text': 'a'}, must be a text or an object with content"),
+        ({"additional_special_tokens": "<a>"}, "additional_special_tokens must be a list"),
+        ({"extra_special_tokens": [3]}, "extra_special_tokens is 3, must be a text"),
+        (
+            {"added_tokens_decoder": {"269": {"content": "<new>"}}},
+            "tokenizer_config.json: '<new>' is token 269, the next one after the vocabulary is 267",
+        ),
+        ({"tokenizer_class": "LlamaTokenizer", "bos_token": None, "add_bos_token": True}, "but there is no bos_token"),
+    ],
+)
+def test_broken_settings(folder, settings, words):
+    edit(folder, **settings)
+    with pytest.raises(InputError, match=words) as caught:
+        opened(folder)
+    assert "\n" not in str(caught.value) and str(folder) in str(caught.value)
+
+
+def test_a_role_that_the_model_has_no_row_for(folder):
+    (folder / "config.json").write_text(json.dumps({"vocab_size": 267}))
+    edit(folder, bos_token="<nowhere>")
+    with pytest.raises(InputError, match="bos_token is '<nowhere>', which is not in the vocabulary"):
+        opened(folder)
+    edit(folder, bos_token=None, pad_token="<nowhere>")  # never in a prompt
+    assert opened(folder)[0].token_to_id("<nowhere>") == 267
