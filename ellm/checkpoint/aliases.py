@@ -21,7 +21,7 @@ ALIASES = {
 def path_of(name: str) -> Path:
     """The file behind an alias, or the path that a name may be. Raises InputError as `resolve` does, or for no name."""
     if not name.strip():
-        raise InputError(f"the model's name is {name!r}: a folder, a .gguf file, a hub name or an alias is needed")
+        raise InputError(f"the model's name is {name!r}: a folder, a GGUF file, a hub name or an alias is needed")
     found = resolve(name)
     if found is not None:
         return found

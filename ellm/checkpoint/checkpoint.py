@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,7 +51,7 @@ class Checkpoint:
     @property
     def config_file(self) -> str:
         """The file that `config` comes from, for messages."""
-        return self.source if self.source.endswith(".gguf") else f"{self.source}/config.json"
+        return self.source if Path(self.source).is_file() else f"{self.source}/config.json"
 
     def _check_layers(self) -> None:
         """A wrong count is refused before anyone builds a graph of that many layers."""

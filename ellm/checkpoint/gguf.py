@@ -11,6 +11,7 @@ import numpy as np
 
 from ellm.checkpoint.checkpoint import Checkpoint
 from ellm.checkpoint.gguf_file import GGUFFile
+from ellm.checkpoint.gguf_parts import read_parts
 from ellm.checkpoint.gguf_tokenizer import build_tokenizer
 from ellm.checkpoint.tensors import TensorInfo
 from ellm.system.errors import InputError
@@ -36,9 +37,7 @@ _LLAMA3_SCALING = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_ma
 
 def open_gguf(path: Path) -> Checkpoint:
     """Open a GGUF file of a llama, qwen2 or qwen3 model. Raises InputError if it is broken or of another kind."""
-    if path.suffix != ".gguf":
-        raise InputError(f"{path}: is not a .gguf file; give a folder for safetensors")
-    file = GGUFFile(path)
+    file = read_parts(path)
     config = read_config(file)
     generation = {"eos_token_id": config["eos_token_id"]}
     return Checkpoint(str(path), config, generation, _read_tensors(file, config), lambda: build_tokenizer(file))
@@ -168,5 +167,13 @@ def _tensor_info(file: GGUFFile, stored: str, name: str, interleaved_heads: int 
             f"must be a multiple of 2 x {interleaved_heads} heads"
         )
     return TensorInfo(
-        name, stored, tensor.shape, tensor.dtype, file.path, tensor.offset, tensor.row_bytes, interleaved_heads
+        name,
+        stored,
+        tensor.shape,
+        tensor.dtype,
+        tensor.path,
+        tensor.offset,
+        tensor.row_bytes,
+        interleaved_heads,
+        in_gguf=True,
     )

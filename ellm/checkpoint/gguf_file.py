@@ -11,6 +11,7 @@ import math
 import os
 import struct
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -38,6 +39,7 @@ _STRING_BYTES = 16 << 20
 _ITEMS = 4 << 20  # fields, tensors, or elements of one array
 _NAME_LENGTH = 200
 _DIMS = 4
+_MAGIC = b"GGUF"
 
 Value = TypeVar("Value")
 
@@ -49,19 +51,33 @@ class GGUFTensor:
     name: str
     shape: tuple[int, ...]
     dtype: str
+    path: Path
     offset: int  # of its first byte in the file
-    row_bytes: int
+    bytes: int
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one index of the first axis."""
+        return self.bytes // self.shape[0]
+
+    @property
+    def end(self) -> int:
+        """The byte behind its last one."""
+        return self.offset + self.bytes
 
 
 class GGUFFile:
     """Metadata and tensors of a GGUF file (version 2 or 3, little-endian).
 
-    Raises InputError, naming the file and the field, if the header is truncated, malformed or does not fit the file.
+    `asked` are the keys of metadata that somebody has asked for. Raises InputError, naming the file and the field, if
+    the header is truncated, malformed or does not fit the file.
     """
 
     def __init__(self, path: Path):
+        check_file(path, largest=None)
         self.path = path
         self.metadata: dict[str, Any] = {}
+        self.asked: set[str] = set()
         self.tensors: dict[str, GGUFTensor] = {}
         check_file(path, largest=None)
         try:
@@ -77,6 +93,7 @@ class GGUFFile:
 
         Raises InputError if it is of another type, or absent without a default.
         """
+        self.asked.add(key)
         value = self.metadata.get(key, default)
         if value is None:
             raise InputError(f"{self.path}: {key} is missing")
@@ -88,12 +105,16 @@ class GGUFFile:
         return value  # type: ignore[return-value]
 
     def _read_header(self, file: BinaryIO) -> None:
-        magic = self._take(file, 4, "magic")
-        if magic != b"GGUF":
-            raise InputError(f"{self.path}: begins with {magic!r}, a GGUF file with b'GGUF'")
+        magic = self._take(file, len(_MAGIC), "magic")
+        if magic != _MAGIC:
+            raise InputError(f"{self.path}: begins with {magic!r}, a GGUF file with {_MAGIC!r}")
         version = self._number(file, "<I", "version")
+        if version and not version & 0xFFFF:  # GGUF has no other mark of its byte order
+            raise InputError(
+                f"{self.path}: is big-endian, ellm reads little-endian GGUF files: gguf-convert-endian converts it"
+            )
         if version not in (2, 3):
-            raise InputError(f"{self.path}: version is {version}, ellm reads GGUF versions 2 and 3 (little-endian)")
+            raise InputError(f"{self.path}: version is {version}, ellm reads GGUF versions 2 and 3")
         tensor_count = self._count(file, "tensor_count", 24)
         field_count = self._count(file, "metadata_kv_count", 13)
         for index in range(field_count):
@@ -109,7 +130,27 @@ class GGUFFile:
         for name, shape, number, offset in entries:
             if name in self.tensors:
                 raise InputError(f"{self.path}: tensor {name} occurs twice")
+            if offset % alignment:
+                raise InputError(
+                    f"{self.path}: offset of tensor {name} is {offset}, must be a multiple of general.alignment "
+                    f"{alignment}"
+                )
             self.tensors[name] = self._place(name, shape, number, data + offset)
+        self._check_places()
+
+    def _check_places(self) -> None:
+        """No tensor lies in another or beyond the end of the file."""
+        ordered = sorted(self.tensors.values(), key=lambda tensor: tensor.offset)
+        for one, next_one in pairwise(ordered):
+            if one.end > next_one.offset:
+                raise InputError(
+                    f"{self.path}: tensor {one.name} ends at byte {one.end}, within {next_one.name}, which begins at "
+                    f"byte {next_one.offset}"
+                )
+        if ordered and ordered[-1].end > self._size:
+            raise InputError(
+                f"{self.path}: is truncated: it has {self._size} bytes, its tensors end at byte {ordered[-1].end}"
+            )
 
     def _tensor_entry(self, file: BinaryIO, index: int) -> tuple[str, tuple[int, ...], int, int]:
         name = self._name(file, f"the name of tensor {index}")
@@ -132,10 +173,7 @@ class GGUFFile:
             raise InputError(
                 f"{self.path}: tensor {name} has rows of {shape[-1]}, {dtype.name} needs blocks of {block}"
             )
-        total = math.prod(shape) // block * block_bytes
-        if offset + total > self._size:
-            raise InputError(f"{self.path}: tensor {name} ends at byte {offset + total}, the file at byte {self._size}")
-        return GGUFTensor(name, shape, dtype.name, offset, total // shape[0])
+        return GGUFTensor(name, shape, dtype.name, self.path, offset, math.prod(shape) // block * block_bytes)
 
     def _value(self, file: BinaryIO, key: str) -> Any:
         kind = self._kind(file, key)
@@ -188,5 +226,6 @@ class GGUFFile:
     def _take(self, file: BinaryIO, count: int, what: str) -> bytes:
         data = file.read(count) if file.tell() + count <= self._limit else b""
         if len(data) != count:
-            raise InputError(f"{self.path}: the header ends at byte {self._limit}, within {what}")
+            cut = "is truncated: " if self._limit == self._size else ""
+            raise InputError(f"{self.path}: {cut}the header ends at byte {self._limit}, within {what}")
         return data

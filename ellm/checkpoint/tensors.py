@@ -18,8 +18,22 @@ from ellm.system.errors import InputError
 
 _PLAIN: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4")}
 _PLAIN |= {format.stored.dtype: np.dtype(format.stored.item) for format in FORMATS.values()}
-_QUANTIZED = ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
 NUMBERS = ("F32", "F16", "BF16")  # dtypes of which each element is a number, without scales or blocks
+
+
+def _dequantisable() -> tuple[str, ...]:
+    """The block types of GGUF that the gguf package turns into numbers: it knows more names than it can decode."""
+    found = []
+    for kind in gguf.GGMLQuantizationType:
+        try:
+            gguf.quants.dequantize(np.zeros((1, gguf.GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
+        except NotImplementedError:
+            continue
+        found.append(kind.name)
+    return tuple(name for name in found if name not in NUMBERS)
+
+
+_QUANTIZED = _dequantisable()
 READABLE = tuple(dict.fromkeys((*NUMBERS, *_PLAIN, *_QUANTIZED)))
 
 
@@ -35,6 +49,7 @@ class TensorInfo:
     offset: int  # of its first byte in the file
     row_bytes: int  # bytes of one index of the first axis: of a row, a vector's element, or a stacked tensor's matrix
     interleaved_heads: int = 0  # heads whose rows are stored in the order 0, d/2, 1, d/2 + 1, ...; 0: rows are in order
+    in_gguf: bool = False
 
     def __str__(self) -> str:
         return self.stored if self.stored == self.name else f"{self.stored} ({self.name})"
@@ -42,7 +57,7 @@ class TensorInfo:
     @property
     def format(self) -> Format:
         """What it is computed with. F32 and everything of GGUF is rounded to bf16."""
-        return PLAIN if self.path.suffix == ".gguf" else stored_format(self.name, self.dtype)
+        return PLAIN if self.in_gguf else stored_format(self.name, self.dtype)
 
 
 class TensorFiles:

@@ -20,7 +20,7 @@ LONGEST_CHUNK = 1 << 16  # a program's size grows with it
 
 
 class Runtime:
-    """Opens, compiles and loads `model` (a folder, a .gguf file, a hub name or an alias).
+    """Opens, compiles and loads `model` (a folder, a GGUF file, a hub name or an alias).
 
     `progress` is called with the bytes loaded so far and in all. `ignored` are the checkpoint's tensors that the model
     does not use. `executables` run the steps of its programs, the first one any.

@@ -89,7 +89,8 @@ def test_lying_array_length(tmp_path, model):
         (b"GG", "header ends"),
         (b"GGML" + bytes(60), "begins with b'GGML'"),
         (b"GGUF" + struct.pack("<I", 1) + bytes(60), "version is 1"),
-        (b"GGUF" + struct.pack(">I", 3) + bytes(60), "version is 50331648"),
+        (b"GGUF" + struct.pack(">I", 3) + bytes(60), "is big-endian, ellm reads little-endian GGUF files"),
+        (b"GGUF" + struct.pack("<I", 4) + bytes(60), "version is 4, ellm reads GGUF versions 2 and 3"),
     ],
 )
 def test_not_a_gguf(tmp_path, content, words):
@@ -120,6 +121,46 @@ def test_header_reading_allocates_little(tmp_path, model):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < len(model) + (8 << 20)
+
+
+def place_of_offset(data: bytes, tensor: str) -> int:
+    """Where the header has the offset of a matrix: behind the name, the number of dims, two dims and the type."""
+    return data.index(tensor.encode()) + len(tensor) + 4 + 16 + 4
+
+
+def test_a_tensor_within_another(tmp_path, model):
+    lying = bytearray(model)
+    first, second = (place_of_offset(model, f"blk.0.attn_{part}.weight") for part in "kq")
+    lying[first : first + 8] = (struct.unpack_from("<Q", model, second)[0] + 32).to_bytes(8, "little")
+    words = r"attn_q.weight ends at byte \d+, within blk.0.attn_k.weight, which begins at byte \d+$"
+    with pytest.raises(InputError, match=words):
+        GGUFFile(write(tmp_path / "x.gguf", bytes(lying)))
+
+
+def test_an_offset_that_is_not_aligned(tmp_path, model):
+    lying = bytearray(model)
+    lying[place_of_offset(model, "blk.0.attn_k.weight")] += 8
+    with pytest.raises(InputError, match=r"blk.0.attn_k.weight is \d+, must be a multiple of general.alignment 32"):
+        GGUFFile(write(tmp_path / "x.gguf", bytes(lying)))
+
+
+def test_a_truncated_file_is_called_so(tmp_path, model):
+    words = f"is truncated: it has {len(model) - 100} bytes, its tensors end at byte "
+    with pytest.raises(InputError, match=words):
+        GGUFFile(write(tmp_path / "x.gguf", model[:-100]))
+    with pytest.raises(InputError, match="is truncated: the header ends at byte 500, within"):
+        GGUFFile(write(tmp_path / "x.gguf", model[:500]))
+
+
+def test_a_big_endian_file_of_the_package(tmp_path):
+    writer = gguf.GGUFWriter(tmp_path / "x.gguf", "llama", endianess=gguf.GGUFEndian.BIG)
+    writer.add_tensor("token_embd.weight", np.zeros((4, 32), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(InputError, match=r"x.gguf: is big-endian"):
+        GGUFFile(tmp_path / "x.gguf")
 
 
 def test_empty_tensor(tmp_path):

@@ -37,12 +37,15 @@ def test_a_folder_comes_before_a_hub_name(tmp_path, monkeypatch):
 
 
 def test_other_files(tmp_path):
-    (tmp_path / "model.bin").write_bytes(b"x")
-    with pytest.raises(InputError, match=r"model.bin: is not a .gguf file"):
+    (tmp_path / "model.bin").write_bytes(b"x" * 8)
+    with pytest.raises(InputError, match=r"model.bin: begins with b'xxxx', a GGUF file with b'GGUF'$"):
         open_checkpoint(tmp_path / "model.bin")
     (tmp_path / "model.gguf").write_bytes(b"x")
-    with pytest.raises(InputError, match=r"model.gguf: the header ends at byte 1, within magic"):
+    with pytest.raises(InputError, match=r"model.gguf: is truncated: the header ends at byte 1, within magic"):
         open_checkpoint(tmp_path / "model.gguf")
+    os.mkfifo(tmp_path / "pipe.gguf")
+    with pytest.raises(InputError, match=r"pipe.gguf: is not a regular file"):
+        open_checkpoint(tmp_path / "pipe.gguf")
 
 
 @pytest.mark.parametrize(

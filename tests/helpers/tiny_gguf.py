@@ -52,10 +52,14 @@ def write_gguf(
     weights: dict[str, np.ndarray],
     dtype=GGMLQuantizationType.F32,
     tokenizer: str | None = "gpt2",
+    most_tensors: int = 0,
     **metadata,
 ) -> Path:
-    """Matrices become `dtype`, vectors stay F32. `metadata` adds or replaces keys of the architecture (dots as __)."""
-    writer = gguf.GGUFWriter(path, config["model_type"])
+    """Matrices become `dtype`, vectors stay F32. `metadata` adds or replaces keys of the architecture (dots as __).
+
+    With `most_tensors`, the model is split over files of so many at most, and the first of them is returned.
+    """
+    writer = gguf.GGUFWriter(path, config["model_type"], split_max_tensors=most_tensors)
     head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     keys = {
         "context_length": config["max_position_embeddings"],
@@ -69,8 +73,7 @@ def write_gguf(
         "rope.freq_base": config["rope_theta"],
     } | {key.replace("__", "."): value for key, value in metadata.items()}
     for key, value in keys.items():
-        add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}[type(value)]
-        add(f"{config['model_type']}.{key}", value)
+        add_value(writer, f"{config['model_type']}.{key}", value)
     if tokenizer:
         {"gpt2": add_byte_level, "llama": add_sentencepiece}[tokenizer](writer)
     heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
@@ -88,7 +91,13 @@ def write_gguf(
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return path
+    return min(path.parent.glob(f"{path.stem}-00001-of-*.gguf")) if most_tensors else path
+
+
+def add_value(writer, key: str, value) -> None:
+    """A field of the type that llama.cpp's converter gives such a value."""
+    kinds = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string, bool: writer.add_bool}
+    (kinds | {list: writer.add_array})[type(value)](key, value)
 
 
 def add_byte_level(writer, pre: str = "smollm") -> None:
