@@ -52,14 +52,16 @@ class Source:
 def read_source(name: str | Path, *, no_weights: bool = False) -> Source:
     """What `name` stands for; its checkpoint is closed, and None if its weights are absent or not to be looked at.
 
-    Of a hub name, only config.json is downloaded; weights count as there if they are in the local cache. Raises
-    InputError if there is no such model or its files are broken.
+    Of a hub name, only config.json is downloaded, unless it has none; weights count as there if they are in the local
+    cache. Raises InputError if there is no such model or its files are broken.
     """
     path = aliases.path_of(str(name))
     if not path.exists() and is_hub_name(str(name)):
-        path = download(str(name), progress=False, files=["config.json"])
+        snapshot = download(str(name), progress=False, files=["config.json"])
+        path = snapshot if (snapshot / "config.json").exists() else path
     config = path / "config.json"
-    if config.is_file() and (no_weights or not any(path.glob("model*.safetensors*"))):
+    stored = any(any(path.glob(pattern)) for pattern in ("model*.safetensors*", "*.gguf"))
+    if config.is_file() and (no_weights or not stored):
         return Source.of_config(read_json(config))
     with open_checkpoint(path if path.exists() else name) as checkpoint:
         return Source.of_config(checkpoint.config) if no_weights else Source.of(checkpoint)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,8 @@ class Checkpoint:
         config: the model's configuration in the form of config.json.
         generation: the form of generation_config.json; empty if there is none.
         tensors: tensors by their Hugging Face names.
+        notes: lines for the user on what was opened.
+        unused_metadata: keys of a GGUF file that nothing here knows.
     """
 
     def __init__(
@@ -39,11 +41,14 @@ class Checkpoint:
         generation: dict[str, Any],
         tensors: dict[str, TensorInfo],
         build_tokenizer: Callable[[], Tokenizer],
+        unused_metadata: Sequence[str] = (),
     ):
         self.source = source
         self.config = config
         self.generation = generation
         self.tensors = tensors
+        self.notes: list[str] = []
+        self.unused_metadata = unused_metadata
         self._build_tokenizer = build_tokenizer
         self._check_layers()
         self._files = TensorFiles(tensors)

@@ -27,6 +27,11 @@ FILES = (  # what `open_folder` reads
 )
 
 
+def has_weights(folder: Path) -> bool:
+    """Whether a folder is a checkpoint in safetensors, complete or not."""
+    return (folder / "config.json").exists() and any(folder.glob("model*.safetensors*"))
+
+
 def open_folder(folder: Path) -> Checkpoint:
     """Open a folder in the layout of Hugging Face. Raises InputError if a file is missing or broken."""
     if not (folder / "config.json").exists():

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import glob
 import re
 import threading
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ellm.checkpoint import hub_cache
 from ellm.checkpoint.folder import FILES
 from ellm.system.errors import InputError, one_line
+
+Result = TypeVar("Result")
 
 _NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
@@ -32,13 +35,15 @@ def download(name: str, progress: bool = True, files: Sequence[str] = FILES) -> 
     from huggingface_hub.utils import tqdm
 
     warnings.filterwarnings("ignore", "Not enough free disk space", module="huggingface_hub")  # an error follows
+    huggingface_hub.utils.logging.set_verbosity_error()  # that no file matched is for us to judge
 
     class Bar(tqdm):  # type: ignore[type-arg,misc]
         def __init__(self, *args: Any, **kwargs: Any):
             super().__init__(*args, **{**kwargs, "disable": kwargs.get("disable") or not progress})
 
     try:
-        work = partial(huggingface_hub.snapshot_download, name, allow_patterns=list(files), tqdm_class=Bar)
+        patterns = [glob.escape(file) if "*" not in file else file for file in files]
+        work = partial(huggingface_hub.snapshot_download, name, allow_patterns=patterns, tqdm_class=Bar)
         return Path(_interruptible(work))
     except Exception as error:  # network, proxy, disk: each of its HTTP libraries has its own
         folder, incomplete = hub_cache.find(name)
@@ -62,9 +67,19 @@ def _refusal(error: Exception, incomplete: str) -> str:
     return f"download to {HF_HUB_CACHE} failed: {type(error).__name__}: {one_line(error)}"
 
 
-def _interruptible(work: Callable[[], str]) -> str:
+def list_files(name: str, folder: Path) -> list[str]:
+    """Paths of the files of a repository; those in `folder`, its cached snapshot, if the hub does not answer."""
+    import huggingface_hub
+
+    try:
+        return _interruptible(partial(huggingface_hub.HfApi().list_repo_files, name))
+    except Exception:  # as in `download`, which has said what there is to say
+        return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+
+
+def _interruptible(work: Callable[[], Result]) -> Result:
     """The result of `work`, done by another thread: Ctrl-C must not wait for the network, as snapshot_download does."""
-    done: list[str] = []
+    done: list[Result] = []
     failed: list[BaseException] = []
 
     def run() -> None:

@@ -11,10 +11,13 @@ from ellm.system.errors import InputError
 def find(name: str) -> tuple[Path | None, str]:
     """The folder of a complete snapshot of `org/name`, or None; and what the first one that is not complete lacks.
 
-    A snapshot is complete if it can be opened. The one that refs/main names comes first, then the newest.
+    A snapshot is complete if it can be opened, as far as one of GGUF files is: any of them may be there. The one that
+    refs/main names comes first, then the newest.
     """
     incomplete = ""
     for folder in _snapshots(name):
+        if any(folder.rglob("*.gguf")):
+            return folder, ""
         try:
             if not (folder / "config.json").exists():
                 raise InputError(f"{folder}: has no config.json")

@@ -64,13 +64,16 @@ def price_lines(subject: Subject) -> list[str]:
 
 
 def unused_lines(subject: Subject) -> list[str]:
-    """Tensors of the checkpoint that are not used, or that none were looked at."""
+    """Which of several models this is, and what of the checkpoint is not used, or that no weights were looked at."""
     if subject.compiled is None:
         return []
     source = subject.compiled.source
     if source.checkpoint is None:
         return [NOT_LOOKED_AT]
-    return skipped(source.checkpoint.ignored(subject.program), source.model.config.num_hidden_layers)
+    checkpoint = source.checkpoint
+    unused = [f"metadata not used: {', '.join(checkpoint.unused_metadata)}"] if checkpoint.unused_metadata else []
+    tensors = skipped(checkpoint.ignored(subject.program), source.model.config.num_hidden_layers)
+    return [*checkpoint.notes, *tensors, *unused]
 
 
 def reasons(subject: Subject) -> dict[operator_kinds.OperatorKind, str]:

@@ -30,7 +30,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 UsageError: type[typer.BadParameter] = typer.BadParameter.__base__  # type: ignore[assignment]  # typer exports only its subclass
 
 ModelArgument = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A folder, a .gguf file, a hub name (org/name) or an alias (smollm2).")
+    str, typer.Argument(metavar="MODEL", help="A folder, a GGUF file, a hub name (org/name) or an alias (smollm2).")
 ]
 ThreadsOption = Annotated[
     int | None, typer.Option(help="Workers, one a core.", show_default="every core this process may use")
@@ -71,7 +71,7 @@ def run(
     model: Annotated[
         str | None,
         typer.Argument(
-            metavar="MODEL", help="A folder, a .gguf file, a hub name (org/name) or an alias.", show_default="smollm2"
+            metavar="MODEL", help="A folder, a GGUF file, a hub name (org/name) or an alias.", show_default="smollm2"
         ),
     ] = None,
     prompt: Annotated[

@@ -25,7 +25,9 @@ def skipped(names: list[str], layers: int) -> list[str]:
 
 
 def note_skipped(runtime: Runtime) -> None:
-    """Say on stderr what the loaded model leaves out."""
+    """Say on stderr which of several models was loaded, and what it leaves out."""
+    for line in runtime.checkpoint.notes:
+        note(line)
     for line in skipped(runtime.ignored, runtime.model.config.num_hidden_layers):
         note(line)
 

@@ -11,8 +11,10 @@ import sys
 import time
 from pathlib import Path
 
+import gguf
 import pytest
 import tiny
+import tiny_gguf
 from hub_stand_in import HubStandIn
 
 OPEN = """
@@ -22,7 +24,7 @@ from ellm.system.errors import InputError
 try:
     with open_checkpoint(sys.argv[1], progress=sys.argv[2] == "progress") as checkpoint:
         rows = checkpoint.read_rows("lm_head.weight", 0, 2)
-        print(checkpoint.config["model_type"], rows.shape, checkpoint.tokenizer.vocab_size)
+        print(checkpoint.config["model_type"], rows.shape, checkpoint.tokenizer.vocab_size, *checkpoint.notes)
 except InputError as error:
     print("refused:", error)
 """
@@ -168,3 +170,57 @@ def test_ctrl_c_does_not_wait_for_the_network(tmp_path, hub):
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=60) == (b"", b"") and process.returncode == 130
     assert not hub.sending.is_set()
+
+
+@pytest.fixture
+def gguf_hub(tmp_path):
+    """A repository of GGUF files only: one quantisation whole, one in parts in a folder, and what is no model."""
+    folder = tmp_path / "served"
+    (folder / "BF16").mkdir(parents=True)
+    sizes = dict(vocab=268, layers=1, hidden_size=64, head_dim=16, intermediate_size=64)
+    config = tiny.make_config("Qwen3ForCausalLM", **sizes)
+    weights = tiny_gguf.random_floats(config)
+    tiny_gguf.write_gguf(folder / "tiny-Q8_0.gguf", config, weights, gguf.GGMLQuantizationType.Q8_0)
+    bf16 = gguf.GGMLQuantizationType.BF16
+    tiny_gguf.write_gguf(folder / "BF16" / "tiny-BF16.gguf", config, weights, bf16, most_tensors=7)
+    (folder / "mmproj-tiny-F16.gguf").write_bytes(b"not a model")
+    (folder / "README.md").write_text("not needed")
+    with HubStandIn(folder, "tiny-org/tiny-GGUF") as stand_in:
+        yield stand_in
+
+
+def asked_for(hub) -> set[str]:
+    return {Path(request).name for request in hub.requests if request.startswith("GET") and "/resolve/" in request}
+
+
+def test_a_repository_of_gguf_files(tmp_path, gguf_hub):
+    done = open_by_name(tmp_path, gguf_hub.endpoint, "tiny-org/tiny-GGUF:q8_0")
+    assert done.stdout == "qwen3 (2, 64) 268\n" and done.stderr == ""
+    assert asked_for(gguf_hub) == {"tiny-Q8_0.gguf"}
+
+    gguf_hub.requests.clear()
+    done = open_by_name(tmp_path, gguf_hub.endpoint, "tiny-org/tiny-GGUF:BF16")
+    assert done.stdout == "qwen3 (2, 64) 268\n"
+    assert asked_for(gguf_hub) == {"tiny-BF16-00001-of-00002.gguf", "tiny-BF16-00002-of-00002.gguf"}
+
+    cached = open_by_name(tmp_path, gguf_hub.endpoint, "tiny-org/tiny-GGUF:BF16", HF_HUB_OFFLINE="1")
+    assert cached.stdout == done.stdout
+    (tmp_path / "home/hub/models--tiny-org--tiny-GGUF/refs/main").unlink()  # as another tool may leave it
+    cached = open_by_name(tmp_path, gguf_hub.endpoint, "tiny-org/tiny-GGUF:BF16", HF_HUB_OFFLINE="1")
+    assert cached.stdout == done.stdout
+
+
+def test_one_of_several_gguf_files_is_taken_and_said(tmp_path, gguf_hub):
+    done = open_by_name(tmp_path, gguf_hub.endpoint, "tiny-org/tiny-GGUF")
+    assert done.stdout == (
+        "qwen3 (2, 64) 268 tiny-org/tiny-GGUF: took BF16/tiny-BF16-00001-of-00002.gguf; others are named as in "
+        "NAME:Q4_K_M: tiny-Q8_0.gguf\n"
+    )
+    assert done.stderr == ""
+
+
+def test_a_quantisation_that_is_not_there(tmp_path, gguf_hub):
+    message = refused(open_by_name(tmp_path, gguf_hub.endpoint, "tiny-org/tiny-GGUF:Q4_K_M"))
+    assert "has no GGUF file of 'Q4_K_M', it has BF16/tiny-BF16-00001-of-00002.gguf, tiny-Q8_0.gguf" in message
+    message = refused(open_by_name(tmp_path, gguf_hub.endpoint, "tiny-org/other:Q4_K_M"))
+    assert "no such model on the hub" in message

@@ -46,19 +46,26 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(urlsplit(self.path).path)
         self.hub.requests.append(f"{self.command} {path}")
         api = f"/api/models/{self.hub.name}"
-        files = sorted(file for file in self.hub.folder.iterdir() if file.is_file())
+        files = {
+            file.relative_to(self.hub.folder).as_posix(): file
+            for file in sorted(self.hub.folder.rglob("*"))
+            if file.is_file()
+        }
+        resolve = f"/{self.hub.name}/resolve/"
+        asked = path.removeprefix(resolve).partition("/")[2]  # behind the revision
         if self.hub.status != 200:
             self.answer(self.hub.status, {"error": "the stand-in was told to fail"})
         elif path in (api, f"{api}/revision/main"):
-            siblings = [{"rfilename": file.name} for file in files]
+            siblings = [{"rfilename": name} for name in files]
             self.answer(200, {"id": self.hub.name, "sha": COMMIT, "siblings": siblings, "tags": [], "private": False})
         elif path in (f"{api}/tree/main", f"{api}/tree/{COMMIT}"):
             tree = [
-                {"type": "file", "path": file.name, "size": file.stat().st_size, "oid": tag(file)} for file in files
+                {"type": "file", "path": name, "size": file.stat().st_size, "oid": tag(file)}
+                for name, file in files.items()
             ]
             self.answer(200, tree)
-        elif path.startswith(f"/{self.hub.name}/resolve/") and (self.hub.folder / Path(path).name) in files:
-            self.send_file(self.hub.folder / Path(path).name)
+        elif path.startswith(resolve) and asked in files:
+            self.send_file(files[asked])
         else:
             self.answer(404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
 
