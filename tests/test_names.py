@@ -32,7 +32,7 @@ HOMES = {
     "ellm/machine/measure.py": "measures a machine by single kernels",
 }
 OTHER_MEANINGS = {  # the same word for something else
-    ("ellm/checkpoint/gguf.py", "linear"),  # a kind of rope scaling
+    ("ellm/checkpoint/gguf_rope.py", "linear"),  # a kind of rope scaling
     ("ellm/pages/model.js", "logits"),  # a kind of group
     ("ellm/pages/model.js", "sample"),
     ("models/rope.py", "linear"),

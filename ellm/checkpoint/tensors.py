@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ class TensorInfo:
     row_bytes: int  # bytes of one index of the first axis: of a row, a vector's element, or a stacked tensor's matrix
     interleaved_heads: int = 0  # heads whose rows are stored in the order 0, d/2, 1, d/2 + 1, ...; 0: rows are in order
     in_gguf: bool = False
+    scale: float = 1.0  # what each number is to be multiplied with, in f32
 
     def __str__(self) -> str:
         return self.stored if self.stored == self.name else f"{self.stored} ({self.name})"
@@ -110,6 +111,9 @@ class TensorFiles:
         self, tensor: TensorInfo, begin: int, end: int, matrix: int | None, columns: tuple[int, int] | None
     ) -> np.ndarray:
         """Rows in the order of Hugging Face: float32, or bits as the file has them. [rows, columns]"""
+        if tensor.scale != 1.0:
+            unscaled = replace(tensor, scale=1.0)
+            return _to_float(tensor, self._read(unscaled, begin, end, matrix, columns)) * np.float32(tensor.scale)
         if not tensor.interleaved_heads:
             return self._decode(tensor, begin, end, matrix, columns)
         # The stored row 2i + j of a head is its row j * d/2 + i (llama.cpp, convert_hf_to_gguf.py, permute).

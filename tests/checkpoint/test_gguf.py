@@ -34,14 +34,8 @@ HIGH_BYTES = {  # of the scales of a block that are floats
     "MXFP4": (0,),
     "NVFP4": (0, 1, 2, 3),
 }
-# 256 columns: the K-quants' block
-SIZES = dict(vocab=268, layers=2, hidden_size=256, head_dim=32, num_attention_heads=8, intermediate_size=256)
-
-
-def write(tmp_path, architecture="LlamaForCausalLM", dtype=Type.F32, extra=None, config=None, **metadata):
-    config = tiny.make_config(architecture, **SIZES, **(config or {}))
-    weights = tiny_gguf.random_floats(config) | (extra or {})
-    return config, weights, tiny_gguf.write_gguf(tmp_path / "tiny.gguf", config, weights, dtype, **metadata)
+SIZES = tiny_gguf.SIZES
+write = tiny_gguf.write_tiny
 
 
 @pytest.mark.parametrize("architecture", ["LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"])
@@ -145,60 +139,6 @@ def compare_with_package(path, dtypes, each=math.inf):
     assert dtypes <= seen.keys()
 
 
-def test_linear_and_yarn_scaling(tmp_path):
-    linear = write(tmp_path, rope__scaling__type="linear", rope__scaling__factor=4.0)[2]
-    assert open_checkpoint(linear).config["rope_scaling"] == {"rope_type": "linear", "factor": 4.0}
-    yarn = write(
-        tmp_path, "Qwen2ForCausalLM", rope__scaling__type="yarn", rope__scaling__factor=4.0,
-        rope__scaling__original_context_length=256, rope__scaling__attn_factor=0.5,
-    )[2]  # fmt: skip
-    assert open_checkpoint(yarn).config["rope_scaling"] == {
-        "rope_type": "yarn",
-        "factor": 4.0,
-        "original_max_position_embeddings": 256,
-        "beta_fast": 32.0,
-        "beta_slow": 1.0,
-        "attention_factor": 0.5 * (0.1 * math.log(4.0) + 1.0),
-    }
-
-
-def llama3_divisors(head_dim, theta, factor, low=1.0, high=4.0, original=8192):
-    """As llama.cpp's convert_hf_to_gguf.py writes them."""
-    divisors = []
-    for i in range(0, head_dim, 2):
-        wavelength = 2 * math.pi * theta ** (i / head_dim)
-        if wavelength < original / high:
-            divisors.append(1.0)
-        elif wavelength > original / low:
-            divisors.append(factor)
-        else:
-            smooth = (original / wavelength - low) / (high - low)
-            divisors.append(1 / ((1 - smooth) / factor + smooth))
-    return np.array(divisors, np.float32)
-
-
-@pytest.mark.parametrize("factor", [8.0, 32.0])
-def test_llama3_scaling_is_recovered_from_its_divisors(tmp_path, factor):
-    extra = {"rope_freqs.weight": llama3_divisors(32, 500000.0, factor)}
-    path = write(tmp_path, extra=extra, config=dict(rope_theta=500000.0))[2]
-    assert open_checkpoint(path).config["rope_scaling"] == {
-        "rope_type": "llama3",
-        "factor": factor,
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 8192,
-    }
-
-
-@pytest.mark.parametrize(
-    "divisors", [np.linspace(1, 8, 16, dtype=np.float32), np.zeros(16, np.float32), np.full(16, np.nan, np.float32)]
-)
-def test_other_divisors_are_refused(tmp_path, divisors):
-    path = write(tmp_path, extra={"rope_freqs.weight": divisors}, config=dict(rope_theta=500000.0))[2]
-    with pytest.raises(InputError, match=r"rope_freqs.weight holds other divisors"):
-        open_checkpoint(path)
-
-
 @pytest.mark.parametrize(
     "metadata, words",
     [
@@ -210,8 +150,12 @@ def test_other_divisors_are_refused(tmp_path, divisors):
         (dict(attention__value_length=64), "attention.value_length is 64, must equal the head size 32"),
         (dict(rope__dimension_count=16), "rope.dimension_count is 16, must equal the head size 32"),
         (dict(expert_count=8), "expert_count is 8, must be 0: experts are read from safetensors"),
-        (dict(rope__scaling__type="longrope"), "rope.scaling.type is 'longrope', ellm has none, linear, yarn"),
+        (dict(rope__dimension_count=31), "rope.dimension_count is 31, must be even and at most the head size 32"),
+        (dict(rope__scaling__type="alien"), "rope.scaling.type is 'alien', ellm has none, linear, yarn, longrope"),
+        (dict(rope__scaling__type="longrope"), "tensor rope_factors_long.weight is missing"),
         (dict(rope__scaling__type="linear"), "rope.scaling.factor is missing"),
+        (dict(rope__scaling__factor=-2.0), "rope.scaling.factor is -2.0, must be a positive number"),
+        (dict(rope__scaling__attn_factor=0.5), "rope.scaling.attn_factor is 0.5, must be 1 with scaling linear"),
     ],
 )
 def test_refused_metadata(tmp_path, metadata, words):
@@ -282,3 +226,64 @@ def test_a_gguf_packs_to_the_bytes_of_its_folder(tmp_path, architecture, tied):
         regions.append(region)
     assert regions[0].any()
     np.testing.assert_array_equal(*regions)
+
+
+def logits(source) -> np.ndarray:
+    with LLM(source, threads=1, context=64) as llm:
+        return llm.logits(list(range(3, 40)))
+
+
+@pytest.mark.parametrize("architecture", ["LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"])
+@pytest.mark.parametrize("present", ["q", "kv", "o", "qo"])
+def test_each_bias_on_its_own(tmp_path, architecture, present):
+    """Biases that the file lacks are zeros; a Qwen2 with one on o is a Llama but for the order of its rows."""
+    settings = SIZES | dict(attention_bias=True)
+    config = tiny.make_config("LlamaForCausalLM" if architecture.startswith("Qwen2") else architecture, **settings)
+    weights = tiny_gguf.random_floats(config)
+    missing = [name for name in weights if name.endswith(".bias") and name[-11] not in present]
+    for name in missing:
+        weights[name][:] = 0
+    folder = tiny.write_checkpoint(tmp_path / "folder", config["architectures"][0], **settings)
+    tiny.write_weights(folder, {name: tiny.to_bf16(values) for name, values in weights.items()}, 1)
+    stored = {name: values for name, values in weights.items() if name not in missing}
+    family = dict(LlamaForCausalLM="llama", Qwen2ForCausalLM="qwen2", Qwen3ForCausalLM="qwen3")[architecture]
+    path = tiny_gguf.write_gguf(tmp_path / "tiny.gguf", config | {"model_type": family}, stored)
+    np.testing.assert_array_equal(logits(path), logits(folder))
+
+
+def test_a_qwen2_without_biases(tmp_path):
+    config, weights, _ = write(tmp_path, "Qwen2ForCausalLM")
+    stored = {name: values for name, values in weights.items() if not name.endswith(".bias")}
+    zeros = {name: values if name in stored else np.zeros_like(values) for name, values in weights.items()}
+    one, other = (tiny_gguf.write_gguf(tmp_path / f"{len(some)}.gguf", config, some) for some in (stored, zeros))
+    np.testing.assert_array_equal(logits(one), logits(other))
+
+
+@pytest.mark.parametrize(
+    "name, architecture, words",
+    [
+        ("output.bias", "LlamaForCausalLM", "tensor output.bias is a bias, which LlamaForCausalLM does not have"),
+        ("blk.0.attn_norm.bias", "LlamaForCausalLM", "input_layernorm has a bias, which ellm does not have in Llama"),
+        ("blk.1.ffn_up.bias", "Qwen3ForCausalLM", "mlp.up_proj has a bias, which ellm does not have in Qwen3ForCausal"),
+    ],
+)
+def test_biases_that_no_model_has(tmp_path, name, architecture, words):
+    path = write(tmp_path, architecture, extra={name: np.zeros(256, np.float32)})[2]
+    with pytest.raises(InputError, match=words):
+        open_checkpoint(path)
+
+
+def test_scales_of_weights(tmp_path):
+    """As NVFP4 has them; that of the other factor is of no matter where activations are not quantised."""
+    scales = {"blk.0.attn_q.scale": 0.375, "blk.0.ffn_up.scale": 3.0, "blk.0.ffn_up.input_scale": 5.0}
+    extra = {name: np.array([value], np.float32) for name, value in scales.items()}
+    _, weights, path = write(tmp_path, extra=extra)
+    with open_checkpoint(path) as checkpoint:
+        assert not checkpoint.tensors.keys() & scales.keys()
+        for name, scale in (("self_attn.q_proj", 0.375), ("mlp.up_proj", 3.0), ("self_attn.k_proj", 1.0)):
+            name = f"model.layers.0.{name}.weight"
+            wanted = tiny.to_bf16(weights[name][3:60] * np.float32(scale))
+            np.testing.assert_array_equal(checkpoint.read_rows(name, 3, 60), wanted)
+    extra["blk.0.attn_q.scale"] = np.ones(2, np.float32)
+    with pytest.raises(InputError, match=r"blk.0.attn_q.scale is F32 \[2\], must be F32 \[1\]"):
+        open_checkpoint(write(tmp_path, extra=extra)[2])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hub_stand_in import HubStandIn
 from tiny import write_checkpoint
+from tiny_gguf import write_gguf, write_tiny
 
 from ellm import LLM, dsl, models
 from ellm.cli.doctor import MODELS
@@ -217,6 +218,13 @@ def test_an_unknown_quantization_is_one_line(folder, monkeypatch, capsys):
     printed = capsys.readouterr()
     assert caught.value.code == 2 and printed.out == "" and printed.err.count("\n") == 1
     assert "quant_method" in printed.err and "awq" in printed.err
+
+
+def test_metadata_that_is_not_used_is_named(tmp_path, inspect):
+    config, weights, plain = write_tiny(tmp_path)
+    assert "metadata" not in inspect(plain)
+    odd = write_gguf(tmp_path / "odd.gguf", config, weights, fields={"llama.magic": 3, "other.thing": "x"})
+    assert inspect(odd).endswith("\nmetadata not used: llama.magic, other.thing\n")
 
 
 def test_tensors_that_are_not_used_are_named_by_place():

@@ -23,6 +23,8 @@ STORED = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
+# 256 columns: the K-quants' block
+SIZES = dict(vocab=268, layers=2, hidden_size=256, head_dim=32, num_attention_heads=8, intermediate_size=256)
 CONTROL, USER_DEFINED = gguf.TokenType.CONTROL, gguf.TokenType.USER_DEFINED
 
 
@@ -46,6 +48,15 @@ def random_floats(config: dict, seed: int = 0) -> dict[str, np.ndarray]:
     return {name: tiny.from_bf16(bits) for name, bits in tiny.random_weights(config, seed).items()}
 
 
+def write_tiny(
+    folder, architecture="LlamaForCausalLM", dtype=GGMLQuantizationType.F32, extra=None, config=None, **keys
+):
+    """A model of SIZES in tiny.gguf: its config.json, its weights with `extra` stored ones, and the file's path."""
+    config = tiny.make_config(architecture, **SIZES, **(config or {}))
+    weights = random_floats(config) | (extra or {})
+    return config, weights, write_gguf(folder / "tiny.gguf", config, weights, dtype, **keys)
+
+
 def write_gguf(
     path: Path,
     config: dict,
@@ -53,9 +64,11 @@ def write_gguf(
     dtype=GGMLQuantizationType.F32,
     tokenizer: str | None = "gpt2",
     most_tensors: int = 0,
+    fields: dict | None = None,
     **metadata,
 ) -> Path:
-    """Matrices become `dtype`, vectors stay F32. `metadata` adds or replaces keys of the architecture (dots as __).
+    """Matrices become `dtype`, vectors stay F32. `metadata` adds or replaces keys of the architecture (dots as __),
+    `fields` others.
 
     With `most_tensors`, the model is split over files of so many at most, and the first of them is returned.
     """
@@ -74,6 +87,8 @@ def write_gguf(
     } | {key.replace("__", "."): value for key, value in metadata.items()}
     for key, value in keys.items():
         add_value(writer, f"{config['model_type']}.{key}", value)
+    for key, value in (fields or {}).items():
+        add_value(writer, key, value)
     if tokenizer:
         {"gpt2": add_byte_level, "llama": add_sentencepiece}[tokenizer](writer)
     heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
@@ -81,7 +96,7 @@ def write_gguf(
         for projection, count in heads.items():
             if projection in name and config["model_type"] == "llama":
                 values = permuted(values, count)
-        if name.startswith(("rope_freqs.", "blk.")):
+        if not name.startswith(("model.", "lm_head.")):
             writer.add_tensor(name, values)
         elif values.ndim == 2 and dtype != GGMLQuantizationType.F32:
             writer.add_tensor(stored_name(name), gguf.quants.quantize(values, dtype), raw_dtype=dtype)

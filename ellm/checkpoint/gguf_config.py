@@ -1,0 +1,105 @@
+"""The metadata of a GGUF file in the form of config.json."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Set
+from typing import Any
+
+from ellm.checkpoint.gguf_families import Family
+from ellm.checkpoint.gguf_fields import ModelFields, shortest
+from ellm.checkpoint.gguf_file import GGUFFile
+from ellm.checkpoint.gguf_rope import read_rope
+from ellm.system.errors import InputError
+
+_PLAIN_LLAMA = "LlamaForCausalLM"
+_SAMPLING = {  # fields of generation_config.json
+    "temperature": "general.sampling.temp",
+    "top_k": "general.sampling.top_k",
+    "top_p": "general.sampling.top_p",
+    "min_p": "general.sampling.min_p",
+    "repetition_penalty": "general.sampling.penalty_repeat",
+}
+
+
+def read_config(file: GGUFFile, family: Family, biased: Set[str]) -> dict[str, Any]:
+    """config.json of a model of which these modules have biases.
+
+    Raises InputError if a field is missing, broken or asks for what ellm does not have.
+    """
+    fields = ModelFields(file)
+    embedding = file.tensors.get("token_embd.weight")
+    if embedding is None:
+        raise InputError(f"{file.path}: tensor token_embd.weight is missing")
+    hidden, heads = fields.size("embedding_length"), fields.size("attention.head_count")
+    head_dim = fields.size("attention.key_length", hidden // heads or 1)
+    if fields.size("attention.value_length", head_dim) != head_dim:
+        raise fields.error("attention.value_length", f"must equal the head size {head_dim}")
+    _check_scale(fields, head_dim)
+    context = fields.size("context_length")
+    config = {
+        "architectures": [family.architecture],
+        "model_type": family.model_type,
+        "hidden_act": "silu",
+        "hidden_size": hidden,
+        "intermediate_size": fields.size("feed_forward_length"),
+        "num_hidden_layers": fields.layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": fields.size("attention.head_count_kv", heads),
+        "head_dim": head_dim,
+        "max_position_embeddings": context,
+        "vocab_size": embedding.shape[0],
+        "rms_norm_eps": shortest(fields.number("attention.layer_norm_rms_epsilon")),
+        "tie_word_embeddings": "output.weight" not in file.tensors,
+        "torch_dtype": "bfloat16",
+        "bos_token_id": file.metadata.get("tokenizer.ggml.bos_token_id"),
+        "eos_token_id": _end_of_text(file),
+    }
+    config |= {**family.constants, **{name: fields.size(key) for name, key in family.sizes.items()}}
+    config |= {switch: bool(modules & biased) for switch, modules in family.switches.items()}
+    config |= read_rope(fields, head_dim, context)
+    if family.interleaved and "partial_rotary_factor" in config:
+        raise fields.error("rope.dimension_count", f"must equal the head size {head_dim}")
+    return config | _windows(fields, family, config)
+
+
+def read_generation(file: GGUFFile) -> dict[str, Any]:
+    """generation_config.json: what ends a text, and how the model's makers want it to be sampled."""
+    found: dict[str, Any] = {"eos_token_id": _end_of_text(file)}
+    for name, key in _SAMPLING.items():
+        if key in file.metadata:
+            found[name] = file.field(key, int) if name == "top_k" else shortest(file.field(key, float))
+    return found
+
+
+def _end_of_text(file: GGUFFile) -> list[int]:
+    ids = [file.metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")]
+    return [number for number in ids if isinstance(number, int)]
+
+
+def _check_scale(fields: ModelFields, head_dim: int) -> None:
+    """What attention's scores are multiplied with; 0 is not set."""
+    scale = fields.number("attention.scale", 0.0)
+    if scale and not math.isclose(scale, head_dim**-0.5, rel_tol=1e-6):
+        raise fields.error("attention.scale", f"must be {head_dim}^-0.5 = {head_dim**-0.5:.6g}")
+
+
+def _windows(fields: ModelFields, family: Family, config: dict[str, Any]) -> dict[str, Any]:
+    """Layers that see only so many of the last positions: all, but every n-th by a pattern n, or those with a flag."""
+    layers, theta = config["num_hidden_layers"], config["rope_theta"]
+    window = fields.count("attention.sliding_window")
+    flags = fields.per_layer("attention.sliding_window_pattern", layers)
+    every = fields.count("attention.sliding_window_pattern") if flags is None else 0
+    local_theta = fields.number("rope.freq_base_swa", theta)
+    if not 0 < window < config["max_position_embeddings"] or (flags is not None and not any(flags)) or every == 1:
+        return {}
+    if local_theta != theta:
+        raise fields.error("rope.freq_base_swa", f"must equal rope.freq_base {theta:g}")
+    local = flags if flags is not None else [not every or layer % every < every - 1 for layer in range(layers)]
+    types = ["sliding_attention" if flag else "full_attention" for flag in local]
+    windows = {"sliding_window": window, "layer_types": types}
+    if family.architecture != _PLAIN_LLAMA:
+        return windows | {"use_sliding_window": True}
+    if any(config[switch] for switch in family.switches):
+        raise fields.error("attention.sliding_window", "which ellm does not have in a model with biases")
+    return windows | {"architectures": ["MistralForCausalLM"], "model_type": "mistral"}

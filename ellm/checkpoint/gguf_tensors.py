@@ -1,0 +1,141 @@
+"""The tensors of a GGUF file under the names of Hugging Face: stacks of experts apart, absent biases as zeros."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Set
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ellm.checkpoint.gguf_families import MODEL_MODULES, Family
+from ellm.checkpoint.gguf_file import GGUFFile, GGUFTensor
+from ellm.checkpoint.gguf_rope import ROPE_TENSORS
+from ellm.checkpoint.tensors import TensorInfo
+from ellm.system.errors import InputError
+
+_NAME = re.compile(r"(?:blk\.(?P<layer>\d{1,5})\.)?(?P<stem>\w+?)(?:\.(?P<expert>\d{1,5}))?\.(?P<kind>\w+)")
+_HEADS = {"attn_q": "num_attention_heads", "attn_k": "num_key_value_heads"}
+_ZEROS = Path("/dev/zero")  # what a bias that a file lacks is read from
+
+
+@dataclass(frozen=True)
+class _Place:
+    """What a stored tensor belongs to: `module` is that of a layer, or of the model if `layer` is empty."""
+
+    layer: str
+    stem: str
+    module: str
+    kind: str  # weight, bias, scale (of an NVFP4 weight), input_scale (of what it is multiplied with)
+
+    @property
+    def name(self) -> str:
+        """Hugging Face's."""
+        return f"model.layers.{int(self.layer)}.{self.module}" if self.layer else self.module
+
+
+def biased_modules(file: GGUFFile, family: Family) -> set[str]:
+    """Modules of a layer that have a bias in any layer."""
+    places = (_place(name, family) for name in file.tensors)
+    return {place.module for place in places if place and place.layer and place.kind == "bias"}
+
+
+def with_biases(file: GGUFFile, family: Family, biased: Set[str]) -> Family:
+    """What computes a family's file with these biases. Raises InputError if nothing does."""
+    for one in (family, family.otherwise):
+        if one and biased <= one.may_be_biased:
+            return one
+    module = min(biased - family.may_be_biased)
+    raise InputError(f"{file.path}: {module} has a bias, which ellm does not have in {family.architecture}")
+
+
+def read_tensors(file: GGUFFile, family: Family, config: dict[str, Any]) -> dict[str, TensorInfo]:
+    """Tensors by their Hugging Face names; those that the family does not have keep their own, for a note on them.
+
+    Raises InputError if one does not fit the configuration.
+    """
+    found = {}
+    for stored, tensor in file.tensors.items():
+        place = _place(stored, family)
+        if place is None:
+            if stored not in ROPE_TENSORS:  # the configuration has their numbers
+                found[stored] = _info(tensor, stored)
+        elif place.kind in ("weight", "bias"):
+            found |= {info.name: info for info in _read(file, family, config, tensor, place)}
+    switched = [modules for switch, modules in family.switches.items() if config[switch]]
+    return found | _absent_biases(found, family.biased.union(*switched))
+
+
+def _place(stored: str, family: Family) -> _Place | None:
+    match = _NAME.fullmatch(stored)
+    if not match:
+        return None
+    layer, stem, expert, kind = match["layer"] or "", match["stem"], match["expert"], match["kind"]
+    modules = family.modules if layer else MODEL_MODULES
+    module = modules.get(f"{stem}_exps") if expert else modules.get(f"{stem}.{kind}", modules.get(stem))
+    if module is None or kind not in ("weight", "bias", "scale", "input_scale"):
+        return None
+    return _Place(layer, stem, module.replace("{expert}", str(int(expert))) if expert else module, kind)
+
+
+def _read(
+    file: GGUFFile, family: Family, config: dict[str, Any], tensor: GGUFTensor, place: _Place
+) -> Iterator[TensorInfo]:
+    whole = f"{place.stem}.{place.kind}" in family.modules  # a name that Hugging Face writes without weight or bias
+    name = place.name if whole else f"{place.name}.{place.kind}"
+    if place.kind == "bias" and not whole and not (place.layer and place.module in family.may_be_biased):
+        raise InputError(f"{tensor.path}: tensor {tensor.name} is a bias, which {family.architecture} does not have")
+    heads = config[_HEADS[place.stem]] if family.interleaved and place.stem in _HEADS else 0
+    if heads and tensor.shape[0] % (2 * heads):
+        raise InputError(
+            f"{tensor.path}: tensor {tensor.name} has {tensor.shape[0]} rows, must be a multiple of 2 x {heads} heads"
+        )
+    if "{expert}" not in name:
+        yield replace(_info(tensor, name, _scales(file, tensor, 1)[0]), interleaved_heads=heads)
+        return
+    experts = config["num_experts"]
+    if tensor.shape[0] != experts or len(tensor.shape) < 2:
+        raise InputError(f"{tensor.path}: tensor {tensor.name} is {list(tensor.shape)}, must be of {experts} experts")
+    size = tensor.bytes // experts
+    for expert, scale in enumerate(_scales(file, tensor, experts)):
+        offset = tensor.offset + expert * size
+        matrix = replace(tensor, shape=tensor.shape[1:], offset=offset, bytes=size)
+        yield _info(matrix, name.replace("{expert}", str(expert)), scale)
+
+
+def _scales(file: GGUFFile, tensor: GGUFTensor, count: int) -> list[float]:
+    """What the numbers of a weight, or of each expert's, are to be multiplied with."""
+    stem, _, kind = tensor.name.rpartition(".")
+    scale = file.tensors.get(f"{stem}.scale") if kind == "weight" else None
+    if scale is None:
+        return [1.0] * count
+    if scale.dtype != "F32" or scale.shape != (count,):
+        raise InputError(f"{scale.path}: {scale.name} is {scale.dtype} {list(scale.shape)}, must be F32 [{count}]")
+    return np.fromfile(scale.path, "<f4", count, offset=scale.offset).tolist()
+
+
+def _absent_biases(found: dict[str, TensorInfo], biased: Set[str]) -> dict[str, TensorInfo]:
+    """Zeros for biases that a file has of some of these modules only."""
+    zeros = {}
+    for name, weight in found.items():
+        module, _, kind = name.rpartition(".")
+        bias = f"{module}.bias"
+        if kind == "weight" and bias not in found and module.split(".", 3)[-1] in biased:
+            zeros[bias] = TensorInfo(bias, bias, weight.shape[:1], "F32", _ZEROS, 0, 4, in_gguf=True)
+    return zeros
+
+
+def _info(tensor: GGUFTensor, name: str, scale: float = 1.0) -> TensorInfo:
+    return TensorInfo(
+        name,
+        tensor.name,
+        tensor.shape,
+        tensor.dtype,
+        tensor.path,
+        tensor.offset,
+        tensor.row_bytes,
+        in_gguf=True,
+        scale=scale,
+    )
