@@ -43,7 +43,7 @@ def read_config(file: GGUFFile, family: Family, biased: Set[str]) -> dict[str, A
         "hidden_act": "silu",
         "hidden_size": hidden,
         "intermediate_size": fields.size("feed_forward_length"),
-        "num_hidden_layers": fields.layers,
+        "num_hidden_layers": _layers(fields, family),
         "num_attention_heads": heads,
         "num_key_value_heads": fields.size("attention.head_count_kv", heads),
         "head_dim": head_dim,
@@ -55,12 +55,34 @@ def read_config(file: GGUFFile, family: Family, biased: Set[str]) -> dict[str, A
         "bos_token_id": file.metadata.get("tokenizer.ggml.bos_token_id"),
         "eos_token_id": _end_of_text(file),
     }
-    config |= {**family.constants, **{name: fields.size(key) for name, key in family.sizes.items()}}
+    config |= {**family.constants, **_own_fields(fields, family)}
     config |= {switch: bool(modules & biased) for switch, modules in family.switches.items()}
-    config |= read_rope(fields, head_dim, context)
-    if family.interleaved and "partial_rotary_factor" in config:
+    rope = read_rope(fields, head_dim, context)
+    if family.interleaved and "partial_rotary_factor" in rope:
         raise fields.error("rope.dimension_count", f"must equal the head size {head_dim}")
-    return config | _windows(fields, family, config)
+    return config | rope | _windows(fields, family, config | rope)
+
+
+def _layers(fields: ModelFields, family: Family) -> int:
+    later = fields.count(family.later_layers) if family.later_layers else 0
+    if later >= fields.layers:
+        raise fields.error(family.later_layers, f"must be below block_count {fields.layers}")
+    return fields.layers - later
+
+
+def _own_fields(fields: ModelFields, family: Family) -> dict[str, Any]:
+    """What a family has beside the fields of all."""
+    found: dict[str, Any] = {
+        name: f"blk.0.{stem}.weight" in fields.file.tensors for name, stem in family.present.items()
+    }
+    for name, key in family.fields.items():
+        if key == "expert_weights_scale":
+            found[name] = fields.number(key, 1.0) or 1.0  # 0 is not set
+        elif key == "expert_weights_norm":
+            found[name] = fields.flag(key)
+        else:
+            found[name] = fields.count(key) if key == "leading_dense_block_count" else fields.size(key)
+    return found
 
 
 def read_generation(file: GGUFFile) -> dict[str, Any]:
@@ -98,6 +120,8 @@ def _windows(fields: ModelFields, family: Family, config: dict[str, Any]) -> dic
     local = flags if flags is not None else [not every or layer % every < every - 1 for layer in range(layers)]
     types = ["sliding_attention" if flag else "full_attention" for flag in local]
     windows = {"sliding_window": window, "layer_types": types}
+    if not family.windows:
+        raise fields.error("attention.sliding_window", f"which ellm does not read for {family.architecture}")
     if family.architecture != _PLAIN_LLAMA:
         return windows | {"use_sliding_window": True}
     if any(config[switch] for switch in family.switches):

@@ -28,6 +28,7 @@ _LAYER = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+_Modules = dict[str, str]
 _HEAD_NORMS = {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}
 
 
@@ -42,9 +43,12 @@ class Family:
         interleaved: rows of q and k are stored in pairs (llama.cpp, convert_hf_to_gguf.py, permute).
         biased: modules of a layer that always have a bias.
         switches: fields of config.json that give more modules a bias.
-        sizes: fields of config.json that are a size, by the key of the metadata behind the architecture.
+        fields: keys of the metadata, without the architecture, by the fields of config.json that they are.
         constants: fields of config.json that are the same for the whole family.
+        present: fields of config.json that say whether layers have a module.
         neutral: values of keys that say what is so in the family anyway (see gguf_keys.py).
+        windows: whether each layer may have a sliding window of its own.
+        later_layers: key that counts layers behind the model's own, for prediction of more than one token.
         otherwise: what computes a file of the family that has biases which this one cannot have.
     """
 
@@ -54,15 +58,28 @@ class Family:
     interleaved: bool = False
     biased: frozenset[str] = frozenset()
     switches: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    sizes: Mapping[str, str] = field(default_factory=dict)
+    fields: Mapping[str, str] = field(default_factory=dict)
     constants: Mapping[str, Any] = field(default_factory=dict)
+    present: Mapping[str, str] = field(default_factory=dict)
     neutral: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    windows: bool = True
+    later_layers: str = ""
     otherwise: Family | None = None
 
     @property
     def may_be_biased(self) -> frozenset[str]:
         """Modules of a layer that can have a bias."""
         return self.biased.union(*self.switches.values())
+
+    @property
+    def experts(self) -> str:
+        """The field of config.json that counts the experts of a layer."""
+        return next(name for name, key in self.fields.items() if key == "expert_count")
+
+
+def _mlp(module: str, kind: str = "", names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj")) -> _Modules:
+    """The three matrices of a gated MLP, stored as ffn_gate, ffn_up and ffn_down with the ending `kind`."""
+    return {f"ffn_{part}{kind}": f"{module}.{name}" for part, name in zip(("gate", "up", "down"), names, strict=True)}
 
 
 _BIASES = {"attention_bias": ATTENTION, "mlp_bias": MLP}
@@ -72,6 +89,64 @@ FAMILIES = {
         "Qwen2ForCausalLM", "qwen2", biased=QKV, otherwise=Family("LlamaForCausalLM", "qwen2", switches=_BIASES)
     ),
     "qwen3": Family("Qwen3ForCausalLM", "qwen3", _LAYER | _HEAD_NORMS, switches={"attention_bias": ATTENTION}),
+    "smollm3": Family(
+        "SmolLM3ForCausalLM",
+        "smollm3",
+        interleaved=True,
+        switches=_BIASES,
+        constants={"no_rope_layer_interval": 4},
+        windows=False,
+    ),
+}
+_ROUTED = {"num_experts_per_tok": "expert_used_count"}
+_SOFTMAX = {"expert_gating_func": (0, 1), "expert_weights_norm": (True,), "expert_weights_scale": (0, 1)}
+FAMILIES_WITH_EXPERTS = {
+    "llama": Family(
+        "MixtralForCausalLM",
+        "mixtral",
+        _LAYER
+        | {"ffn_gate_inp": "block_sparse_moe.gate"}
+        | _mlp("block_sparse_moe.experts.{expert}", "_exps", ("w1", "w3", "w2")),
+        interleaved=True,
+        fields={"num_local_experts": "expert_count", **_ROUTED},
+        neutral=_SOFTMAX,
+        windows=False,
+    ),
+    "qwen3moe": Family(
+        "Qwen3MoeForCausalLM",
+        "qwen3_moe",
+        _LAYER | _HEAD_NORMS | {"ffn_gate_inp": "mlp.gate"} | _mlp("mlp.experts.{expert}", "_exps"),
+        switches={"attention_bias": ATTENTION},
+        fields={"num_experts": "expert_count", "moe_intermediate_size": "expert_feed_forward_length", **_ROUTED},
+        constants={"norm_topk_prob": True},
+        neutral=_SOFTMAX,
+        windows=False,
+    ),
+    "glm4moe": Family(
+        "Glm4MoeForCausalLM",
+        "glm4_moe",
+        _LAYER
+        | _HEAD_NORMS
+        | {"post_attention_norm": "post_attention_layernorm", "ffn_gate_inp": "mlp.gate"}
+        | {"exp_probs_b.bias": "mlp.gate.e_score_correction_bias"}
+        | _mlp("mlp.experts.{expert}", "_exps")
+        | _mlp("mlp.shared_experts", "_shexp"),
+        switches={"attention_bias": QKV},
+        fields={
+            "n_routed_experts": "expert_count",
+            "n_shared_experts": "expert_shared_count",
+            "moe_intermediate_size": "expert_feed_forward_length",
+            "first_k_dense_replace": "leading_dense_block_count",
+            "routed_scaling_factor": "expert_weights_scale",
+            "norm_topk_prob": "expert_weights_norm",
+            **_ROUTED,
+        },
+        constants={"n_group": 1, "topk_group": 1, "partial_rotary_factor": 1.0},
+        present={"use_qk_norm": "attn_q_norm"},
+        neutral={"expert_gating_func": (0, 2), "expert_group_count": (0, 1), "expert_group_used_count": (0, 1)},
+        windows=False,
+        later_layers="nextn_predict_layers",
+    ),
 }
 _NOT_MODELS = {  # values of general.architecture and general.type
     "clip": "the vision or audio part of a model: open the language model beside it",
@@ -88,13 +163,13 @@ def family_of(file: GGUFFile) -> Family:
         if value in _NOT_MODELS:
             raise InputError(f"{file.path}: {key} is {value!r}: {_NOT_MODELS[value]}")
     experts = file.field(f"{architecture}.expert_count", int, 0)
-    known = FAMILIES if not experts else {}
-    if architecture not in FAMILIES:
+    known = FAMILIES_WITH_EXPERTS if experts else FAMILIES
+    if architecture in known:
+        return known[architecture]
+    if architecture in FAMILIES or architecture in FAMILIES_WITH_EXPERTS:
+        which = "without" if experts else "with"
         raise InputError(
-            f"{file.path}: general.architecture is {architecture!r}, of GGUF files ellm reads {', '.join(FAMILIES)}"
+            f"{file.path}: {architecture}.expert_count is {experts}, of {architecture} ellm has models {which} experts"
         )
-    if architecture not in known:
-        raise InputError(
-            f"{file.path}: {architecture}.expert_count is {experts}, must be 0: experts are read from safetensors"
-        )
-    return known[architecture]
+    names = ", ".join(FAMILIES | FAMILIES_WITH_EXPERTS)
+    raise InputError(f"{file.path}: general.architecture is {architecture!r}, of GGUF files ellm reads {names}")

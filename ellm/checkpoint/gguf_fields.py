@@ -48,6 +48,10 @@ class ModelFields:
         """A number, the same in all layers. Raises InputError."""
         return self._uniform(name, float, default)
 
+    def flag(self, name: str) -> bool:
+        """Whether it is so; not if the field is absent. Raises InputError."""
+        return self.file.field(self.key(name), bool, False)
+
     def text(self, name: str, default: str) -> str:
         """A text. Raises InputError."""
         return self.file.field(self.key(name), str, default)

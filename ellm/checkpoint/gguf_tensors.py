@@ -17,23 +17,29 @@ from ellm.checkpoint.tensors import TensorInfo
 from ellm.system.errors import InputError
 
 _NAME = re.compile(r"(?:blk\.(?P<layer>\d{1,5})\.)?(?P<stem>\w+?)(?:\.(?P<expert>\d{1,5}))?\.(?P<kind>\w+)")
+_SCALES = ("scale", "input_scale")
 _HEADS = {"attn_q": "num_attention_heads", "attn_k": "num_key_value_heads"}
 _ZEROS = Path("/dev/zero")  # what a bias that a file lacks is read from
 
 
 @dataclass(frozen=True)
 class _Place:
-    """What a stored tensor belongs to: `module` is that of a layer, or of the model if `layer` is empty."""
+    """What a stored tensor belongs to: `module` is that of a layer, or of the model if `layer` is empty.
+
+    Its kind is weight, bias, scale (of an NVFP4 weight), input_scale (of what it is multiplied with), or "" for a
+    parameter that is no module, whose name `module` is.
+    """
 
     layer: str
     stem: str
     module: str
-    kind: str  # weight, bias, scale (of an NVFP4 weight), input_scale (of what it is multiplied with)
+    kind: str
 
     @property
     def name(self) -> str:
         """Hugging Face's."""
-        return f"model.layers.{int(self.layer)}.{self.module}" if self.layer else self.module
+        name = f"model.layers.{int(self.layer)}.{self.module}" if self.layer else self.module
+        return f"{name}.{self.kind}" if self.kind else name
 
 
 def biased_modules(file: GGUFFile, family: Family) -> set[str]:
@@ -62,7 +68,7 @@ def read_tensors(file: GGUFFile, family: Family, config: dict[str, Any]) -> dict
         if place is None:
             if stored not in ROPE_TENSORS:  # the configuration has their numbers
                 found[stored] = _info(tensor, stored)
-        elif place.kind in ("weight", "bias"):
+        elif place.kind not in _SCALES:
             found |= {info.name: info for info in _read(file, family, config, tensor, place)}
     switched = [modules for switch, modules in family.switches.items() if config[switch]]
     return found | _absent_biases(found, family.biased.union(*switched))
@@ -74,8 +80,10 @@ def _place(stored: str, family: Family) -> _Place | None:
         return None
     layer, stem, expert, kind = match["layer"] or "", match["stem"], match["expert"], match["kind"]
     modules = family.modules if layer else MODEL_MODULES
-    module = modules.get(f"{stem}_exps") if expert else modules.get(f"{stem}.{kind}", modules.get(stem))
-    if module is None or kind not in ("weight", "bias", "scale", "input_scale"):
+    if f"{stem}.{kind}" in modules:
+        return _Place(layer, stem, modules[f"{stem}.{kind}"], "")
+    module = modules.get(f"{stem}_exps" if expert else stem)
+    if module is None or kind not in ("weight", "bias", *_SCALES):
         return None
     return _Place(layer, stem, module.replace("{expert}", str(int(expert))) if expert else module, kind)
 
@@ -83,19 +91,18 @@ def _place(stored: str, family: Family) -> _Place | None:
 def _read(
     file: GGUFFile, family: Family, config: dict[str, Any], tensor: GGUFTensor, place: _Place
 ) -> Iterator[TensorInfo]:
-    whole = f"{place.stem}.{place.kind}" in family.modules  # a name that Hugging Face writes without weight or bias
-    name = place.name if whole else f"{place.name}.{place.kind}"
-    if place.kind == "bias" and not whole and not (place.layer and place.module in family.may_be_biased):
+    name = place.name
+    if place.kind == "bias" and not (place.layer and place.module in family.may_be_biased):
         raise InputError(f"{tensor.path}: tensor {tensor.name} is a bias, which {family.architecture} does not have")
     heads = config[_HEADS[place.stem]] if family.interleaved and place.stem in _HEADS else 0
     if heads and tensor.shape[0] % (2 * heads):
         raise InputError(
             f"{tensor.path}: tensor {tensor.name} has {tensor.shape[0]} rows, must be a multiple of 2 x {heads} heads"
         )
-    if "{expert}" not in name:
+    if "{expert}" not in name:  # one tensor; in old files each expert has its own
         yield replace(_info(tensor, name, _scales(file, tensor, 1)[0]), interleaved_heads=heads)
         return
-    experts = config["num_experts"]
+    experts = config[family.experts]
     if tensor.shape[0] != experts or len(tensor.shape) < 2:
         raise InputError(f"{tensor.path}: tensor {tensor.name} is {list(tensor.shape)}, must be of {experts} experts")
     size = tensor.bytes // experts

@@ -1,5 +1,6 @@
 """Writes tiny GGUF files with the gguf package: random weights and a small tokenizer."""
 
+import re
 from pathlib import Path
 
 import gguf
@@ -25,16 +26,40 @@ STORED = {
 }
 # 256 columns: the K-quants' block
 SIZES = dict(vocab=268, layers=2, hidden_size=256, head_dim=32, num_attention_heads=8, intermediate_size=256)
+ARCHITECTURES = {"mixtral": "llama", "qwen3_moe": "qwen3moe", "glm4_moe": "glm4moe"}
 CONTROL, USER_DEFINED = gguf.TokenType.CONTROL, gguf.TokenType.USER_DEFINED
+
+
+EXPERTS = {
+    **dict.fromkeys(("mlp.gate", "block_sparse_moe.gate"), "ffn_gate_inp"),
+    **{f"mlp.shared_experts.{part}_proj": f"ffn_{part}_shexp" for part in ("gate", "up", "down")},
+    **{f"mlp.experts.{part}_proj": f"ffn_{part}_exps" for part in ("gate", "up", "down")},
+    **{
+        f"block_sparse_moe.experts.w{number}": f"ffn_{part}_exps"
+        for number, part in enumerate(("gate", "down", "up"), 1)
+    },
+}
+EXPERT = re.compile(r"(.*\.experts)\.(\d+)(\..*)")
+
+
+def stacked(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same weights with the matrices of all experts of a layer in one, without their number in its name."""
+    found: dict = {}
+    for name, values in weights.items():
+        match = EXPERT.fullmatch(name)
+        found.setdefault(f"{match[1]}{match[3]}" if match else name, []).append(values)
+    return {name: np.stack(values) if ".experts." in name else values[0] for name, values in found.items()}
 
 
 def stored_name(name: str) -> str:
     """blk.3.attn_q.weight for model.layers.3.self_attn.q_proj.weight."""
+    if name.endswith(".mlp.gate.e_score_correction_bias"):
+        return f"blk.{name.split('.')[2]}.exp_probs_b.bias"
     stem, suffix = name.rsplit(".", 1)
     if not stem.startswith("model.layers."):
         return f"{STORED[stem]}.{suffix}"
     _, _, layer, part = stem.split(".", 3)
-    return f"blk.{layer}.{STORED[part]}.{suffix}"
+    return f"blk.{layer}.{(STORED | EXPERTS)[part]}.{suffix}"
 
 
 def permuted(values: np.ndarray, heads: int) -> np.ndarray:
@@ -45,7 +70,8 @@ def permuted(values: np.ndarray, heads: int) -> np.ndarray:
 
 def random_floats(config: dict, seed: int = 0) -> dict[str, np.ndarray]:
     """float32 weights by their Hugging Face names."""
-    return {name: tiny.from_bf16(bits) for name, bits in tiny.random_weights(config, seed).items()}
+    stored = tiny.random_weights(config, seed)
+    return {name: tiny.from_bf16(bits) if bits.dtype == np.uint16 else bits for name, bits in stored.items()}
 
 
 def write_tiny(
@@ -72,7 +98,8 @@ def write_gguf(
 
     With `most_tensors`, the model is split over files of so many at most, and the first of them is returned.
     """
-    writer = gguf.GGUFWriter(path, config["model_type"], split_max_tensors=most_tensors)
+    architecture = ARCHITECTURES.get(config["model_type"], config["model_type"])
+    writer = gguf.GGUFWriter(path, architecture, split_max_tensors=most_tensors)
     head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     keys = {
         "context_length": config["max_position_embeddings"],
@@ -86,22 +113,23 @@ def write_gguf(
         "rope.freq_base": config["rope_theta"],
     } | {key.replace("__", "."): value for key, value in metadata.items()}
     for key, value in keys.items():
-        add_value(writer, f"{config['model_type']}.{key}", value)
+        add_value(writer, f"{architecture}.{key}", value)
     for key, value in (fields or {}).items():
         add_value(writer, key, value)
     if tokenizer:
         {"gpt2": add_byte_level, "llama": add_sentencepiece}[tokenizer](writer)
     heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
-    for name, values in weights.items():
+    for name, values in stacked(weights).items():
         for projection, count in heads.items():
-            if projection in name and config["model_type"] == "llama":
+            if projection in name and architecture in ("llama", "smollm3"):
                 values = permuted(values, count)
-        if not name.startswith(("model.", "lm_head.")):
-            writer.add_tensor(name, values)
-        elif values.ndim == 2 and dtype != GGMLQuantizationType.F32:
-            writer.add_tensor(stored_name(name), gguf.quants.quantize(values, dtype), raw_dtype=dtype)
+        stored = stored_name(name) if name.startswith(("model.", "lm_head.")) else name
+        if architecture == "glm4moe":
+            stored = stored.replace("ffn_norm", "post_attention_norm")
+        if values.ndim > 1 and dtype != GGMLQuantizationType.F32 and "ffn_gate_inp" not in stored:
+            writer.add_tensor(stored, gguf.quants.quantize(values, dtype), raw_dtype=dtype)
         else:
-            writer.add_tensor(stored_name(name), values)
+            writer.add_tensor(stored, values)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -1,0 +1,154 @@
+"""Families of GGUF files that are data alone: the same bits as from a folder, of experts in stacks and one by one."""
+
+import os
+
+import gguf
+import numpy as np
+import pytest
+import tiny
+import tiny_gguf
+from gguf import GGMLQuantizationType as Type
+
+import ellm.dsl
+import ellm.models
+from ellm.checkpoint import open_checkpoint
+from ellm.checkpoint.loader import load_weights
+from ellm.system.errors import InputError
+
+SIZES = dict(vocab=268, hidden_size=64, head_dim=16, intermediate_size=96)
+MOE = dict(moe_intermediate_size=32)
+FAMILIES = {
+    "SmolLM3ForCausalLM": (dict(layers=5), dict()),
+    "MixtralForCausalLM": (dict(), dict(expert_count=5, expert_used_count=2)),
+    "Qwen3MoeForCausalLM": (MOE, dict(expert_count=7, expert_used_count=3, expert_feed_forward_length=32)),
+    "Glm4MoeForCausalLM": (
+        MOE | dict(n_group=1, topk_group=1),
+        dict(
+            expert_count=12,
+            expert_used_count=4,
+            expert_shared_count=1,
+            expert_feed_forward_length=32,
+            expert_gating_func=2,
+            expert_weights_scale=2.5,
+            expert_weights_norm=True,
+            leading_dense_block_count=1,
+            rope__dimension_count=8,
+        ),
+    ),
+}
+
+
+def config_of(architecture) -> dict:
+    return tiny.make_config(architecture, **{"layers": 2, **SIZES, **FAMILIES[architecture][0]})
+
+
+def write(path, architecture, weights, dtype=Type.BF16, **keys):
+    return tiny_gguf.write_gguf(path, config_of(architecture), weights, dtype, **(FAMILIES[architecture][1] | keys))
+
+
+def packed(source) -> np.ndarray:
+    """The weights of the program that a checkpoint's configuration describes, as they lie in memory."""
+    with open_checkpoint(source) as checkpoint:
+        model = ellm.models.from_config(checkpoint.config, checkpoint.precision)
+        program = ellm.dsl.compile(model.graph(), context=512, chunk=64)
+        region = np.zeros(program.weights_bytes, np.uint8)
+        load_weights(program, checkpoint, region.ctypes.data, sorted(os.sched_getaffinity(0))[:1])
+        assert checkpoint.ignored(program) == []
+    assert region.any()
+    return region
+
+
+@pytest.mark.parametrize("architecture", FAMILIES)
+def test_a_gguf_packs_to_the_bytes_of_its_folder(tmp_path, architecture):
+    config = config_of(architecture)
+    folder = tiny.write_checkpoint(tmp_path / "folder", architecture, **SIZES, **FAMILIES[architecture][0])
+    tiny.write_json(folder / "config.json", config)
+    tiny.write_weights(folder, tiny.random_weights(config, 0), 1)
+    path = write(tmp_path / "tiny.gguf", architecture, tiny_gguf.random_floats(config))
+    with open_checkpoint(path) as ours, open_checkpoint(folder) as theirs:
+        assert ours.tensors.keys() == theirs.tensors.keys()
+        models = [ellm.models.from_config(one.config) for one in (ours, theirs)]
+        assert models[0].config == models[1].config
+    np.testing.assert_array_equal(packed(path), packed(folder))
+
+
+@pytest.mark.parametrize("architecture", ["MixtralForCausalLM", "Qwen3MoeForCausalLM"])
+def test_quantised_experts(tmp_path, architecture):
+    """Each expert's blocks lie apart in the stack: as if every one had been rounded by itself."""
+    weights = tiny_gguf.random_floats(config_of(architecture))
+    rounded = {
+        name: gguf.quants.dequantize(gguf.quants.quantize(values, Type.Q5_0), Type.Q5_0)
+        if values.ndim > 1 and ".gate.weight" not in name
+        else values
+        for name, values in weights.items()
+    }
+    one = write(tmp_path / "q5_0.gguf", architecture, weights, Type.Q5_0)
+    np.testing.assert_array_equal(packed(one), packed(write(tmp_path / "f32.gguf", architecture, rounded, Type.F32)))
+
+
+def test_experts_that_lie_apart(tmp_path):
+    """As files of Mixtral had them before experts were stacked."""
+    weights = tiny_gguf.random_floats(config_of("MixtralForCausalLM"))
+    stacks = write(tmp_path / "stacks.gguf", "MixtralForCausalLM", weights)
+    old = {}
+    for name, values in weights.items():
+        match = tiny_gguf.EXPERT.fullmatch(name)
+        if match:
+            name = tiny_gguf.stored_name(f"{match[1]}{match[3]}").replace("_exps", f".{match[2]}")
+        old[name] = values
+    np.testing.assert_array_equal(packed(write(tmp_path / "old.gguf", "MixtralForCausalLM", old)), packed(stacks))
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_scale_for_each_expert(tmp_path, scaled):
+    weights = tiny_gguf.random_floats(config_of("Qwen3MoeForCausalLM"))
+    factors = np.array([0.5, 1, 2, 4, 0.25, 8, 1], np.float32)
+    extra = {"blk.1.ffn_up_exps.scale": factors} if scaled else {}
+    path = write(tmp_path / "tiny.gguf", "Qwen3MoeForCausalLM", weights | extra)
+    with open_checkpoint(path) as checkpoint:
+        for expert in range(7):
+            name = f"model.layers.1.mlp.experts.{expert}.up_proj.weight"
+            wanted = weights[name] * factors[expert] if scaled else weights[name]
+            np.testing.assert_array_equal(checkpoint.read_rows(name, 0, 32), tiny.to_bf16(wanted))
+
+
+def test_layers_for_more_tokens_at_once_are_left_out(tmp_path):
+    config = config_of("Glm4MoeForCausalLM") | {"num_hidden_layers": 3}
+    weights = tiny_gguf.random_floats(config)
+    keys = FAMILIES["Glm4MoeForCausalLM"][1] | dict(nextn_predict_layers=1)
+    extra = {"blk.2.nextn.eh_proj.weight": np.zeros((64, 128), np.float32)}
+    path = tiny_gguf.write_gguf(tmp_path / "tiny.gguf", config, weights | extra, Type.BF16, **keys)
+    with open_checkpoint(path) as checkpoint:
+        assert checkpoint.config["num_hidden_layers"] == 2
+        model = ellm.models.from_config(checkpoint.config)
+        ignored = checkpoint.ignored(ellm.dsl.compile(model.graph(), context=512, chunk=64))
+    assert "blk.2.nextn.eh_proj.weight" in ignored
+    assert all(name.startswith(("model.layers.2.", "blk.2.nextn.")) for name in ignored)
+
+
+@pytest.mark.parametrize(
+    "architecture, keys, words",
+    [
+        ("MixtralForCausalLM", dict(expert_count=4), r"ffn_gate_exps.weight is \[5, 96, 64\], must be of 4 experts"),
+        (
+            "MixtralForCausalLM",
+            dict(expert_gating_func=2),
+            "llama.expert_gating_func is 2, ellm computes llama with 0 or 1",
+        ),
+        ("MixtralForCausalLM", dict(expert_weights_scale=2.0), "llama.expert_weights_scale is 2.0"),
+        (
+            "Qwen3MoeForCausalLM",
+            dict(expert_count=0),
+            "qwen3moe.expert_count is 0, of qwen3moe ellm has models with exp",
+        ),
+        ("Qwen3MoeForCausalLM", dict(expert_shared_count=1), "qwen3moe.expert_shared_count is 1"),
+        ("Qwen3MoeForCausalLM", dict(expert_weights_norm=False), "qwen3moe.expert_weights_norm is False"),
+        ("Qwen3MoeForCausalLM", dict(attention__sliding_window=64), "which ellm does not read for Qwen3MoeForCausalLM"),
+        ("Glm4MoeForCausalLM", dict(expert_gating_func=1), "glm4moe.expert_gating_func is 1"),
+        ("Glm4MoeForCausalLM", dict(nextn_predict_layers=2), "nextn_predict_layers is 2, must be below block_count 2"),
+    ],
+)
+def test_refused(tmp_path, architecture, keys, words):
+    weights = tiny_gguf.random_floats(config_of(architecture))
+    with pytest.raises(InputError, match=words):
+        open_checkpoint(write(tmp_path / "tiny.gguf", architecture, weights, **keys))
