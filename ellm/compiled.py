@@ -101,7 +101,7 @@ def compile_model(
     expanded_prefill: bool = False,
     dtype: str | None = None,
 ) -> Compiled:
-    """Compile a model for sequences of at most `context` positions (None: all it has) and steps of `chunk` rows.
+    """Compile a model for sequences of at most `context` positions (None: the model's own) and steps of `chunk` rows.
 
     `isa` is whose kernels will run it: how many rows a task takes suits them, and changes no bit. With `dtype`, a name
     of `ellm.kernels.formats`, matrices are packed in that format, but those that checkpoints of it keep in more bits;
@@ -114,14 +114,14 @@ def compile_model(
     """
     model = source.model
     context = model.context if context is None else context
-    if not 1 <= context <= model.context:
-        raise InputError(f"context {context}: this model has 1 to {model.context} positions")
+    if not 1 <= context <= model.longest:
+        raise InputError(f"context {context}: this model has 1 to {model.longest} positions")
     if expanded_prefill and chunk < EXPANDED_ROWS:
         raise InputError(f"expanded prefill: chunk {chunk}: it takes steps of at least {EXPANDED_ROWS} rows")
-    variants, graphs = [("", 1)], [model.graph()]
+    variants, graphs = [("", 1)], [model.graph(context)]
     if expanded_prefill:
         variants.append(("expanded prefill", EXPANDED_ROWS))
-        graphs.append(model.graph(expanded=True))
+        graphs.append(model.graph(context, expanded=True))
     packing = packed_as(KNOWN[dtype]) if dtype else as_stored
     programs = ellm.dsl.compile_all(
         graphs, context=context, chunk=chunk, row_block=isas.ROW_BLOCK[isa], packing=packing

@@ -8,9 +8,10 @@ from functools import partial
 from typing import Any
 
 from ellm.dsl import Graph, Precision, trace
-from ellm.models.config import DecoderConfig
+from ellm.models.config import WITHOUT_EFFECT, DecoderConfig
 from ellm.models.deepseek_v2 import deepseek_v2_block, read_deepseek_v2
 from ellm.models.deepseek_v3 import deepseek_v3_block, read_deepseek_v3
+from ellm.models.fields import Fields
 from ellm.models.glm4_moe import glm4_moe_block, read_glm4_moe
 from ellm.models.gpt_oss import gpt_oss_block, read_gpt_oss
 from ellm.models.layers import Block, decoder
@@ -30,7 +31,7 @@ class Architecture:
     """How a family reads its config and computes a layer."""
 
     family: str
-    read: Callable[[Mapping[str, Any]], DecoderConfig]
+    read: Callable[[Fields], DecoderConfig]
     block: Block
 
 
@@ -51,29 +52,44 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 @dataclass(frozen=True)
 class Model:
-    """A model that a config describes."""
+    """A model that a config describes; `unread` are fields of that which have no effect, though they might have."""
 
     family: str
     config: DecoderConfig
     block: Block
     precision: Precision
+    source: str
+    unread: tuple[str, ...]
+
+    @property
+    def longest(self) -> int:
+        """Most positions that a sequence may have."""
+        return max(rotary.most for rotary in self.config.rotary)
 
     @property
     def context(self) -> int:
-        """Most positions the model was made for."""
-        return self.config.max_position_embeddings
+        """How many positions sequences have unless it is said otherwise. Raises InputError if it must be said."""
+        for rotary in self.config.rotary:
+            if rotary.longer is not None and rotary.differs:
+                raise InputError(
+                    f"{self.source}: rope_type {rotary.kind!r} has other frequencies for each context from "
+                    f"{rotary.trained} to {rotary.most}: choose one (--context); up to {rotary.trained} they are those "
+                    f"of training"
+                )
+        return min((rotary.trained for rotary in self.config.rotary if rotary.longer), default=self.longest)
 
-    def graph(self, *, expanded: bool = False) -> Graph:
-        """Trace the model; `expanded` is for prefill, with cached latents expanded to keys and values.
+    def graph(self, context: int | None = None, *, expanded: bool = False) -> Graph:
+        """Trace the model for sequences of at most `context` positions, its own by default.
 
-        Raises ShapeError, or InputError if there are no latents to expand.
+        `expanded` is for prefill, with cached latents expanded to keys and values. Raises ShapeError, or InputError if
+        there are no latents to expand.
         """
-        config = self.config
+        config = replace(self.config, context=self.context if context is None else context)
         if expanded:
             if not isinstance(config, DeepseekConfig):
                 raise InputError(f"expanded prefill: {self.family} has no latent attention, so nothing to expand")
             config = replace(config, expanded=True)
-        return trace(partial(decoder, c=config, block=self.block), self.context, self.precision)
+        return trace(partial(decoder, c=config, block=self.block), self.longest, self.precision)
 
 
 def from_config(config: Mapping[str, Any], precision: Precision | None = None, source: str = "config.json") -> Model:
@@ -83,20 +99,32 @@ def from_config(config: Mapping[str, Any], precision: Precision | None = None, s
     file that the config comes from.
     """
     try:
-        return _read(config, precision)
+        return _read(Fields(config), precision, source)
     except InputError as error:
         raise InputError(f"{source}{str(error).removeprefix('config.json')}") from error
 
 
-def _read(config: Mapping[str, Any], precision: Precision | None) -> Model:
-    names = config.get("architectures")
+def _read(fields: Fields, precision: Precision | None, source: str) -> Model:
+    architecture = _architecture(fields)
+    by_config = precision_of(fields)
+    config = architecture.read(fields)
+    unread = tuple(path for path in fields.unasked() if path not in WITHOUT_EFFECT)
+    return Model(architecture.family, config, architecture.block, precision or by_config, source, unread)
+
+
+def _architecture(fields: Fields) -> Architecture:
+    """By `architectures` or, without it, by `model_type`."""
+    names, family = fields.get("architectures"), fields.get("model_type")
+    if not names and family is not None:
+        known = {architecture.family: architecture for architecture in ARCHITECTURES.values()}
+        if not isinstance(family, str) or family not in known:
+            raise fields.error("model_type", f"is unknown; known are {', '.join(known)}")
+        return known[family]
     if not isinstance(names, list) or not names:
-        raise InputError(f"config.json: architectures: {names!r} names no architecture")
+        raise fields.error("architectures", "names no architecture")
     if not isinstance(names[0], str) or names[0] not in ARCHITECTURES:
         raise InputError(f"config.json: architectures: {names[0]!r} is unknown; known are {', '.join(ARCHITECTURES)}")
-    architecture = ARCHITECTURES[names[0]]
-    by_config = precision_of(config)
-    return Model(architecture.family, architecture.read(config), architecture.block, precision or by_config)
+    return ARCHITECTURES[names[0]]
 
 
 __all__ = ["ARCHITECTURES", "Architecture", "Model", "from_config"]

@@ -1,78 +1,37 @@
-"""Reads config.json strictly: what is missing, of the wrong type or out of range is one line naming field and value."""
+"""The parts of config.json that families share, and what a family assumes where it is silent."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ellm.dsl import Rope
-from ellm.models.rope import positive, rope_from
+from ellm.models.fields import Fields
+from ellm.models.rope import Rotary, read_rope
 from ellm.system.errors import InputError
 
-_MOST = {  # far beyond any model: a damaged file must not cost memory or time without bound
-    "vocab_size": 1 << 24,
-    "max_position_embeddings": 1 << 24,
-    "sliding_window": 1 << 24,
-    "moe_intermediate_size": 1 << 16,
-    "n_shared_experts": 1 << 6,
-}
-_MOST |= dict.fromkeys(("head_dim", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"), 1 << 12)
-_MOST |= dict.fromkeys(("num_hidden_layers", "num_attention_heads", "num_key_value_heads"), 1 << 12)
-_MOST |= dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts"), 1 << 12)
-_MOST_WIDTH = 1 << 20  # of everything else
 _MOST_EXPERTS = 1 << 18  # of all layers together
-
-
-class Fields:
-    """The fields of a config.json."""
-
-    def __init__(self, config: Mapping[str, Any]):
-        self.config = config
-
-    def error(self, name: str, problem: str) -> InputError:
-        """Make the error for a field; the caller raises it."""
-        return InputError(f"config.json: {name}: {self.config.get(name)!r} {problem}")
-
-    def named(self, *names: str) -> str:
-        """Return the one of a field's names that the config uses, the first if none."""
-        return next((name for name in names if self.config.get(name) is not None), names[0])
-
-    def size(self, name: str, default: int | None = None) -> int:
-        """Return a positive int; null or absent is the default. Raises InputError."""
-        value = self.config.get(name)
-        if value is None and default is not None:
-            return default
-        if name not in self.config:
-            raise InputError(f"config.json: {name}: missing")
-        if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
-            raise self.error(name, "is not a positive int")
-        most = _MOST.get(name, _MOST_WIDTH)
-        if value > most:
-            raise self.error(name, f"is more than {most}")
-        return value
-
-    def number(self, name: str, default: float) -> float:
-        """Return a positive number. Raises InputError."""
-        return positive(name, self.config.get(name, default))
-
-    def count(self, name: str, default: int) -> int:
-        """Return an int that may be 0; null or absent is the default. Raises InputError."""
-        return self.size(name, default) if self.config.get(name) != 0 or self.config.get(name) is False else 0
-
-    def flag(self, name: str, default: bool = False) -> bool:
-        """Return a bool. Raises InputError."""
-        value = self.config.get(name, default)
-        if not isinstance(value, bool):
-            raise self.error(name, "is not true or false")
-        return value
+_SILU = ("silu", "swish")
+WITHOUT_EFFECT = frozenset(
+    (
+        *("_name_or_path", "auto_map", "transformers_version", "use_cache", "return_dict", "is_encoder_decoder"),
+        *("bos_token_id", "eos_token_id", "pad_token_id", "id2label", "label2id", "task_specific_params"),
+        *("chunk_size_feed_forward", "problem_type"),
+        *("experts_per_token", "initial_context_length", "qk_head_dim"),  # say again what others say
+        *("attention_dropout", "initializer_range", "pretraining_tp", "ep_size", "num_nextn_predict_layers"),
+        *("aux_loss_alpha", "seq_aux", "router_aux_loss_coef", "router_jitter_noise"),
+        *("output_attentions", "output_hidden_states", "output_router_logits"),
+    )
+)
+"""Fields that say nothing about logits: for training, for libraries, or read by others."""
 
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """What every decoder here has, with config.json's names. `rope` stands for all of its rope fields.
+    """What every decoder here has, with config.json's names. `rotary`, one a layer, stands for all of its rope fields.
 
-    `windows` has one number a layer: how many keys a row sees, itself included; 0 = all.
+    `windows` has one number a layer: how many keys a row sees, itself included; 0 = all. `context` is how long
+    sequences may be, which rope may depend on; 0 = as long as those of training.
     """
 
     vocab_size: int
@@ -87,8 +46,13 @@ class DecoderConfig:
     tie_word_embeddings: bool
     attention_bias: bool
     mlp_bias: bool
-    rope: Rope
+    rotary: tuple[Rotary, ...]
     windows: tuple[int, ...]
+    context: int
+
+    def rope(self, layer: int) -> Rope:
+        """The rotation of a layer."""
+        return self.rotary[layer].at(self.context)
 
 
 @dataclass(frozen=True)
@@ -107,7 +71,7 @@ class Defaults:
 
 
 def read_decoder(
-    config: Mapping[str, Any],
+    fields: Fields,
     defaults: Defaults,
     *,
     attention_bias: bool,
@@ -115,21 +79,19 @@ def read_decoder(
     windows: tuple[int, ...],
 ) -> DecoderConfig:
     """Read and check the fields that all families share. Raises InputError."""
-    fields = Fields(config)
     heads = fields.size("num_attention_heads")
     absent = defaults.num_key_value_heads or heads
-    kv_heads = fields.size("num_key_value_heads", heads if "num_key_value_heads" in config else absent)
+    kv_heads = fields.size("num_key_value_heads", heads if fields.is_null("num_key_value_heads") else absent)
     hidden = fields.size("hidden_size")
     if heads % kv_heads:
         raise InputError(f"config.json: num_attention_heads: {heads} is no multiple of num_key_value_heads {kv_heads}")
-    if config.get("head_dim") is None and defaults.head_dim is None and hidden % heads:
+    if fields.get("head_dim") is None and defaults.head_dim is None and hidden % heads:
         raise InputError(f"config.json: hidden_size: {hidden} is no multiple of num_attention_heads {heads}")
     head_dim = fields.size("head_dim", defaults.head_dim or hidden // heads)
     if head_dim % 2:
         raise InputError(f"config.json: head_dim: {head_dim} is odd, rope needs pairs")
-    if config.get("hidden_act", "silu") != "silu":
-        raise fields.error("hidden_act", "is not supported, only silu is")
-    context = fields.size("max_position_embeddings", defaults.max_position_embeddings)
+    fields.require("hidden_act", *_SILU)
+    positions = fields.size("max_position_embeddings", defaults.max_position_embeddings)
     return DecoderConfig(
         vocab_size=fields.size("vocab_size"),
         hidden_size=hidden,
@@ -138,22 +100,29 @@ def read_decoder(
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,
         head_dim=head_dim,
-        max_position_embeddings=context,
+        max_position_embeddings=positions,
         rms_norm_eps=fields.number("rms_norm_eps", defaults.rms_norm_eps),
         tie_word_embeddings=fields.flag("tie_word_embeddings"),
         attention_bias=attention_bias,
         mlp_bias=mlp_bias,
-        rope=rope_from(config, head_dim, context, defaults.rope_theta, defaults.partial_rotary_factor),
+        rotary=read_rope(
+            fields,
+            head_dim=head_dim,
+            max_position=positions,
+            default_theta=defaults.rope_theta,
+            default_part=defaults.partial_rotary_factor,
+            windows=windows,
+        ),
         windows=windows,
+        context=0,
     )
 
 
-def read_experts(config: Mapping[str, Any], *names: str, chosen: int | None = None) -> tuple[int, int]:
+def read_experts(fields: Fields, *names: str, chosen: int | None = None) -> tuple[int, int]:
     """Return how many experts there are, a field of one of these names, and how many a row goes to (else `chosen`).
 
     Raises InputError.
     """
-    fields = Fields(config)
     name = fields.named(*names)
     experts, top_k = fields.size(name), fields.size("num_experts_per_tok", chosen)
     if top_k > experts:
@@ -180,15 +149,13 @@ class SharedExpertsConfig(DecoderConfig):
     norm_topk_prob: bool
 
 
-def read_shared_experts(
-    config: Mapping[str, Any], base: DecoderConfig, *, group_top: int, **defaults: Any
-) -> SharedExpertsConfig:
+def read_shared_experts(fields: Fields, base: DecoderConfig, *, group_top: int, **defaults: Any) -> SharedExpertsConfig:
     """Read and check the fields of SharedExpertsConfig; `defaults` are the family's. Raises InputError.
 
     `group_top` is how many of a group's scores are summed to choose among groups, 0 if all experts are eligible.
     """
-    fields = Fields({**defaults, **{name: value for name, value in config.items() if value is not None}})
-    count, top_k = read_experts(fields.config, "n_routed_experts", "num_local_experts")
+    fields = fields.under(**defaults)
+    count, top_k = read_experts(fields, "n_routed_experts", "num_local_experts")
     groups, keep = (fields.size("n_group"), fields.size("topk_group")) if group_top else (0, 0)
     if groups and count % groups:
         raise fields.error("n_group", f"does not divide n_routed_experts {count}")
@@ -214,30 +181,26 @@ def read_shared_experts(
     )
 
 
-def used_window(config: Mapping[str, Any]) -> int:
+def used_window(fields: Fields) -> int:
     """Return `sliding_window` if `use_sliding_window`, else 0. Raises InputError."""
-    fields = Fields(config)
-    used = fields.flag("use_sliding_window") and config.get("sliding_window", 4096) is not None
+    used = fields.flag("use_sliding_window") and not fields.is_null("sliding_window")
     return fields.size("sliding_window", 4096) if used else 0
 
 
-def layer_windows(config: Mapping[str, Any]) -> tuple[int, ...]:
+def layer_windows(fields: Fields) -> tuple[int, ...]:
     """Return the window of each layer: by layer_types, or by max_window_layers. Raises InputError."""
-    fields, window = Fields(config), used_window(config)
-    layers = fields.size("num_hidden_layers")
-    first = config.get("max_window_layers", 28)
-    if isinstance(first, bool) or not isinstance(first, int) or first < 0:
-        raise fields.error("max_window_layers", "is not a number of layers")
-    if config.get("layer_types") is None:
+    window, layers = used_window(fields), fields.size("num_hidden_layers")
+    first = fields.count("max_window_layers", 28)
+    if fields.get("layer_types") is None:
         return tuple(window if layer >= first else 0 for layer in range(layers))
-    return typed_windows(config, layers, window)
+    return typed_windows(fields, layers, window)
 
 
-def typed_windows(config: Mapping[str, Any], layers: int, window: int) -> tuple[int, ...]:
+def typed_windows(fields: Fields, layers: int, window: int) -> tuple[int, ...]:
     """Return the window of each layer by `layer_types`. Raises InputError."""
-    types = config.get("layer_types")
+    types = fields.get("layer_types")
     if not isinstance(types, list) or len(types) != layers:
-        raise Fields(config).error("layer_types", f"is not a list of {layers} layers")
+        raise fields.error("layer_types", f"is not a list of {layers} layers")
     for name in types:
         if name not in ("full_attention", "sliding_attention"):
             raise InputError(f"config.json: layer_types: {name!r} is not full_attention or sliding_attention")

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from ellm.dsl import Cache, Value, Weights, linear, rms_norm, route, softmax
-from ellm.models.config import Fields
+from ellm.models.fields import Fields
 from ellm.models.layers import mlp, shared_and_routed
 from ellm.models.mla import DeepseekConfig, latent_attention, read_deepseek
 
@@ -14,7 +11,7 @@ from ellm.models.mla import DeepseekConfig, latent_attention, read_deepseek
 def deepseek_v2_block(x: Value, w: Weights, cache: Cache, c: DeepseekConfig, layer: int) -> Value:
     """One layer: x [T, hidden] gives [T, hidden]."""
     d, eps = c.hidden_size, c.rms_norm_eps
-    x = x + latent_attention(rms_norm(x, w.input_layernorm[d], eps), w.self_attn, cache, c)
+    x = x + latent_attention(rms_norm(x, w.input_layernorm[d], eps), w.self_attn, cache, c, layer)
     m = rms_norm(x, w.post_attention_layernorm[d], eps)
     if layer < c.first_k_dense_replace:
         return x + mlp(m, w.mlp, d, c.intermediate_size)
@@ -29,20 +26,18 @@ def deepseek_v2_block(x: Value, w: Weights, cache: Cache, c: DeepseekConfig, lay
     return shared_and_routed(x, m, w.mlp, routes, c)
 
 
-def read_deepseek_v2(config: Mapping[str, Any]) -> DeepseekConfig:
+def read_deepseek_v2(fields: Fields) -> DeepseekConfig:
     """Read the config of a DeepseekV2ForCausalLM. Raises InputError.
 
     As in transformers, norm_topk_prob has no effect and rope is always interleaved.
     """
-    fields = Fields(config)
-    method = config.get("topk_method") or "greedy"
+    method = fields.get("topk_method", "greedy")
     if method not in ("greedy", "group_limited_greedy"):
         raise fields.error("topk_method", "is not greedy or group_limited_greedy")
-    for name, only in (("scoring_func", "softmax"), ("moe_layer_freq", 1)):
-        if config.get(name, only) != only:
-            raise fields.error(name, f"is not supported, only {only} is")
+    for name, only in (("scoring_func", "softmax"), ("moe_layer_freq", 1), ("mlp_bias", False)):
+        fields.require(name, only)
     return read_deepseek(
-        {**config, "rope_interleave": True},
+        fields.over(rope_interleave=True),
         group_top=1 if method == "group_limited_greedy" else 0,
         max_position_embeddings=2048,
         n_routed_experts=64,

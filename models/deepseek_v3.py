@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from ellm.dsl import Cache, Value, Weights, rms_norm
-from ellm.models.config import Fields
+from ellm.models.fields import Fields
 from ellm.models.layers import mlp, shared_and_routed, sigmoid_routes
 from ellm.models.mla import DeepseekConfig, latent_attention, read_deepseek
 
@@ -14,21 +11,19 @@ from ellm.models.mla import DeepseekConfig, latent_attention, read_deepseek
 def deepseek_v3_block(x: Value, w: Weights, cache: Cache, c: DeepseekConfig, layer: int) -> Value:
     """One layer: x [T, hidden] gives [T, hidden]."""
     d, eps = c.hidden_size, c.rms_norm_eps
-    x = x + latent_attention(rms_norm(x, w.input_layernorm[d], eps), w.self_attn, cache, c)
+    x = x + latent_attention(rms_norm(x, w.input_layernorm[d], eps), w.self_attn, cache, c, layer)
     m = rms_norm(x, w.post_attention_layernorm[d], eps)
     if layer < c.first_k_dense_replace:
         return x + mlp(m, w.mlp, d, c.intermediate_size)
     return shared_and_routed(x, m, w.mlp, sigmoid_routes(m, w.mlp.gate, c), c)
 
 
-def read_deepseek_v3(config: Mapping[str, Any]) -> DeepseekConfig:
+def read_deepseek_v3(fields: Fields) -> DeepseekConfig:
     """Read the config of a DeepseekV3ForCausalLM. Raises InputError."""
-    fields = Fields(config)
     for name, only in (("scoring_func", "sigmoid"), ("topk_method", "noaux_tc"), ("moe_layer_freq", 1)):
-        if config.get(name, only) != only:
-            raise fields.error(name, f"is not supported, only {only} is")
+        fields.require(name, only)
     return read_deepseek(
-        config,
+        fields,
         group_top=2,
         max_position_embeddings=4096,
         n_routed_experts=256,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from ellm.dsl import Cache, Value, Weights, linear, rms_norm
-from ellm.models.config import Defaults, Fields, SharedExpertsConfig, read_decoder, read_shared_experts
+from ellm.models.config import Defaults, SharedExpertsConfig, read_decoder, read_shared_experts
+from ellm.models.fields import Fields
 from ellm.models.layers import attention, mlp, shared_and_routed, sigmoid_routes
 
 
@@ -34,17 +33,16 @@ def glm4_moe_block(x: Value, w: Weights, cache: Cache, c: Glm4MoeConfig, layer: 
     return shared_and_routed(x, m, w.mlp, sigmoid_routes(m, w.mlp.gate, c), c)
 
 
-def read_glm4_moe(config: Mapping[str, Any]) -> Glm4MoeConfig:
+def read_glm4_moe(fields: Fields) -> Glm4MoeConfig:
     """Read the config of a Glm4MoeForCausalLM. Raises InputError."""
-    fields = Fields(config)
     base = read_decoder(
-        config,
+        fields,
         Defaults(num_key_value_heads=8, max_position_embeddings=131072, rms_norm_eps=1e-5, partial_rotary_factor=0.5),
         attention_bias=fields.flag("attention_bias"),
         windows=(0,) * fields.size("num_hidden_layers"),
     )
     shared = read_shared_experts(
-        config,
+        fields,
         base,
         group_top=2,
         n_routed_experts=128,

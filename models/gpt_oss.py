@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from ellm.dsl import Cache, Expert, Value, Weights, attend, clamped_swiglu, experts, linear, rms_norm, rope, route
-from ellm.models.config import DecoderConfig, Defaults, Fields, read_decoder, read_experts, typed_windows
+from ellm.models.config import DecoderConfig, Defaults, read_decoder, read_experts, typed_windows
+from ellm.models.fields import Fields
 
 _YARN = {
     "rope_type": "yarn",
@@ -35,9 +34,9 @@ def gpt_oss_block(x: Value, w: Weights, cache: Cache, c: GptOssConfig, layer: in
     bias, attn = c.attention_bias, w.self_attn
     a = rms_norm(x, w.input_layernorm[d], eps)
     query, key = linear(a, attn.q_proj[h, k, d], bias=bias), linear(a, attn.k_proj[g, k, d], bias=bias)
-    kv = cache.append(k=rope(key, c.rope), v=linear(a, attn.v_proj[g, k, d], bias=bias))
+    kv = cache.append(k=rope(key, c.rope(layer)), v=linear(a, attn.v_proj[g, k, d], bias=bias))
     window = c.windows[layer]
-    o = attend(rope(query, c.rope), kv["k"], kv["v"], scale=k**-0.5, window=window, sinks=attn.sinks[h])
+    o = attend(rope(query, c.rope(layer)), kv["k"], kv["v"], scale=k**-0.5, window=window, sinks=attn.sinks[h])
     x = x + linear(o, attn.o_proj[d, h, k], bias=bias)
     m = rms_norm(x, w.post_attention_layernorm[d], eps)
     scores = linear(m, w.mlp.router[c.num_local_experts, d], bias=True)
@@ -55,16 +54,15 @@ def expert(rows: Value, e: Expert, w: Weights, c: GptOssConfig) -> Value:
     return linear(y, w.down_proj[e, n, d].transposed, bias=True)
 
 
-def read_gpt_oss(config: Mapping[str, Any]) -> GptOssConfig:
+def read_gpt_oss(fields: Fields) -> GptOssConfig:
     """Read the config of a GptOssForCausalLM. Raises InputError."""
-    fields = Fields(config)
     layers, window = fields.size("num_hidden_layers"), fields.size("sliding_window", 128)
     alternating = ["full_attention" if layer % 2 else "sliding_attention" for layer in range(layers)]
-    windows = typed_windows({**config, "layer_types": config.get("layer_types") or alternating}, layers, window)
-    if config.get("rope_scaling") is None and config.get("rope_parameters") is None:
-        config = {**config, "rope_scaling": _YARN}
+    windows = typed_windows(fields.under(layer_types=alternating), layers, window)
+    if not fields.get("rope_scaling") and not fields.get("rope_parameters"):
+        fields = fields.over(rope_scaling=_YARN)
     base = read_decoder(
-        config,
+        fields,
         Defaults(
             head_dim=64,
             num_key_value_heads=8,
@@ -75,7 +73,7 @@ def read_gpt_oss(config: Mapping[str, Any]) -> GptOssConfig:
         attention_bias=fields.flag("attention_bias", True),
         windows=windows,
     )
-    count, top_k = read_experts(config, "num_local_experts", "num_experts", chosen=4)
+    count, top_k = read_experts(fields, "num_local_experts", "num_experts", chosen=4)
     return GptOssConfig(
         **vars(base),
         num_local_experts=count,

@@ -33,8 +33,8 @@ Block = Callable[[Value, Weights, Cache, Any, int], Value]
 def attention(q: Value, k: Value, v: Value, cache: Cache, c: DecoderConfig, layer: int) -> Value:
     """Grouped-query attention with rope (Ainslie et al. 2023): q [T, heads, head_dim] gives the same shape; k and v are
     [T, kv heads, head_dim]."""
-    kv = cache.append(k=rope(k, c.rope), v=v)
-    return attend(rope(q, c.rope), kv["k"], kv["v"], scale=c.head_dim**-0.5, window=c.windows[layer])
+    kv = cache.append(k=rope(k, c.rope(layer)), v=v)
+    return attend(rope(q, c.rope(layer)), kv["k"], kv["v"], scale=c.head_dim**-0.5, window=c.windows[layer])
 
 
 def mlp(m: Value, w: Weights, d: int, n: int, bias: bool = False) -> Value:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from ellm.dsl import Cache, Value, Weights, linear, rms_norm
-from ellm.models.config import DecoderConfig, Defaults, Fields, layer_windows, read_decoder
+from ellm.models.config import DecoderConfig, Defaults, layer_windows, read_decoder
+from ellm.models.fields import Fields
 from ellm.models.layers import attention, mlp
 
 
@@ -23,11 +21,10 @@ def llama_block(x: Value, w: Weights, cache: Cache, c: DecoderConfig, layer: int
     return x + mlp(m, w.mlp, d, c.intermediate_size, bias=c.mlp_bias)
 
 
-def read_llama(config: Mapping[str, Any]) -> DecoderConfig:
+def read_llama(fields: Fields) -> DecoderConfig:
     """Read the config of a LlamaForCausalLM. Raises InputError."""
-    fields = Fields(config)
     return read_decoder(
-        config,
+        fields,
         Defaults(max_position_embeddings=2048),
         attention_bias=fields.flag("attention_bias"),
         mlp_bias=fields.flag("mlp_bias"),
@@ -35,16 +32,15 @@ def read_llama(config: Mapping[str, Any]) -> DecoderConfig:
     )
 
 
-def read_mistral(config: Mapping[str, Any]) -> DecoderConfig:
+def read_mistral(fields: Fields) -> DecoderConfig:
     """Read the config of a MistralForCausalLM: one window for all layers, or layer_types. Raises InputError."""
-    fields = Fields(config)
-    sliding = config.get("sliding_window", 4096) is not None
-    if config.get("layer_types") is not None:
-        windows = layer_windows({**config, "use_sliding_window": sliding})
+    sliding = not fields.is_null("sliding_window")
+    if fields.get("layer_types") is not None:
+        windows = layer_windows(fields.over(use_sliding_window=sliding))
     else:
         windows = (fields.size("sliding_window", 4096) if sliding else 0,) * fields.size("num_hidden_layers")
     return read_decoder(
-        config,
+        fields,
         Defaults(num_key_value_heads=8, max_position_embeddings=131072),
         attention_bias=False,
         windows=windows,

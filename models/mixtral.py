@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from ellm.dsl import Cache, Expert, Value, Weights, experts, linear, rms_norm, route, softmax, swiglu
-from ellm.models.config import DecoderConfig, Defaults, Fields, read_decoder, read_experts
+from ellm.models.config import DecoderConfig, Defaults, read_decoder, read_experts
+from ellm.models.fields import Fields
 from ellm.models.layers import attention
 
 
@@ -38,15 +37,14 @@ def mixtral_block(x: Value, w: Weights, cache: Cache, c: MixtralConfig, layer: i
     return x + experts(routes, m, expert)
 
 
-def read_mixtral(config: Mapping[str, Any]) -> MixtralConfig:
+def read_mixtral(fields: Fields) -> MixtralConfig:
     """Read the config of a MixtralForCausalLM. Raises InputError."""
-    fields = Fields(config)
-    window = fields.size("sliding_window") if config.get("sliding_window") is not None else 0
+    window = fields.size("sliding_window") if fields.get("sliding_window") is not None else 0
     base = read_decoder(
-        config,
+        fields,
         Defaults(num_key_value_heads=8, max_position_embeddings=131072, rms_norm_eps=1e-5, rope_theta=1e6),
         attention_bias=False,
         windows=(window,) * fields.size("num_hidden_layers"),
     )
-    count, top_k = read_experts(config, "num_local_experts", "num_experts", chosen=2)
+    count, top_k = read_experts(fields, "num_local_experts", "num_experts", chosen=2)
     return MixtralConfig(**vars(base), num_local_experts=count, num_experts_per_tok=top_k)

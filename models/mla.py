@@ -7,35 +7,30 @@ is asked for by name expands them, on the same cache.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ellm.dsl import Cache, Value, Weights, attend, concat, expand_latent, head_linear, linear, rms_norm, rope
-from ellm.models.config import Defaults, Fields, SharedExpertsConfig, read_decoder, read_shared_experts
-from ellm.models.rope import score_factor
+from ellm.models.config import Defaults, SharedExpertsConfig, read_decoder, read_shared_experts
+from ellm.models.fields import Fields
 
 __composites__ = True  # an error in one begins with the line of the model that calls it
 
 
 @dataclass(frozen=True)
 class DeepseekConfig(SharedExpertsConfig):
-    """As config.json has it; head_dim is qk_rope_head_dim. `score_factor` is YaRN's on attention scores.
-
-    q_lora_rank is 0 if queries have no latent.
-    """
+    """As config.json has it; head_dim is qk_rope_head_dim. q_lora_rank is 0 if queries have no latent."""
 
     q_lora_rank: int
     kv_lora_rank: int
     qk_nope_head_dim: int
     qk_rope_head_dim: int
     v_head_dim: int
-    score_factor: float
     rope_interleave: bool
     expanded: bool = False  # not of config.json: attend to expanded keys and values
 
 
-def latent_attention(x: Value, w: Weights, cache: Cache, c: DeepseekConfig) -> Value:
+def latent_attention(x: Value, w: Weights, cache: Cache, c: DeepseekConfig, layer: int) -> Value:
     """Attention of normalised rows x [T, hidden], without residual: [T, hidden]."""
     d, h, r, eps, bias = c.hidden_size, c.num_attention_heads, c.kv_lora_rank, c.rms_norm_eps, c.attention_bias
     nope, rotary, v = c.qk_nope_head_dim, c.qk_rope_head_dim, c.v_head_dim
@@ -47,12 +42,12 @@ def latent_attention(x: Value, w: Weights, cache: Cache, c: DeepseekConfig) -> V
         query = linear(x, w.q_proj[h, nope + rotary, d])
     to_keys, to_values = w.kv_b_proj[h, nope + v, r].split(nope, v, dim=1)
     plain = query[..., :nope] if c.expanded else head_linear(query[..., :nope], to_keys.transposed)
-    query = concat(plain, rope(query[..., nope:], c.rope, interleaved=c.rope_interleave))
+    query = concat(plain, rope(query[..., nope:], c.rope(layer), interleaved=c.rope_interleave))
     joined = linear(x, w.kv_a_proj_with_mqa[1, r + rotary, d], bias=bias)
     latent = rms_norm(joined[..., :r], w.kv_a_layernorm[r], eps)
-    key = concat(latent, rope(joined[..., r:], c.rope, interleaved=c.rope_interleave))
+    key = concat(latent, rope(joined[..., r:], c.rope(layer), interleaved=c.rope_interleave))
     kv = cache.append(k=key, v=r)
-    scale = (nope + rotary) ** -0.5 * c.score_factor
+    scale = (nope + rotary) ** -0.5 * c.rotary[layer].score_factor
     if c.expanded:
         kv = expand_latent(kv, to_keys, to_values)
     o = attend(query, kv["k"], kv["v"], scale=scale)
@@ -60,27 +55,23 @@ def latent_attention(x: Value, w: Weights, cache: Cache, c: DeepseekConfig) -> V
     return linear(o, w.o_proj[d, h, v], bias=bias)
 
 
-def read_deepseek(
-    config: Mapping[str, Any], *, group_top: int, max_position_embeddings: int, **defaults: Any
-) -> DeepseekConfig:
+def read_deepseek(fields: Fields, *, group_top: int, max_position_embeddings: int, **defaults: Any) -> DeepseekConfig:
     """Read the fields that DeepSeek-V2 and V3 share; the rest is what they differ in. Raises InputError."""
-    fields = Fields({name: value for name, value in config.items() if value is not None})
     rotary = fields.size("qk_rope_head_dim", 64)
     if rotary % 2:
         raise fields.error("qk_rope_head_dim", "is odd, rope needs pairs")
     base = read_decoder(
-        {**config, "head_dim": rotary, "num_key_value_heads": config.get("num_attention_heads")},
+        fields.over(head_dim=rotary, num_key_value_heads=None),
         Defaults(max_position_embeddings=max_position_embeddings),
         attention_bias=fields.flag("attention_bias"),
         windows=(0,) * fields.size("num_hidden_layers"),
     )
     return DeepseekConfig(
-        **vars(read_shared_experts(config, base, group_top=group_top, **defaults)),
-        q_lora_rank=fields.size("q_lora_rank", 1536) if config.get("q_lora_rank", 1536) is not None else 0,
+        **vars(read_shared_experts(fields, base, group_top=group_top, **defaults)),
+        q_lora_rank=fields.size("q_lora_rank", 1536) if not fields.is_null("q_lora_rank") else 0,
         kv_lora_rank=fields.size("kv_lora_rank", 512),
         qk_nope_head_dim=fields.size("qk_nope_head_dim", 128),
         qk_rope_head_dim=rotary,
         v_head_dim=fields.size("v_head_dim", 128),
-        score_factor=score_factor(config),
         rope_interleave=fields.flag("rope_interleave", True),
     )

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from ellm.dsl import Cache, Value, Weights, linear, rms_norm
 from ellm.models.config import DecoderConfig, Defaults, layer_windows, read_decoder
+from ellm.models.fields import Fields
 from ellm.models.layers import attention, mlp
 
 
@@ -21,6 +19,6 @@ def qwen2_block(x: Value, w: Weights, cache: Cache, c: DecoderConfig, layer: int
     return x + mlp(rms_norm(x, w.post_attention_layernorm[d], eps), w.mlp, d, c.intermediate_size)
 
 
-def read_qwen2(config: Mapping[str, Any]) -> DecoderConfig:
+def read_qwen2(fields: Fields) -> DecoderConfig:
     """Read the config of a Qwen2ForCausalLM. Raises InputError."""
-    return read_decoder(config, Defaults(num_key_value_heads=32), attention_bias=False, windows=layer_windows(config))
+    return read_decoder(fields, Defaults(num_key_value_heads=32), attention_bias=False, windows=layer_windows(fields))

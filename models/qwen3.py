@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from ellm.dsl import Cache, Value, Weights, linear, rms_norm
-from ellm.models.config import DecoderConfig, Defaults, Fields, layer_windows, read_decoder
+from ellm.models.config import DecoderConfig, Defaults, layer_windows, read_decoder
+from ellm.models.fields import Fields
 from ellm.models.layers import attention, mlp
 
 
@@ -28,11 +26,11 @@ def qwen3_block(x: Value, w: Weights, cache: Cache, c: DecoderConfig, layer: int
     return x + mlp(m, w.mlp, c.hidden_size, c.intermediate_size)
 
 
-def read_qwen3(config: Mapping[str, Any]) -> DecoderConfig:
+def read_qwen3(fields: Fields) -> DecoderConfig:
     """Read the config of a Qwen3ForCausalLM. Raises InputError."""
     return read_decoder(
-        config,
+        fields,
         Defaults(head_dim=128, num_key_value_heads=32),
-        attention_bias=Fields(config).flag("attention_bias"),
-        windows=layer_windows(config),
+        attention_bias=fields.flag("attention_bias"),
+        windows=layer_windows(fields),
     )

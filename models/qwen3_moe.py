@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from ellm.dsl import Cache, Value, Weights, experts, linear, rms_norm, route, softmax
-from ellm.models.config import DecoderConfig, Defaults, Fields, read_decoder, read_experts
+from ellm.models.config import DecoderConfig, Defaults, read_decoder, read_experts
+from ellm.models.fields import Fields
 from ellm.models.layers import mlp
 from ellm.models.qwen3 import qwen3_attention
 
@@ -35,32 +34,30 @@ def qwen3_moe_block(x: Value, w: Weights, cache: Cache, c: Qwen3MoeConfig, layer
     return x + experts(routes, m, lambda rows, e: mlp(rows, w.mlp.experts[e], d, c.moe_intermediate_size))
 
 
-def read_qwen3_moe(config: Mapping[str, Any]) -> Qwen3MoeConfig:
+def read_qwen3_moe(fields: Fields) -> Qwen3MoeConfig:
     """Read the config of a Qwen3MoeForCausalLM. Raises InputError."""
-    fields = Fields(config)
-    used = fields.flag("use_sliding_window") and config.get("sliding_window", 4096) is not None
+    used = fields.flag("use_sliding_window") and not fields.is_null("sliding_window")
     window = fields.size("sliding_window", 4096) if used else 0
     base = read_decoder(
-        config,
+        fields,
         Defaults(num_key_value_heads=4),
         attention_bias=fields.flag("attention_bias"),
         windows=(window,) * fields.size("num_hidden_layers"),
     )
-    count, top_k = read_experts(config, "num_experts", "num_local_experts", chosen=8)
+    count, top_k = read_experts(fields, "num_experts", "num_local_experts", chosen=8)
     return Qwen3MoeConfig(
         **vars(base),
         num_experts=count,
         num_experts_per_tok=top_k,
         moe_intermediate_size=fields.size("moe_intermediate_size", 768),
         norm_topk_prob=fields.flag("norm_topk_prob"),
-        sparse=_sparse_layers(config, base.num_hidden_layers),
+        sparse=_sparse_layers(fields, base.num_hidden_layers),
     )
 
 
-def _sparse_layers(config: Mapping[str, Any], layers: int) -> tuple[bool, ...]:
+def _sparse_layers(fields: Fields, layers: int) -> tuple[bool, ...]:
     """Every `decoder_sparse_step`-th layer, without `mlp_only_layers`."""
-    fields = Fields(config)
-    dense = config.get("mlp_only_layers") or []
+    dense = fields.get("mlp_only_layers", [])
     if not isinstance(dense, list) or not all(isinstance(layer, int) for layer in dense):
         raise fields.error("mlp_only_layers", "is not a list of layers")
     step = fields.size("decoder_sparse_step", 1)

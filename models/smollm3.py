@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from ellm.dsl import Cache, Value, Weights, attend, linear, rms_norm, rope
-from ellm.models.config import DecoderConfig, Defaults, Fields, read_decoder, typed_windows
+from ellm.models.config import DecoderConfig, Defaults, read_decoder, typed_windows
+from ellm.models.fields import Fields
 from ellm.models.layers import mlp
 
 
@@ -26,7 +25,7 @@ def smollm3_block(x: Value, w: Weights, cache: Cache, c: SmolLM3Config, layer: i
     key = linear(a, w.self_attn.k_proj[g, k, d], bias=c.attention_bias)
     value = linear(a, w.self_attn.v_proj[g, k, d], bias=c.attention_bias)
     if c.rotated[layer]:
-        query, key = rope(query, c.rope), rope(key, c.rope)
+        query, key = rope(query, c.rope(layer)), rope(key, c.rope(layer))
     kv = cache.append(k=key, v=value)
     o = attend(query, kv["k"], kv["v"], scale=k**-0.5, window=c.windows[layer])
     x = x + linear(o, w.self_attn.o_proj[d, h, k], bias=c.attention_bias)
@@ -34,19 +33,18 @@ def smollm3_block(x: Value, w: Weights, cache: Cache, c: SmolLM3Config, layer: i
     return x + mlp(m, w.mlp, d, c.intermediate_size, bias=c.mlp_bias)
 
 
-def read_smollm3(config: Mapping[str, Any]) -> SmolLM3Config:
+def read_smollm3(fields: Fields) -> SmolLM3Config:
     """Read the config of a SmolLM3ForCausalLM. Raises InputError."""
-    config = {"tie_word_embeddings": True, **config}
-    fields = Fields(config)
+    fields = fields.under(tie_word_embeddings=True)
     rotated = _rotated_layers(fields)
-    used = fields.flag("use_sliding_window") and config.get("sliding_window") is not None
+    used = fields.flag("use_sliding_window") and fields.get("sliding_window") is not None
     window = fields.size("sliding_window") if used else 0
-    if config.get("layer_types") is not None:
-        windows = typed_windows(config, len(rotated), window)
+    if fields.get("layer_types") is not None:
+        windows = typed_windows(fields, len(rotated), window)
     else:
         windows = tuple(0 if rope else window for rope in rotated)
     base = read_decoder(
-        config,
+        fields,
         Defaults(num_key_value_heads=4, rope_theta=2000000.0),
         attention_bias=fields.flag("attention_bias"),
         mlp_bias=fields.flag("mlp_bias"),
@@ -57,9 +55,9 @@ def read_smollm3(config: Mapping[str, Any]) -> SmolLM3Config:
 
 def _rotated_layers(fields: Fields) -> tuple[bool, ...]:
     """By `no_rope_layers`, where 1 means with rope, or all but every `no_rope_layer_interval`-th."""
-    layers, flags = fields.size("num_hidden_layers"), fields.config.get("no_rope_layers")
+    layers, flags = fields.size("num_hidden_layers"), fields.get("no_rope_layers")
+    interval = fields.size("no_rope_layer_interval", 4)
     if flags is None:
-        interval = fields.size("no_rope_layer_interval", 4)
         return tuple((layer + 1) % interval != 0 for layer in range(layers))
     if not isinstance(flags, list) or len(flags) != layers or any(flag not in (0, 1) for flag in flags):
         raise fields.error("no_rope_layers", f"is not a list of {layers} zeros and ones")

@@ -35,7 +35,7 @@ OTHER_MEANINGS = {  # the same word for something else
     ("ellm/checkpoint/gguf_rope.py", "linear"),  # a kind of rope scaling
     ("ellm/pages/model.js", "logits"),  # a kind of group
     ("ellm/pages/model.js", "sample"),
-    ("models/rope.py", "linear"),
+    ("models/frequencies.py", "linear"),
     ("models/deepseek_v2.py", "softmax"),  # a value in config.json
     ("models/deepseek_v3.py", "sigmoid"),
     ("models/gpt_oss.py", "softmax"),  # how weights are normalised

@@ -64,16 +64,18 @@ def price_lines(subject: Subject) -> list[str]:
 
 
 def unused_lines(subject: Subject) -> list[str]:
-    """Which of several models this is, and what of the checkpoint is not used, or that no weights were looked at."""
+    """Which of several models this is, and what of its configuration and checkpoint is not used, or looked at."""
     if subject.compiled is None:
         return []
     source = subject.compiled.source
+    unread = source.model.unread
+    lines = [f"not used: {len(unread)} fields of the configuration: {', '.join(unread)}"] if unread else []
     if source.checkpoint is None:
-        return [NOT_LOOKED_AT]
+        return [*lines, NOT_LOOKED_AT]
     checkpoint = source.checkpoint
     unused = [f"metadata not used: {', '.join(checkpoint.unused_metadata)}"] if checkpoint.unused_metadata else []
     tensors = skipped(checkpoint.ignored(subject.program), source.model.config.num_hidden_layers)
-    return [*checkpoint.notes, *tensors, *unused]
+    return [*checkpoint.notes, *lines, *tensors, *unused]
 
 
 def reasons(subject: Subject) -> dict[operator_kinds.OperatorKind, str]:

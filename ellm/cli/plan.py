@@ -33,7 +33,7 @@ def plan(
     """
     described = description.load(machine)
     source = read_source(model)
-    positions = source.model.context
+    positions = source.model.longest
     context = min(length("--context", context, 4096, positions), positions - 1)  # a token comes after these
     prompt = length("--prompt", prompt, 512, positions)
 

@@ -9,6 +9,7 @@ shows.
 
 import numpy as np
 from families import family
+from tiny import ROPES
 from tiny_shapes import is_latent
 
 TOKENS = 512
@@ -24,6 +25,8 @@ GOLDEN = {
     "llama-linear": dict(architecture="LlamaForCausalLM", rope="linear", hidden_size=84, num_attention_heads=6),
     "llama-llama3": dict(architecture="LlamaForCausalLM", rope="llama3", rope_theta=500000.0, vocab=299, layers=3),
     "llama-yarn": dict(architecture="LlamaForCausalLM", rope="yarn", form="new", tie_word_embeddings=True),
+    "llama-dynamic": dict(architecture="LlamaForCausalLM", rope="dynamic", form="new", max_position_embeddings=256),
+    "llama-factors": dict(architecture="LlamaForCausalLM", rope="longrope"),
     "llama-biases": dict(architecture="LlamaForCausalLM", attention_bias=True, mlp_bias=True, rms_norm_eps=0.05),
     "mistral-window": dict(architecture="MistralForCausalLM", sliding_window=100, form="new", head_dim=40),
     "mistral-full": dict(architecture="MistralForCausalLM", sliding_window=None, num_key_value_heads=1),
@@ -81,6 +84,9 @@ SPARSE = {  # models with experts or quantised weights that also have golden log
 }  # fmt: skip
 GOLDEN |= SPARSE
 
+CONTEXTS = {"llama-dynamic": TOKENS, "llama-factors": TOKENS}
+"""How long sequences are, where frequencies depend on it: the prompt, which is all that transformers is given."""
+
 ARCHITECTURES = {
     "llama": dict(architecture="LlamaForCausalLM", hidden_size=84),
     "mistral": dict(architecture="MistralForCausalLM", sliding_window=77),
@@ -107,6 +113,10 @@ LIVE = {
             rope_type="yarn", factor=8.0, original_max_position_embeddings=128, beta_fast=20.0, beta_slow=2.0,
             attention_factor=1.25, truncate=False,
         ),
+    ),
+    "llama-proportional": dict(architecture="LlamaForCausalLM", rope="proportional", form="new"),
+    "llama-factors-short": dict(
+        architecture="LlamaForCausalLM", rope={**ROPES["longrope"], "original_max_position_embeddings": 512}, form="new"
     ),
     "llama-old-type": dict(architecture="LlamaForCausalLM", rope={"type": "linear", "factor": 2.0}),
     "qwen2-window": dict(

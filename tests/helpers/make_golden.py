@@ -5,7 +5,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from families import family
-from model_configs import CONFIGS, HEAD_DIMS, ROPES, rope_config
+from model_configs import CONFIGS, HEAD_DIMS, LONGER, ROPES, rope_config
 
 GOLDEN = Path(__file__).parents[1] / "models" / "golden.json"
 
@@ -23,18 +23,28 @@ def weights_of(config: dict) -> dict[str, list[int]]:
             return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
 
 
-def frequencies_of(config: dict) -> dict:
-    """inv_freq (as float32) and attention factor."""
+def frequencies_of(config: dict, context: int | None = None) -> dict:
+    """inv_freq (as float32) and attention factor, of a sequence of `context` positions or within those of training."""
     from transformers import LlamaConfig
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
     embedding = LlamaRotaryEmbedding(LlamaConfig(**config))
-    return {"inv_freq": embedding.inv_freq.tolist(), "factor": embedding.attention_scaling}
+    frequencies, factor = embedding.inv_freq, embedding.attention_scaling
+    if context is not None:
+        frequencies, factor = ROPE_INIT_FUNCTIONS[embedding.rope_type](embedding.config, seq_len=context)
+    return {"inv_freq": frequencies.tolist(), "factor": factor}
 
 
 def golden() -> dict:
     ropes = {f"{name}-{dim}": frequencies_of(rope_config(name, dim, "new")) for name in ROPES for dim in HEAD_DIMS}
-    return {"weights": {name: weights_of(config) for name, config in CONFIGS.items()}, "ropes": ropes}
+    longer = {
+        f"{name}-{dim}-{context}": frequencies_of(rope_config(name, dim, "new"), context)
+        for name, contexts in LONGER.items()
+        for dim in HEAD_DIMS
+        for context in contexts
+    }
+    return {"weights": {name: weights_of(config) for name, config in CONFIGS.items()}, "ropes": ropes | longer}
 
 
 if __name__ == "__main__":

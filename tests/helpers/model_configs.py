@@ -115,13 +115,38 @@ ROPES = {
         "original_max_position_embeddings": 1024,
         "attention_factor": 1.25,
     },
+    "dynamic": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0},
+    "longrope": {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "short_factor": [1.0, 1.05, 1.1, 1.3],
+        "long_factor": [1.0, 2.5, 17.3, 41.0],
+        "original_max_position_embeddings": 1024,
+    },
+    "longrope-attention-factor": {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "short_factor": [1.0],
+        "long_factor": [1.0, 32.0],
+        "original_max_position_embeddings": 512,
+        "factor": 16.0,
+        "attention_factor": 1.19,
+    },
+    "proportional": {"rope_type": "proportional", "rope_theta": 1e6, "partial_rotary_factor": 0.25, "factor": 2.0},
 }
+LONGER = {"dynamic": (4097, 8192), "longrope": (1025, 4096), "longrope-attention-factor": (513,)}
+"""Contexts beyond those of training, for ropes that have other frequencies there."""
 HEAD_DIMS = (64, 128)
+
+
+def _repeated(value, count: int):
+    """A list of so many numbers, each of a shorter one in turn; what is no list, as it is."""
+    return [value[number * len(value) // count] for number in range(count)] if isinstance(value, list) else value
 
 
 def rope_config(name: str, head_dim: int, form: str) -> dict:
     """A config with this rope, in transformers 5's form ("new") or the one before ("old")."""
-    rope = dict(ROPES[name])
+    rope = {field: _repeated(value, head_dim // 2) for field, value in ROPES[name].items()}
     config = {**CONFIGS["llama"], "head_dim": head_dim}
     if form == "new":
         return {**config, "rope_parameters": rope}

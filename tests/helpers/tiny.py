@@ -38,6 +38,14 @@ ROPES: dict[str, dict] = {
         "beta_slow": 1.0,
         "truncate": False,
     },
+    "dynamic": {"rope_type": "dynamic", "factor": 4.0},
+    "longrope": {
+        "rope_type": "longrope",
+        "short_factor": [1.0] * 4 + [1.1] * 4 + [1.3] * 4,
+        "long_factor": [1.0] * 4 + [2.5] * 4 + [17.0] * 4,
+        "original_max_position_embeddings": 256,
+    },
+    "proportional": {"rope_type": "proportional", "partial_rotary_factor": 0.5},
 }
 QUANTIZATION: dict[str, dict] = {
     "fp8": {

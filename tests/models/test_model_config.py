@@ -11,6 +11,13 @@ from ellm.system.errors import InputError
 LLAMA, QWEN3 = CONFIGS["llama"], CONFIGS["qwen3"]
 QWEN2, SMOLLM3, GLM = CONFIGS["qwen2"], CONFIGS["smollm3"], CONFIGS["glm4_moe"]
 MOE, V2, V3, OSS = CONFIGS["qwen3_moe"], CONFIGS["deepseek_v2"], CONFIGS["deepseek_v3"], CONFIGS["gpt_oss"]
+ROPE_KINDS = "default, linear, dynamic, yarn, longrope, llama3, proportional, mrope, su"
+LONGROPE = {
+    "type": "longrope",
+    "short_factor": [1.0] * 9,
+    "long_factor": [4.0] * 9,
+    "original_max_position_embeddings": 256,
+}
 
 
 @pytest.mark.parametrize(
@@ -18,6 +25,10 @@ MOE, V2, V3, OSS = CONFIGS["qwen3_moe"], CONFIGS["deepseek_v2"], CONFIGS["deepse
     [
         ({}, "architectures: None names no architecture"),
         ({"architectures": []}, "architectures: [] names no architecture"),
+        (
+            {"architectures": None, "model_type": "gpt2"},
+            f"model_type: 'gpt2' is unknown; known are {', '.join(one.family for one in ARCHITECTURES.values())}",
+        ),
         (
             {"architectures": [["LlamaForCausalLM"]]},
             f"architectures: ['LlamaForCausalLM'] is unknown; known are {', '.join(ARCHITECTURES)}",
@@ -51,25 +62,55 @@ MOE, V2, V3, OSS = CONFIGS["qwen3_moe"], CONFIGS["deepseek_v2"], CONFIGS["deepse
         ({**LLAMA, "rms_norm_eps": 10**400}, f"rms_norm_eps: {10**400} is not from 1e-15 to 1000000000000000.0"),
         ({**LLAMA, "rope_theta": "big"}, "rope_theta: 'big' is not a positive number"),
         ({**LLAMA, "rope_theta": 1e300}, "rope_theta: 1e+300 is not from 1e-15 to 1000000000000000.0"),
-        ({**LLAMA, "rope_theta": 1}, "rope_theta: 1.0 is not more than 1"),
+        ({**LLAMA, "rope_theta": 1}, "rope_theta: 1 is not more than 1"),
         ({**LLAMA, "rope_scaling": [8]}, "rope_scaling: [8] is not an object"),
         ({**LLAMA, "rope_scaling": 0}, "rope_scaling: 0 is not an object"),
         (
             {**LLAMA, "rope_scaling": {"rope_type": ["yarn"]}},
-            "rope_scaling: rope_type ['yarn'] is not supported, only default, linear, llama3, yarn are",
+            f"rope_scaling: rope_type: ['yarn'] is not supported, only {ROPE_KINDS} are",
         ),
         (
             {**LLAMA, "rope_scaling": {"rope_type": "yarn", "factor": 8, "beta_slow": 1e-320}},
             "rope_scaling: beta_slow: 1e-320 is not from 1e-15 to 1000000000000000.0",
         ),
         (
-            {**LLAMA, "rope_scaling": {"type": "dynamic", "factor": 2.0}},
-            "rope_scaling: rope_type 'dynamic' is not supported, only default, linear, llama3, yarn are",
+            {**LLAMA, "rope_scaling": {"type": "ntk", "factor": 2.0}},
+            f"rope_scaling: type: 'ntk' is not supported, only {ROPE_KINDS} are",
+        ),
+        ({**LLAMA, "rope_parameters": {"rope_type": "longrope"}}, "rope_parameters: short_factor: None, 9 are needed"),
+        (
+            {**LLAMA, "rope_scaling": {**LONGROPE, "short_factor": [1] * 8}},
+            "rope_scaling: short_factor: 8 numbers, 9 are needed",
         ),
         (
-            {**LLAMA, "rope_parameters": {"rope_type": "longrope"}},
-            "rope_parameters: rope_type 'longrope' is not supported, only default, linear, llama3, yarn are",
+            {**LLAMA, "rope_scaling": {**LONGROPE, "long_factor": [1] * 8 + [0]}},
+            "rope_scaling: long_factor[8]: 0 is not a positive number",
         ),
+        (
+            {**LLAMA, "rope_scaling": {"type": "yarn", "factor": 1 << 13}},
+            "rope_scaling: factor: 8192 times 4096 positions are more than 16777216",
+        ),
+        (
+            {**LLAMA, "rope_scaling": {"type": "yarn", "factor": 2, "attn_factor": 1.5}},
+            "rope_scaling: attn_factor: 1.5 is not supported, only 1 is",
+        ),
+        (
+            {**LLAMA, "rope_scaling": {"type": "dynamic", "factor": 2, "alpha": 1000}},
+            "rope_scaling: alpha: 1000 is not supported",
+        ),
+        (
+            {**LLAMA, "rope_scaling": {"type": "linear", "factor": 2}, "rope_parameters": {"rope_theta": 1e6}},
+            "rope_scaling: {'type': 'linear', 'factor': 2} stands beside another rope_parameters",
+        ),
+        (
+            {**LLAMA, "rope_parameters": {"sliding_attention": {"rope_type": "default"}}},
+            "rope_parameters: sliding_attention: none is for layers of 'full_attention'",
+        ),
+        (
+            {**LLAMA, "rope_parameters": {"full_attention": {"rope_type": "linear"}}},
+            "rope_parameters: full_attention: factor is missing",
+        ),
+        ({**LLAMA, "rotary_dim": 20}, "rotary_dim: 20 is no number of pairs of 18 dims"),
         ({**LLAMA, "rope_scaling": {"type": "linear"}}, "rope_scaling: factor is missing"),
         (
             {**LLAMA, "rope_parameters": {"rope_type": "linear", "factor": 0}},
@@ -87,7 +128,7 @@ MOE, V2, V3, OSS = CONFIGS["qwen3_moe"], CONFIGS["deepseek_v2"], CONFIGS["deepse
             {**QWEN2, "layer_types": ["full_attention", "sliding_attention"]},
             "layer_types: 'sliding_attention' without a sliding_window in use",
         ),
-        ({**QWEN3, "max_window_layers": -1}, "max_window_layers: -1 is not a number of layers"),
+        ({**QWEN3, "max_window_layers": -1}, "max_window_layers: -1 is not a positive int"),
         ({**MOE, "num_experts_per_tok": 6}, "num_experts_per_tok: 6 is more than the 5 of num_experts"),
         ({**MOE, "num_experts_per_tok": 0}, "num_experts_per_tok: 0 is not a positive int"),
         ({**MOE, "num_experts": ...}, "num_experts: missing"),
@@ -106,6 +147,7 @@ MOE, V2, V3, OSS = CONFIGS["qwen3_moe"], CONFIGS["deepseek_v2"], CONFIGS["deepse
         ({**V3, "topk_method": "greedy"}, "topk_method: 'greedy' is not supported, only noaux_tc is"),
         ({**V3, "moe_layer_freq": 2}, "moe_layer_freq: 2 is not supported, only 1 is"),
         ({**V3, "q_lora_rank": 0}, "q_lora_rank: 0 is not a positive int"),
+        ({**V2, "mlp_bias": True}, "mlp_bias: True is not supported, only False is"),
         ({**V2, "topk_method": "noaux_tc"}, "topk_method: 'noaux_tc' is not greedy or group_limited_greedy"),
         ({**V2, "topk_method": "group_limited_greedy"}, "n_group: missing"),
         ({**GLM, "n_group": 5}, "n_group: 5 does not divide n_routed_experts 12"),
@@ -116,18 +158,18 @@ MOE, V2, V3, OSS = CONFIGS["qwen3_moe"], CONFIGS["deepseek_v2"], CONFIGS["deepse
         ({**GLM, "partial_rotary_factor": 0.1}, "partial_rotary_factor: 0.1 of 32 dims is no number of pairs"),
         (
             {**GLM, "rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.04}},
-            "partial_rotary_factor: 0.04 of 32 dims is no number of pairs",
+            "rope_parameters: partial_rotary_factor: 0.04 of 32 dims is no number of pairs",
         ),
         ({**OSS, "num_experts_per_tok": 8}, "num_experts_per_tok: 8 is more than the 7 of num_local_experts"),
         ({**OSS, "layer_types": ["full_attention"]}, "layer_types: ['full_attention'] is not a list of 2 layers"),
         ({**OSS, "swiglu_limit": 0}, "swiglu_limit: 0 is not a positive number"),
         (
             {**MOE, "quantization_config": {"quant_method": "gptq"}},
-            "quantization_config: quant_method 'gptq' is not supported, only fp8, mxfp4 are",
+            "quantization_config: quant_method: 'gptq' is not supported, only fp8, mxfp4 are",
         ),
         (
             {**MOE, "quantization_config": {"quant_method": ["fp8"]}},
-            "quantization_config: quant_method ['fp8'] is not supported, only fp8, mxfp4 are",
+            "quantization_config: quant_method: ['fp8'] is not supported, only fp8, mxfp4 are",
         ),
         (
             {
@@ -138,12 +180,16 @@ MOE, V2, V3, OSS = CONFIGS["qwen3_moe"], CONFIGS["deepseek_v2"], CONFIGS["deepse
                     "modules_to_not_convert": [7],
                 },
             },
-            "quantization_config: modules_to_not_convert [7] is not a list of names",
+            "quantization_config: modules_to_not_convert: [7] is not a list of names",
+        ),
+        (
+            {**MOE, "quantization": {"bits": 4}},
+            "quantization: {'bits': 4} is not supported, only quantization_config is",
         ),
         ({**MOE, "quantization_config": 8}, "quantization_config: 8 is not an object"),
         (
             {**MOE, "quantization_config": {"quant_method": "fp8", "weight_block_size": [64, 128]}},
-            "quantization_config: weight_block_size [64, 128] is not [128, 128]",
+            "quantization_config: weight_block_size: [64, 128] is not [128, 128]",
         ),
     ],
 )
@@ -173,7 +219,7 @@ def test_defaults_of_families_with_experts():
     assert (moe.num_experts, moe.num_experts_per_tok, moe.norm_topk_prob, moe.sparse) == (128, 8, False, (True, True))
     mixtral = from_config({"architectures": ["MixtralForCausalLM"], **bare, "num_local_experts": 8}).config
     assert (mixtral.num_experts_per_tok, mixtral.num_key_value_heads, mixtral.windows) == (2, 8, (0, 0))
-    assert mixtral.rope.inv_freq[1] == pytest.approx(1e6 ** (-1 / 8))
+    assert mixtral.rope(0).inv_freq[1] == pytest.approx(1e6 ** (-1 / 8))
     v3 = from_config({"architectures": ["DeepseekV3ForCausalLM"], **bare, "num_hidden_layers": 4}).config
     assert (v3.n_routed_experts, v3.n_group, v3.topk_group, v3.routed_scaling_factor) == (256, 8, 4, 2.5)
     assert (v3.first_k_dense_replace, v3.q_lora_rank, v3.head_dim, v3.norm_topk_prob) == (3, 1536, 64, True)
@@ -183,10 +229,10 @@ def test_defaults_of_families_with_experts():
     assert (glm.n_routed_experts, glm.num_experts_per_tok, glm.n_shared_experts, glm.n_group) == (128, 8, 1, 1)
     assert (glm.moe_intermediate_size, glm.first_k_dense_replace, glm.norm_topk_prob) == (1408, 1, True)
     assert (glm.num_key_value_heads, glm.routed_scaling_factor, glm.use_qk_norm) == (8, 1.0, False)
-    assert (glm.max_position_embeddings, glm.rms_norm_eps, len(glm.rope.inv_freq)) == (131072, 1e-5, 4)
+    assert (glm.max_position_embeddings, glm.rms_norm_eps, len(glm.rope(0).inv_freq)) == (131072, 1e-5, 4)
     oss = from_config({"architectures": ["GptOssForCausalLM"], **bare, "num_local_experts": 32}).config
     assert (oss.windows, oss.attention_bias, oss.swiglu_alpha, oss.num_experts_per_tok) == ((128, 0), True, 1.702, 4)
-    assert oss.rope.factor == pytest.approx(1.3466, abs=1e-4)
+    assert oss.rope(0).factor == pytest.approx(1.3466, abs=1e-4)
 
 
 def test_sparse_layers_of_qwen3_moe():
@@ -206,16 +252,16 @@ def test_yarn_scales_deepseeks_scores(form):
         "new": {"rope_parameters": {"rope_type": "yarn", "rope_theta": 10000.0, **yarn}},
     }
     c = from_config({**V3, **rope[form]}).config
-    assert c.score_factor == pytest.approx((0.1 * math.log(40) + 1) ** 2)
-    assert c.rope.factor == 1.0
-    assert from_config(V3).config.score_factor == 1.0
+    assert c.rotary[0].score_factor == pytest.approx((0.1 * math.log(40) + 1) ** 2)
+    assert c.rope(0).factor == 1.0
+    assert from_config(V3).config.rotary[0].score_factor == 1.0
 
 
 @pytest.mark.parametrize("form", [{}, {"partial_rotary_factor": 0.25}, {"rope_parameters": {"rope_theta": 10000.0}}])
 def test_a_part_of_a_head_has_the_frequencies_of_a_smaller_head(form):
     part = form.get("partial_rotary_factor", 0.5)
-    smaller = from_config({**LLAMA, "head_dim": int(32 * part)}).config.rope
-    assert from_config({**GLM, **form}).config.rope == smaller
+    smaller = from_config({**LLAMA, "head_dim": int(32 * part)}).config.rope(0)
+    assert from_config({**GLM, **form}).config.rope(0) == smaller
 
 
 def windows(**overrides):

@@ -5,7 +5,7 @@ import json
 import make_golden
 import numpy as np
 import pytest
-from model_configs import CONFIGS, HEAD_DIMS, ROPES, rope_config
+from model_configs import CONFIGS, HEAD_DIMS, LONGER, ROPES, rope_config
 
 from ellm.dsl import compile
 from ellm.models import from_config
@@ -27,10 +27,13 @@ def test_weights_are_those_of_the_checkpoint(name, fuse):
 
 @pytest.mark.parametrize("form", ["old", "new"])
 @pytest.mark.parametrize("head_dim", HEAD_DIMS)
-@pytest.mark.parametrize("name", ROPES)
-def test_frequencies_are_those_of_transformers(name, head_dim, form):
-    rope = from_config(rope_config(name, head_dim, form)).config.rope
-    wanted = GOLDEN["ropes"][f"{name}-{head_dim}"]
+@pytest.mark.parametrize(
+    "name, context", [*((name, None) for name in ROPES), *((name, one) for name in LONGER for one in LONGER[name])]
+)
+def test_frequencies_are_those_of_transformers(name, context, head_dim, form):
+    rotary = from_config(rope_config(name, head_dim, form)).config.rotary[0]
+    rope = rotary.at(context or rotary.trained)
+    wanted = GOLDEN["ropes"][f"{name}-{head_dim}" + (f"-{context}" if context else "")]
     found, exact = (np.array(values, np.float32) for values in (rope.inv_freq, wanted["inv_freq"]))
     np.testing.assert_array_max_ulp(found, exact, maxulp=1)
     assert rope.factor == pytest.approx(wanted["factor"], rel=1e-12)

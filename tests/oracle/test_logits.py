@@ -5,7 +5,7 @@ Models with experts are in test_routes.py.
 
 import numpy as np
 import pytest
-from logit_cases import KL_SHARE, LIVE, WITH_EXPERTS, expanded, prompt
+from logit_cases import CONTEXTS, KL_SHARE, LIVE, WITH_EXPERTS, expanded, prompt
 from measures import agreement, divergence
 from tiny import write_checkpoint
 
@@ -24,7 +24,7 @@ def test_logits_are_closer_to_float32_than_bf16_transformers(name, tmp_path):
     ids = prompt(name)
     truth = peer_logits(numbers, ids, torch.float32)
     theirs = peer_logits(numbers, ids, torch.bfloat16)
-    with ellm.LLM(str(folder)) as llm:
+    with ellm.LLM(str(folder), context=CONTEXTS.get(name)) as llm:
         ours = llm.logits(ids.tolist())
     assert ours.shape == truth.shape
     assert ours.dtype == np.float32

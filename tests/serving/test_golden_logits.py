@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from logit_cases import EXPERTS_KL_SHARE, GOLDEN, KL_SHARE, WITH_EXPERTS, prompt
+from logit_cases import CONTEXTS, EXPERTS_KL_SHARE, GOLDEN, KL_SHARE, WITH_EXPERTS, prompt
 from measures import agreement, divergence, divergences
 from tiny import write_checkpoint
 
@@ -25,7 +25,7 @@ def test_logits_are_closer_to_float32_than_bf16_transformers(name, tmp_path):
     folder = write_checkpoint(tmp_path, **GOLDEN[name])
     digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     assert digest == str(golden["sha256"]), "the checkpoint changed: run golden/make_logits.py again"
-    with ellm.LLM(str(folder)) as llm:
+    with ellm.LLM(str(folder), context=CONTEXTS.get(name)) as llm:
         logits = llm.logits(prompt(name).tolist())
     found = divergences(golden["truth"], logits[golden["positions"]])
     assert np.median(found) <= KL_SHARE * float(golden["peer_median"])
