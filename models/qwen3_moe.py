@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ellm.dsl import Cache, Value, Weights, experts, linear, rms_norm, route, softmax
-from ellm.models.config import DecoderConfig, Defaults, read_decoder, read_experts
+from ellm.models.config import DecoderConfig, Defaults, read_decoder, read_experts, used_window
 from ellm.models.fields import Fields
 from ellm.models.layers import mlp
 from ellm.models.qwen3 import qwen3_attention
@@ -36,13 +36,12 @@ def qwen3_moe_block(x: Value, w: Weights, cache: Cache, c: Qwen3MoeConfig, layer
 
 def read_qwen3_moe(fields: Fields) -> Qwen3MoeConfig:
     """Read the config of a Qwen3MoeForCausalLM. Raises InputError."""
-    used = fields.flag("use_sliding_window") and not fields.is_null("sliding_window")
-    window = fields.size("sliding_window", 4096) if used else 0
+    fields.get("max_window_layers")  # has no effect: all layers are alike
     base = read_decoder(
         fields,
         Defaults(num_key_value_heads=4),
         attention_bias=fields.flag("attention_bias"),
-        windows=(window,) * fields.size("num_hidden_layers"),
+        windows=(used_window(fields),) * fields.size("num_hidden_layers"),
     )
     count, top_k = read_experts(fields, "num_experts", "num_local_experts", chosen=8)
     return Qwen3MoeConfig(

@@ -234,3 +234,16 @@ def test_tensors_that_are_not_used_are_named_by_place():
         "not used: 5 tensors of the checkpoint: model.layers.*.self_attn.rotary_emb.inv_freq (3), model.layers.3.* (2)"
     ]
     assert skipped([], layers=3) == []
+
+
+def test_fields_that_nothing_reads_are_listed(folder, inspect):
+    path = folder("qwen3-moe", logit_scale=0.5, rope_scaling={"type": "linear", "factor": 2.0, "finetuned": True})
+    assert "not used: 2 fields of the configuration: rope_scaling: finetuned, logit_scale" in inspect(path)
+
+
+def test_a_rope_with_frequencies_for_each_context_needs_one(folder, inspect, in_process):
+    path = folder("qwen3-moe", rope_scaling={"type": "dynamic", "factor": 2.0})
+    code, out, err = in_process("inspect", path)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "config.json: rope_type 'dynamic' has other frequencies for each context" in err
+    assert "OPERATORS" in inspect(path, "--context", "300")
