@@ -9,6 +9,7 @@ from ellm.checkpoint import folder_tokenizer, shards
 from ellm.checkpoint.checkpoint import Checkpoint
 from ellm.checkpoint.json_file import check_file, read_json, read_json_if_any
 from ellm.system.errors import InputError, one_line
+from ellm.text.end_of_turn import end_of_turn_ids
 from ellm.text.token_ids import TokenIds
 from ellm.text.tokenizer import Tokenizer
 
@@ -58,11 +59,11 @@ def _instead(folder: Path) -> str:
 
 def _build_tokenizer(folder: Path, config: dict[str, Any], generation: dict[str, Any]) -> Tokenizer:
     settings = read_json_if_any(folder / "tokenizer_config.json")
-    eos_ids = _eos_ids(folder, config, generation)
     built = folder_tokenizer.build(folder, config, settings)
     if built is None:
-        return TokenIds(str(folder), eos_ids)
+        return TokenIds(str(folder), _eos_ids(folder, config, generation))
     backend, special = built
+    eos_ids = [*_eos_ids(folder, config, generation), *_ends_of_turn(backend, generation)]
     templates = _chat_templates(folder, settings)
     return Tokenizer(backend, source=str(folder), special_tokens=special, eos_ids=eos_ids, chat_templates=templates)
 
@@ -73,6 +74,18 @@ def _eos_ids(folder: Path, config: dict[str, Any], generation: dict[str, Any]) -
     if not all(isinstance(number, int) for number in ids):
         raise InputError(f"{folder}: eos_token_id is {value!r}, must be a token id or a list of them")
     return ids
+
+
+def _ends_of_turn(backend: tokenizers.Tokenizer, generation: dict[str, Any]) -> list[int]:
+    """What ends a turn by its name, where generation_config.json leaves that open.
+
+    Llama 3 was released with one that lacks its own end of turn.
+    """
+    added = backend.get_added_tokens_decoder()
+    special = {number for number, token in added.items() if token.special}
+    ends = end_of_turn_ids({token.content: number for number, token in added.items()}, special)
+    said = generation.get("eos_token_id") is not None
+    return [number for number in ends if not said or added[number].content == "<|eot_id|>"]
 
 
 def _chat_templates(folder: Path, settings: dict[str, Any]) -> dict[str, str]:

@@ -13,6 +13,7 @@ from tokenizers.pre_tokenizers import PreTokenizer
 import ellm.text.tokenizer
 from ellm.checkpoint.gguf_file import GGUFFile
 from ellm.system.errors import InputError, one_line
+from ellm.text.end_of_turn import end_of_turn_ids
 
 _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4  # token_type
 _LLAMA3_SPLIT = (
@@ -66,10 +67,17 @@ def build_tokenizer(file: GGUFFile) -> ellm.text.tokenizer.Tokenizer:
         backend,
         source=str(file.path),
         special_tokens=_special_tokens(file, tokens),
-        eos_ids=[number for name in ("eot", "eom") if (number := _token_id(file, name, tokens)) is not None],
+        eos_ids=_eos_ids(file, tokens),
         add_bos=file.field("tokenizer.ggml.add_bos_token", bool, add_bos),
         chat_templates={"default": template} if template else {},
     )
+
+
+def _eos_ids(file: GGUFFile, tokens: list[str]) -> set[int]:
+    kinds = file.field("tokenizer.ggml.token_type", list, [])
+    control = {number for number, kind in enumerate(kinds) if kind == _CONTROL}
+    ends = end_of_turn_ids({token: number for number, token in enumerate(tokens)}, control)
+    return ends | {number for name in ("eot", "eom") if (number := _token_id(file, name, tokens)) is not None}
 
 
 def _strings(file: GGUFFile, key: str) -> list[str]:

@@ -122,6 +122,31 @@ def test_without_a_tokenizer_there_are_the_ids_that_end_an_answer(folder):
             checkpoint.tokenizer.encode("hi")
 
 
+@pytest.mark.parametrize(
+    ("name", "generation", "expected"),
+    [
+        ("<|eot_id|>", {"eos_token_id": 0}, {0, 1}),  # Llama 3 as first released
+        ("<|eot_id|>", {}, {0, 1}),
+        ("<|im_end|>", {"eos_token_id": 0}, {0}),  # the model's own word
+        ("<|im_end|>", {"eos_token_id": None}, {0, 1}),
+        ("<|im_end|>", None, {0, 1}),
+    ],
+)
+def test_the_end_of_turn_ends_an_answer_where_the_end_of_sequence_is_another_token(folder, name, generation, expected):
+    for file in ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "config.json"):
+        text = (folder / file).read_text().replace("<|im_end|>", "<|other|>").replace("<|im_start|>", name)
+        (folder / file).write_text(text)
+    settings = json.loads((folder / "tokenizer_config.json").read_text()) | {"eos_token": "<|endoftext|>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    config = json.loads((folder / "config.json").read_text()) | {"eos_token_id": 0}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "generation_config.json").unlink()
+    if generation is not None:
+        (folder / "generation_config.json").write_text(json.dumps(generation))
+    with open_checkpoint(folder) as checkpoint:
+        assert checkpoint.tokenizer.eos_ids == expected
+
+
 def test_more_layers_than_tensors(folder):
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"num_hidden_layers": 2_000_000_000}))

@@ -57,7 +57,7 @@ def test_committed_ids(smollm2):
 
 def test_conventions(smollm2):
     assert smollm2.encode("Hello world 123") == [19556, 905, 216, 33, 34, 35]
-    assert (smollm2.bos_id, smollm2.eos_ids, smollm2.vocab_size) == (1, {2}, 49152)
+    assert (smollm2.bos_id, smollm2.eos_ids, smollm2.vocab_size) == (1, {0, 2, 4}, 49152)  # as llama.cpp's
     prompt = smollm2.render(MESSAGES)
     assert prompt.startswith("<|im_start|>system\nYou are a helpful AI assistant named SmolLM")
     assert prompt.endswith(f"<|im_start|>user\n{MESSAGES[0]['content']}<|im_end|>\n<|im_start|>assistant\n")
@@ -178,8 +178,11 @@ def test_bos_is_added_where_the_model_wants_it(tmp_path):
     assert first(pre="llama-bpe", add_bos_token=False) == letter
 
 
-def test_end_of_turn_ends_an_answer(tmp_path):
-    assert build_tokenizer(GGUFFile(byte_level(tmp_path, eot_token_id=1))).eos_ids == {1, 2}
+@pytest.mark.parametrize("kinds", [{}, {"token_type": [1] * 268}])
+def test_end_of_turn_ends_an_answer_by_its_key_and_by_its_name(tmp_path, kinds):
+    """The file's end of sequence is <|im_start|>, the names are <|endoftext|> and <|im_end|>."""
+    assert build_tokenizer(GGUFFile(byte_level(tmp_path, eos_token_id=1, **kinds))).eos_ids == {0, 1, 2}
+    assert build_tokenizer(GGUFFile(byte_level(tmp_path, eot_token_id=5, **kinds))).eos_ids == {0, 2, 5}
 
 
 @pytest.mark.parametrize(
