@@ -17,6 +17,7 @@ from ellm.serving.ranges import PromptCache
 from ellm.serving.runtime import Runtime
 from ellm.serving.sampling import SamplingParams
 from ellm.system.errors import InputError
+from ellm.text.piece import Piece
 from ellm.text.token_ids import TokenIds
 
 Prompt = str | Sequence[int]
@@ -70,15 +71,26 @@ class LLM:
         prompts: Prompt | Sequence[Prompt],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
     ) -> list[Output]:
-        """Continue one or many prompts, each a text or token ids, in one batch. Outputs are in the prompts' order."""
-        many = _prompts(prompts)
+        """Continue one or many prompts, each a text or token ids, in one batch. Outputs are in the prompts' order.
+
+        The text of an output goes on where its prompt ends and holds all that was generated, reasoning included.
+        """
+        return self._outputs(_prompts(prompts), sampling_params)
+
+    def _outputs(
+        self,
+        many: Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None,
+        chat: bool = False,
+    ) -> list[Output]:
         if sampling_params is None or isinstance(sampling_params, SamplingParams):
             sampling_params = [sampling_params or SamplingParams()] * len(many)
         if not isinstance(sampling_params, Sequence):
             raise InputError(f"sampling_params must be SamplingParams or a list of them, not {sampling_params!r}")
         if len(sampling_params) != len(many):
             raise InputError(f"{len(many)} prompts, but {len(sampling_params)} sampling_params")
-        completions = [self._completion(prompt, params) for prompt, params in zip(many, sampling_params, strict=True)]
+        pairs = zip(many, sampling_params, strict=True)
+        completions = [self._completion(prompt, params, chat=chat) for prompt, params in pairs]
         self._driver.submit(completions)
         try:
             self._driver.wait(lambda: all(one.sequence.done for one in completions))
@@ -89,23 +101,39 @@ class LLM:
     def stream(
         self, prompt: Prompt, sampling_params: SamplingParams | None = None, *, prompt_cache: PromptCache | None = None
     ) -> Stream:
-        """Continue one prompt and iterate over the pieces of its text as they come."""
-        completion = self._completion(prompt, sampling_params or SamplingParams(), prompt_cache)
-        self._driver.submit([completion])
-        return Stream(self._driver, completion)
+        """Continue one prompt, as `generate` does, and iterate over the pieces of its text as they come."""
+        return self._stream(self._completion(prompt, sampling_params or SamplingParams(), prompt_cache))
 
     def chat(
         self,
         messages: Sequence[Message] | Sequence[Sequence[Message]],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
     ) -> list[Output]:
-        """Answer one or many conversations ([{"role": ..., "content": ...}, ...]) through the model's chat template."""
+        """Answer one or many conversations ([{"role": ..., "content": ...}, ...]) through the model's chat template.
+
+        An output's `text` is the answer, its `reasoning` what the model thought before; `message` is for the next turn.
+        """
         if isinstance(messages, str | Mapping) or not isinstance(messages, Sequence) or not messages:
             raise InputError(f"messages must be a list of messages, or a list of such lists, not {messages!r}")
         conversations: Sequence[Any] = [messages] if isinstance(messages[0], Mapping) else messages
         if not all(conversations):
             raise InputError("a conversation must have a message at least")
-        return self.generate([self.tokenizer.chat(messages) for messages in conversations], sampling_params)
+        return self._outputs([self.tokenizer.chat(one) for one in conversations], sampling_params, chat=True)
+
+    def stream_chat(
+        self,
+        messages: Sequence[Message],
+        sampling_params: SamplingParams | None = None,
+        *,
+        prompt_cache: PromptCache | None = None,
+        **template: Any,
+    ) -> Stream:
+        """Answer one conversation, as `chat` does, and iterate over the pieces of the answer as they come.
+
+        `Stream.pieces` has those of the reasoning too. `template`: arguments of `Tokenizer.chat`.
+        """
+        prompt = self.tokenizer.chat(messages, **template)
+        return self._stream(self._completion(prompt, sampling_params or SamplingParams(), prompt_cache, chat=True))
 
     def logits(self, token_ids: Sequence[int]) -> np.ndarray:
         """The logits after each of the tokens, teacher-forced: float32 [T, vocab]."""
@@ -131,13 +159,20 @@ class LLM:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _completion(self, prompt: Prompt, params: SamplingParams, cache: PromptCache | None = None) -> Completion:
+    def _stream(self, completion: Completion) -> Stream:
+        self._driver.submit([completion])
+        return Stream(self._driver, completion)
+
+    def _completion(
+        self, prompt: Prompt, params: SamplingParams, cache: PromptCache | None = None, chat: bool = False
+    ) -> Completion:
         if not isinstance(params, SamplingParams):
             raise InputError(f"sampling_params must be SamplingParams, not {params!r}")
         if params.stops and isinstance(self.tokenizer, TokenIds):
             raise self.tokenizer.error("there is no text to find stop strings in")
         tokens = self._tokens(self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt)
-        return Completion(tokens, params, self.context, self.tokenizer, cache)
+        self._check_ids(np.asarray(params.stop_token_ids or [], object), "stop_token_ids: ")
+        return Completion(tokens, params, self.context, self.tokenizer, cache, chat)
 
     def _tokens(self, ids: Sequence[int]) -> np.ndarray:
         """Token ids as int32 [T], checked against the vocabulary and the context."""
@@ -153,10 +188,13 @@ class LLM:
             raise InputError(f"a prompt must be a text or a flat list of token ids, not {tokens.dtype} {tokens.shape}")
         if len(tokens) > self.context:
             raise InputError(f"the prompt has {len(tokens)} tokens, the context has {self.context}")
-        wrong = tokens[(tokens < 0) | (tokens >= self.runtime.program.vocab)]
-        if len(wrong):
-            raise InputError(f"token id {wrong[0]} is not in the vocabulary of {self.runtime.program.vocab}")
+        self._check_ids(tokens)
         return np.ascontiguousarray(tokens, np.int32)
+
+    def _check_ids(self, ids: np.ndarray, where: str = "") -> None:
+        wrong = ids[(ids < 0) | (ids >= self.runtime.program.vocab)]
+        if len(wrong):
+            raise InputError(f"{where}token id {wrong[0]} is not in the vocabulary of {self.runtime.program.vocab}")
 
 
 def _prompts(prompts: Any) -> list[Any]:
@@ -168,7 +206,7 @@ def _prompts(prompts: Any) -> list[Any]:
 
 
 class Stream(Iterator[str]):
-    """The pieces of an answer as they come. Dropping or closing it early ends the request and frees its memory."""
+    """The text of an answer as it comes. Dropping or closing it early ends the request and frees its memory."""
 
     def __init__(self, driver: Driver, completion: Completion):
         self._driver = driver
@@ -176,14 +214,30 @@ class Stream(Iterator[str]):
         self._read = 0
 
     def __next__(self) -> str:
+        while True:
+            text = "".join(piece.text for piece in self._more() if piece.kind == "answer")
+            if text:
+                return text
+
+    def pieces(self) -> Iterator[Piece]:
+        """The same with the reasoning: pieces with their `text` and `kind`, which is "answer" or "reasoning"."""
+        while True:
+            try:
+                more = self._more()
+            except StopIteration:
+                return
+            yield from more
+
+    def _more(self) -> list[Piece]:
+        """One piece at least. Raises StopIteration at the end, and what ended the request in an error."""
         completion, sequence = self._completion, self._completion.sequence
         while True:
             self._driver.wait(lambda: len(completion.pieces) > self._read or sequence.done)
             done = sequence.done  # before the pieces are read: others may come while it is not
             pieces = completion.pieces[self._read :]
             self._read += len(pieces)
-            if any(pieces):
-                return "".join(pieces)
+            if pieces:
+                return pieces
             if done:
                 break
         self.close()

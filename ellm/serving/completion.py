@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from typing import Protocol
 
 import numpy as np
@@ -12,19 +12,10 @@ import numpy as np
 from ellm.serving.output import Metrics, Output
 from ellm.serving.ranges import PromptCache
 from ellm.serving.sampling import SamplingParams
-from ellm.serving.sequence import Sequence
+from ellm.serving.sequence import Sequence as TokenSequence
 from ellm.system.errors import InputError
-from ellm.text.stops import StopMatcher
-
-
-class Decoder(Protocol):
-    """Turns tokens into text as they come."""
-
-    def push(self, token: int, /) -> str:
-        """Text that this token completes."""
-
-    def finish(self) -> str:
-        """What is left when no more tokens come."""
+from ellm.text.piece import Kind, Piece
+from ellm.text.reader import Reader
 
 
 class Vocabulary(Protocol):
@@ -34,12 +25,15 @@ class Vocabulary(Protocol):
     def eos_ids(self) -> Set[int]:
         """Tokens that end an answer."""
 
-    def stream(self) -> Decoder:
-        """A decoder of an answer from its first token on."""
+    def reader(self, prompt: Sequence[int], stops: Sequence[str], chat: bool, /) -> Reader:
+        """A reader of the answer to a prompt, which is a chat's or is continued as it is."""
 
 
 class Completion:
-    """Continues a prompt of [1, context] token ids: `sequence` holds the tokens, `pieces` the text so far."""
+    """Continues a prompt of [1, context] token ids: `sequence` holds the tokens, `pieces` the text so far.
+
+    `chat`: the prompt is a conversation in the words of the chat template, so reasoning is told from the answer.
+    """
 
     def __init__(
         self,
@@ -48,20 +42,21 @@ class Completion:
         context: int,
         vocabulary: Vocabulary,
         cache: PromptCache | None = None,
+        chat: bool = False,
     ):
-        self.sequence = Sequence(prompt, params, context, cache)
+        self.sequence = TokenSequence(prompt, params, context, cache)
         self.metrics = Metrics()
-        self._vocabulary, self._stops = vocabulary, params.stops
-        self._eos_ids = frozenset() if params.ignore_eos else vocabulary.eos_ids
+        self._vocabulary, self._stops, self._chat = vocabulary, params.stops, chat
+        self._ends = {*(params.stop_token_ids or ()), *(() if params.ignore_eos else vocabulary.eos_ids)}
         self._begun = self._first = 0.0
         self._start()
 
     def _start(self) -> None:
         self.finish_reason: str | None = None
-        self.pieces: list[str] = []
-        self._decoder = self._vocabulary.stream()
-        self._stop = StopMatcher(self._stops)
+        self.pieces: list[Piece] = []
+        self.metrics.reasoning_tokens = 0
         self._read = self.sequence.prompt_length  # tokens that are in the text
+        self._reader = self._vocabulary.reader(self.sequence.tokens[: self._read].tolist(), self._stops, self._chat)
         self._reading = False
 
     def begin(self) -> None:
@@ -94,13 +89,17 @@ class Completion:
             raise sequence.error
         tokens = sequence.tokens[: self._read].tolist()
         return Output(
-            text="".join(self.pieces),
+            text=self._text("answer"),
             token_ids=tokens[sequence.prompt_length :],
             prompt_token_ids=tokens[: sequence.prompt_length],
             finish_reason=self.finish_reason,
             logprobs=sequence.logprobs[: self._read - sequence.prompt_length].tolist(),
             metrics=self.metrics,
+            reasoning=self._text("reasoning") or None,
         )
+
+    def _text(self, kind: Kind) -> str:
+        return "".join(piece.text for piece in self.pieces if piece.kind == kind)
 
     def _time(self) -> None:
         now = time.perf_counter()
@@ -116,26 +115,18 @@ class Completion:
             sequence.fail(InputError(f"the model's logits after {at} tokens are NaN: {broken}"))
             return
         token = int(sequence.tokens[at])
-        if token in self._eos_ids:
+        if token in self._ends:
             self._end("stop")
             return
-        self._emit(self._decoder.push(token))
-        if self._stop.matched:
+        thought = self._reader.in_reasoning
+        self.pieces += self._reader.push(token)
+        self.metrics.reasoning_tokens += thought and self._reader.in_reasoning
+        if self._reader.stopped:
             self._end("stop")
         elif at + 1 == sequence.limit:
             self._end("length")
 
-    def _emit(self, text: str) -> None:
-        text = self._stop.push(text) if text else ""
-        if text:
-            self.pieces.append(text)
-
     def _end(self, reason: str) -> None:
-        if not self._stop.matched:
-            self._emit(self._decoder.finish())
-            if self._stop.matched:
-                reason = "stop"
-            else:
-                self.pieces.append(self._stop.finish())
-        self.finish_reason = reason
+        self.pieces += self._reader.finish()
+        self.finish_reason = "stop" if self._reader.stopped else reason
         self.sequence.done = True

@@ -25,7 +25,8 @@ class SamplingParams:
     min_p: float = 0.0  # tokens at least this likely relative to the most likely one
     repeat_penalty: float = 1.0  # divides positive and multiplies negative logits of tokens seen (repetition_penalty)
     max_tokens: int | None = 16  # None: until the end of sequence or a full context
-    stop: str | Sequence[str] | None = None  # strings that end the text and are not part of it
+    stop: str | Sequence[str] | None = None  # strings that end the text and are not part of it; special tokens count
+    stop_token_ids: Sequence[int] | None = None  # tokens that end the text and are not part of it, ignore_eos or not
     seed: int | None = None  # None: another one for each request
     ignore_eos: bool = False
 
@@ -45,6 +46,9 @@ class SamplingParams:
         stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
         if not isinstance(stops, Sequence) or not all(isinstance(text, str) and text for text in stops):
             raise InputError(f"stop must be a string or a list of strings that are not empty, not {self.stop!r}")
+        ids = self.stop_token_ids or []
+        if not isinstance(ids, Sequence) or not all(isinstance(i, int | np.integer) and i is not True for i in ids):
+            raise InputError(f"stop_token_ids must be a list of token ids, not {self.stop_token_ids!r}")
 
     def _check(self, name: str, types: tuple, valid, wanted: str) -> None:
         value = getattr(self, name)

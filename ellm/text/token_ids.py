@@ -6,7 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ellm.system.errors import InputError
-from ellm.text.tokenizer import Tokenizer, TokenStream
+from ellm.text.reader import Reader
+from ellm.text.reasoning import Everything
+from ellm.text.tokenizer import Tokenizer
 
 
 class TokenIds(Tokenizer):
@@ -30,9 +32,9 @@ class TokenIds(Tokenizer):
         """Raises InputError."""
         raise self.error("answers are lists of token ids")
 
-    def stream(self, skip_special: bool = True) -> TokenStream:
-        """A stream of no text."""
-        return _NoText(self, skip_special)
+    def reader(self, prompt: Sequence[int], stops: Sequence[str] = (), chat: bool = False) -> Reader:
+        """A reader of no text."""
+        return Reader(_NoText(), Everything(), {}, stops)
 
     @property
     def has_chat_template(self) -> bool:
@@ -53,8 +55,8 @@ class TokenIds(Tokenizer):
         return InputError(f"{self.source}: has no tokenizer.json, so {instead}")
 
 
-class _NoText(TokenStream):
-    def push(self, token_id: int) -> str:
+class _NoText:
+    def push(self, token_id: int, /) -> str:
         return ""
 
     def finish(self) -> str:

@@ -10,8 +10,11 @@ import tokenizers
 
 from ellm.system.errors import InputError
 from ellm.text.chat_template import ChatTemplate
+from ellm.text.reader import Reader
+from ellm.text.reasoning import Everything, Style
+from ellm.text.token_stream import TokenStream
 
-_REPLACEMENT = "\ufffd"
+_PROMPT_END = 32  # tokens of a prompt that tell whether it opens reasoning
 
 
 class Tokenizer:
@@ -91,9 +94,39 @@ class Tokenizer:
         taken = [number for number in ids if 0 <= number < 1 << 32]  # what the package takes
         return self.backend.decode(taken, skip_special_tokens=skip_special)
 
-    def stream(self, skip_special: bool = True) -> TokenStream:
-        """An incremental `decode`."""
-        return TokenStream(self, skip_special)
+    def stream(self, skip_special: bool = True, prompt: Sequence[int] = ()) -> TokenStream:
+        """An incremental `decode` of ids that follow a prompt."""
+        return TokenStream(self, skip_special, prompt)
+
+    def reader(self, prompt: Sequence[int], stops: Sequence[str] = (), chat: bool = False) -> Reader:
+        """What reads the tokens of an answer.
+
+        Args:
+            prompt: token ids. Without `chat` the text of the answer goes on where that of the prompt ends.
+            stops: strings that end the answer; they are looked for in its text with all special tokens.
+            chat: the prompt is from `chat`: reasoning is told from the answer. Otherwise the answer is everything, and
+                the marks of reasoning are in its text even if they are special tokens.
+        """
+        if not chat:
+            return Reader(self.stream(prompt=prompt), Everything(self._style.marks), self._special, stops)
+        parser = self._style.parser(self.decode(prompt[-_PROMPT_END:], skip_special=False))
+        marks = {number: token for number, token in self._added.items() if token in parser.marks}
+        return Reader(self.stream(), parser, self._special | marks, stops)
+
+    @cached_property
+    def _added(self) -> dict[int, str]:
+        """The tokens that are matched whole in a text."""
+        return {number: token.content for number, token in self.backend.get_added_tokens_decoder().items()}
+
+    @cached_property
+    def _special(self) -> dict[int, str]:
+        """Those of them that `decode` leaves out."""
+        added = self.backend.get_added_tokens_decoder()
+        return {number: token.content for number, token in added.items() if token.special}
+
+    @cached_property
+    def _style(self) -> Style:
+        return Style(set(self._added.values()), self._templates.values())
 
     @property
     def has_chat_template(self) -> bool:
@@ -125,36 +158,3 @@ class Tokenizer:
     ) -> list[int]:
         """Token ids of `render`; the template itself writes the special tokens."""
         return self.encode(self.render(messages, add_generation_prompt, tools), add_special=False)
-
-
-class TokenStream:
-    """Turns ids into text one by one; what all calls return, put together, is the text of all ids.
-
-    Text is held back while it may be the first bytes of an unfinished UTF-8 character. Only the ids since the last
-    piece are decoded again, with that piece before them, since decoders treat the first id of a text specially.
-    """
-
-    def __init__(self, tokenizer: Tokenizer, skip_special: bool):
-        self._tokenizer = tokenizer
-        self._skip_special = skip_special
-        self._ids: list[int] = []  # the ids of the last piece of text, then those that are held back
-        self._given = 0  # ids of the last piece
-        self._given_text = ""
-
-    def push(self, token_id: int) -> str:
-        """The text that this id completes, or an empty string."""
-        self._ids.append(token_id)
-        text = self._tokenizer.decode(self._ids, self._skip_special)
-        if text.endswith(_REPLACEMENT) or len(text) <= len(self._given_text):
-            return ""
-        piece = text[len(self._given_text) :]
-        self._ids = self._ids[self._given :]
-        self._given = len(self._ids)
-        self._given_text = self._tokenizer.decode(self._ids, self._skip_special)
-        return piece
-
-    def finish(self) -> str:
-        """The text still held back; an unfinished character becomes U+FFFD. The stream is then empty."""
-        text = self._tokenizer.decode(self._ids, self._skip_special)[len(self._given_text) :]
-        self._ids, self._given, self._given_text = [], 0, ""
-        return text

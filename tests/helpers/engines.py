@@ -11,6 +11,8 @@ from ellm.scheduler.contents import CacheEntry, CacheKind
 from ellm.scheduler.probe_program import ProbeGroup, probe_program
 from ellm.serving.completion import Completion
 from ellm.serving.engine import Engine
+from ellm.text.reader import Reader
+from ellm.text.reasoning import Everything
 
 CONTEXT, SEQUENCE_BYTES = 64, 4096
 POSITIONS = CacheKind("positions", position_bytes=1024)
@@ -38,8 +40,8 @@ class Letters:
 
     eos_ids = frozenset({99})
 
-    def stream(self):
-        return self
+    def reader(self, prompt, stops, chat):
+        return Reader(self, Everything(), {}, stops)
 
     def push(self, token):
         return chr(ord("a") + token % 26)

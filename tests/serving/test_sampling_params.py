@@ -26,6 +26,9 @@ from ellm import InputError, SamplingParams
         ("stop", ["a", ""]),
         ("stop", [1]),
         ("stop", 7),
+        ("stop_token_ids", 7),
+        ("stop_token_ids", ["<|im_end|>"]),
+        ("stop_token_ids", [True]),
         ("ignore_eos", "no"),
     ],
 )

@@ -1,0 +1,78 @@
+"""Reads an answer: token ids in, pieces of text out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from ellm.text.piece import Piece, Unit
+from ellm.text.reasoning import Parser
+from ellm.text.stops import StopFilter
+
+
+class Stream(Protocol):
+    """Decodes ids one by one."""
+
+    def push(self, token_id: int, /) -> str:
+        """The text that this id completes."""
+
+    def finish(self) -> str:
+        """The text still held back."""
+
+
+class Reader:
+    """Turns the tokens of an answer into the pieces before its first stop string; special tokens are not shown."""
+
+    def __init__(self, stream: Stream, parser: Parser, tokens: Mapping[int, str], stops: Sequence[str]):
+        """Read an answer from its first token on.
+
+        Args:
+            stream: decodes ids to text.
+            parser: tells reasoning from the answer.
+            tokens: ids that are not text and what stop strings see of them: special tokens and the parser's marks.
+            stops: strings that end the answer and are not part of it.
+        """
+        self._stream, self._parser, self._tokens = stream, parser, tokens
+        self._stop = StopFilter(list(stops))
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string has come."""
+        return self._stop.matched
+
+    @property
+    def in_reasoning(self) -> bool:
+        """Whether what comes next is reasoning, as far as is known."""
+        return self._parser.inside
+
+    def push(self, token_id: int) -> list[Piece]:
+        """The pieces that this token completes."""
+        token = self._tokens.get(token_id)
+        if token is None:
+            return self._show(Unit(self._stream.push(token_id)))
+        if token not in self._parser.marks:  # the bytes of a character may lie on both sides of it
+            return self._show(Unit(token, is_token=True))
+        return self._show(Unit(self._stream.finish()), Unit(token, is_token=True))
+
+    def finish(self) -> list[Piece]:
+        """What was held back when the answer has ended."""
+        pieces = self._show(Unit(self._stream.finish()))
+        if not self.stopped:
+            pieces += self._parse(self._stop.finish())
+        return pieces + self._parser.finish()
+
+    def _show(self, *units: Unit) -> list[Piece]:
+        pieces = []
+        for unit in units:
+            if unit.text and not self.stopped:
+                pieces += self._parse(self._stop.push(unit))
+        return pieces
+
+    def _parse(self, units: Sequence[Unit]) -> list[Piece]:
+        pieces = []
+        for text, is_token in units:
+            if not is_token:
+                pieces += self._parser.text(text)
+            elif text in self._parser.marks:
+                pieces += self._parser.mark(text)
+        return pieces
