@@ -9,7 +9,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from ellm.cli.terminal import note, show, write
+from ellm.cli.answer import show
+from ellm.cli.terminal import note, write
 from ellm.llm import LLM
 from ellm.serving.output import Output
 from ellm.serving.sampling import SamplingParams
@@ -87,12 +88,12 @@ class Chat:
         """Stream the answer to one message. The conversation keeps what there is of it when Ctrl-C stops it."""
         question = {"role": "user", "content": text}
         first = [{"role": "system", "content": self.system}] if self.system is not None else []
-        prompt = self.llm.tokenizer.chat([*first, *self.messages, question])
-        stream = self.llm.stream(prompt, self.params, prompt_cache=self.cache)
+        messages = [*first, *self.messages, question]
+        stream = self.llm.stream_chat(messages, self.params, prompt_cache=self.cache)
         pressed = show(stream)
         output = stream.output
         if output.text:
-            self.messages += [question, {"role": "assistant", "content": output.text}]
+            self.messages += [question, output.message]
         if pressed:
             note("(stopped)")
         elif output.finish_reason == "length":

@@ -91,7 +91,10 @@ def run(
     min_p: Annotated[float, typer.Option(help="Drop tokens less likely than this, relative to the best.")] = 0.0,
     repeat_penalty: Annotated[float, typer.Option(help="Above 1: make tokens that were seen less likely.")] = 1.0,
     seed: Annotated[int | None, typer.Option(help="Of the sampling.", show_default="another one each time")] = None,
-    stop: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="Ends the answer; may be repeated.")] = None,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEXT", help="Ends the answer, also as a special token; may be repeated."),
+    ] = None,
     context: ContextOption = None,
     threads: ThreadsOption = None,
     isa: IsaOption = None,

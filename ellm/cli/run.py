@@ -7,10 +7,11 @@ import sys
 from typing import Any
 
 from ellm.checkpoint.aliases import DEFAULT
+from ellm.cli.answer import show
 from ellm.cli.chat import Chat
 from ellm.cli.skipped import note_price, note_skipped
 from ellm.cli.stats import report
-from ellm.cli.terminal import loading, note, show
+from ellm.cli.terminal import loading, note
 from ellm.llm import LLM
 from ellm.serving.sampling import SamplingParams
 from ellm.system import memory
@@ -83,7 +84,7 @@ def answer(llm: LLM, text: str, params: SamplingParams, *, raw: bool, system: st
         raw = True
     messages = [{"role": "system", "content": system}] if system is not None else []
     messages.append({"role": "user", "content": text})
-    stream = llm.stream(text if raw else llm.tokenizer.chat(messages), params)
+    stream = llm.stream(text, params) if raw else llm.stream_chat(messages, params)
     pressed = show(stream)
     if pressed:
         raise KeyboardInterrupt

@@ -6,15 +6,12 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ellm.system.errors import InputError, harmless
-
-if TYPE_CHECKING:
-    from ellm.llm import Stream
+from ellm.system.errors import harmless
 
 console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
@@ -84,19 +81,3 @@ def write(text: str) -> None:
     """Text on stdout, shown at once."""
     sys.stdout.write(text)
     sys.stdout.flush()
-
-
-def show(stream: Stream) -> bool:
-    """Write the pieces of an answer as they come, and a line end. Whether Ctrl-C stopped it."""
-    with interruptible(stream.close) as pressed:
-        written = False
-        try:
-            for piece in stream:
-                write(piece)
-                written = True
-        except InputError:
-            if written:
-                write("\n")
-            raise
-        write("\n")
-    return bool(pressed)

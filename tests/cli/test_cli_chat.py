@@ -2,11 +2,17 @@
 
 import os
 import re
+import shlex
 from pathlib import Path
 
 import pexpect
 import pytest
 import small_caches
+import tiny
+from scripted import write_scripted
+
+from ellm import LLM, SamplingParams
+from ellm.cli.chat import Chat
 
 ROOT = Path(__file__).parents[2]
 CAPITAL = "What is the capital of France? Answer in one sentence."
@@ -20,9 +26,11 @@ def start(tmp_path):
     """Starts `ellm run ...` in a terminal of its own."""
     children = []
 
-    def spawn(*arguments):
+    def spawn(*arguments, stdout=None):
         environment = os.environ | {"XDG_STATE_HOME": str(tmp_path), "TERM": "xterm"}
         command, *rest = [*small_caches.ELLM, "run", *arguments]
+        if stdout is not None:
+            command, rest = "sh", ["-c", f"{shlex.join([command, *rest])} > {shlex.quote(str(stdout))}"]
         child = pexpect.spawn(
             command, rest, cwd=ROOT, env=environment, encoding="utf-8", timeout=30, dimensions=(40, 200)
         )
@@ -146,3 +154,45 @@ def test_raw_has_no_chat(start):
     child = start("smollm2", "--raw")
     child.expect_exact("ellm: --raw needs a PROMPT")
     assert end(child) == 2
+
+
+@pytest.fixture(scope="module")
+def thinker(tmp_path_factory):
+    """The folder of a model that thinks `WHY NOT` before it answers `YES`."""
+    script = ["\u010a", "<think>", "WHY ", "NOT", "</think>", "YES", "<|im_end|>"]
+    words = ["WHY ", "NOT", "YES", "<think>", "</think>"]
+    folder = tmp_path_factory.mktemp("thinker") / "model"
+    return write_scripted(folder, script, template=tiny.CHAT_TEMPLATE, added=words, eos="<|im_end|>")
+
+
+def test_thoughts_are_dimmed_and_fold_when_the_answer_begins(start, thinker):
+    child = start(str(thinker), "hi", "--threads", "1")
+    child.expect(re.escape("\x1b[2mWHY"))
+    child.expect(r"\x1b\[1A\x1b\[2K|\x1b\[2K")
+    child.expect(re.escape("\x1b[2m(thought for 2 tokens)\x1b[0m\r\n"))
+    child.expect(re.escape("YES\r\n"))
+    assert end(child) == 0
+
+
+def test_an_answer_that_never_comes_is_said(start, thinker):
+    child = start(str(thinker), "hi", "--threads", "1", "--max-tokens", "3")
+    child.expect_exact("(thought for 2 tokens, and did not answer)")
+    assert end(child) == 0
+
+
+def test_thoughts_are_not_written_where_the_answer_goes(start, thinker, tmp_path, in_process):
+    child = start(str(thinker), "hi", "--threads", "1", stdout=tmp_path / "answer")
+    child.expect_exact("(thought for 2 tokens)")
+    assert end(child) == 0 and (tmp_path / "answer").read_text() == "YES\n"
+    assert in_process("run", thinker, "hi", "--threads", "1") == (0, "YES\n", "")
+
+
+def test_the_conversation_keeps_thoughts_apart(thinker):
+    with LLM(thinker, threads=1) as llm:
+        chat = Chat(llm, SamplingParams(temperature=0, max_tokens=20), None)
+        chat.answer("hi")
+    thought = {"reasoning_content": "WHY NOT", "thinking": "WHY NOT"}
+    assert chat.messages == [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "YES"} | thought,
+    ]
