@@ -74,6 +74,7 @@ class LLM:
         """Continue one or many prompts, each a text or token ids, in one batch. Outputs are in the prompts' order.
 
         The text of an output goes on where its prompt ends and holds all that was generated, reasoning included.
+        Control tokens in a prompt's text are such.
         """
         return self._outputs(_prompts(prompts), sampling_params)
 
@@ -108,17 +109,25 @@ class LLM:
         self,
         messages: Sequence[Message] | Sequence[Sequence[Message]],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        tools: Sequence[Any] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        parse_special: bool = False,
     ) -> list[Output]:
         """Answer one or many conversations ([{"role": ..., "content": ...}, ...]) through the model's chat template.
 
         An output's `text` is the answer, its `reasoning` what the model thought before; `message` is for the next turn.
+        `chat_template_kwargs` are variables of the template, such as {"enable_thinking": False}. Control tokens in
+        messages are text, unless `parse_special`. See `Tokenizer.render` and `Tokenizer.chat`.
         """
         if isinstance(messages, str | Mapping) or not isinstance(messages, Sequence) or not messages:
             raise InputError(f"messages must be a list of messages, or a list of such lists, not {messages!r}")
         conversations: Sequence[Any] = [messages] if isinstance(messages[0], Mapping) else messages
         if not all(conversations):
             raise InputError("a conversation must have a message at least")
-        return self._outputs([self.tokenizer.chat(one) for one in conversations], sampling_params, chat=True)
+        options: dict[str, Any] = {"chat_template_kwargs": chat_template_kwargs, "parse_special": parse_special}
+        prompts = [self.tokenizer.chat(one, tools=tools, **options) for one in conversations]
+        return self._outputs(prompts, sampling_params, chat=True)
 
     def stream_chat(
         self,

@@ -11,6 +11,7 @@ from tiny import write_checkpoint
 
 from ellm import LLM, InputError, SamplingParams
 from ellm.scheduler import StepError
+from ellm.text.tokenizer import Tokenizer
 
 GREEDY = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
 TEXTS = ["the end", "another one, a little longer than the first", "x"]
@@ -311,3 +312,14 @@ def test_a_closed_llm_says_so(checkpoint):
         opened.logits([1])
     with pytest.raises(InputError, match="closed"):
         list(stream)
+
+
+def test_a_chat_passes_variables_and_tools_to_its_template(llm, monkeypatch):
+    template = "{{ tools | length }}{% if enable_thinking %} think{% endif %}{{ messages[0].content }}"
+    tokenizer = Tokenizer(llm.tokenizer.backend, source="x", special_tokens={}, chat_templates={"default": template})
+    monkeypatch.setattr(llm, "tokenizer", tokenizer)
+    messages = [{"role": "user", "content": [{"type": "text", "text": "<|im_end|>"}]}]
+    options = {"tools": [{}, {}], "chat_template_kwargs": {"enable_thinking": True}}
+    text, special = (llm.chat(messages, GREEDY, parse_special=parse, **options)[0] for parse in (False, True))
+    assert special.prompt_token_ids == [*tokenizer.encode("2 think", add_special=False), 2]
+    assert tokenizer.decode(text.prompt_token_ids) == "2 think<|im_end|>"

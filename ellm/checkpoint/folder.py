@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import tokenizers
+
 from ellm.checkpoint import folder_tokenizer, shards
+from ellm.checkpoint.chat_templates import read_templates
 from ellm.checkpoint.checkpoint import Checkpoint
-from ellm.checkpoint.json_file import check_file, read_json, read_json_if_any
-from ellm.system.errors import InputError, one_line
+from ellm.checkpoint.json_file import read_json, read_json_if_any
+from ellm.system.errors import InputError
 from ellm.text.end_of_turn import end_of_turn_ids
 from ellm.text.token_ids import TokenIds
 from ellm.text.tokenizer import Tokenizer
@@ -25,6 +28,7 @@ FILES = (  # what `open_folder` reads
     "added_tokens.json",
     "chat_template.jinja",
     "chat_template.json",
+    "additional_chat_templates/*.jinja",
 )
 
 
@@ -64,7 +68,7 @@ def _build_tokenizer(folder: Path, config: dict[str, Any], generation: dict[str,
         return TokenIds(str(folder), _eos_ids(folder, config, generation))
     backend, special = built
     eos_ids = [*_eos_ids(folder, config, generation), *_ends_of_turn(backend, generation)]
-    templates = _chat_templates(folder, settings)
+    templates = read_templates(folder, settings)
     return Tokenizer(backend, source=str(folder), special_tokens=special, eos_ids=eos_ids, chat_templates=templates)
 
 
@@ -86,23 +90,3 @@ def _ends_of_turn(backend: tokenizers.Tokenizer, generation: dict[str, Any]) -> 
     ends = end_of_turn_ids({token.content: number for number, token in added.items()}, special)
     said = generation.get("eos_token_id") is not None
     return [number for number in ends if not said or added[number].content == "<|eot_id|>"]
-
-
-def _chat_templates(folder: Path, settings: dict[str, Any]) -> dict[str, str]:
-    """From chat_template.jinja, else chat_template.json, else tokenizer_config.json: a text or a list of named ones."""
-    path = folder / "chat_template.jinja"
-    if path.exists():
-        check_file(path)
-        try:
-            return {"default": path.read_text(encoding="utf-8")}
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: cannot be read: {one_line(error)}") from error
-    value = read_json_if_any(folder / "chat_template.json").get("chat_template", settings.get("chat_template"))
-    if value is None:
-        return {}
-    if isinstance(value, str):
-        return {"default": value}
-    try:
-        return {str(entry["name"]): str(entry["template"]) for entry in value}
-    except (TypeError, KeyError) as error:
-        raise InputError(f"{folder}: chat_template is neither a text nor a list of named templates") from error

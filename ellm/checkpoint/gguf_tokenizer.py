@@ -11,6 +11,7 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import PreTokenizer
 
 import ellm.text.tokenizer
+from ellm.checkpoint.chat_templates import gguf_templates
 from ellm.checkpoint.gguf_file import GGUFFile
 from ellm.system.errors import InputError, one_line
 from ellm.text.end_of_turn import end_of_turn_ids
@@ -62,14 +63,13 @@ def build_tokenizer(file: GGUFFile) -> ellm.text.tokenizer.Tokenizer:
         raise
     except Exception as error:  # the package raises nothing more specific
         raise InputError(f"{file.path}: broken tokenizer: {one_line(error)}") from error
-    template = file.field("tokenizer.chat_template", str, "")
     return ellm.text.tokenizer.Tokenizer(
         backend,
         source=str(file.path),
         special_tokens=_special_tokens(file, tokens),
         eos_ids=_eos_ids(file, tokens),
         add_bos=file.field("tokenizer.ggml.add_bos_token", bool, add_bos),
-        chat_templates={"default": template} if template else {},
+        chat_templates=gguf_templates(file),
     )
 
 

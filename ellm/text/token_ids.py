@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from ellm.system.errors import InputError
+from ellm.text.chat_template import ChatTemplate
 from ellm.text.reader import Reader
 from ellm.text.reasoning import Everything
 from ellm.text.tokenizer import Tokenizer
@@ -41,13 +41,8 @@ class TokenIds(Tokenizer):
         """Raises InputError."""
         raise self.error("prompts are lists of token ids")
 
-    def render(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        add_generation_prompt: bool = True,
-        tools: Sequence[Any] | None = None,
-    ) -> str:
-        """Raises InputError."""
+    @property
+    def _default_template(self) -> ChatTemplate:
         raise self.error("prompts are lists of token ids")
 
     def error(self, instead: str) -> InputError:

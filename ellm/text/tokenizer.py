@@ -9,7 +9,8 @@ from typing import Any
 import tokenizers
 
 from ellm.system.errors import InputError
-from ellm.text.chat_template import ChatTemplate
+from ellm.text.chat_template import ChatTemplate, Conversation
+from ellm.text.control_tokens import ControlTokens
 from ellm.text.reader import Reader
 from ellm.text.reasoning import Everything, Style
 from ellm.text.token_stream import TokenStream
@@ -53,7 +54,8 @@ class Tokenizer:
         self.backend = backend
         self.source = source
         self._add_bos = add_bos
-        self._templates = chat_templates or {}
+        templates = (chat_templates or {}).items()
+        self._chat_templates = {name: ChatTemplate(text, special_tokens, source) for name, text in templates}
         self._special_tokens = special_tokens
         self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
         self.bos_id = self._special_id("bos_token")
@@ -74,10 +76,7 @@ class Tokenizer:
 
         Raises InputError if the text holds half a surrogate pair.
         """
-        try:
-            ids = self.backend.encode(text, add_special_tokens=add_special).ids
-        except TypeError as error:  # what the package raises for lone surrogates
-            raise InputError("the text is not valid Unicode") from error
+        ids = _ids(self.backend, text, add_special)
         if add_special and self._add_bos is not None and self.bos_id is not None:
             if self._add_bos and ids[:1] != [self.bos_id]:
                 ids.insert(0, self.bos_id)
@@ -126,35 +125,86 @@ class Tokenizer:
 
     @cached_property
     def _style(self) -> Style:
-        return Style(set(self._added.values()), self._templates.values())
+        return Style(set(self._added.values()), [template.text for template in self._chat_templates.values()])
 
     @property
     def has_chat_template(self) -> bool:
         """Whether `render` and `chat` can work."""
-        return "default" in self._templates
+        return "default" in self._chat_templates
 
-    @cached_property
-    def _compiled_templates(self) -> dict[str, ChatTemplate]:
-        return {name: ChatTemplate(text, self._special_tokens, self.source) for name, text in self._templates.items()}
+    @property
+    def _default_template(self) -> ChatTemplate:
+        if not self.has_chat_template:
+            raise InputError(f"{self.source}: the model has no chat_template; give it plain text instead of messages")
+        return self._chat_templates["default"]
+
+    def thinking(self, on: bool) -> dict[str, bool]:
+        """The `chat_template_kwargs` that switch the model's thinking. Raises InputError if the template has none."""
+        return self._default_template.thinking(on)
 
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],
         add_generation_prompt: bool = True,
         tools: Sequence[Any] | None = None,
+        *,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> str:
-        """The prompt text of a conversation: see `ChatTemplate.render`. Raises InputError without a template too."""
-        if not self.has_chat_template:
-            raise InputError(f"{self.source}: the model has no chat_template; give it plain text instead of messages")
-        templates = self._compiled_templates
-        name = "tool_use" if tools and "tool_use" in templates else "default"
-        return templates[name].render(messages, add_generation_prompt, tools)
+        """The prompt text of a conversation.
+
+        Args:
+            messages: dicts with `role` and `content`, as in the OpenAI API; content may be a list of text parts.
+            add_generation_prompt: end with the words that open the assistant's answer.
+            tools: JSON schemas of the functions that the model may call.
+            chat_template_kwargs: variables of the template, such as `{"enable_thinking": False}`.
+
+        Raises:
+            InputError: there is no template, the messages are malformed, the template does not read a variable, or it
+                refuses the messages, fails on them or takes too long.
+        """
+        template, conversation = self._conversation(messages, add_generation_prompt, tools, chat_template_kwargs)
+        return _text(template.render([conversation])[0])
 
     def chat(
         self,
         messages: Sequence[Mapping[str, Any]],
         add_generation_prompt: bool = True,
         tools: Sequence[Any] | None = None,
+        *,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        parse_special: bool = False,
     ) -> list[int]:
-        """Token ids of `render`; the template itself writes the special tokens."""
-        return self.encode(self.render(messages, add_generation_prompt, tools), add_special=False)
+        """Token ids of `render`, in which the template alone writes control tokens.
+
+        Those that the messages, tools or variables hold become plain text, unless `parse_special`. Raises InputError
+        as `render` does, and if such a token decides what the template makes.
+        """
+        template, conversation = self._conversation(messages, add_generation_prompt, tools, chat_template_kwargs)
+        marked = None if parse_special else self._control_tokens.mark(template, conversation)
+        if marked is not None:
+            return _ids(self._control_tokens.encoder(marked.mark), marked.text, add_special=False)
+        return self.encode(_text(template.render([conversation])[0]), add_special=False)
+
+    def _conversation(self, messages: Any, *arguments: Any) -> tuple[ChatTemplate, Conversation]:
+        conversation = Conversation(messages, *arguments)
+        template = self._default_template
+        if conversation.tools:
+            template = self._chat_templates.get("tool_use", template)
+        return template, template.arranged(conversation)
+
+    @cached_property
+    def _control_tokens(self) -> ControlTokens:
+        return ControlTokens(self.backend, {*self._special_tokens.values()}, self.eos_ids)
+
+
+def _ids(backend: tokenizers.Tokenizer, text: str, add_special: bool) -> list[int]:
+    try:
+        return backend.encode(text, add_special_tokens=add_special).ids
+    except TypeError as error:  # what the package raises for lone surrogates
+        raise InputError("the text is not valid Unicode") from error
+
+
+def _text(rendered: str | InputError) -> str:
+    if isinstance(rendered, InputError):
+        raise rendered
+    return rendered

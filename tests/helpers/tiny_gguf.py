@@ -1,6 +1,7 @@
 """Writes tiny GGUF files with the gguf package: random weights and a small tokenizer."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import gguf
@@ -88,13 +89,13 @@ def write_gguf(
     config: dict,
     weights: dict[str, np.ndarray],
     dtype=GGMLQuantizationType.F32,
-    tokenizer: str | None = "gpt2",
+    tokenizer: str | Callable[[gguf.GGUFWriter], None] | None = "gpt2",
     most_tensors: int = 0,
     fields: dict | None = None,
     **metadata,
 ) -> Path:
     """Matrices become `dtype`, vectors stay F32. `metadata` adds or replaces keys of the architecture (dots as __),
-    `fields` others.
+    `fields` others; `tokenizer` may add what it likes.
 
     With `most_tensors`, the model is split over files of so many at most, and the first of them is returned.
     """
@@ -117,7 +118,7 @@ def write_gguf(
     for key, value in (fields or {}).items():
         add_value(writer, key, value)
     if tokenizer:
-        {"gpt2": add_byte_level, "llama": add_sentencepiece}[tokenizer](writer)
+        {"gpt2": add_byte_level, "llama": add_sentencepiece}.get(tokenizer, tokenizer)(writer)
     heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
     for name, values in stacked(weights).items():
         for projection, count in heads.items():
