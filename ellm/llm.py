@@ -74,7 +74,7 @@ class LLM:
         """Continue one or many prompts, each a text or token ids, in one batch. Outputs are in the prompts' order.
 
         The text of an output goes on where its prompt ends and holds all that was generated, reasoning included.
-        Control tokens in a prompt's text are such.
+        Control tokens in a prompt's text are such. Without sampling_params, those of `get_default_sampling_params`.
         """
         return self._outputs(_prompts(prompts), sampling_params)
 
@@ -85,7 +85,7 @@ class LLM:
         chat: bool = False,
     ) -> list[Output]:
         if sampling_params is None or isinstance(sampling_params, SamplingParams):
-            sampling_params = [sampling_params or SamplingParams()] * len(many)
+            sampling_params = [sampling_params or self.get_default_sampling_params()] * len(many)
         if not isinstance(sampling_params, Sequence):
             raise InputError(f"sampling_params must be SamplingParams or a list of them, not {sampling_params!r}")
         if len(sampling_params) != len(many):
@@ -103,7 +103,8 @@ class LLM:
         self, prompt: Prompt, sampling_params: SamplingParams | None = None, *, prompt_cache: PromptCache | None = None
     ) -> Stream:
         """Continue one prompt, as `generate` does, and iterate over the pieces of its text as they come."""
-        return self._stream(self._completion(prompt, sampling_params or SamplingParams(), prompt_cache))
+        params = sampling_params or self.get_default_sampling_params()
+        return self._stream(self._completion(prompt, params, prompt_cache))
 
     def chat(
         self,
@@ -142,7 +143,15 @@ class LLM:
         `Stream.pieces` has those of the reasoning too. `template`: arguments of `Tokenizer.chat`.
         """
         prompt = self.tokenizer.chat(messages, **template)
-        return self._stream(self._completion(prompt, sampling_params or SamplingParams(), prompt_cache, chat=True))
+        params = sampling_params or self.get_default_sampling_params()
+        return self._stream(self._completion(prompt, params, prompt_cache, chat=True))
+
+    def get_default_sampling_params(self) -> SamplingParams:
+        """How the model asks to be sampled (generation_config.json, or general.sampling of a GGUF file).
+
+        Requests without SamplingParams are; SamplingParams that are given count as they are, with their own defaults.
+        """
+        return SamplingParams(**self.runtime.sampling.fields)
 
     def logits(self, token_ids: Sequence[int]) -> np.ndarray:
         """The logits after each of the tokens, teacher-forced: float32 [T, vocab]."""

@@ -28,7 +28,7 @@ class Checkpoint:
     Attributes:
         source: the folder or file, for messages.
         config: the model's configuration in the form of config.json.
-        generation: the form of generation_config.json; empty if there is none.
+        generation: the form of generation_config.json, or general.sampling of GGUF; empty if there is none.
         tensors: tensors by their Hugging Face names.
         notes: lines for the user on what was opened.
         unused_metadata: keys of a GGUF file that nothing here knows.
@@ -57,6 +57,11 @@ class Checkpoint:
     def config_file(self) -> str:
         """The file that `config` comes from, for messages."""
         return self.source if Path(self.source).is_file() else f"{self.source}/config.json"
+
+    @property
+    def generation_file(self) -> str:
+        """The file that `generation` comes from, for messages."""
+        return self.source if self.source.endswith(".gguf") else f"{self.source}/generation_config.json"
 
     def _check_layers(self) -> None:
         """A wrong count is refused before anyone builds a graph of that many layers."""

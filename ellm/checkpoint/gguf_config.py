@@ -13,13 +13,6 @@ from ellm.checkpoint.gguf_rope import read_rope
 from ellm.system.errors import InputError
 
 _PLAIN_LLAMA = "LlamaForCausalLM"
-_SAMPLING = {  # fields of generation_config.json
-    "temperature": "general.sampling.temp",
-    "top_k": "general.sampling.top_k",
-    "top_p": "general.sampling.top_p",
-    "min_p": "general.sampling.min_p",
-    "repetition_penalty": "general.sampling.penalty_repeat",
-}
 
 
 def read_config(file: GGUFFile, family: Family, biased: Set[str]) -> dict[str, Any]:
@@ -86,12 +79,10 @@ def _own_fields(fields: ModelFields, family: Family) -> dict[str, Any]:
 
 
 def read_generation(file: GGUFFile) -> dict[str, Any]:
-    """generation_config.json: what ends a text, and how the model's makers want it to be sampled."""
-    found: dict[str, Any] = {"eos_token_id": _end_of_text(file)}
-    for name, key in _SAMPLING.items():
-        if key in file.metadata:
-            found[name] = file.field(key, int) if name == "top_k" else shortest(file.field(key, float))
-    return found
+    """generation_config.json: what ends a text, and, by its own keys, how the model's makers want it to be sampled."""
+    sampling = {key: value for key, value in file.metadata.items() if key.startswith("general.sampling.")}
+    numbers = {key: shortest(value) if isinstance(value, float) else value for key, value in sampling.items()}
+    return {"eos_token_id": _end_of_text(file), **numbers}
 
 
 def _end_of_text(file: GGUFFile) -> list[int]:

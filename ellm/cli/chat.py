@@ -8,6 +8,7 @@ import readline
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ellm.cli.answer import show
 from ellm.cli.terminal import note, write
@@ -32,13 +33,19 @@ class Chat:
     """
 
     def __init__(
-        self, llm: LLM, params: SamplingParams, system: str | None, report: Callable[[LLM, Output], None] | None = None
+        self,
+        llm: LLM,
+        params: SamplingParams,
+        system: str | None,
+        template: dict[str, Any],
+        report: Callable[[LLM, Output], None] | None = None,
     ):
         if not llm.tokenizer.has_chat_template:
             raise InputError(f"{llm.tokenizer.source}: has no chat template to chat by; give it a PROMPT")
         self.llm = llm
         self.params = params
         self.system = system
+        self.template = template  # arguments of Tokenizer.chat
         self.report = report
         self.cache = llm.prompt_cache()
         self.messages: list[dict[str, str]] = []
@@ -89,7 +96,7 @@ class Chat:
         question = {"role": "user", "content": text}
         first = [{"role": "system", "content": self.system}] if self.system is not None else []
         messages = [*first, *self.messages, question]
-        stream = self.llm.stream_chat(messages, self.params, prompt_cache=self.cache)
+        stream = self.llm.stream_chat(messages, self.params, prompt_cache=self.cache, **self.template)
         pressed = show(stream)
         output = stream.output
         if output.text:

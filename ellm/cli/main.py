@@ -85,11 +85,40 @@ def run(
     max_tokens: Annotated[
         int | None, typer.Option(help="Most tokens of an answer.", show_default="until it ends or the context is full")
     ] = None,
-    temperature: Annotated[float, typer.Option(help="0 takes the most likely token each time.")] = 0.0,
-    top_p: Annotated[float, typer.Option(help="Sample from the most likely tokens that reach this sum.")] = 1.0,
-    top_k: Annotated[int, typer.Option(help="Sample from the k most likely tokens; 0: all.")] = 0,
-    min_p: Annotated[float, typer.Option(help="Drop tokens less likely than this, relative to the best.")] = 0.0,
-    repeat_penalty: Annotated[float, typer.Option(help="Above 1: make tokens that were seen less likely.")] = 1.0,
+    think: Annotated[
+        bool | None,
+        typer.Option("--think/--no-think", help="Whether to think first.", show_default="as the chat template has it"),
+    ] = None,
+    template_arg: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="A variable of the chat template, as JSON or text; may be repeated."),
+    ] = None,
+    special: Annotated[
+        bool, typer.Option("--special", help="Let control tokens in messages be such; without it they are text.")
+    ] = False,
+    temperature: Annotated[
+        float | None, typer.Option(help="0 takes the most likely token each time.", show_default="the model's, else 0")
+    ] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option(
+            help="Sample from the most likely tokens that reach this sum.", show_default="the model's, else 1"
+        ),
+    ] = None,
+    top_k: Annotated[
+        int | None,
+        typer.Option(help="Sample from the k most likely tokens; 0: all.", show_default="the model's, else 0"),
+    ] = None,
+    min_p: Annotated[
+        float | None,
+        typer.Option(
+            help="Drop tokens less likely than this, relative to the best.", show_default="the model's, else 0"
+        ),
+    ] = None,
+    repeat_penalty: Annotated[
+        float | None,
+        typer.Option(help="Above 1: make tokens that were seen less likely.", show_default="the model's, else 1"),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the sampling.", show_default="another one each time")] = None,
     stop: Annotated[
         list[str] | None,
@@ -103,20 +132,21 @@ def run(
 ) -> None:
     """Answer PROMPT, or chat in the terminal. A lone argument is the MODEL."""
     from ellm.cli import run as command
-    from ellm.serving.sampling import SamplingParams
+    from ellm.cli.template_options import TemplateOptions, parse_arguments
 
-    params = SamplingParams(
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        min_p=min_p,
-        repeat_penalty=repeat_penalty,
-        max_tokens=max_tokens,
-        stop=stop,
-        seed=seed,
-    )
+    sampling = {
+        "temperature": temperature,
+        "top_p": top_p,
+        "top_k": top_k,
+        "min_p": min_p,
+        "repeat_penalty": repeat_penalty,
+        "max_tokens": max_tokens,
+        "stop": stop,
+        "seed": seed,
+    }
+    template = TemplateOptions(think, parse_arguments(template_arg or []), special)
     options = {"context": context, "threads": threads, "isa": isa, "expanded_prefill": expanded_prefill}
-    command.run(model, prompt, params, raw=raw, system=system, stats=stats, options=options)
+    command.run(model, prompt, sampling, template, raw=raw, system=system, stats=stats, options=options)
 
 
 @app.command()

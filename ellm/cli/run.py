@@ -9,8 +9,10 @@ from typing import Any
 from ellm.checkpoint.aliases import DEFAULT
 from ellm.cli.answer import show
 from ellm.cli.chat import Chat
+from ellm.cli.model_sampling import choose
 from ellm.cli.skipped import note_price, note_skipped
 from ellm.cli.stats import report
+from ellm.cli.template_options import TemplateOptions
 from ellm.cli.terminal import loading, note
 from ellm.llm import LLM
 from ellm.serving.sampling import SamplingParams
@@ -21,16 +23,23 @@ from ellm.system.errors import InputError
 def run(
     model: str | None,
     prompt: str | None,
-    params: SamplingParams,
+    sampling: dict[str, Any],
+    template: TemplateOptions,
     *,
     raw: bool,
     system: str | None,
     stats: bool,
     options: dict[str, Any],
 ) -> None:
-    """Answer `prompt`, or stdin if there is none and stdin is no terminal; else chat."""
-    if raw and system is not None:
-        raise InputError("--system needs the chat template, which --raw leaves out")
+    """Answer `prompt`, or stdin if there is none and stdin is no terminal; else chat.
+
+    `sampling` are fields of SamplingParams; those that are None are the model's own.
+    """
+    given = {name: value for name, value in sampling.items() if value is not None}
+    SamplingParams(**given)  # refused before anything is loaded
+    if raw and (system is not None or template.given):
+        option = "--system" if system is not None else "--think" if template.think is not None else "--template-arg"
+        raise InputError(f"{option} needs the chat template, which --raw leaves out")
     if model is None:
         note(f"no model named: using {DEFAULT}")
     chatting = prompt is None and sys.stdin.isatty()
@@ -40,10 +49,11 @@ def run(
         raise InputError("PROMPT is empty")
     text = read_stdin() if not chatting and prompt in (None, "-") else prompt
     with open_llm(DEFAULT if model is None else model, options) as llm:
+        params = choose(llm, given)
         if text is None:
-            Chat(llm, params, system, report if stats else None).loop()
+            Chat(llm, params, system, template.of_chat(llm), report if stats else None).loop()
         else:
-            answer(llm, text, params, raw=raw, system=system, stats=stats)
+            answer(llm, text, params, template, raw=raw, system=system, stats=stats)
 
 
 def open_llm(model: str, options: dict[str, Any]) -> LLM:
@@ -77,14 +87,23 @@ def read_stdin() -> str:
     return text
 
 
-def answer(llm: LLM, text: str, params: SamplingParams, *, raw: bool, system: str | None, stats: bool) -> None:
+def answer(
+    llm: LLM,
+    text: str,
+    params: SamplingParams,
+    template: TemplateOptions,
+    *,
+    raw: bool,
+    system: str | None,
+    stats: bool,
+) -> None:
     """Stream the answer to one prompt to stdout. Raises KeyboardInterrupt when Ctrl-C has stopped it."""
-    if not raw and not llm.tokenizer.has_chat_template:
+    if not raw and not template.given and not llm.tokenizer.has_chat_template:
         note("this model has no chat template: continuing the prompt itself, as with --raw")
         raw = True
     messages = [{"role": "system", "content": system}] if system is not None else []
     messages.append({"role": "user", "content": text})
-    stream = llm.stream(text, params) if raw else llm.stream_chat(messages, params)
+    stream = llm.stream(text, params) if raw else llm.stream_chat(messages, params, **template.of_chat(llm))
     pressed = show(stream)
     if pressed:
         raise KeyboardInterrupt

@@ -13,6 +13,7 @@ from ellm.kernels import isa as isas
 from ellm.scheduler import Pool
 from ellm.scheduler.pool import LoadedProgram
 from ellm.scheduler.program import Program
+from ellm.serving.model_sampling import read_sampling
 from ellm.system import memory
 from ellm.system.errors import InputError
 
@@ -23,7 +24,7 @@ class Runtime:
     """Opens, compiles and loads `model` (a folder, a GGUF file, a hub name or an alias).
 
     `progress` is called with the bytes loaded so far and in all. `ignored` are the checkpoint's tensors that the model
-    does not use. `executables` run the steps of its programs, the first one any.
+    does not use, `sampling` is how it asks to be sampled. `executables` run the steps of its programs, the first one all.
     Raises InputError if the model, an option or this machine will not do.
     """
 
@@ -59,6 +60,8 @@ class Runtime:
             self.model, self.program = self.compiled.source.model, self.compiled.program
             self.context = self.model.context if context is None else context
             self.chunk = chunk
+            file = self.checkpoint.generation_file
+            self.sampling = read_sampling(self.checkpoint.generation, file, self.context)
             self.pool = Pool(threads)
             self._closers.append(self.pool.close)
             check_room(self.compiled.programs, self.pool.threads, str(model), context)

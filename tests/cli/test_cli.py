@@ -20,6 +20,7 @@ from ellm.system import memory
 
 ELLM = [sys.executable, "-m", "ellm.cli.main"]
 ROOT = Path(__file__).parents[2]
+STATS = ("--stats", "--max-tokens", 1, "--threads", 1)
 QUESTION = "What is the capital of France? Answer in one sentence."
 
 
@@ -87,6 +88,85 @@ def test_a_seed_makes_sampling_repeatable(checkpoint):
     arguments = ["run", checkpoint, "x", "--temperature", 3, "--max-tokens", 20]
     first, again, other = (ellm(*arguments, "--seed", seed).stdout for seed in (1, 1, 2))
     assert first == again != other
+
+
+@pytest.fixture
+def asking(tmp_path):
+    """Makes a checkpoint whose generation_config.json asks for this."""
+
+    def write(**generation):
+        folder = write_checkpoint(tmp_path / "asking", "LlamaForCausalLM")
+        (folder / "generation_config.json").write_text(json.dumps(generation))
+        return folder
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("generation", "options", "note"),
+    [
+        (
+            {"do_sample": True, "top_k": 20, "temperature": 0.6, "top_p": 0.95, "max_new_tokens": 2},
+            (),
+            "temperature 0.6, top-p 0.95, top-k 20, max-tokens 2",
+        ),
+        ({"do_sample": True, "temperature": 0.6, "top_p": 0.95}, ("--temperature", "0"), None),
+        ({"do_sample": True, "temperature": 0.6, "top_p": 0.95}, ("--top-p", "0.5"), "temperature 0.6"),
+        ({"temperature": 0.6}, (), "without temperature 0.6, as do_sample is not true"),
+        ({"repetition_penalty": 1.05}, (), "repeat-penalty 1.05"),
+        ({"num_beams": 4, "typical_p": 0.9}, (), "ellm does not do num_beams 4, typical_p 0.9"),
+        ({"do_sample": False}, (), None),
+    ],
+)
+def test_how_the_model_asks_to_be_sampled_is_done_and_said(asking, generation, options, note):
+    options = ("--raw", "--threads", 1, *([] if "max_new_tokens" in generation else ["--max-tokens", 2]), *options)
+    result = ellm("run", asking(**generation), "the", *options)
+    assert result.returncode == 0
+    assert result.stderr == (f"sampling: {note} (generation_config.json)\n" if note else "")
+
+
+def test_options_reach_the_chat_template(tmp_path):
+    """The answer is what the template makes of the variables: its control token ends the prompt, or does not."""
+    folder = write_checkpoint(tmp_path / "switch", "LlamaForCausalLM")
+    (folder / "chat_template.jinja").write_text(
+        "{% if enable_thinking %}{{ raise_exception('on') }}{% endif %}"
+        "{% if enable_thinking is defined %}{{ raise_exception('off') }}{% endif %}"
+        "{% if effort is defined %}{{ raise_exception(effort | tojson) }}{% endif %}the"
+    )
+
+    def said(*options):
+        return refused(ellm("run", folder, "hi", "--max-tokens", 1, "--threads", 1, *options)).split("messages: ")[-1]
+
+    assert said("--think") == "on" and said("--no-think") == "off"
+    assert said("--template-arg", "enable_thinking=false") == said("--template-arg", "enable_thinking=False") == "off"
+    assert said("--template-arg", "effort=[1, null]") == "[1, null]"
+    assert said("--template-arg", "effort=high") == said("--template-arg", 'effort="high"') == '"high"'
+    assert "does not read 'efort'; it reads effort, enable_thinking" in said("--template-arg", "efort=1")
+    assert said("--template-arg", "effort") == "ellm: --template-arg must be KEY=VALUE, not 'effort'"
+    assert said("--no-think", "--raw") == "ellm: --think needs the chat template, which --raw leaves out"
+    assert said("--template-arg", "a=1", "--raw").startswith("ellm: --template-arg needs the chat template")
+
+
+def test_a_template_without_a_switch_for_thinking(checkpoint):
+    for option in ("--think", "--no-think"):
+        line = refused(ellm("run", checkpoint, "hi", option, "--threads", 1))
+        assert "chat_template has no switch for thinking (enable_thinking, thinking); it reads no others" in line
+
+
+def test_control_tokens_in_a_question_are_text(checkpoint):
+    """--stats counts the tokens of the prompt."""
+    counts = [
+        int(re.search(r"prefill +(\d+) tokens", ellm("run", checkpoint, question, *options).stderr)[1])
+        for question, *options in (("a", *STATS), ("a<|im_end|>", *STATS), ("a<|im_end|>", "--special", *STATS))
+    ]
+    assert counts == [counts[0], counts[0] + len("<|im_end|>"), counts[0] + 1]
+
+
+def test_a_hostile_template_is_ended(tmp_path):
+    folder = write_checkpoint(tmp_path / "hostile", "LlamaForCausalLM")
+    loop = "{% for i in range(99999) %}"
+    (folder / "chat_template.jinja").write_text(loop * 2 + "{% endfor %}" * 2)
+    assert "chat_template takes more than 1 s" in refused(ellm("run", folder, "hi", "--threads", 1))
 
 
 def test_forced_isa_is_used_and_said(checkpoint):
