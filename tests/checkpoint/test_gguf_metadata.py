@@ -138,12 +138,5 @@ def test_windows_that_ellm_does_not_have(tmp_path):
 def test_how_a_model_wants_to_be_sampled(tmp_path):
     keys = dict(temp=0.6, top_k=20, top_p=0.95, min_p=0.0, penalty_repeat=1.05)
     path = write_with(tmp_path, **{f"general__sampling__{key}": value for key, value in keys.items()})
-    generation = open_checkpoint(path).generation
-    assert generation == {
-        "eos_token_id": [2],
-        "temperature": 0.6,
-        "top_k": 20,
-        "top_p": 0.95,
-        "min_p": 0.0,
-        "repetition_penalty": 1.05,
-    }
+    expected = {f"general.sampling.{key}": value for key, value in keys.items()}
+    assert open_checkpoint(path).generation == {"eos_token_id": [2], **expected}
