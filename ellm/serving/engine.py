@@ -164,10 +164,10 @@ class Engine:
                 share.sequence.append(share.end, token, logprob)
         for share in step.shares:
             share.sequence.cached = share.end
-            self.room.hold_prompt(share, step.program)
+            self.room.hold_prompt_only(share, step.program)
         for share in drawn:
-            if share.sequence.prompt_bytes:
-                self.room.forget_prompt(share.sequence)
+            if share.sequence.prompt_only_bytes:
+                self.room.forget_prompt_only(share.sequence)
 
     def _make_room(self) -> None:
         """Send the newest sequence back to wait, without what was computed of it; one that is alone fails."""

@@ -31,7 +31,7 @@ class Room:
     def enter(self, sequence: Sequence) -> None:
         """Give a sequence a range, its prompt cache's if there is one. Raises InputError without address space."""
         if sequence.range is None:
-            sequence.cached, sequence.prompt_bytes = self.cached_prefix(sequence), 0.0
+            sequence.cached, sequence.prompt_only_bytes = self.cached_prefix(sequence), 0.0
             sequence.range = (sequence.cache and sequence.cache.range) or self.ranges.acquire()
         if not sequence.cached and not self._cuttable:
             sequence.range.clear()
@@ -48,7 +48,7 @@ class Room:
     def undo(self, sequence: Sequence) -> None:
         """Take back what a step that did not end may have written: all there is, unless it can be written over."""
         if not self._repeatable:
-            sequence.cached, sequence.prompt_bytes = 0, 0.0
+            sequence.cached, sequence.prompt_only_bytes = 0, 0.0
             if sequence.range is not None:
                 sequence.range.clear()
 
@@ -56,7 +56,7 @@ class Room:
         """Take the range of an ended sequence back, or leave it and what it holds to its prompt cache."""
         cache = sequence.cache
         if sequence.range is not None and cache is not None:
-            self.forget_prompt(sequence)
+            self.forget_prompt_only(sequence)
             cache.range, cache.tokens = sequence.range, sequence.tokens[: sequence.cached].copy()
         elif sequence.range is not None:
             self.ranges.release(sequence.range)
@@ -68,7 +68,7 @@ class Room:
         """Take the range of a sequence back that is to be computed again, and that of its prompt cache with it."""
         if sequence.cache is not None:
             sequence.cache.forget()
-        held, sequence.range, sequence.cached, sequence.prompt_bytes = sequence.range, None, 0, 0.0
+        held, sequence.range, sequence.cached, sequence.prompt_only_bytes = sequence.range, None, 0, 0.0
         if held is not None:
             self.ranges.release(held)
 
@@ -78,32 +78,33 @@ class Room:
             self.ranges.release(cache.range)
         cache.forget()
 
-    def hold_prompt(self, share: Share, program: Program) -> None:
+    def hold_prompt_only(self, share: Share, program: Program) -> None:
         """Count what a step of `program` wrote that serves a prompt alone."""
         sequence = share.sequence
-        sequence.prompt_bytes = max(sequence.prompt_bytes, _prompt_bytes(program, share.end))
+        sequence.prompt_only_bytes = max(sequence.prompt_only_bytes, _prompt_only_bytes(program, share.end))
 
-    def forget_prompt(self, sequence: Sequence) -> None:
+    def forget_prompt_only(self, sequence: Sequence) -> None:
         """Take back what serves a prompt alone."""
         if sequence.range is not None and len(sequence.range.array) > self._kept:
             sequence.range.clear(self._kept)
-            sequence.prompt_bytes = 0.0
+            sequence.prompt_only_bytes = 0.0
 
     def step_bytes(self, shares: Iterable[Share], program: Program) -> float:
         """Bytes of keys and values that a step of `program` writes for the first time."""
         needed = 0.0
         for share in shares:
             needed += self._bytes(share.begin, share.end)
-            needed += max(0.0, _prompt_bytes(program, share.end) - share.sequence.prompt_bytes)
+            needed += max(0.0, _prompt_only_bytes(program, share.end) - share.sequence.prompt_only_bytes)
         return needed
 
     def prompt_bytes(self, sequence: Sequence, done: int) -> float:
         """Bytes of keys and values that the rest of a prompt, or of what is known of a sequence, will write."""
-        return self._bytes(done, sequence.length) + self._most_prompt_bytes(sequence.length, sequence.length - done)
+        length = sequence.length
+        return self._bytes(done, length) + self._most_prompt_only_bytes(length, length - done)
 
-    def _most_prompt_bytes(self, positions: int, rows: int) -> float:
+    def _most_prompt_only_bytes(self, positions: int, rows: int) -> float:
         """Bytes that serve a prompt alone, of so many positions of which so many rows are run."""
-        return max(_prompt_bytes(one, positions) for one in self._programs if one.least_rows <= rows)
+        return max(_prompt_only_bytes(one, positions) for one in self._programs if one.least_rows <= rows)
 
     def _bytes(self, begin: int, end: int) -> float:
         return (end - begin) * self.position_bytes + (0 if begin else self.sequence_bytes)
@@ -135,13 +136,13 @@ class Room:
 
     def check_logits(self, tokens: int, vocab: int) -> None:
         """Raise InputError unless so many rows of logits fit, and the keys and values that they take."""
-        needed = tokens * 4 * vocab + self._bytes(0, tokens) + self._most_prompt_bytes(tokens, tokens)
+        needed = tokens * 4 * vocab + self._bytes(0, tokens) + self._most_prompt_only_bytes(tokens, tokens)
         if needed > MARGIN and needed > (there := memory.available()):
             raise InputError(
                 f"the logits of {tokens} tokens need {memory.readable(needed)}, {memory.readable(there)} are left"
             )
 
 
-def _prompt_bytes(program: Program, positions: int) -> float:
+def _prompt_only_bytes(program: Program, positions: int) -> float:
     """Bytes of a range that serve so many positions of a prompt alone."""
     return positions * sum(cache.bytes for cache in program.caches if not cache.kind.kept) / program.context

@@ -24,7 +24,7 @@ class Sequence:
         self.range: Mapping | None = None
         self.slot = -1
         self.cached = 0  # tokens whose keys and values are in the range
-        self.prompt_bytes = 0.0  # of the range that serve the prompt alone
+        self.prompt_only_bytes = 0.0  # of the range that serve the prompt alone
         self.done = False
         self.error: BaseException | None = None
 

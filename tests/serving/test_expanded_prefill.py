@@ -100,7 +100,7 @@ def test_pages_of_an_expansion_are_given_back(one_folder, chunk):
         stream = llm.stream(tokens, GREEDY, prompt_cache=cache)
         next(stream)
         (running,) = llm.engine.running
-        assert not running.sequence.range.array[kept:].any() and not running.sequence.prompt_bytes
+        assert not running.sequence.range.array[kept:].any() and not running.sequence.prompt_only_bytes
         list(stream)
         assert cache.range.array[:kept].any()
         assert not cache.range.array[kept:].any()
