@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ellm.llm import LLM
 from ellm.machine.limits import Limits
 from ellm.profiling.bencher import Bencher
 from ellm.profiling.recorder import Recorder
@@ -32,7 +33,8 @@ def main() -> None:
     arguments = parser.parse_args()
     context = arguments.context + arguments.new
     options = {"context": context, "chunk": arguments.context, "threads": arguments.threads}
-    with closing(Runtime(arguments.folder, **options)) as runtime:
+    with LLM(arguments.folder, **options) as llm:
+        runtime = llm.runtime
         lines = [*tasks(runtime, arguments.context), memory(runtime)]
         with closing(Limits(runtime.pool, runtime.table)) as limits:
             lines.append(decode(runtime, limits, arguments))

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ellm.compiled import CHUNK
+from ellm.llm import LLM
 from ellm.machine.limits import WINDOW, Limits
 from ellm.machine.measure import Meter
 from ellm.predict.planner import Planner
@@ -52,10 +53,10 @@ def main() -> None:
     print("| model | step | predicted ms | measured ms | predicted / measured | middle half of the rounds |")
     print("|---|---|---|---|---|---|", flush=True)
     for name, path in checkpoints.items():
-        runtime = Runtime(str(path), context=max(DEPTHS) + PROMPT, chunk=CHUNK)
-        with closing(runtime), closing(Meter(runtime.pool, runtime.table)) as meter:
-            for case in cases(runtime):
-                print(f"| {name} | {case.name} | {compare(case, runtime, meter, arguments.rounds)} |", flush=True)
+        llm = LLM(path, context=max(DEPTHS) + PROMPT, chunk=CHUNK)
+        with llm, closing(Meter(llm.runtime.pool, llm.runtime.table)) as meter:
+            for case in cases(llm.runtime):
+                print(f"| {name} | {case.name} | {compare(case, llm.runtime, meter, arguments.rounds)} |", flush=True)
                 name = ""
 
 

@@ -76,6 +76,8 @@ class Compiled:
 
     source: Source
     programs: tuple[Program, ...]  # by rising `least_rows`
+    context: int | None  # most positions of a sequence, as they were asked for; None: all that the model has
+    chunk: int  # most rows of a step
 
     @property
     def program(self) -> Program:
@@ -112,7 +114,7 @@ def compile_model(
 
     Raises InputError if the context is more than the model has, there are no latents, or no step has so many rows.
     """
-    model = source.model
+    model, asked = source.model, context
     context = model.context if context is None else context
     if not 1 <= context <= model.longest:
         raise InputError(f"context {context}: this model has 1 to {model.longest} positions")
@@ -127,7 +129,8 @@ def compile_model(
         graphs, context=context, chunk=chunk, row_block=isas.ROW_BLOCK[isa], packing=packing
     )
     named = zip(variants, programs, strict=True)
-    return Compiled(source, tuple(replace(program, variant=name, least_rows=rows) for (name, rows), program in named))
+    programs = [replace(program, variant=name, least_rows=rows) for (name, rows), program in named]
+    return Compiled(source, tuple(programs), asked, chunk)
 
 
 def _price(program: Program, variant: Program, threads: int) -> str:

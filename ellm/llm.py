@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ellm.compiled import CHUNK
+from ellm.checkpoint import open_checkpoint
+from ellm.compiled import CHUNK, Source, compile_model
+from ellm.kernels import isa as isas
 from ellm.serving.completion import Completion
 from ellm.serving.driver import Driver
 from ellm.serving.engine import Engine
@@ -20,6 +23,7 @@ from ellm.system.errors import InputError
 from ellm.text.piece import Piece
 from ellm.text.token_ids import TokenIds
 
+LONGEST_CHUNK = 1 << 16  # a program's size grows with it
 Prompt = str | Sequence[int]
 Message = Mapping[str, Any]
 
@@ -52,16 +56,20 @@ class LLM:
         expanded_prefill: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ):
-        self.runtime = Runtime(
-            model,
-            threads=threads,
-            context=context,
-            chunk=chunk,
-            isa=isa,
-            expanded_prefill=expanded_prefill,
-            progress=progress,
-        )
-        self.tokenizer = self.runtime.tokenizer
+        for name, value in (("threads", threads), ("context", context), ("chunk", chunk)):
+            absent = value is None and name != "chunk"
+            if not absent and (isinstance(value, bool) or not isinstance(value, Integral)):
+                raise InputError(f"{name} must be a whole number, not {value!r}")
+        if not 1 <= chunk <= LONGEST_CHUNK:
+            raise InputError(f"chunk must be from 1 to {LONGEST_CHUNK}, not {chunk}")
+        choice = isas.choose(isa)
+        with open_checkpoint(model, progress=progress) as checkpoint:
+            self.tokenizer = checkpoint.tokenizer  # whatever is wrong with it is said before weights are loaded
+            source = Source.of(checkpoint)
+            compiled = compile_model(
+                source, context=context, chunk=chunk, isa=choice.isa, expanded_prefill=expanded_prefill
+            )
+            self.runtime = Runtime(compiled, choice, threads=threads, progress=progress)
         self.context = self.runtime.context
         self.engine = Engine(self.runtime.executables, chunk=self.runtime.chunk)
         self._driver = Driver(self.engine)

@@ -13,6 +13,7 @@ from typing import Any
 
 from ellm.cli.skipped import note_price, note_skipped
 from ellm.cli.terminal import loading, note
+from ellm.llm import LLM
 from ellm.machine.limits import Limits
 from ellm.profiling.bencher import Bencher, Result
 from ellm.serving.runtime import Runtime
@@ -40,8 +41,9 @@ def bench(
     with loading(model) as progress:
         longest = max([*prompts, depth + generate])
         rows = chunk or (EXPANDED_CHUNK if options["expanded_prefill"] else CHUNK)
-        opened = Runtime(model, context=longest, chunk=rows, progress=progress, **options)
-    with closing(opened) as runtime, closing(Limits(runtime.pool, runtime.table)) as limits:
+        opened = LLM(model, context=longest, chunk=rows, progress=progress, **options)
+    with opened as llm, closing(Limits(llm.runtime.pool, llm.runtime.table)) as limits:
+        runtime = llm.runtime
         note_skipped(runtime)
         note_price(runtime)
         bencher = Bencher(runtime, limits)

@@ -14,6 +14,7 @@ from ellm import pages
 from ellm.cli.skipped import note_skipped
 from ellm.cli.terminal import interruptible, loading, note, terminable
 from ellm.inspection.steps import Step as StepTasks
+from ellm.llm import LLM
 from ellm.machine.limits import Limits
 from ellm.profiling import page, perfetto, report
 from ellm.profiling.account import Account, Accountant
@@ -79,10 +80,11 @@ def profile(
     if len({file.resolve() for file in files.values()}) < len(files):
         raise InputError(f"--trace and --html both name {files['trace']}")
     with terminable(), loading(model) as progress:
-        opened = Runtime(model, progress=progress, **options)
-    with terminable(), closing(opened) as runtime:
+        opened = LLM(model, progress=progress, **options)
+    with terminable(), opened as llm:
+        runtime = llm.runtime
         note_skipped(runtime)
-        ids = np.array(runtime.checkpoint.tokenizer.encode(PROMPT if prompt is None else prompt), np.int32)
+        ids = np.array(llm.tokenizer.encode(PROMPT if prompt is None else prompt), np.int32)
         if not 1 <= len(ids) < runtime.context:
             raise InputError(f"the prompt has {len(ids)} tokens, the context has {runtime.context}")
         with closing(Limits(runtime.pool, runtime.table)) as limits:

@@ -6,6 +6,7 @@ from contextlib import closing
 
 import numpy as np
 
+from ellm import LLM
 from ellm.kernels import contract
 from ellm.scheduler import StepInput
 from ellm.serving.runtime import Runtime
@@ -75,8 +76,8 @@ class RoutedSequence:
 def routed_experts(folder, tokens: np.ndarray, **options) -> list[np.ndarray]:
     """`experts` of a RoutedSequence for tokens [T] in one step."""
     with (
-        closing(Runtime(folder, chunk=len(tokens), **options)) as runtime,
-        closing(RoutedSequence(runtime)) as sequence,
+        LLM(folder, chunk=len(tokens), **options) as llm,
+        closing(RoutedSequence(llm.runtime)) as sequence,
     ):
         sequence.step(tokens, 0)
         return sequence.experts

@@ -1,6 +1,5 @@
 """The page of `ellm profile --html` in headless Chromium: what it draws, how it is used, and that it is alone."""
 
-from contextlib import closing
 from itertools import pairwise
 
 import numpy as np
@@ -10,8 +9,8 @@ from tiny import write_checkpoint
 
 from ellm import pages
 from ellm.cli.profile import SCRIPTS, record
+from ellm.llm import LLM
 from ellm.profiling import page
-from ellm.serving.runtime import Runtime
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +22,8 @@ def browser():
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = write_checkpoint(tmp_path_factory.mktemp("checkpoints") / "moe", "Qwen3MoeForCausalLM")
-    with closing(Runtime(folder)) as runtime:
+    with LLM(folder) as llm:
+        runtime = llm.runtime
         found = record(runtime, np.arange(20, 60, dtype=np.int32), 5)
         name, limits = "</script>&tiny", (1e9, 1e12)
         return page.data(found.accountant, found.accounts(), found.steps, runtime.pool.cores, name, limits)

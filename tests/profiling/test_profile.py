@@ -6,7 +6,6 @@ import re
 import shutil
 import signal
 from collections import Counter
-from contextlib import closing
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -20,13 +19,13 @@ from tiny import write_checkpoint
 
 from ellm.cli.profile import record
 from ellm.inspection.operator_kinds import OperatorKind
+from ellm.llm import LLM
 from ellm.profiling import page, perfetto
 from ellm.profiling.experts import routing
 from ellm.profiling.perfetto import FIRST_CORE, RATE, READY
 from ellm.profiling.recorder import DECODE, PREFILL, Recorder
 from ellm.scheduler import StepTables
 from ellm.scheduler.spans import Activity
-from ellm.serving.runtime import Runtime
 
 TOKENS = 6
 PROMPT = np.arange(20, 120, dtype=np.int32)
@@ -40,8 +39,8 @@ def folder(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def runtime(folder):
-    with closing(Runtime(folder, chunk=64)) as runtime:
-        yield runtime
+    with LLM(folder, chunk=64) as llm:
+        yield llm.runtime
 
 
 @pytest.fixture(scope="module")

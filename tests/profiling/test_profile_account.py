@@ -6,7 +6,6 @@ import signal
 import stat
 import time
 from collections import Counter
-from contextlib import closing
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +18,7 @@ from tiny import write_checkpoint
 
 from ellm.cli import profile as command_module
 from ellm.cli.profile import record
+from ellm.llm import LLM
 from ellm.profiling import overhead, page, perfetto, recorder, report
 from ellm.profiling.account import OUTSIDE, THE_END, Accountant
 from ellm.profiling.recorder import DECODE, PREFILL, Recorder, Step
@@ -26,7 +26,6 @@ from ellm.scheduler import Pool
 from ellm.scheduler.contents import OperatorInfo
 from ellm.scheduler.probe_program import TABLE, ProbeGroup, one_row, probe_program
 from ellm.scheduler.spans import Activity
-from ellm.serving.runtime import Runtime
 from ellm.system import files
 from ellm.system.errors import InputError
 
@@ -41,8 +40,8 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def runtime(folder):
-    with closing(Runtime(folder, chunk=64)) as runtime:
-        yield runtime
+    with LLM(folder, chunk=64) as llm:
+        yield llm.runtime
 
 
 @pytest.fixture
