@@ -31,8 +31,8 @@ Message = Mapping[str, Any]
 class LLM:
     """A model on this machine's cores; close it, or use it as a context manager.
 
-    `model` is a folder with config.json, safetensors and tokenizer.json, a GGUF file, a hub name ("org/name") or an
-    alias ("smollm2"). A folder without tokenizer.json serves token ids: prompts are lists of ids, outputs have no text,
+    `model` is a folder with config.json, safetensors and a tokenizer, a GGUF file, a hub name ("org/name") or an
+    alias ("smollm2"). A folder without a tokenizer serves token ids: prompts are lists of ids, outputs have no text,
     and what needs text raises InputError. `threads`: workers, one a core (None: every physical core that this process
     may use). `context`: most tokens of a sequence (None: all that the model was made for; it costs address space, not
     memory). `chunk`: most rows in a step. `isa`: "amx", "avx512", "avx2" or "portable" (None: $ELLM_ISA, else the best

@@ -38,7 +38,7 @@ def add_tokens(backend: Tokenizer, folder: Path, settings: Mapping[str, Any], vo
     roles = _roles(file, settings)
     extra = _extra(file, settings)
     if "added_tokens_decoder" in settings:
-        declared = _decoder(file, settings["added_tokens_decoder"])
+        declared = declared_tokens(file, settings["added_tokens_decoder"])
     else:
         file = folder / "special_tokens_map.json"
         beside = read_json_if_any(file)
@@ -99,7 +99,8 @@ def _extra(file: Path, settings: Mapping[str, Any]) -> dict[str, AddedToken]:
     return {token.content: token for token in tokens}
 
 
-def _decoder(file: Path, entries: Any) -> dict[int, AddedToken]:
+def declared_tokens(file: Path, entries: Any) -> dict[int, AddedToken]:
+    """The tokens of an added_tokens_decoder by id. Raises InputError, naming `file`, if one is malformed."""
     if not isinstance(entries, dict) or len(entries) > _MOST:
         raise InputError(f"{file}: added_tokens_decoder must be an object of at most {_MOST} tokens")
     return {_number(file, key): _token(file, f"added_tokens_decoder[{key}]", entries[key]) for key in entries}

@@ -34,12 +34,21 @@ ROPES: dict[str, dict] = {
     },
 }
 ROPES["su"] = ROPES["longrope"]
-FILES: dict[str, set[str]] = {  # files that hold a tokenizer in a folder, and what is in them
-    "tokenizer.json": set(),
-    "tokenizer.model": {"tokenizer.model"},
-    "tiktoken.model": {"tiktoken.model"},
-    "vocab.json and merges.txt": {"vocab.json", "merges.txt"},
-    "none of these": set(),
+KIMI = {"auto_map": {"AutoTokenizer": ["tokenization_kimi.TikTokenTokenizer", None]}}
+KIMI["added_tokens_decoder"] = {"256": {"content": "[BOS]", "special": True}}
+FILES: dict[str, tuple[set[str], dict]] = {  # a folder's tokenizer: its files, and tokenizer_config.json
+    "tokenizer.json": (set(), {}),
+    "tokenizer.model": ({"tokenizer.model"}, {}),
+    "tekken.json": ({"tekken.json"}, {}),
+    "Kimi's tiktoken.model": ({"tiktoken.model"}, KIMI),
+    "other tiktoken.model": ({"tiktoken.model"}, {}),
+    "vocab.json and merges.txt of GPT2Tokenizer": ({"vocab.json", "merges.txt"}, {"tokenizer_class": "GPT2Tokenizer"}),
+    "vocab.json and merges.txt of Qwen2Tokenizer": (
+        {"vocab.json", "merges.txt"},
+        {"tokenizer_class": "Qwen2Tokenizer"},
+    ),
+    "vocab.json and merges.txt of other classes": ({"vocab.json", "merges.txt"}, {"tokenizer_class": "CTRLTokenizer"}),
+    "none of these": (set(), {}),
 }
 TOKENIZERS = ("gpt2", "llama", "bert", "t5", "rwkv", "plamo2", "none")
 """tokenizer.ggml.model, as llama.cpp knows it."""
@@ -154,8 +163,8 @@ def folder_tokenizer(files: str, folder: Path) -> str | None:
     path = write_checkpoint(folder / files.replace(" ", "-"), layers=1)
     if files != "tokenizer.json":
         (path / "tokenizer.json").unlink()
-        (path / "tokenizer_config.json").unlink()
-    for name in FILES[files]:
+        (path / "tokenizer_config.json").write_text(json.dumps(FILES[files][1]))
+    for name in FILES[files][0]:
         (path / name).write_bytes(_contents(name))
     return line(lambda: open_checkpoint(path).tokenizer.encode("a"), path)
 
@@ -163,6 +172,9 @@ def folder_tokenizer(files: str, folder: Path) -> str | None:
 def _contents(name: str) -> bytes:
     if name == "tiktoken.model":
         return b"".join(base64.b64encode(bytes([byte])) + f" {byte}\n".encode() for byte in range(256))
+    if name == "tekken.json":
+        tokens = [{"token_bytes": base64.b64encode(bytes([byte])).decode()} for byte in range(256)]
+        return json.dumps({"config": {"pattern": "."}, "vocab": tokens}).encode()
     if name == "tokenizer.model":
         pieces = [("<unk>", 2), ("<s>", 3), ("</s>", 3), *((f"<0x{byte:02X}>", 6) for byte in range(256)), ("a", 1)]
         return b"".join(_piece(text.encode(), kind) for text, kind in pieces)
