@@ -2,7 +2,8 @@
 
 The rules are those of transformers 5 (tokenization_utils_base.py, `_from_pretrained`; tokenization_utils_tokenizers.py,
 `TokenizersBackend.__init__`): what tokenizer_config.json says of a token replaces what tokenizer.json says, and a token
-that is in neither vocabulary gets the next id.
+that is nowhere gets the next id. But one that is declared with an id has that or is refused: transformers gives it the
+next one, whose row in the model is of another token.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from ellm.checkpoint.json_file import read_json_if_any
 from ellm.system.errors import InputError, one_line
 
 _MOST = 1 << 18
+_MOST_RESERVED = 1 << 12
 _ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
@@ -34,39 +36,55 @@ def add_tokens(backend: Tokenizer, folder: Path, settings: Mapping[str, Any], vo
         InputError: a token is malformed, cannot get the id that it is declared with, or is beyond `vocab_size` though
             it is bos_token or eos_token.
     """
-    file = folder / "tokenizer_config.json"
-    roles = _roles(file, settings)
-    extra = _extra(file, settings)
-    if "added_tokens_decoder" in settings:
-        declared = declared_tokens(file, settings["added_tokens_decoder"])
-    else:
-        file = folder / "special_tokens_map.json"
-        beside = read_json_if_any(file)
-        roles |= _roles(file, beside, special=True)
-        extra = {**extra, **_extra(file, beside)}
-        file = folder / "added_tokens.json"
-        declared = _legacy(file, {*map(_text, roles.values()), *extra}) | backend.get_added_tokens_decoder()
+    file, declared, roles, extra = _read(backend, folder, settings)
     by_text = {token.content: token for token in declared.values()}
-    roles = {role: by_text.get(_text(token), token) for role, token in roles.items()}
-    tokens = {token.content: token for _, token in sorted(declared.items())}
+    roles = {role: by_text.get(token.content, token) for role, token in roles.items()}
+    named = {token.content for token in roles.values()}
+    missing = {number for number, token in declared.items() if backend.token_to_id(token.content) is None}
+    tokens = {token.content: token for token in _in_order(backend, declared, missing)}
     known = {token.content for token in backend.get_added_tokens_decoder().values()}
-    for text, token in {**{_text(token): token for token in roles.values()}, **extra}.items():
+    for text, token in {**{token.content: token for token in roles.values()}, **extra}.items():
         if text not in known:
             tokens.setdefault(text, token)
-    named = set(map(_text, roles.values()))
-    missing = {text for text in by_text if backend.token_to_id(text) is None}
     backend.add_tokens([_flagged(token, named) for token in tokens.values()])
-    for number, token in declared.items():
-        found = backend.token_to_id(token.content)
-        if token.content in missing and found != number:
-            raise InputError(
-                f"{file}: {token.content!r} is token {number}, the next one after the vocabulary is {found}"
-            )
-    texts = {role: _text(token) for role, token in roles.items()}
+    for number in missing:
+        text = declared[number].content
+        if (found := backend.token_to_id(text)) != number:
+            raise InputError(f"{file}: {text!r} is token {number}, the next one after the vocabulary is {found}")
+    texts = {role: token.content for role, token in roles.items()}
     for role in ("bos_token", "eos_token"):
         if role in texts and vocab_size is not None and (backend.token_to_id(texts[role]) or 0) >= vocab_size:
             raise InputError(f"{folder}: {role} is {texts[role]!r}, which is not in the vocabulary")
     return texts
+
+
+def _read(
+    backend: Tokenizer, folder: Path, settings: Mapping[str, Any]
+) -> tuple[Path, dict[int, AddedToken], dict[str, AddedToken], dict[str, AddedToken]]:
+    """The file that declares tokens with their ids, these by id, those that have roles, and other special ones."""
+    file = folder / "tokenizer_config.json"
+    roles, extra = _roles(file, settings), _extra(file, settings)
+    if "added_tokens_decoder" in settings:
+        return file, declared_tokens(file, settings["added_tokens_decoder"]), roles, extra
+    file = folder / "special_tokens_map.json"
+    beside = read_json_if_any(file)
+    roles |= _roles(file, beside, special=True)
+    extra |= _extra(file, beside)
+    file = folder / "added_tokens.json"
+    special = {token.content for token in roles.values()} | extra.keys()
+    return file, _legacy(file, special) | backend.get_added_tokens_decoder(), roles, extra
+
+
+def _in_order(backend: Tokenizer, declared: dict[int, AddedToken], missing: set[int]) -> list[AddedToken]:
+    """Tokens by id. What has no name between the vocabulary and a new one is reserved, so that this gets its id."""
+    tokens = []
+    following = backend.get_vocab_size(with_added_tokens=True)
+    for number in sorted(declared):
+        if number in missing and 0 <= number - following <= _MOST_RESERVED:
+            tokens += [AddedToken(f"<|reserved_token_{i}|>", special=True) for i in range(following, number)]
+            following = number + 1
+        tokens.append(declared[number])
+    return tokens
 
 
 def _flagged(token: AddedToken, named: set[str]) -> AddedToken:
@@ -84,7 +102,7 @@ def _roles(file: Path, settings: Mapping[str, Any], special: bool = False) -> di
     extra = settings.get("extra_special_tokens")
     if isinstance(extra, dict):
         values |= extra
-    return {key: _token(file, key, value, special) for key, value in values.items() if value is not None}
+    return {key: _token(file, key, value, special) for key, value in values.items() if value}
 
 
 def _extra(file: Path, settings: Mapping[str, Any]) -> dict[str, AddedToken]:
@@ -137,7 +155,3 @@ def _token(file: Path, key: str, value: Any, special: bool = False) -> AddedToke
     except ValueError:  # half a surrogate pair
         pass
     raise InputError(f"{file}: {key} is {one_line(repr(value))}, must be a text or an object with content")
-
-
-def _text(token: AddedToken) -> str:
-    return token.content

@@ -2,9 +2,12 @@
 
 import json
 
+import hypothesis
 import pytest
 import tiny
 import tokenizer_folders as folders
+from hypothesis import HealthCheck, given
+from hypothesis import strategies as st
 from tokenizers import Tokenizer, processors
 
 from ellm.checkpoint.folder_tokenizer import build
@@ -66,6 +69,16 @@ def test_added_tokens_of_either_file(folder):
     assert len(backend.encode("<new>").ids) > 1  # added_tokens.json does not count beside added_tokens_decoder
 
 
+def test_a_declared_id_is_kept(folder):
+    """A vocabulary that the model pads before its added tokens."""
+    edit(folder, added_tokens_decoder={"272": {"content": "<b>"}, "270": {"content": "<a>", "special": True}})
+    backend, _ = opened(folder)
+    assert backend.encode("<a><b>").ids == [270, 272]
+    (folder / "tokenizer_config.json").unlink()
+    (folder / "added_tokens.json").write_text('{"<c>": 269}')
+    assert opened(folder)[0].encode("<c>").ids == [269]
+
+
 @pytest.mark.parametrize("kind", ["LlamaTokenizerFast", "LlamaTokenizer", "GemmaTokenizerFast"])
 @pytest.mark.parametrize(
     "settings, expected",
@@ -109,8 +122,12 @@ def test_a_leading_space_of_gpt2(folder):
         ({"additional_special_tokens": "<a>"}, "additional_special_tokens must be a list"),
         ({"extra_special_tokens": [3]}, "extra_special_tokens is 3, must be a text"),
         (
-            {"added_tokens_decoder": {"269": {"content": "<new>"}}},
-            "tokenizer_config.json: '<new>' is token 269, the next one after the vocabulary is 267",
+            {"added_tokens_decoder": {"5": {"content": "<new>"}}},
+            "tokenizer_config.json: '<new>' is token 5, the next one after the vocabulary is 267",
+        ),
+        (
+            {"added_tokens_decoder": {"70000": {"content": "<new>"}}},
+            "tokenizer_config.json: '<new>' is token 70000, the next one after the vocabulary is 267",
         ),
         ({"tokenizer_class": "LlamaTokenizer", "bos_token": None, "add_bos_token": True}, "but there is no bos_token"),
     ],
@@ -120,6 +137,38 @@ def test_broken_settings(folder, settings, words):
     with pytest.raises(InputError, match=words) as caught:
         opened(folder)
     assert "\n" not in str(caught.value) and str(folder) in str(caught.value)
+
+
+JSON = st.recursive(
+    st.sampled_from([None, True, False, -1, 3, 1e30, "", "<s>", "<new>", "\ud800", "LlamaTokenizer", "3"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["content", "special", "3"]), inner),
+    max_leaves=5,
+)
+KEYS = [
+    "tokenizer_class",
+    "added_tokens_decoder",
+    "bos_token",
+    "eos_token",
+    "add_bos_token",
+    "add_eos_token",
+    "x_token",
+]
+
+
+@hypothesis.settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    settings=st.dictionaries(st.sampled_from([*KEYS, "extra_special_tokens", "additional_special_tokens"]), JSON),
+    roles=st.dictionaries(st.sampled_from(KEYS), JSON),
+    added=st.dictionaries(st.sampled_from(["<new>", "<s>", ""]), JSON),
+)
+def test_any_settings(folder, settings, roles, added):
+    """There is a tokenizer or one line."""
+    for name, content in (("tokenizer_config", settings), ("special_tokens_map", roles), ("added_tokens", added)):
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    try:
+        opened(folder)[0].encode("the<s><new>")
+    except InputError as error:
+        assert "\n" not in str(error)
 
 
 def test_a_role_that_the_model_has_no_row_for(folder):
