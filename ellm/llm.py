@@ -39,6 +39,7 @@ class LLM:
     here).
     `expanded_prefill`, of a model with latent attention: long prompts are computed with keys and values expanded, which
     is faster, takes more memory, and gives up that a prompt's rows have the bits of decoded or differently cut ones.
+    `needs_text`: refuse a model without a tokenizer before its weights are loaded.
     `progress` is called with the bytes loaded so far and in all, and makes a download show a bar.
 
     May be used from several threads at once: their requests share the steps. Raises InputError for anything that the
@@ -54,6 +55,7 @@ class LLM:
         chunk: int = CHUNK,
         isa: str | None = None,
         expanded_prefill: bool = False,
+        needs_text: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ):
         for name, value in (("threads", threads), ("context", context), ("chunk", chunk)):
@@ -65,6 +67,8 @@ class LLM:
         choice = isas.choose(isa)
         with open_checkpoint(model, progress=progress) as checkpoint:
             self.tokenizer = checkpoint.tokenizer  # whatever is wrong with it is said before weights are loaded
+            if needs_text and isinstance(self.tokenizer, TokenIds):
+                raise self.tokenizer.error("prompts are lists of token ids")
             source = Source.of(checkpoint)
             compiled = compile_model(
                 source, context=context, chunk=chunk, isa=choice.isa, expanded_prefill=expanded_prefill

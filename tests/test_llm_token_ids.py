@@ -65,7 +65,9 @@ def test_what_needs_text_is_refused_in_one_line(bare_llm, bare, call, instead):
 
 
 @pytest.mark.parametrize("arguments", [("run", "{}", "hi"), ("run", "{}", "hi", "--raw"), ("profile", "{}")])
-def test_commands_with_text_say_so_in_one_line(in_process, bare, arguments):
+def test_commands_with_text_say_so_in_one_line(in_process, bare, arguments, monkeypatch):
+    """Before they load weights, which takes minutes for a large model."""
+    monkeypatch.setattr("ellm.serving.runtime.load_weights", lambda *_: pytest.fail("weights are loaded"))
     code, out, err = in_process(*(argument.format(bare) for argument in arguments))
     assert (code, out) == (2, "")
     assert err.strip().splitlines()[-1] == f"ellm: {bare}: has no tokenizer.json, so prompts are lists of token ids"

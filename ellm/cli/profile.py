@@ -80,7 +80,7 @@ def profile(
     if len({file.resolve() for file in files.values()}) < len(files):
         raise InputError(f"--trace and --html both name {files['trace']}")
     with terminable(), loading(model) as progress:
-        opened = LLM(model, progress=progress, **options)
+        opened = LLM(model, needs_text=True, progress=progress, **options)
     with terminable(), opened as llm:
         runtime = llm.runtime
         note_skipped(runtime)

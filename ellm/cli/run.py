@@ -60,7 +60,7 @@ def open_llm(model: str, options: dict[str, Any]) -> LLM:
     """The model, loaded under a progress bar."""
     try:
         with loading(model) as progress:
-            llm = LLM(model, progress=progress, **options)
+            llm = LLM(model, needs_text=True, progress=progress, **options)
     except InputError as error:
         if " " in model.strip() and not os.path.exists(model):
             raise InputError(f'{error}; a lone argument is the MODEL: ellm run {DEFAULT} "{model}"') from error
