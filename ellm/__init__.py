@@ -8,10 +8,10 @@ with LLM("smollm2") as llm:
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # typing's takes longer to import than all that is here
 if TYPE_CHECKING:
+    from typing import Any
+
     from ellm.llm import LLM
     from ellm.serving.output import Output
     from ellm.serving.sampling import SamplingParams
@@ -30,6 +30,8 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used, so that `import ellm` and `ellm --help` are instant."""
+    from importlib import import_module
+
     if name not in _HOMES:
         raise AttributeError(f"module 'ellm' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

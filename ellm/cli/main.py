@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import signal
 import sys
 import traceback
 from typing import Annotated
@@ -316,6 +317,8 @@ def _prepare_streams() -> None:
 def _call() -> int:
     """Run the command and return its exit code; every error is one line."""
     try:
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # until now it ended the process at once
         return app(standalone_mode=False) or 0
     except InputError as error:
         return _complain(str(error), 2)

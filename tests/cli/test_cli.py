@@ -339,6 +339,21 @@ def test_ctrl_c_stops_one_answer_with_code_130():
     assert rest.endswith(b"\n") and len(rest) < tokens  # of the whole answer, each has some bytes
 
 
+@pytest.mark.parametrize("module", ["typer", "numpy"])
+@pytest.mark.parametrize(("ignored", "code"), [(False, 130), (True, 7)])
+def test_ctrl_c_during_imports_ends_the_command_quietly(tmp_path, checkpoint, module, ignored, code):
+    """A module that sends the signal when it is imported stands in for a finger; who ignores it is not ended."""
+    (tmp_path / f"{module}.py").write_text("import os\nos.kill(os.getpid(), 2)\nos._exit(7)\n")
+    result = subprocess.run(
+        [sys.executable, ROOT / "bin" / "ellm", "run", checkpoint, "hi"],
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN if ignored else signal.SIG_DFL),
+        capture_output=True,
+        text=True,
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (code, "", "")
+
+
 def test_a_reader_that_leaves_early_gets_no_traceback():
     command = [*ELLM, "run", "smollm2", "Count.", "--max-tokens", "200", "--temperature", "2", "--seed", "1"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
