@@ -40,8 +40,8 @@ class TemplateProcess:
         self._owner = 0  # the process that started it: after a fork the pipes are still those of the parent
 
     def start(self) -> None:
-        """Start the child, so that it is there when it is needed. Raises InputError if that is impossible."""
-        with self._lock:
+        """Start the child, so that it is there when it is needed; the first request says why that is impossible."""
+        with self._lock, contextlib.suppress(InputError):
             self._running()
 
     def ask(self, request: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from ellm.text.chat_template import ChatTemplate, Conversation
 from ellm.text.control_tokens import ControlTokens
 from ellm.text.reader import Reader
 from ellm.text.reasoning import Everything, Style
+from ellm.text.template_process import PROCESS
 from ellm.text.token_stream import TokenStream
 
 _PROMPT_END = 32  # tokens of a prompt that tell whether it opens reasoning
@@ -56,6 +57,8 @@ class Tokenizer:
         self._add_bos = add_bos
         templates = (chat_templates or {}).items()
         self._chat_templates = {name: ChatTemplate(text, special_tokens, source) for name, text in templates}
+        if templates:
+            PROCESS.start()  # while weights are loaded
         self._special_tokens = special_tokens
         self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
         self.bos_id = self._special_id("bos_token")

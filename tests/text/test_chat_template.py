@@ -5,6 +5,8 @@ import signal
 import threading
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ellm.system.errors import InputError
 from ellm.text.chat_template import ChatTemplate, Conversation
@@ -12,6 +14,36 @@ from ellm.text.template_process import PROCESS
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 ENDLESS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+FRAGMENTS = [
+    *("{{ ", " }}", "{% ", " %}", "for m in messages", "endfor", "if ", "endif", "else", "set x = ", "x", "messages"),
+    *(
+        "m.content",
+        "[-1]",
+        ".split('a')",
+        " ~ ",
+        " * ",
+        "10 ** 9",
+        "'a'",
+        "|tojson",
+        "|length",
+        "|center(99)",
+        "range(9)",
+    ),
+    *(
+        "namespace(a=1)",
+        "raise_exception('no')",
+        "macro f(x)",
+        "endmacro",
+        "f(1)",
+        "(",
+        ")",
+        "{#",
+        "#}",
+        "\ud800",
+        "\0",
+    ),
+    *("is defined", "not ", "none", ".__class__", "recursive", "loop(x)", "break", "generation", "endgeneration"),
+]
 # How families switch thinking: Qwen3, SmolLM3 (a default that the template itself sets), DeepSeek V3.1.
 SWITCHES = {
     "enable_thinking": "{% if enable_thinking is defined and enable_thinking is false %}<think></think>{% endif %}",
@@ -83,6 +115,15 @@ def test_hostile_templates_end_with_one_line(text, words):
     assert words in str(caught.value) and str(caught.value).startswith("model: chat_template")
     assert (signal.getsignal(signal.SIGALRM), signal.getsignal(signal.SIGINT), threading.active_count()) == before
     assert render("{{ messages[0].content }}") == "hi"
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.sampled_from(FRAGMENTS), max_size=15).map("".join) | st.text())
+def test_any_template_makes_a_text_or_one_line(text):
+    try:
+        assert isinstance(render(text), str)
+    except InputError as error:
+        assert str(error).startswith("model: chat_template") and "\n" not in str(error)
 
 
 def test_threads_take_turns():
