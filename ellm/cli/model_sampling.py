@@ -26,6 +26,8 @@ def choose(llm: LLM, given: dict[str, Any]) -> SamplingParams:
         note(f"sampling: {said} ({file})")
     if unused := _settings({name: value for name, value in own.unused.items() if name not in given}):
         note(f"sampling: without {unused}, as do_sample is not true ({file})")
+    if params.temperature == 0 and (idle := _settings({name: given[name] for name in _DRAWING[1:] if name in given})):
+        note(f"sampling: at temperature 0, {idle} changes nothing")
     if own.not_done:
         note(f"sampling: ellm does not do {_settings(own.not_done)} ({file})")
     return params

@@ -116,6 +116,7 @@ def asking(tmp_path):
         ({"repetition_penalty": 1.05}, (), "repeat-penalty 1.05"),
         ({"num_beams": 4, "typical_p": 0.9}, (), "ellm does not do num_beams 4, typical_p 0.9"),
         ({"do_sample": False}, (), None),
+        ({}, ("--temperature", "0.5", "--top-k", "3"), None),
     ],
 )
 def test_how_the_model_asks_to_be_sampled_is_done_and_said(asking, generation, options, note):
@@ -123,6 +124,11 @@ def test_how_the_model_asks_to_be_sampled_is_done_and_said(asking, generation, o
     result = ellm("run", asking(**generation), "the", *options)
     assert result.returncode == 0
     assert result.stderr == (f"sampling: {note} (generation_config.json)\n" if note else "")
+
+
+def test_an_option_that_changes_nothing_is_said(checkpoint):
+    result = ellm("run", checkpoint, "the", "--raw", "--threads", 1, "--max-tokens", 1, "--top-p", 0.5, "--top-k", 3)
+    assert result.stderr == "sampling: at temperature 0, top-p 0.5, top-k 3 changes nothing\n"
 
 
 def test_options_reach_the_chat_template(tmp_path):
