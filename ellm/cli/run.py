@@ -67,6 +67,8 @@ def open_llm(model: str, options: dict[str, Any]) -> LLM:
         raise
     note_skipped(llm.runtime)
     note_price(llm.runtime)
+    for line in llm.tokenizer.notes:
+        note(line)
     needed, there = llm.runtime.compiled.range_bytes, memory.available()
     if needed > there:
         note(

@@ -17,7 +17,9 @@ from typing import Any
 import tokenizers
 
 from ellm.system.errors import InputError
+from ellm.text.backend import Backend
 from ellm.text.chat_template import ChatTemplate, Conversation, as_json
+from ellm.text.ggml_tokenizer import GGMLTokenizer
 
 _MARKS = (*range(0xFDD0, 0xFDF0), *range(0xF0000, 0xF1000))  # noncharacters, then private use
 _NAMES = ("role", "type")  # values that templates compare
@@ -38,7 +40,7 @@ class ControlTokens:
     They are the added tokens that are special, have a role (bos_token, ...), end an answer, or look like <|name|>.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer, roles: set[str], eos_ids: set[int]):
+    def __init__(self, backend: Backend, roles: set[str], eos_ids: set[int]):
         self._backend = backend
         self._texts = sorted(
             token.content
@@ -83,8 +85,11 @@ class ControlTokens:
             variables=every(conversation.variables),
         )
 
-    def _build_encoder(self, mark: str) -> tokenizers.Tokenizer:
-        """The backend with a normalizer that takes the marks away."""
+    def _build_encoder(self, mark: str) -> Backend:
+        """The backend, taking the marks away once it has looked for control tokens."""
+        if isinstance(self._backend, GGMLTokenizer):
+            return self._backend.without(mark)
+        assert isinstance(self._backend, tokenizers.Tokenizer)
         parts = json.loads(self._backend.to_str())
         own = parts["normalizer"]
         take_away = {"type": "Replace", "pattern": {"String": mark}, "content": ""}

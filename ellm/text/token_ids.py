@@ -21,6 +21,7 @@ class TokenIds(Tokenizer):
 
     def __init__(self, source: str, eos_ids: Iterable[int]):
         self.source = source
+        self.notes = ()
         self.bos_id = None
         self.eos_ids = {*eos_ids}
 

@@ -6,9 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-import tokenizers
-
 from ellm.system.errors import InputError
+from ellm.text.backend import Backend
 from ellm.text.chat_template import ChatTemplate, Conversation
 from ellm.text.control_tokens import ControlTokens
 from ellm.text.reader import Reader
@@ -20,24 +19,26 @@ _PROMPT_END = 32  # tokens of a prompt that tell whether it opens reasoning
 
 
 class Tokenizer:
-    """A tokenizer of the `tokenizers` package with the conventions of its model.
+    """A tokenizer with the conventions of its model.
 
     Attributes:
         source: the checkpoint, for messages.
         bos_id: id of the token that begins a sequence, or None.
         eos_ids: ids that end an answer.
         vocab_size: number of tokens, added ones included.
+        notes: what a user should know of it, a line each.
     """
 
     def __init__(
         self,
-        backend: tokenizers.Tokenizer,
+        backend: Backend,
         *,
         source: str,
         special_tokens: dict[str, str],
         eos_ids: Iterable[int] = (),
         add_bos: bool | None = None,
         chat_templates: dict[str, str] | None = None,
+        notes: Sequence[str] = (),
     ):
         """Wrap a backend.
 
@@ -48,12 +49,14 @@ class Tokenizer:
             eos_ids: ids that end an answer beside `eos_token`.
             add_bos: whether a text begins with `bos_token`; None leaves that to the backend's own post-processor.
             chat_templates: by name; `default` serves, and `tool_use`, if there is one, when tools are given.
+            notes: see above.
 
         Raises:
             InputError: bos_token or eos_token is not in the vocabulary.
         """
         self.backend = backend
         self.source = source
+        self.notes = notes
         self._add_bos = add_bos
         templates = (chat_templates or {}).items()
         self._chat_templates = {name: ChatTemplate(text, special_tokens, source) for name, text in templates}
@@ -200,7 +203,7 @@ class Tokenizer:
         return ControlTokens(self.backend, {*self._special_tokens.values()}, self.eos_ids)
 
 
-def _ids(backend: tokenizers.Tokenizer, text: str, add_special: bool) -> list[int]:
+def _ids(backend: Backend, text: str, add_special: bool) -> list[int]:
     try:
         return backend.encode(text, add_special_tokens=add_special).ids
     except TypeError as error:  # what the package raises for lone surrogates
