@@ -1,8 +1,13 @@
 """No worker waits for another while there are tasks to take, and none burns its core while there are not."""
 
+import contextlib
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
+
+import pytest
 
 from ellm.scheduler import Pool, probes
 from ellm.scheduler.probe_program import TABLE, ProbeGroup, one_row, probe_program
@@ -43,6 +48,43 @@ def test_a_slow_half_is_shared():
             executable.run(one_row())
             most.append(max(worker["tasks"] for worker in executable.statistics()["workers"]) - 32)
         assert min(most) <= 24, "of 32 slow tasks one worker ran more than 24 each time"
+
+
+@contextlib.contextmanager
+def spinning(core):
+    """Another program that never leaves this core."""
+    script = f"import os\nos.sched_setaffinity(0, [{core}])\nprint(flush=True)\nwhile True: pass"
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as program:
+        program.stdout.readline()
+        try:
+            yield
+        finally:
+            program.kill()
+
+
+def thread_of(worker):
+    """The number of a worker's thread."""
+    tasks = Path("/proc/self/task").iterdir()
+    return next(int(task.name) for task in tasks if task.joinpath("comm").read_text().strip() == f"ellm-{worker}")
+
+
+@pytest.mark.skipif(len(CORES) < 2, reason="needs two cores")
+@pytest.mark.parametrize("nice", [0, 19])
+def test_a_worker_is_stolen_from_while_another_program_has_its_core(nice):
+    """Worker 0 gets half of its core, or next to nothing of it: the other does what it cannot."""
+    tasks = 300
+    program = probe_program([ProbeGroup(tasks, kernel="slow", args={"last": tasks, "ns": MS // 10})])
+    with Pool(cores=CORES[:2]) as pool, spinning(CORES[0]):
+        executable = pool.load(program, TABLE)
+        os.setpriority(os.PRIO_PROCESS, thread_of(0), nice)
+        least = tasks
+        for _ in range(3):
+            executable.run(one_row())
+            found = executable.statistics()
+            assert sum(worker["tasks"] for worker in found["workers"]) == found["last"]["tasks"] == tasks
+            least = min(least, found["workers"][0]["tasks"])
+    if nice:
+        assert least < tasks // 4, "of its home tasks, which are half of all"
 
 
 def test_workers_sleep_within_a_step():
