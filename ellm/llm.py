@@ -34,9 +34,10 @@ class LLM:
     `model` is a folder with config.json, safetensors and a tokenizer, a GGUF file, a hub name ("org/name") or an
     alias ("smollm2"). A folder without a tokenizer serves token ids: prompts are lists of ids, outputs have no text,
     and what needs text raises InputError. `threads`: workers, one a core (None: every physical core that this process
-    may use). `context`: most tokens of a sequence (None: all that the model was made for; it costs address space, not
-    memory). `chunk`: most rows in a step. `isa`: "amx", "avx512", "avx2" or "portable" (None: $ELLM_ISA, else the best
-    here).
+    may use, but for those of other ellm processes). `pin`: "auto" pins them to idle cores, "none" lets the operating
+    system move them, a list such as "0-3,8" names their cores. `context`: most tokens of a sequence (None: all that the
+    model was made for; it costs address space, not memory). `chunk`: most rows in a step. `isa`: "amx", "avx512",
+    "avx2" or "portable" (None: $ELLM_ISA, else the best here).
     `expanded_prefill`, of a model with latent attention: long prompts are computed with keys and values expanded, which
     is faster, takes more memory, and gives up that a prompt's rows have the bits of decoded or differently cut ones.
     `needs_text`: refuse a model without a tokenizer before its weights are loaded.
@@ -51,6 +52,7 @@ class LLM:
         model: str | Path,
         *,
         threads: int | None = None,
+        pin: str = "auto",
         context: int | None = None,
         chunk: int = CHUNK,
         isa: str | None = None,
@@ -73,7 +75,7 @@ class LLM:
             compiled = compile_model(
                 source, context=context, chunk=chunk, isa=choice.isa, expanded_prefill=expanded_prefill
             )
-            self.runtime = Runtime(compiled, choice, threads=threads, progress=progress)
+            self.runtime = Runtime(compiled, choice, threads=threads, pin=pin, progress=progress)
         self.context = self.runtime.context
         self.engine = Engine(self.runtime.executables, chunk=self.runtime.chunk)
         self._driver = Driver(self.engine)

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from ellm.kernels.isa import Table
+from ellm.scheduler.placement import Placement
 from ellm.scheduler.program import Program
 from ellm.scheduler.rings import Rings
 from ellm.scheduler.spans import Trace
@@ -16,9 +17,13 @@ class StepError(RuntimeError):
     def __init__(self, code: int, op: str) -> None: ...
 
 class Pool:
-    cores: list[int]
+    placement: Placement
     victims: list[list[int]]
-    def __init__(self, threads: int | None = None, *, cores: Sequence[int] | None = None) -> None: ...
+    def __init__(self, threads: int | None = None, *, pin: str = ..., cores: Sequence[int] | None = None) -> None: ...
+    @property
+    def cores(self) -> list[int]: ...
+    @property
+    def pinned(self) -> bool: ...
     @property
     def threads(self) -> int: ...
     def load(self, program: Program, table: Table, weights_address: int = 0) -> LoadedProgram: ...

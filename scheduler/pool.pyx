@@ -12,7 +12,7 @@ from ellm.kernels.task cimport ellm_kernel, ellm_step
 from ellm.scheduler.zeroed_pages cimport Pages
 from ellm.scheduler.rings cimport Rings
 from ellm.scheduler.tables cimport StepTables
-from ellm.scheduler.threads cimport clock_ticks, load_relaxed, pthread_join, pthread_t, start_pinned
+from ellm.scheduler.threads cimport clock_ticks, load_relaxed, pthread_join, pthread_t, start_thread
 from ellm.scheduler.worker cimport (
     LOG_END,
     RECORD_PREPARE,
@@ -40,6 +40,7 @@ from ellm.kernels.contract import ARGS_BYTES, FIELDS, unpack
 from ellm.kernels.formats import NUMBERED
 from ellm.system.errors import InputError
 from ellm.scheduler import topology
+from ellm.scheduler.placement import AUTO, Placement, place
 from ellm.scheduler.spans import Trace
 
 PAGE = 4096
@@ -55,14 +56,15 @@ class StepError(RuntimeError):
 
 @cython.no_gc_clear
 cdef class Pool:
-    """Worker threads, each pinned to one core, that run the steps of programs one at a time and sleep in between.
+    """Worker threads that run the steps of programs one at a time and sleep in between.
 
-    threads: how many; None: one per physical core that the affinity mask and the cgroup quota allow.
-    cores: the workers' cores instead; a core named twice gets two workers.
+    threads: how many; None: as many as `place` finds cores for.
+    pin: the cores that they are pinned to, as `place` takes it.
+    cores: these instead, which no other process is told of; a core named twice gets two workers.
     Raises InputError for more threads than are allowed or for a core outside of the affinity mask.
     """
 
-    cdef readonly list cores
+    cdef readonly object placement
     cdef readonly list victims
     cdef object lock
     cdef PoolState *state
@@ -72,8 +74,8 @@ cdef class Pool:
     cdef pid_t process  # whose threads the workers are
     cdef Pages pages
 
-    def __init__(self, threads=None, *, cores=None):
-        self.cores = topology.choose_cores(threads) if cores is None else [int(core) for core in cores]
+    def __init__(self, threads=None, *, pin=AUTO, cores=None):
+        self.placement = place(threads, pin) if cores is None else Placement([int(core) for core in cores])
         outside = set(self.cores) - set(topology.allowed_cores())
         if outside or not self.cores:
             raise InputError(f"cores: {self.cores} asked for, the affinity mask allows {topology.allowed_cores()}")
@@ -92,11 +94,22 @@ cdef class Pool:
             self.threads_[i].pool = self.state
             self.threads_[i].index = i
             name = f"ellm-{i}".encode()
-            error = start_pinned(&self.handles[i], worker_main, &self.threads_[i], self.cores[i], name)
+            core = self.cores[i] if self.pinned else -1
+            error = start_thread(&self.handles[i], worker_main, &self.threads_[i], core, name)
             if error:
                 self.close()
-                raise OSError(error, f"cannot start a worker on core {self.cores[i]}")
+                raise OSError(error, f"cannot start a worker on core {core}")
             self.started += 1
+
+    @property
+    def cores(self):
+        """The core of each worker; if they are not pinned, one that it may be on."""
+        return self.placement.cores
+
+    @property
+    def pinned(self):
+        """Whether each worker stays on its core."""
+        return self.placement.pinned
 
     @property
     def threads(self):
@@ -111,6 +124,7 @@ cdef class Pool:
         """Stop the workers, of which a fork has none, once their step has ended. Nothing can be run afterwards."""
         with self.lock, nogil:
             self.end_workers()
+        self.placement.claim.close()
 
     cdef void end_workers(self) noexcept nogil:
         if self.process != getpid():

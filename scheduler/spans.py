@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from enum import IntEnum
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ import numpy as np
 from ellm.scheduler.rings import Rings, clocks
 
 if TYPE_CHECKING:
+    from ellm.scheduler.placement import Placement
     from ellm.scheduler.pool import LoadedProgram
 
 
@@ -54,20 +54,21 @@ class Trace:
     def __init__(self, executable: LoadedProgram, capacity: int):
         self._executable, self._capacity = executable, capacity
         self._rings = Rings(executable.pool.threads + 1, capacity)
-        self._touch(executable.pool.cores)
+        self._touch(executable.pool.placement)
         self._begin = clocks()
         self.resume()
 
-    def _touch(self, cores: list[int]) -> None:
+    def _touch(self, placement: Placement) -> None:
         """Touch each worker's ring from that worker's core."""
+        workers = len(placement.cores)
 
-        def touch(worker: int, core: int) -> None:
-            os.sched_setaffinity(0, {core})  # of this thread alone
+        def touch(worker: int) -> None:
+            placement.settle(worker)
             self._rings.touch(worker)
 
-        self._rings.touch(len(cores))  # the caller's
-        with ThreadPoolExecutor(len(cores)) as threads:
-            list(threads.map(touch, range(len(cores)), cores))
+        self._rings.touch(workers)  # the caller's
+        with ThreadPoolExecutor(workers) as threads:
+            list(threads.map(touch, range(workers)))
 
     def resume(self) -> None:
         """Record the steps from now on."""

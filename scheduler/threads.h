@@ -92,19 +92,28 @@ static inline void prefetch_lines(const char *p, int64_t bytes)
         __builtin_prefetch(p + i, 0, 2);
 }
 
-/* Starts a thread on one core with every signal blocked, so that signals go to the threads of Python. Returns 0 or an errno. */
-static inline int start_pinned(pthread_t *thread, void *(*body)(void *), void *argument, int core, const char *name)
+/* Pins the thread that will be started with these attributes. Returns 0 or an errno. */
+static inline int pin_to(pthread_attr_t *attributes, int core)
 {
     size_t bytes = CPU_ALLOC_SIZE(core + 1);
     cpu_set_t *cores = CPU_ALLOC(core + 1);
-    pthread_attr_t attributes;
-    sigset_t all, before;
     if (!cores)
         return ENOMEM;
     CPU_ZERO_S(bytes, cores);
     CPU_SET_S(core, bytes, cores);
+    int error = pthread_attr_setaffinity_np(attributes, bytes, cores);
+    CPU_FREE(cores);
+    return error;
+}
+
+/* Starts a thread on one core, with -1 on all that the caller may use, with every signal blocked, so that signals go to the
+ * threads of Python. Returns 0 or an errno. */
+static inline int start_thread(pthread_t *thread, void *(*body)(void *), void *argument, int core, const char *name)
+{
+    pthread_attr_t attributes;
+    sigset_t all, before;
     pthread_attr_init(&attributes);
-    int error = pthread_attr_setaffinity_np(&attributes, bytes, cores);
+    int error = core < 0 ? 0 : pin_to(&attributes, core);
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     if (!error)
@@ -113,7 +122,6 @@ static inline int start_pinned(pthread_t *thread, void *(*body)(void *), void *a
     if (!error)
         pthread_setname_np(*thread, name);
     pthread_attr_destroy(&attributes);
-    CPU_FREE(cores);
     return error;
 }
 

@@ -24,5 +24,5 @@ cdef extern from "threads.h" nogil:
     int64_t clock_ns()
     int64_t clock_ticks()
     void prefetch_lines(const char *, int64_t)
-    int start_pinned(pthread_t *, void *(*)(void *) noexcept nogil, void *, int core, const char *)
+    int start_thread(pthread_t *, void *(*)(void *) noexcept nogil, void *, int core, const char *)
     int pthread_join(pthread_t, void **)

@@ -7,12 +7,18 @@ taken as absent: no siblings, one socket, one NUMA node, no quota.
 from __future__ import annotations
 
 import os
+import re
+import time
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from ellm.system.errors import InputError
 
 ROOT = Path("/")
+BUSY_WINDOW = 0.05
+NOBODY: Mapping[int, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -84,22 +90,57 @@ def _quota(folder: Path) -> float | None:
     return None
 
 
-def choose_cores(threads: int | None, root: Path = ROOT) -> list[int]:
+def choose_cores(
+    threads: int | None,
+    root: Path = ROOT,
+    *,
+    users: Mapping[int, int] = NOBODY,
+    busy: Set[int] = frozenset(),
+) -> list[int]:
     """Cores for so many workers: one per physical core first. None: as many as there are physical cores and quota.
 
-    Raises InputError if the affinity mask or the cgroup quota does not allow so many.
+    Of physical cores, those come first that fewer have in use, then those that are not busy. With None, those in use
+    by nobody are all that there are, unless there is none. Raises InputError if the affinity mask or the cgroup quota
+    does not allow so many.
     """
     allowed = allowed_cores()
     physical = physical_cores(allowed, root)
     quota = cgroup_quota(root)
-    time = len(allowed) if quota is None else max(1, int(quota))
+    most = len(allowed) if quota is None else max(1, int(quota))
+    used = {core: sum(users.get(one, 0) for one in siblings(core, root)) for core in allowed}
+    rank = {core: (used[core], not busy.isdisjoint(siblings(core, root)), core) for core in allowed}
+
+    def best(cores: list[int], count: int) -> list[int]:
+        return sorted(sorted(cores, key=rank.__getitem__)[:count])
+
     if threads is None:
-        return physical[:time]
-    if not 1 <= threads <= min(len(allowed), time):
+        return best([core for core in physical if not used[core]] or physical, most)
+    if not 1 <= threads <= min(len(allowed), most):
         limit = f"the affinity mask allows {len(allowed)} cores"
         limit += "" if quota is None else f", the cgroup quota {quota:g}"
         raise InputError(f"threads: {threads} asked for, but {limit}")
-    return (physical + [core for core in allowed if core not in physical])[:threads]
+    rest = best([core for core in allowed if core not in physical], max(threads - len(physical), 0))
+    return best(physical, threads) + rest
+
+
+def online_cores(root: Path = ROOT) -> frozenset[int]:
+    """The logical cores of the machine that are on."""
+    return frozenset(core_list(_read(root / "sys/devices/system/cpu/online") or ""))
+
+
+def busy_cores(root: Path = ROOT, seconds: float = BUSY_WINDOW) -> frozenset[int]:
+    """Logical cores that work for more than half of the next `seconds`, for whomever."""
+    before = _worked(root)
+    time.sleep(seconds)
+    ticks = seconds * os.sysconf("SC_CLK_TCK") / 2
+    return frozenset(core for core, worked in _worked(root).items() if worked - before.get(core, worked) > ticks)
+
+
+def _worked(root: Path) -> dict[int, int]:
+    """Clock ticks that each logical core has not been idle."""
+    lines = re.findall(r"^cpu(\d+) (.*)$", _read(root / "proc/stat") or "", re.MULTILINE)
+    each = {int(core): [int(ticks) for ticks in rest.split()] for core, rest in lines}
+    return {core: sum(ticks[:3] + ticks[5:8]) for core, ticks in each.items()}  # without idle, iowait and guests again
 
 
 def caches(core: int, root: Path = ROOT) -> list[Cache]:
@@ -152,6 +193,17 @@ def core_list(text: str) -> list[int]:
         first, _, last = part.partition("-")
         found += range(int(first), int(last or first) + 1)
     return found
+
+
+def core_ranges(cores: list[int]) -> str:
+    """The opposite: [0, 1, 2, 5] as "0-2,5"."""
+    parts: list[list[int]] = []
+    for core in cores:
+        if parts and core == parts[-1][-1] + 1:
+            parts[-1].append(core)
+        else:
+            parts.append([core])
+    return ",".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
 
 
 def _bytes(text: str) -> int:

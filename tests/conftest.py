@@ -38,6 +38,14 @@ def pytest_xdist_auto_num_workers():
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _alone(tmp_path_factory):
+    """Pools of other test runs on this machine are not seen: how many workers there are would depend on them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _small_caches():
     from ellm.machine import limits, measure
 

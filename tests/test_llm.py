@@ -10,7 +10,7 @@ import pytest
 from tiny import write_checkpoint
 
 from ellm import LLM, InputError, SamplingParams
-from ellm.scheduler import StepError
+from ellm.scheduler import StepError, topology
 from ellm.text.tokenizer import Tokenizer
 
 GREEDY = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
@@ -55,6 +55,13 @@ def test_a_batch_gives_what_each_prompt_gives_alone(llm):
     for together, single in zip(batch, alone, strict=True):
         assert (together.token_ids, together.logprobs) == (single.token_ids, single.logprobs)
         assert (together.text, together.finish_reason) == (single.text, "length")
+
+
+@pytest.mark.parametrize("pin", ["none", str(topology.allowed_cores()[-1])])
+def test_logits_do_not_depend_on_where_workers_run(checkpoint, logits, tokens, pin):
+    with LLM(checkpoint, pin=pin) as placed:
+        np.testing.assert_array_equal(placed.logits(tokens), logits)
+        assert str(placed.runtime).endswith("on any core (not pinned, as asked for)") == (pin == "none")
 
 
 @pytest.mark.parametrize("chunk", [1, 5])

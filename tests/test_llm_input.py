@@ -38,6 +38,8 @@ def test_a_bad_prompt_is_refused_in_one_line(llm, prompt, words):
     [
         ({"threads": 1000}, "threads.*1000"),
         ({"threads": 0}, "threads.*0"),
+        ({"pin": "0,0"}, "pin: 0,0: core 0 is named twice"),
+        ({"pin": 0}, "pin must be auto, none or a list of cores"),
         ({"context": 1025}, "1025.*1024"),
         ({"context": 0}, "context 0"),
         ({"chunk": 0}, "chunk.*0"),

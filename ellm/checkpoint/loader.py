@@ -8,7 +8,6 @@ k, so its first k must be the first of a block of the tensor; rows may begin any
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from threading import Event, Lock
@@ -24,24 +23,25 @@ from ellm.kernels.layout import memory
 from ellm.scheduler.contents import Run, WeightEntry
 
 if TYPE_CHECKING:
+    from ellm.scheduler.placement import Placement
     from ellm.scheduler.program import Program
 
 Progress = Callable[[int, int], None]
 
 
 def load_weights(
-    program: Program, checkpoint: Checkpoint, address: int, cores: list[int], progress: Progress | None = None
+    program: Program, checkpoint: Checkpoint, address: int, placement: Placement, progress: Progress | None = None
 ) -> None:
     """Pack every weight of `program.weights` to `address` + its offset, where memory is still zero.
 
-    One thread per worker core, pinned to it, packs the tiles that are this worker's home, so that their pages are
+    One thread per worker, where the worker is, packs the tiles that are this worker's home, so that their pages are
     touched first by their owner.
 
     Args:
         program: what to pack.
         checkpoint: where from.
         address: of at least `program.weights_bytes` of zeroed memory.
-        cores: the core of each worker, in order.
+        placement: of the workers.
         progress: called with bytes packed so far and in all, by one thread at a time.
 
     Raises:
@@ -51,21 +51,21 @@ def load_weights(
     weights = program.weights
     check_tensors(weights, checkpoint)
     report = _Report(sum(weight.bytes for weight in weights), progress)
-    stop = Event()
+    workers, stop = len(placement.cores), Event()
 
     def work(worker: int) -> None:
-        os.sched_setaffinity(0, {cores[worker]})  # of this thread alone
+        placement.settle(worker)
         for weight in weights:
             if weight.layout == "tiles":
-                _pack_home(weight, checkpoint, address, worker, len(cores), stop, report)
+                _pack_home(weight, checkpoint, address, worker, workers, stop, report)
             elif worker == 0:
                 _write_floats(weight, checkpoint, address)
                 report.add(weight.bytes)
             if stop.is_set():
                 return
 
-    with ThreadPoolExecutor(len(cores), "ellm-load") as pool:
-        threads = [pool.submit(work, worker) for worker in range(len(cores))]
+    with ThreadPoolExecutor(workers, "ellm-load") as pool:
+        threads = [pool.submit(work, worker) for worker in range(workers)]
         try:
             wait(threads, return_when=FIRST_EXCEPTION)
         finally:  # after a failure or Ctrl-C the others need not go on; after success nobody looks at it

@@ -60,7 +60,7 @@ def bench(
 
 def as_text(runtime: Runtime, model: str, results: list[Result]) -> str:
     """A table for people."""
-    lines = [f"{model}: {runtime.choice.isa} ({runtime.choice.reason}), {runtime.pool.threads} threads"]
+    lines = [f"{model}: {runtime}"]
     for result in results:
         speed = f"{result.name:<20} {result.tokens_per_second:>9.1f} tok/s"
         share = f"median of {result.pairs} pairs: {result.share:.1%} of the limit"

@@ -34,7 +34,16 @@ ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="A folder, a GGUF file, a hub name (org/name) or an alias (smollm2).")
 ]
 ThreadsOption = Annotated[
-    int | None, typer.Option(help="Workers, one a core.", show_default="every core this process may use")
+    int | None,
+    typer.Option(
+        help="Workers, one a core.", show_default="every core that this process may use and no other ellm does"
+    ),
+]
+PinOption = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|none|LIST", help="The workers' cores: idle ones, none in particular, or a list such as 0-3,8."
+    ),
 ]
 IsaOption = Annotated[
     str | None, typer.Option(help="amx, avx512, avx2 or portable.", show_default="$ELLM_ISA, else the best here")
@@ -127,6 +136,7 @@ def run(
     ] = None,
     context: ContextOption = None,
     threads: ThreadsOption = None,
+    pin: PinOption = "auto",
     isa: IsaOption = None,
     expanded_prefill: ExpandedOption = False,
     stats: Annotated[bool, typer.Option("--stats", help="Say how fast it was, beside this machine's limits.")] = False,
@@ -146,7 +156,13 @@ def run(
         "seed": seed,
     }
     template = TemplateOptions(think, parse_arguments(template_arg or []), special)
-    options = {"context": context, "threads": threads, "isa": isa, "expanded_prefill": expanded_prefill}
+    options = {
+        "context": context,
+        "threads": threads,
+        "pin": pin,
+        "isa": isa,
+        "expanded_prefill": expanded_prefill,
+    }
     command.run(model, prompt, sampling, template, raw=raw, system=system, stats=stats, options=options)
 
 
@@ -196,6 +212,7 @@ def bench(
         typer.Option(help="Rows in a step of a prompt.", show_default="128, or 64 where that takes over 0.1 s"),
     ] = None,
     threads: ThreadsOption = None,
+    pin: PinOption = "auto",
     isa: IsaOption = None,
     expanded_prefill: ExpandedOption = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
@@ -207,7 +224,7 @@ def bench(
     from ellm.cli import bench as command
 
     lengths = [parse_length(text) for text in prompt.split(",") if text.strip()]
-    options = {"threads": threads, "isa": isa, "expanded_prefill": expanded_prefill}
+    options = {"threads": threads, "pin": pin, "isa": isa, "expanded_prefill": expanded_prefill}
     command.bench(model, lengths, generate, depth, repeat, chunk, as_json=json, options=options)
 
 
@@ -274,12 +291,13 @@ def profile(
     html: Annotated[str | None, typer.Option(metavar="FILE", help="Write a page with a timeline.")] = None,
     context: ContextOption = None,
     threads: ThreadsOption = None,
+    pin: PinOption = "auto",
     isa: IsaOption = None,
 ) -> None:
     """Show where the time goes: by operator, by core, and on the critical path."""
     from ellm.cli import profile as command
 
-    options = {"context": context, "threads": threads, "isa": isa}
+    options = {"context": context, "threads": threads, "pin": pin, "isa": isa}
     command.profile(model, prompt, tokens, trace=trace, html=html, options=options)
 
 

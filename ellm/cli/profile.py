@@ -22,7 +22,6 @@ from ellm.profiling.bencher import Bencher
 from ellm.profiling.experts import routing
 from ellm.profiling.overhead import overhead
 from ellm.profiling.recorder import DECODE, PREFILL, RING_BYTES, Recorder, Step, room
-from ellm.profiling.report import several
 from ellm.serving.completion import Completion
 from ellm.serving.driver import Driver
 from ellm.serving.engine import Engine
@@ -102,9 +101,8 @@ def show(runtime: Runtime, limits: Limits, prompt: np.ndarray, tokens: int, mode
     read, matmul = map(max, zip(*samples, strict=True))
     failures = found.attempt(lambda: write_files(found, accounts, runtime, model, files, (read, matmul)))
     cost = found.unless_interrupted(lambda: overhead_lines(runtime, limits, len(prompt)))
-    threads = several(runtime.pool.threads, "thread")
-    heading = [f"{model}: {runtime.choice.isa} ({runtime.choice.reason}), {threads}", *cost, *dropped_lines(found)]
-    print("\n".join([*heading, *report_lines(found, accounts, runtime.pool.cores, read, matmul)]))
+    heading = [f"{model}: {runtime}", *cost, *dropped_lines(found)]
+    print("\n".join([*heading, *report_lines(found, accounts, runtime.pool.placement.names, read, matmul)]))
     if failures:
         raise failures[0]
     if found.interrupted:
@@ -158,11 +156,11 @@ def write_files(
     """The trace and the page, of the steps that have ended; returns why one could not be written."""
 
     def write_trace(path: Path) -> None:
-        write_parts(path, perfetto.parts(found.accountant, runtime.pool.cores, found.steps, model))
+        write_parts(path, perfetto.parts(found.accountant, runtime.pool.placement.names, found.steps, model))
         note(f"{path}: open it at ui.perfetto.dev")
 
     def write_page(path: Path) -> None:
-        data = page.data(found.accountant, accounts, found.steps, runtime.pool.cores, model, limits)
+        data = page.data(found.accountant, accounts, found.steps, runtime.pool.placement.names, model, limits)
         text = pages.page(f"{model}: ellm profile", "profile.html", data, SCRIPTS)
         write_whole(path, text.encode(errors="replace"))
         note(f"{path}: open it in a browser")
@@ -207,12 +205,12 @@ def dropped_lines(found: Profile) -> list[str]:
 
 
 def report_lines(
-    found: Profile, accounts: list[Account], cores: list[int], read: float, matmul: float
+    found: Profile, accounts: list[Account], names: list[str], read: float, matmul: float
 ) -> Iterator[str]:
     """Prefill, decode and the experts, beside the limits in bytes and operations a second."""
     for account in accounts:
         yield ""
-        yield from report.lines(account, found.accountant, cores, read, matmul)
+        yield from report.lines(account, found.accountant, names, read, matmul)
     routed = routing(found.steps)
     if routed:
         yield ""

@@ -53,10 +53,9 @@ def speed(prefill: Cost, decode: Cost, output: Output, read: float, matmul: floa
 def setup(llm: LLM) -> list[str]:
     """Lines on what ran: ISA and why, threads, kernel and precision of every kind of operator."""
     runtime = llm.runtime
-    cores = ", ".join(map(str, runtime.pool.cores))
     return [
         f"isa      {runtime.choice.isa} ({runtime.choice.reason})",
-        f"threads  {runtime.pool.threads} (cores {cores})",
+        f"workers  {runtime.pool.placement}",
         "dtype    bf16 keys and values, f32 sums and residual stream, weights as below",
         *runtime.compiled.notes(runtime.pool.threads),
         *operator_kinds.table(runtime.program),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ from ellm.kernels import contract
 from ellm.kernels.isa import Table
 from ellm.kernels.records import RECORDS
 from ellm.scheduler import Executable, Pool, StepInput, topology
+from ellm.scheduler.placement import Placement
 from ellm.scheduler.program import EVENT, GROUP, Kind, Lists, Program
 from ellm.system.errors import InputError
 from ellm.system.memory import Mapping, available, readable
@@ -34,7 +34,7 @@ class Limits:
         if size > (there := available()):
             raise InputError(f"measuring the limits needs {readable(size)} of memory, {readable(there)} are left")
         self._memory = Mapping(tasks * self._share, "the limits probe", huge=True)
-        self._touch(pool.cores)
+        fill(self._memory, pool.placement, 1)
         readers = [
             self._load(pool, table, "probe_read", {"memory": 0, "bytes": self._share, "tasks": tasks, **loop})
             for loop in contract.READ_LOOPS
@@ -64,17 +64,6 @@ class Limits:
         """Free the probe's memory."""
         self._memory.close()
 
-    def _touch(self, cores: list[int]) -> None:
-        """Write each worker's share from that worker's core, so that its pages lie in that core's memory."""
-        parts = np.array_split(self._memory.array, len(cores))
-
-        def fill(core: int, part: np.ndarray) -> None:
-            os.sched_setaffinity(0, {core})  # of this thread alone
-            part.fill(1)
-
-        with ThreadPoolExecutor(len(cores)) as threads:
-            list(threads.map(fill, cores, parts))
-
     def _load(self, pool: Pool, table: Table, kernel: str, args: dict[str, Any]) -> Executable:
         return pool.load(kernel_program(kernel, args, self._memory.size), table, self._memory.address)
 
@@ -85,6 +74,18 @@ class Limits:
 
 
 ONE_ROW = StepInput.of([0])
+
+
+def fill(mapping: Mapping, placement: Placement, value: int) -> None:
+    """Write each worker's part from where the worker is, so that its pages lie in that core's memory."""
+    parts = np.array_split(mapping.array, len(placement.cores))
+
+    def write(worker: int) -> None:
+        placement.settle(worker)
+        parts[worker].fill(value)
+
+    with ThreadPoolExecutor(len(parts)) as threads:
+        list(threads.map(write, range(len(parts))))
 
 
 def last_level_cache(cores: list[int]) -> int:

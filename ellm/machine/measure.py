@@ -8,12 +8,10 @@ anew next to what is compared.
 
 from __future__ import annotations
 
-import os
 import platform
 import statistics
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +24,7 @@ from ellm.kernels.formats import FORMATS, PLAIN, Format
 from ellm.kernels.isa import Table
 from ellm.kernels.records import RECORDS
 from ellm.machine.description import Machine
-from ellm.machine.limits import kernel_program, last_level_cache
+from ellm.machine.limits import fill, kernel_program, last_level_cache
 from ellm.machine.sharing import Sharing
 from ellm.scheduler import Executable, Pool, StepInput
 from ellm.scheduler.probe_program import TABLE as PROBES
@@ -64,7 +62,7 @@ class Meter:
         self.column = PLAIN.column_bytes(K_TILES)
         unit = self.column * TASK_TILES * pool.threads
         self.memory = Mapping(-(-max(256 << 20, 4 * cache) // unit) * unit, "the measurements", huge=True)
-        _fill(self.memory, pool.cores)
+        fill(self.memory, pool.placement, 0x11)
         self.n_tiles = self.memory.size // self.column
         self.keys = Mapping(pool.threads * (32 << 20), "keys and values", huge=True)
         self.keys.array.fill(0x11)
@@ -342,18 +340,6 @@ def _alone(kernel: str, args: dict[str, Any], weights_bytes: int, section: int) 
 def _rows(count: int) -> StepInput:
     """A step of so many rows of one sequence."""
     return StepInput.of(np.arange(count))
-
-
-def _fill(mapping: Mapping, cores: list[int]) -> None:
-    """Write each worker's part from that worker's core, so that its pages lie in that core's memory."""
-    parts = np.array_split(mapping.array, len(cores))
-
-    def fill(core: int, part: np.ndarray) -> None:
-        os.sched_setaffinity(0, {core})  # of this thread alone
-        part.fill(0x11)
-
-    with ThreadPoolExecutor(len(cores)) as threads:
-        list(threads.map(fill, cores, parts))
 
 
 def _cpu_name() -> str:

@@ -86,7 +86,7 @@ ellm.timeline = (function () {
     pen.restore();
     pen.fillStyle = "#1d2733";
     pen.fillText("steps", 8, TOP + 12);
-    cores.forEach((core, worker) => pen.fillText(`core ${core}`, 8, rowTop(worker) + row / 2 + 3));
+    cores.forEach((core, worker) => pen.fillText(core, 8, rowTop(worker) + row / 2 + 3));
   }
 
   function axis(pen) {
@@ -162,7 +162,7 @@ ellm.timeline = (function () {
     chosen = i;
     draw();
     const operator = operators[ops[i]], name = Object.keys(activities).find((key) => activities[key] === whats[i]);
-    const facts = [["core", cores[workers[i]]], ["begins at", time(begins[i])], ["takes", time(lengths[i])]];
+    const facts = [["runs on", cores[workers[i]]], ["begins at", time(begins[i])], ["takes", time(lengths[i])]];
     if (isTask(i)) {
       const family = element("span", { class: "chip" }, operator.kernel);
       family.style.background = colour(i);

@@ -38,7 +38,7 @@ ellm.totals = (function () {
       legend += 14 + svg.append("text").attr("x", legend + 14).attr("y", 13).text(name).node().getComputedTextLength() + 14;
     }
     total.cores.forEach((core, i) => {
-      if (i % Math.ceil(ellm.LABEL / row) === 0) svg.append("text").attr("x", 12).attr("y", top + i * row + row / 2 + 4).text(`core ${core.core}`);
+      if (i % Math.ceil(ellm.LABEL / row) === 0) svg.append("text").attr("x", 12).attr("y", top + i * row + row / 2 + 4).text(core.name);
       let at = 0;
       for (const [name, colour] of Object.entries(PARTS)) {
         const part = svg.append("rect").attr("class", `part ${name}`).attr("x", x(at)).attr("y", top + i * row).attr("height", row - 3);
@@ -55,7 +55,7 @@ ellm.totals = (function () {
     const list = (rows) => element("dl", {}, rows.flatMap(([name, ns]) => [
       element("dt", {}, name), element("dd", {}, time(Math.round(ns)))]));
     document.getElementById("details").replaceChildren(
-      element("h2", {}, `core ${core.core}`), list(facts), element("h3", {}, waits.length ? "idle until" : "never idle"), list(waits));
+      element("h2", {}, core.name), list(facts), element("h3", {}, waits.length ? "idle until" : "never idle"), list(waits));
   }
 
   function start() {

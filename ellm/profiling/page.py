@@ -20,7 +20,7 @@ def data(
     accountant: Accountant,
     accounts: list[Account],
     steps: list[Step],
-    cores: list[int],
+    names: list[str],
     model: str,
     limits: tuple[float, float],
 ) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def data(
     return {
         "name": model,
         "figures": figures,
-        "cores": cores,
+        "cores": names,
         "families": families(),
         "activities": {activity.name.lower(): int(activity) for activity in Activity},
         "operators": [
@@ -51,7 +51,7 @@ def data(
             for step in shown
         ],
         "spans": _spans(accountant, shown, steps[0].begin_ns),
-        "totals": [_totals(account, accountant, cores, limits) for account in accounts],
+        "totals": [_totals(account, accountant, names, limits) for account in accounts],
         "experts": _experts(accountant, steps),
     }
 
@@ -105,7 +105,7 @@ def _spans(accountant: Accountant, shown: list[Step], origin: int) -> list[list[
     return np.concatenate(parts, axis=1).tolist()
 
 
-def _totals(account: Account, accountant: Accountant, cores: list[int], limits: tuple[float, float]) -> dict[str, Any]:
+def _totals(account: Account, accountant: Accountant, names: list[str], limits: tuple[float, float]) -> dict[str, Any]:
     """The tables of one phase, in ns a step."""
     steps = len(account.steps)
     path, gaps, after = path_kinds(account, accountant.kind_of)
@@ -122,9 +122,9 @@ def _totals(account: Account, accountant: Accountant, cores: list[int], limits: 
         "path": {"step": account.path_step.ns, "between": gaps, "after": after},
         "outside": {name: account.outside[name] / steps for name in OUTSIDE},
         "cores": [
-            {"core": core, "waits": [[name, ns / steps] for name, ns in waits.most_common()]}
-            | {name: times[name] / steps for name in ("kernel", *OUTSIDE)}
-            for core, times, waits in zip(cores, account.cores, account.waits, strict=True)
+            {"name": name, "waits": [[kind, ns / steps] for kind, ns in waits.most_common()]}
+            | {part: times[part] / steps for part in ("kernel", *OUTSIDE)}
+            for name, times, waits in zip(names, account.cores, account.waits, strict=True)
         ],
     }
 

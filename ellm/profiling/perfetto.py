@@ -20,14 +20,14 @@ SHORTEST_BIN_NS = 10_000
 LABELS = {Activity.STEAL: "steal", Activity.PARK: "parked"}
 
 
-def serialize(accountant: Accountant, cores: list[int], steps: list[Step], model: str) -> bytes:
+def serialize(accountant: Accountant, names: list[str], steps: list[Step], model: str) -> bytes:
     """The trace of these steps, in Perfetto's protobuf format."""
-    return b"".join(parts(accountant, cores, steps, model))
+    return b"".join(parts(accountant, names, steps, model))
 
 
-def parts(accountant: Accountant, cores: list[int], steps: list[Step], model: str) -> Iterator[bytes]:
+def parts(accountant: Accountant, names: list[str], steps: list[Step], model: str) -> Iterator[bytes]:
     """That trace in parts, to be written one after the other: its tracks, and each step."""
-    yield _serialized([*_tracks(cores, model), *_caller(steps)])
+    yield _serialized([*_tracks(names, model), *_caller(steps)])
     for step in steps:
         yield _serialized(_step(accountant, step))
 
@@ -36,11 +36,11 @@ def _serialized(packets: Iterable[TracePacket]) -> bytes:
     return Trace(packet=packets).SerializeToString()
 
 
-def _tracks(cores: list[int], model: str) -> Iterator[TracePacket]:
+def _tracks(names: list[str], model: str) -> Iterator[TracePacket]:
     yield _track(TrackDescriptor(uuid=PROCESS, process={"pid": 1, "process_name": f"ellm {model}"}))
     yield _track(TrackDescriptor(uuid=CALLER, parent_uuid=PROCESS, thread={"pid": 1, "tid": 1, "thread_name": "steps"}))
-    for worker, core in enumerate(cores):
-        thread = {"pid": 1, "tid": FIRST_CORE + worker, "thread_name": f"core {core}"}
+    for worker, name in enumerate(names):
+        thread = {"pid": 1, "tid": FIRST_CORE + worker, "thread_name": name}
         yield _track(TrackDescriptor(uuid=FIRST_CORE + worker, parent_uuid=PROCESS, thread=thread))
     unit = {"unit": "UNIT_COUNT"}
     yield _track(TrackDescriptor(uuid=READY, parent_uuid=PROCESS, name="ready tasks", counter=unit))

@@ -24,7 +24,7 @@ LONGEST_OF_CORE = 3  # waits
 SHORTEST_NS = 500  # what is less would be printed as 0.000 ms
 
 
-def lines(account: Account, accountant: Accountant, cores: list[int], read: float, matmul: float) -> list[str]:
+def lines(account: Account, accountant: Accountant, names: list[str], read: float, matmul: float) -> list[str]:
     """The report on one phase. `read` and `matmul` are the machine's limits in bytes and operations a second."""
     return [
         heading(account),
@@ -32,9 +32,9 @@ def lines(account: Account, accountant: Accountant, cores: list[int], read: floa
         "",
         *outside_lines(account),
         "",
-        *core_lines(account, cores),
+        *core_lines(account, names),
         "",
-        *wait_lines(account, cores),
+        *wait_lines(account, names),
         "",
         *path_lines(account, accountant.kind_of),
     ]
@@ -84,27 +84,27 @@ def outside_lines(account: Account) -> list[str]:
     return found
 
 
-def core_lines(account: Account, cores: list[int]) -> list[str]:
+def core_lines(account: Account, names: list[str]) -> list[str]:
     """What each core did, in ms."""
-    names = ("kernel", *OUTSIDE)
-    found = [f"{'CORES, ms':<14}" + "".join(f"{name:>10}" for name in names)]
-    for core, times in zip(cores, account.cores, strict=True):
-        found.append(f"core {core:<9}" + "".join(f"{_ms(times[name]):>10}" for name in names))
+    parts = ("kernel", *OUTSIDE)
+    found = [f"{'CORES, ms':<14}" + "".join(f"{part:>10}" for part in parts)]
+    for name, times in zip(names, account.cores, strict=True):
+        found.append(f"{name:<14}" + "".join(f"{_ms(times[part]):>10}" for part in parts))
     return found
 
 
-def wait_lines(account: Account, cores: list[int]) -> list[str]:
+def wait_lines(account: Account, names: list[str]) -> list[str]:
     """What the cores waited for: the kind of operator that the event published which they waited for."""
     waits = sum(account.waits, Counter())
-    longest = [(name, ns) for name, ns in waits.most_common(LONGEST) if ns / len(cores) >= SHORTEST_NS]
+    longest = [(name, ns) for name, ns in waits.most_common(LONGEST) if ns / len(names) >= SHORTEST_NS]
     if not longest:
         return ["WAITS: none"]
     found = ["WAITS (idle, parked or searching, until the event that publishes); below, the longest of each core in ms"]
     for name, ns in longest:
-        found.append(f"  {name:<36}{_ms(ns / len(cores)):>10} ms{ns / waits.total():>7.0%}")
-    for core, own in zip(cores, account.waits, strict=True):
+        found.append(f"  {name:<36}{_ms(ns / len(names)):>10} ms{ns / waits.total():>7.0%}")
+    for worker, own in zip(names, account.waits, strict=True):
         most = [f"{name} {_ms(ns)}" for name, ns in own.most_common(LONGEST_OF_CORE) if ns >= SHORTEST_NS]
-        found.append(f"  core {core}: {', '.join(most) or 'none'}")
+        found.append(f"  {worker}: {', '.join(most) or 'none'}")
     return found
 
 

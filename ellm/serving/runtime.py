@@ -8,6 +8,7 @@ from ellm.checkpoint.loader import load_weights
 from ellm.compiled import Compiled
 from ellm.kernels import isa as isas
 from ellm.scheduler import Pool
+from ellm.scheduler.placement import AUTO
 from ellm.scheduler.pool import LoadedProgram
 from ellm.scheduler.program import Program
 from ellm.serving.model_sampling import read_sampling
@@ -30,6 +31,7 @@ class Runtime:
         choice: isas.Choice,
         *,
         threads: int | None = None,
+        pin: str = AUTO,
         progress: Callable[[int, int], None] | None = None,
     ):
         source = compiled.source
@@ -37,13 +39,13 @@ class Runtime:
         self.compiled, self.choice, self.checkpoint = compiled, choice, source.checkpoint
         self.model, self.program, self.chunk = source.model, compiled.program, compiled.chunk
         self.context = self.model.context if compiled.context is None else compiled.context
-        self.pool = Pool(threads)
+        self.pool = Pool(threads, pin=pin)
         try:
             checkpoint = self.checkpoint
             self.sampling = read_sampling(checkpoint.generation, checkpoint.generation_file, self.context)
             check_room(compiled.programs, self.pool.threads, checkpoint.source, compiled.context)
             self.weights = memory.Mapping(self.program.weights_bytes, "the weights", huge=True)
-            load_weights(self.program, checkpoint, self.weights.address, self.pool.cores, progress)
+            load_weights(self.program, checkpoint, self.weights.address, self.pool.placement, progress)
             self.ignored = checkpoint.ignored(self.program)
             self.table = isas.table(choice.isa)
             address = self.weights.address
@@ -51,6 +53,10 @@ class Runtime:
         except BaseException:
             self.close()
             raise
+
+    def __str__(self) -> str:
+        """The kernels and workers that it runs on, and why these."""
+        return f"{self.choice.isa} ({self.choice.reason}), {self.pool.placement}"
 
     @property
     def executable(self) -> LoadedProgram:

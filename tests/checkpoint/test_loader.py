@@ -157,13 +157,14 @@ from ellm.checkpoint import open_checkpoint
 from ellm.checkpoint.loader import load_weights
 from ellm.scheduler import plain
 from ellm.scheduler.contents import WeightEntry
+from ellm.scheduler.placement import Placement
 
 weights = plain.read(list[WeightEntry], json.load(open({weights!r})), "weights")
 size = weights[-1].offset + weights[-1].bytes
 region = mmap.mmap(-1, size)
 address = ctypes.addressof(ctypes.c_char.from_buffer(region))
 with open_checkpoint({model!r}) as checkpoint:
-    load_weights(SimpleNamespace(weights=weights), checkpoint, address, {cores!r})
+    load_weights(SimpleNamespace(weights=weights), checkpoint, address, Placement({cores!r}))
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(int(peak.split()[1]) * 1024, size)
 """

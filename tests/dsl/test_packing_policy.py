@@ -83,7 +83,7 @@ def logits(folder, dtype) -> np.ndarray:
             closing(Mapping(program.weights_bytes, "the weights")) as weights,
             closing(Mapping(program.range_bytes, "the KV range")) as cache,
         ):
-            load_weights(program, checkpoint, weights.address, pool.cores)
+            load_weights(program, checkpoint, weights.address, pool.placement)
             executable = pool.load(program, isa.table(isa.choose().isa), weights.address)
             rows = np.arange(40)
             step = StepInput.of(rows, 7 * rows + 1, ranges=[cache.address], logit_row=rows, vocab=program.vocab)

@@ -1,4 +1,4 @@
-"""A /sys as Linux shows it of a machine with several sockets, memory domains and last level caches."""
+"""A /sys and /proc as Linux shows them of a machine that is not this one."""
 
 from pathlib import Path
 
@@ -27,3 +27,32 @@ def write_machine(root: Path, *, sockets: int, domains: int, caches: int, cores:
 def _write(path: Path, value: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"{value}\n")
+
+
+def machine(root: Path, files: dict[str, str]) -> Path:
+    """These files under `root`, which is returned."""
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+    return root
+
+
+def eight_threads(root: Path) -> Path:
+    """Four cores with two threads each, 0 and 4 on the first, two of them to an L3 cache and a NUMA node."""
+    files = {}
+    for cpu in range(8):
+        pair, half = cpu % 4, cpu % 4 // 2
+        folder = f"sys/devices/system/cpu/cpu{cpu}"
+        files[f"{folder}/topology/thread_siblings_list"] = f"{pair},{pair + 4}"
+        for index, level, size, shared in (
+            (0, 1, "48K", f"{pair},{pair + 4}"),
+            (1, 3, "32M", f"{2 * half}-{2 * half + 1},{2 * half + 4}-{2 * half + 5}"),
+        ):
+            cache = f"{folder}/cache/index{index}"
+            files |= {f"{cache}/level": str(level), f"{cache}/type": "Unified", f"{cache}/size": size}
+            files[f"{cache}/shared_cpu_list"] = shared
+    for node in (0, 1):
+        cores = f"{2 * node}-{2 * node + 1},{2 * node + 4}-{2 * node + 5}"
+        files[f"sys/devices/system/node/node{node}/cpulist"] = cores
+    return machine(root, files)

@@ -11,6 +11,7 @@ import tiny
 from ellm.checkpoint.loader import load_weights
 from ellm.kernels.formats import FORMATS
 from ellm.scheduler.contents import NamedTensor, Source, WeightEntry
+from ellm.scheduler.placement import Placement
 
 E2M1 = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
 DTYPES = {"BF16": "<u2", "F16": "<f2", "F32": "<f4", "F8_E4M3": "u1", "U8": "u1"}
@@ -49,7 +50,7 @@ def program(weights):
 
 def load(program, checkpoint, cores, progress=None) -> np.ndarray:
     region = np.zeros(program.weights_bytes, np.uint8)
-    load_weights(program, checkpoint, region.ctypes.data, cores, progress)
+    load_weights(program, checkpoint, region.ctypes.data, Placement(cores), progress)
     return region
 
 

@@ -26,7 +26,7 @@ def data(tmp_path_factory):
         runtime = llm.runtime
         found = record(runtime, np.arange(20, 60, dtype=np.int32), 5)
         name, limits = "</script>&tiny", (1e9, 1e12)
-        return page.data(found.accountant, found.accounts(), found.steps, runtime.pool.cores, name, limits)
+        return page.data(found.accountant, found.accounts(), found.steps, runtime.pool.placement.names, name, limits)
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_the_timeline_zooms_to_a_step_and_tells_of_a_task(tab, data):
     tab.tab.click("#tracks", position={"x": x, "y": 46 + row * (workers[longest] + 0.5)})
     name, facts = details(tab)
     assert name == data["operators"][ops[longest]]["name"]
-    assert facts["core"] == str(data["cores"][workers[longest]])
+    assert facts["runs on"] == data["cores"][workers[longest]]
     assert (facts["block"], facts["task"]) == (str(blocks[longest]), str(indices[longest]))
     tab.tab.click("#whole")
     assert tab.run("ellm.timeline.domain()") == pytest.approx(whole, abs=1)
@@ -113,7 +113,7 @@ def test_a_click_on_a_core_tells_what_it_waited_for(tab, data):
     core = data["totals"][-1]["cores"][0]
     tab.tab.locator("#shares rect.part").first.dispatch_event("click")  # it may be too short to hit
     name, facts = details(tab)
-    assert name == f"core {core['core']}"
+    assert name == core["name"]
     assert {name for name, ns in core["waits"] if ns >= 1} <= facts.keys()
 
 

@@ -82,7 +82,7 @@ def expected(runtime, profile, inputs):
 
 @pytest.fixture(scope="module")
 def content(runtime, profile):
-    return perfetto.serialize(profile.accountant, runtime.pool.cores, profile.recorder.steps, "tiny")
+    return perfetto.serialize(profile.accountant, runtime.pool.placement.names, profile.recorder.steps, "tiny")
 
 
 @pytest.fixture(scope="module")
@@ -241,7 +241,7 @@ def test_experts_of_the_heat_map_are_those_routed_to(runtime, profile):
 
 def test_data_of_the_page(runtime, profile):
     steps, limits = profile.recorder.steps, (1e9, 1e12)
-    data = page.data(profile.accountant, profile.accounts(), steps, runtime.pool.cores, "tiny", limits)
+    data = page.data(profile.accountant, profile.accounts(), steps, runtime.pool.placement.names, "tiny", limits)
     json.dumps(data, allow_nan=False)
     assert len({len(column) for column in data["spans"]}) == 1
     assert len(data["steps"]) == len(profile.recorder.steps)

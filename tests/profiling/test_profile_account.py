@@ -115,7 +115,7 @@ def test_the_report_names_the_waits_of_each_core(runtime):
     found = record(runtime, PROMPT, 5)
     account = found.accounts()[0]
     account.waits[0] = Counter({"layers.*.qkv": 3 * MS, "logits": MS, THE_END: 100})
-    lines = report.wait_lines(account, [7, 9][: len(account.waits)])
+    lines = report.wait_lines(account, ["core 7", "core 9"][: len(account.waits)])
     assert "  core 7: layers.*.qkv 3.000, logits 1.000" in lines
 
 
@@ -262,9 +262,9 @@ def test_ctrl_c_while_recording_is_measured_keeps_the_report(folder, command, mo
 def test_a_trace_is_written_step_by_step(runtime):
     """Some millions of tasks do not fit in memory as objects."""
     found = record(runtime, PROMPT, 5)
-    parts = list(perfetto.parts(found.accountant, runtime.pool.cores, found.steps, "tiny"))
+    parts = list(perfetto.parts(found.accountant, runtime.pool.placement.names, found.steps, "tiny"))
     assert len(parts) == len(found.steps) + 1
-    assert b"".join(parts) == perfetto.serialize(found.accountant, runtime.pool.cores, found.steps, "tiny")
+    assert b"".join(parts) == perfetto.serialize(found.accountant, runtime.pool.placement.names, found.steps, "tiny")
 
 
 # Files ----------------------------------------------------------------------------------------------------------------
@@ -344,7 +344,7 @@ def test_decoding_is_drawn_however_long_the_prompt(runtime, monkeypatch):
     found = record(runtime, np.resize(PROMPT, 640), 5)
     spans = [np.count_nonzero(found.accountant.of(step.number)["what"] < Activity.JOIN) for step in found.steps]
     monkeypatch.setattr(page, "MOST_SPANS", 3 * spans[0])
-    data = page.data(found.accountant, found.accounts(), found.steps, runtime.pool.cores, "tiny", (1e9, 1e12))
+    data = page.data(found.accountant, found.accounts(), found.steps, runtime.pool.placement.names, "tiny", (1e9, 1e12))
     labels = [step["label"].split()[0] for step in data["steps"]]
     assert labels[0] == PREFILL and DECODE in labels and len(labels) < len(found.steps)
     assert data["steps"] == sorted(data["steps"], key=lambda step: step["begin"])
@@ -352,7 +352,7 @@ def test_decoding_is_drawn_however_long_the_prompt(runtime, monkeypatch):
 
 def test_the_page_has_the_limits_and_the_waits(runtime):
     found = record(runtime, PROMPT, 5)
-    data = page.data(found.accountant, found.accounts(), found.steps, runtime.pool.cores, "tiny", (1e9, 1e12))
+    data = page.data(found.accountant, found.accounts(), found.steps, runtime.pool.placement.names, "tiny", (1e9, 1e12))
     for total, account in zip(data["totals"], found.accounts(), strict=True):
         kinds = {kind["name"]: kind for kind in total["kinds"]}
         assert re.fullmatch(r"\d+ % of (read|matmul)", kinds["layers.*.qkv"]["limit"])

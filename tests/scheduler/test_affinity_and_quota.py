@@ -4,19 +4,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from fake_machine import eight_threads, machine
 
 from ellm.scheduler import Pool, topology
 from ellm.system.errors import InputError
 
 ALLOWED = sorted(os.sched_getaffinity(0))
-
-
-def machine(root: Path, files: dict[str, str]) -> Path:
-    for name, text in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n")
-    return root
 
 
 def test_workers_are_pinned():
@@ -85,26 +78,6 @@ def test_more_threads_than_allowed():
 )
 def test_quota(tmp_path, files, quota):
     assert topology.cgroup_quota(machine(tmp_path, files)) == quota
-
-
-def eight_threads(root: Path) -> Path:
-    """Four cores with two threads each, 0 and 4 on the first, two of them to an L3 cache and a NUMA node."""
-    files = {}
-    for cpu in range(8):
-        pair, half = cpu % 4, cpu % 4 // 2
-        folder = f"sys/devices/system/cpu/cpu{cpu}"
-        files[f"{folder}/topology/thread_siblings_list"] = f"{pair},{pair + 4}"
-        for index, level, size, shared in (
-            (0, 1, "48K", f"{pair},{pair + 4}"),
-            (1, 3, "32M", f"{2 * half}-{2 * half + 1},{2 * half + 4}-{2 * half + 5}"),
-        ):
-            cache = f"{folder}/cache/index{index}"
-            files |= {f"{cache}/level": str(level), f"{cache}/type": "Unified", f"{cache}/size": size}
-            files[f"{cache}/shared_cpu_list"] = shared
-    for node in (0, 1):
-        cores = f"{2 * node}-{2 * node + 1},{2 * node + 4}-{2 * node + 5}"
-        files[f"sys/devices/system/node/node{node}/cpulist"] = cores
-    return machine(root, files)
 
 
 def test_cores_are_chosen_one_per_physical_core(tmp_path, monkeypatch):
