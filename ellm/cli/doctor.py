@@ -10,8 +10,12 @@ from ellm.kernels import contract
 from ellm.kernels import isa as isas
 from ellm.kernels.formats import FORMATS
 from ellm.machine.limits import Limits
+from ellm.machine.neighbours import Neighbour, neighbours
+from ellm.profiling.report import several
 from ellm.scheduler import Pool, topology
+from ellm.scheduler.topology import core_ranges
 from ellm.system import memory
+from ellm.system.errors import harmless
 
 MODELS = {  # GB of weights that a decoded token reads, and billions of weights: those of its experts, no embedding rows
     "SmolLM2-135M": (0.27, 0.13),
@@ -29,13 +33,16 @@ MODELS = {  # GB of weights that a decoded token reads, and billions of weights:
     "DeepSeek-V3 (fp8)": (37.66, 36.63),
 }
 SAMPLES = 15
+LEAST_SHARE = 0.05  # of a core, to be named
+NAMED = 8
 
 
 def doctor(threads: int | None, isa: str | None) -> None:
     """Print the report; measuring takes a few seconds."""
     choice = isas.choose(isa)
+    others = neighbours()
     with Pool(threads) as pool:
-        lines = [*isa_lines(choice), *precision_lines(), *core_lines(pool), *memory_lines()]
+        lines = [*isa_lines(choice), *precision_lines(), *core_lines(pool), *other_lines(others), *memory_lines()]
         print("\n".join(lines), flush=True)
         note("measuring ...")
         with closing(Limits(pool, isas.table(choice.isa))) as limits:
@@ -66,20 +73,38 @@ def precision_lines() -> list[str]:
 def core_lines(pool: Pool) -> list[str]:
     """Cores, quota, NUMA nodes and last level cache."""
     allowed = topology.allowed_cores()
+    physical = topology.physical_cores(allowed)
     quota = topology.cgroup_quota()
     nodes = topology.numa_nodes()
     caches = topology.caches(pool.cores[0])
     lines = [
-        f"threads      {pool.threads}, on cores {runs(pool.cores)}",
-        f"  affinity   {len(allowed)} logical cores: {runs(allowed)}; {len(topology.physical_cores(allowed))} physical",
+        f"workers      {pool.placement}",
+        f"  affinity   {len(allowed)} logical cores: {core_ranges(allowed)}; {len(physical)} physical",
         f"  quota      {'none' if quota is None else f'{quota:g} CPUs (cgroup)'}",
         f"  NUMA       {len(nodes)} node{'s' * (len(nodes) > 1)}: "
-        + "; ".join(f"{node}: cores {runs(cores)}" for node, cores in nodes.items()),
+        + "; ".join(f"{node}: cores {core_ranges(cores)}" for node, cores in nodes.items()),
     ]
     if caches:
         sizes = ", ".join(f"L{cache.level} {cache.size >> 10} KiB" for cache in caches if cache.kind != "Instruction")
         lines.append(f"  caches     {sizes} (of core {pool.cores[0]})")
     return lines
+
+
+def other_lines(others: list[Neighbour]) -> list[str]:
+    """Other ellm processes and their cores, then what else takes the cores' time."""
+    lines = []
+    for one in others:
+        if one.workers:
+            workers = f"{several(one.workers, 'worker')} on cores {core_ranges(sorted(one.worker_cores))}"
+            lines.append(f"ellm process {one.pid}: {workers}, {one.share:.2f} cores' time")
+    busy = [one for one in others if not one.workers and one.share >= LEAST_SHARE]
+    for one in busy[:NAMED]:
+        cores = core_ranges(sorted(one.cores))
+        lines.append(f"{harmless(one.name)} ({one.pid}): {one.share:.2f} cores' time, on {cores}")
+    if len(busy) > NAMED:
+        lines.append(f"and {len(busy) - NAMED} more")
+    first, *rest = lines or ["no other ellm process, and nothing else uses the cores"]
+    return [f"others       {first}", *(f"             {line}" for line in rest)]
 
 
 def memory_lines() -> list[str]:
@@ -102,14 +127,3 @@ def speed_lines(read: float, matmul: float) -> list[str]:
     for name, (size, weights) in MODELS.items():
         lines.append(f"  {name:<20} {read / 1e9 / size:>8.1f} tok/s {matmul / (2e9 * weights):>9.0f} tok/s")
     return lines
-
-
-def runs(cores: list[int]) -> str:
-    """[0, 1, 2, 5] as "0-2,5"."""
-    parts: list[list[int]] = []
-    for core in cores:
-        if parts and core == parts[-1][-1] + 1:
-            parts[-1].append(core)
-        else:
-            parts.append([core])
-    return ",".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
