@@ -12,6 +12,7 @@ import ellm.models
 from ellm.checkpoint import Checkpoint, aliases, open_checkpoint
 from ellm.checkpoint.hub import download, is_hub_name
 from ellm.checkpoint.json_file import read_json
+from ellm.checkpoint.text_part import text_config
 from ellm.dsl import as_stored, packed_as
 from ellm.kernels import isa as isas
 from ellm.kernels.formats import KNOWN
@@ -62,7 +63,7 @@ def read_source(name: str | Path, *, no_weights: bool = False) -> Source:
     config = path / "config.json"
     stored = any(any(path.glob(pattern)) for pattern in ("model*.safetensors*", "*.gguf"))
     if config.is_file() and (no_weights or not stored):
-        return Source.of_config(read_json(config))
+        return Source.of_config(text_config(read_json(config)))
     with open_checkpoint(path if path.exists() else name) as checkpoint:
         return Source.of_config(checkpoint.config) if no_weights else Source.of(checkpoint)
 

@@ -26,6 +26,7 @@ _NEUTRAL = {  # what peers, or transformers in other families, compute with; not
     "short_mscale": None,
     "xdrope_section": None,
 }
+_FOR_IMAGES = ("mrope_section", "mrope_interleaved")  # the positions of a text are the same on all axes
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,8 @@ def _read_one(
     within, score_factor = _rope(kind.frequencies(parameters)), _score_factor(parameters, name)
     for field, neutral in _NEUTRAL.items():
         rope.require(field, neutral)
+    for field in _FOR_IMAGES:
+        rope.get(field)
     return Rotary(name, original, most, within, longer, kind.differs, score_factor)
 
 

@@ -11,6 +11,7 @@ from ellm.checkpoint import folder_tokenizer, shards
 from ellm.checkpoint.chat_templates import read_templates
 from ellm.checkpoint.checkpoint import Checkpoint
 from ellm.checkpoint.json_file import read_json, read_json_if_any
+from ellm.checkpoint.text_part import text_part
 from ellm.system.errors import InputError
 from ellm.text.end_of_turn import end_of_turn_ids
 from ellm.text.token_ids import TokenIds
@@ -40,13 +41,8 @@ def open_folder(folder: Path) -> Checkpoint:
         raise InputError(f"{folder}: has no config.json, so it is not a checkpoint{_instead(folder)}")
     config = read_json(folder / "config.json")
     generation = read_json_if_any(folder / "generation_config.json")
-    return Checkpoint(
-        str(folder),
-        config,
-        generation,
-        shards.read_tensors(folder),
-        lambda: _build_tokenizer(folder, config, generation),
-    )
+    config, tensors = text_part(config, shards.read_tensors(folder))
+    return Checkpoint(str(folder), config, generation, tensors, lambda: _build_tokenizer(folder, config, generation))
 
 
 def _instead(folder: Path) -> str:
