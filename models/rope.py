@@ -14,7 +14,6 @@ import numpy as np
 from ellm.dsl import Rope
 from ellm.models.fields import Fields
 from ellm.models.frequencies import ALIASES, KINDS, Frequencies, Kind, Parameters, yarn_mscale
-from ellm.system.errors import InputError
 
 _MOST_POSITIONS = 1 << 24
 _NEUTRAL = {  # what peers, or transformers in other families, compute with; not known here, so it must change nothing
@@ -26,6 +25,7 @@ _NEUTRAL = {  # what peers, or transformers in other families, compute with; not
     "short_mscale": None,
     "xdrope_section": None,
 }
+_LAYER_TYPES = ("full_attention", "sliding_attention")
 _FOR_IMAGES = ("mrope_section", "mrope_interleaved")  # the positions of a text are the same on all axes
 
 
@@ -76,12 +76,12 @@ def read_rope(
     def one(rope: Fields) -> Rotary:
         return _read_one(fields, rope, head_dim, max_position, default_theta, default_part)
 
-    if not given.objects():
+    if not given.objects() and not any(given.is_null(kind) for kind in _LAYER_TYPES):
         return (one(given),) * len(windows)
     types, read = _layer_types(fields, windows), {}
     for kind in dict.fromkeys(types):
         if given.get(kind) is None:
-            raise InputError(f"config.json: {name}: {', '.join(given.objects())}: none is for layers of {kind!r}")
+            raise given.error(kind, "is no rope for layers of this type")
         read[kind] = one(given.object(kind))
     return tuple(read[kind] for kind in types)
 
@@ -89,7 +89,7 @@ def read_rope(
 def _layer_types(fields: Fields, windows: Sequence[int]) -> list[str]:
     types = fields.get("layer_types")
     if types is None:
-        return ["sliding_attention" if window else "full_attention" for window in windows]
+        return [_LAYER_TYPES[window > 0] for window in windows]
     if not isinstance(types, list) or len(types) != len(windows) or not all(isinstance(kind, str) for kind in types):
         raise fields.error("layer_types", f"is not a list of {len(windows)} layers")
     return types

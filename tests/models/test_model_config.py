@@ -104,7 +104,11 @@ LONGROPE = {
         ),
         (
             {**LLAMA, "rope_parameters": {"sliding_attention": {"rope_type": "default"}}},
-            "rope_parameters: sliding_attention: none is for layers of 'full_attention'",
+            "rope_parameters: full_attention: None is no rope for layers of this type",
+        ),
+        (
+            {**LLAMA, "rope_parameters": {"full_attention": None}},
+            "rope_parameters: full_attention: None is no rope for layers of this type",
         ),
         (
             {**LLAMA, "rope_parameters": {"full_attention": {"rope_type": "linear"}}},
