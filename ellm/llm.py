@@ -219,7 +219,9 @@ class LLM:
         if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
             raise InputError(f"a prompt must be a text or a flat list of token ids, not {tokens.dtype} {tokens.shape}")
         if len(tokens) > self.context:
-            raise InputError(f"the prompt has {len(tokens)} tokens, the context has {self.context}")
+            longest = self.runtime.model.longest
+            more = f" of the model's {longest}" if longest > self.context else ""
+            raise InputError(f"the prompt has {len(tokens)} tokens, the context has {self.context}{more}")
         self._check_ids(tokens)
         return np.ascontiguousarray(tokens, np.int32)
 

@@ -99,13 +99,15 @@ def _read_one(
     fields: Fields, rope: Fields, head_dim: int, max_position: int, default_theta: float, default_part: float | None
 ) -> Rotary:
     name, kind = _kind(rope)
-    positions = fields if kind.trained == "max_position_embeddings" or _is_outside(fields, name) else rope
+    positions = (
+        fields if fields.get(kind.trained) is not None else rope
+    )  # beside the rope, as Phi-3 has them, goes first
     original = positions.size(kind.trained, max_position)
     parameters = Parameters(
         rope, _theta(fields, rope, default_theta), head_dim, _rotary_dim(fields, rope, head_dim, default_part, name),
         original, max_position,
     )  # fmt: skip
-    most = _most(rope, kind, original, max_position)
+    most = max(max_position, _extended(rope, original)) if kind.extends else max_position
     longer = None
     if kind.longer is not None and most > original:
         longer = _at(kind.longer, parameters)
@@ -127,20 +129,12 @@ def _kind(rope: Fields) -> tuple[str, Kind]:
     return name, KINDS[name]
 
 
-def _is_outside(fields: Fields, kind: str) -> bool:
-    """Whether the positions of training stand beside the rope, where they go first: Phi-3 has them there."""
-    return kind in ("llama3", "yarn", "longrope") and fields.get("original_max_position_embeddings") is not None
-
-
-def _most(rope: Fields, kind: Kind, original: int, max_position: int) -> int:
-    """How long a sequence may be: `factor` times what the model was trained on, but never less than the config says."""
-    if not kind.extends:
-        return max_position
-    trained = original if rope.get(kind.trained) is not None else max_position
-    extended = int(trained * rope.number("factor", 1.0))
+def _extended(rope: Fields, original: int) -> int:
+    """`factor` times the positions of training."""
+    extended = int(original * rope.number("factor", 1.0))
     if extended > _MOST_POSITIONS:
-        raise rope.error("factor", f"times {trained} positions are more than {_MOST_POSITIONS}")
-    return max(extended, max_position)
+        raise rope.error("factor", f"times {original} positions are more than {_MOST_POSITIONS}")
+    return extended
 
 
 def _theta(fields: Fields, rope: Fields, default: float) -> float:

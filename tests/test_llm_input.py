@@ -108,3 +108,9 @@ def test_logits_that_are_no_numbers_end_the_answer(tmp_path):
         with pytest.raises(InputError, match="logits after 3 tokens are NaN: its weights are broken"):
             broken.generate([[5, 6, 7]], GREEDY)
         assert len(broken.engine.free_slots) == 64
+
+
+def test_a_prompt_too_long_for_a_context_that_is_not_the_longest_is_told_so(tmp_path):
+    path = write_checkpoint(tmp_path, rope="longrope", max_position_embeddings=1024)
+    with LLM(path) as llm, pytest.raises(InputError, match=r"has 300 tokens, the context has 256 of the model's 1024$"):
+        llm.generate([[5] * 300])

@@ -35,6 +35,10 @@ GOLDEN = {
         architecture="Qwen2ForCausalLM", form="new", head_dim=..., hidden_size=126, num_attention_heads=7,
         num_key_value_heads=1, vocab=281,
     ),
+    "qwen2-extended": dict(  # as Qwen tells people to make a model's context longer
+        architecture="Qwen2ForCausalLM", max_position_embeddings=128, use_sliding_window=False, sliding_window=131072,
+        rope={"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128},
+    ),
     "qwen3": dict(
         architecture="Qwen3ForCausalLM", form="new", rope_theta=1000000.0, tie_word_embeddings=True, rms_norm_eps=0.02
     ),

@@ -60,6 +60,7 @@ def test_within_the_positions_of_training_frequencies_are_those_of_training(rope
 def test_the_field_of_phi_stands_beside_the_rope():
     rope = {**LONGROPE, "original_max_position_embeddings": 512}
     assert model(rope, original_max_position_embeddings=256).context == 256
+    assert model(YARN, original_max_position_embeddings=2048).context == 8192
 
 
 def test_a_graph_has_the_frequencies_of_its_context():
