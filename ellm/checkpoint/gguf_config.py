@@ -102,6 +102,10 @@ def _windows(fields: ModelFields, family: Family, config: dict[str, Any]) -> dic
     layers, theta = config["num_hidden_layers"], config["rope_theta"]
     window = fields.count("attention.sliding_window")
     flags = fields.per_layer("attention.sliding_window_pattern", layers)
+    if flags is not None and not all(flag in (False, True) for flag in flags):
+        raise fields.error(
+            "attention.sliding_window_pattern", "must be a number or say of each layer whether it slides"
+        )
     every = fields.count("attention.sliding_window_pattern") if flags is None else 0
     local_theta = fields.number("rope.freq_base_swa", theta)
     if not 0 < window < config["max_position_embeddings"] or (flags is not None and not any(flags)) or every == 1:

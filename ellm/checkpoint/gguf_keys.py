@@ -23,6 +23,9 @@ _NO_MATTER = {  # of an architecture: what is said by the tensors, or about othe
     "attention.layer_norm_epsilon",  # of a LayerNorm: those of ellm's families are RMS norms
     "rope.dimension_sections",  # a text has one position in all of them
     "rope.scaling.finetuned",
+    "rope.scaling.original_context_length",  # read where the kind of scaling depends on it, as the next two
+    "rope.scaling.yarn_beta_fast",
+    "rope.scaling.yarn_beta_slow",
     "decoder_start_token_id",
 }
 _ABSENT = (0, False)  # 0 or false of anything: the model has none of it

@@ -64,7 +64,7 @@ def price_lines(subject: Subject) -> list[str]:
 
 
 def unused_lines(subject: Subject) -> list[str]:
-    """Which of several models this is, and what of its configuration and checkpoint is not used, or looked at."""
+    """Which of several models this is, and what of configuration and checkpoint is not used, or was not looked at."""
     if subject.compiled is None:
         return []
     source = subject.compiled.source
@@ -73,9 +73,10 @@ def unused_lines(subject: Subject) -> list[str]:
     if source.checkpoint is None:
         return [*lines, NOT_LOOKED_AT]
     checkpoint = source.checkpoint
-    unused = [f"metadata not used: {', '.join(checkpoint.unused_metadata)}"] if checkpoint.unused_metadata else []
-    tensors = skipped(checkpoint.ignored(subject.program), source.model.config.num_hidden_layers)
-    return [*checkpoint.notes, *lines, *tensors, *unused]
+    lines += skipped(checkpoint.ignored(subject.program), source.model.config.num_hidden_layers)
+    if checkpoint.unused_metadata:
+        lines.append(f"metadata not used: {', '.join(checkpoint.unused_metadata)}")
+    return [*checkpoint.notes, *lines]
 
 
 def reasons(subject: Subject) -> dict[operator_kinds.OperatorKind, str]:

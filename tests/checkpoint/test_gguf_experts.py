@@ -17,33 +17,20 @@ from ellm.system.errors import InputError
 
 SIZES = dict(vocab=268, hidden_size=64, head_dim=16, intermediate_size=96)
 MOE = dict(moe_intermediate_size=32)
-FAMILIES = {
-    "SmolLM3ForCausalLM": (dict(layers=5), dict()),
-    "MixtralForCausalLM": (dict(), dict(expert_count=5, expert_used_count=2)),
-    "Qwen3MoeForCausalLM": (MOE, dict(expert_count=7, expert_used_count=3, expert_feed_forward_length=32)),
-    "Glm4MoeForCausalLM": (
-        MOE | dict(n_group=1, topk_group=1),
-        dict(
-            expert_count=12,
-            expert_used_count=4,
-            expert_shared_count=1,
-            expert_feed_forward_length=32,
-            expert_gating_func=2,
-            expert_weights_scale=2.5,
-            expert_weights_norm=True,
-            leading_dense_block_count=1,
-            rope__dimension_count=8,
-        ),
-    ),
+FAMILIES: dict[str, dict] = {
+    "SmolLM3ForCausalLM": dict(layers=5),
+    "MixtralForCausalLM": dict(),
+    "Qwen3MoeForCausalLM": MOE,
+    "Glm4MoeForCausalLM": MOE | dict(n_group=1, topk_group=1),
 }
 
 
 def config_of(architecture) -> dict:
-    return tiny.make_config(architecture, **{"layers": 2, **SIZES, **FAMILIES[architecture][0]})
+    return tiny.make_config(architecture, **{"layers": 2, **SIZES, **FAMILIES[architecture]})
 
 
 def write(path, architecture, weights, dtype=Type.BF16, **keys):
-    return tiny_gguf.write_gguf(path, config_of(architecture), weights, dtype, **(FAMILIES[architecture][1] | keys))
+    return tiny_gguf.write_gguf(path, config_of(architecture), weights, dtype, **keys)
 
 
 def packed(source) -> np.ndarray:
@@ -61,7 +48,7 @@ def packed(source) -> np.ndarray:
 @pytest.mark.parametrize("architecture", FAMILIES)
 def test_a_gguf_packs_to_the_bytes_of_its_folder(tmp_path, architecture):
     config = config_of(architecture)
-    folder = tiny.write_checkpoint(tmp_path / "folder", architecture, **SIZES, **FAMILIES[architecture][0])
+    folder = tiny.write_checkpoint(tmp_path / "folder", architecture, **SIZES, **FAMILIES[architecture])
     tiny.write_json(folder / "config.json", config)
     tiny.write_weights(folder, tiny.random_weights(config, 0), 1)
     path = write(tmp_path / "tiny.gguf", architecture, tiny_gguf.random_floats(config))
@@ -115,9 +102,8 @@ def test_a_scale_for_each_expert(tmp_path, scaled):
 def test_layers_for_more_tokens_at_once_are_left_out(tmp_path):
     config = config_of("Glm4MoeForCausalLM") | {"num_hidden_layers": 3}
     weights = tiny_gguf.random_floats(config)
-    keys = FAMILIES["Glm4MoeForCausalLM"][1] | dict(nextn_predict_layers=1)
     extra = {"blk.2.nextn.eh_proj.weight": np.zeros((64, 128), np.float32)}
-    path = tiny_gguf.write_gguf(tmp_path / "tiny.gguf", config, weights | extra, Type.BF16, **keys)
+    path = tiny_gguf.write_gguf(tmp_path / "tiny.gguf", config, weights | extra, Type.BF16, nextn_predict_layers=1)
     with open_checkpoint(path) as checkpoint:
         assert checkpoint.config["num_hidden_layers"] == 2
         model = ellm.models.from_config(checkpoint.config)

@@ -49,7 +49,8 @@ def test_values_that_say_what_is_so_anyway(tmp_path):
         tensor_data_layout="Meta AI original pth", use_parallel_residual=False, expert_count=0, expert_used_count=0,
         rope__scaling__finetuned=True, rope__scaling__yarn_ext_factor=-1.0, rope__freq_base_swa=99.0,
         rope__dimension_sections=[8, 4, 4, 0], attention__head_count_kv=[2] * LAYERS, nextn_predict_layers=0,
-        feed_forward_length=[256] * LAYERS, attention__sliding_window=1024,
+        feed_forward_length=[256] * LAYERS, attention__sliding_window=1024, rope__scaling__yarn_beta_fast=16.0,
+        rope__scaling__original_context_length=256,
     )  # fmt: skip
     with open_checkpoint(write_tiny(tmp_path, **said)[2]) as checkpoint:
         assert checkpoint.config == plain
@@ -128,6 +129,8 @@ def test_sliding_windows(tmp_path, architecture, pattern, windows):
 
 
 def test_windows_that_ellm_does_not_have(tmp_path):
+    with pytest.raises(InputError, match=r"sliding_window_pattern is \[2, 3\], must be a number or say of each layer"):
+        open_checkpoint(write_tiny(tmp_path, attention__sliding_window_pattern=[2, 3], **WINDOW)[2])
     with pytest.raises(InputError, match=r"rope.freq_base_swa is 1000.0, must equal rope.freq_base 10000"):
         open_checkpoint(write_tiny(tmp_path, rope__freq_base_swa=1000.0, **WINDOW)[2])
     biases = dict(attention_bias=True)

@@ -124,7 +124,7 @@ def test_llama_rows_are_in_order_for_whole_heads_only(tmp_path):
 
 def test_scaling_reaches_the_frequencies(tmp_path):
     plain, scaled = (
-        ellm.models.from_config(open_checkpoint(write_tiny(tmp_path, **keys)[2]).config).config.rope
+        ellm.models.from_config(open_checkpoint(write_tiny(tmp_path, **keys)[2]).config).config.rope(0)
         for keys in ({}, {"rope__scale_linear": 4.0})
     )
     np.testing.assert_allclose(np.array(plain.inv_freq) / 4, scaled.inv_freq, rtol=1e-6)

@@ -89,7 +89,8 @@ def gguf_names(folder: Path) -> tuple[dict[str, list[str]], Said]:
     refused: Said = {}
     for name in sorted(gguf.MODEL_ARCH_NAMES.values()):
         try:
-            found.setdefault(probes.gguf_architecture(name, folder), []).append(name)
+            for architecture in probes.gguf_architectures(name, folder):
+                found.setdefault(architecture, []).append(name)
         except InputError as error:
             refused[name] = probes.told(error, folder / f"{name}.gguf")
     return found, refused

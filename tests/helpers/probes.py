@@ -7,10 +7,11 @@ from pathlib import Path
 
 import gguf
 import numpy as np
-from families import FAMILIES, family
+from families import FAMILIES, Family, family
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from model_configs import CONFIGS
 from tiny import QUANTIZATION, make_config, write_checkpoint
+from tiny_gguf import ARCHITECTURES as GGUF_NAMES
 from tiny_gguf import random_floats, stored_name, write_gguf
 from tiny_shapes import shapes
 
@@ -95,11 +96,18 @@ def partial_rope(architecture: str) -> str | None:
     return line(lambda: from_config(make_config(architecture, head_dim=24) | {"partial_rotary_factor": 0.5}))
 
 
-def gguf_architecture(name: str, folder: Path) -> str:
-    """The architecture that general.architecture is computed as. Raises InputError."""
-    known = next((record for record in FAMILIES if record.model_type == name), family("llama"))
-    config = make_config(known.architecture if known.experts is None else "LlamaForCausalLM", layers=1)
-    path = write_gguf(folder / f"{name}.gguf", {**config, "model_type": name}, random_floats(config))
+def gguf_architectures(name: str, folder: Path) -> list[str]:
+    """The architectures that general.architecture is computed as. Raises InputError."""
+    known = [record for record in FAMILIES if GGUF_NAMES.get(record.model_type, record.model_type) == name]
+    return [_gguf_architecture(name, record, folder) for record in known or [family("llama")]]
+
+
+def _gguf_architecture(name: str, record: Family, folder: Path) -> str:
+    made = record if record.model_type in GGUF_NAMES or record.experts is None else family("llama")
+    window = {"sliding_window": 64} if made.model_type == "mistral" else {}  # which tells it from a Llama
+    config = make_config(made.architecture, layers=1, **window)
+    model_type = config["model_type"] if made.model_type in GGUF_NAMES else name
+    path = write_gguf(folder / f"{name}.gguf", {**config, "model_type": model_type}, random_floats(config))
     with open_checkpoint(path) as checkpoint:
         return checkpoint.config["architectures"][0]
 

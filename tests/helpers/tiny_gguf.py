@@ -27,7 +27,22 @@ STORED = {
 }
 # 256 columns: the K-quants' block
 SIZES = dict(vocab=268, layers=2, hidden_size=256, head_dim=32, num_attention_heads=8, intermediate_size=256)
-ARCHITECTURES = {"mixtral": "llama", "qwen3_moe": "qwen3moe", "glm4_moe": "glm4moe"}
+ARCHITECTURES = {  # general.architecture, where it is not model_type
+    "mistral": "llama",
+    "mixtral": "llama",
+    "qwen3_moe": "qwen3moe",
+    "glm4_moe": "glm4moe",
+}
+KEYS = {  # of fields of config.json that not every family has
+    **dict.fromkeys(("num_local_experts", "num_experts", "n_routed_experts"), "expert_count"),
+    "num_experts_per_tok": "expert_used_count",
+    "n_shared_experts": "expert_shared_count",
+    "moe_intermediate_size": "expert_feed_forward_length",
+    "first_k_dense_replace": "leading_dense_block_count",
+    "routed_scaling_factor": "expert_weights_scale",
+    "norm_topk_prob": "expert_weights_norm",
+    "sliding_window": "attention.sliding_window",
+}
 CONTROL, USER_DEFINED = gguf.TokenType.CONTROL, gguf.TokenType.USER_DEFINED
 
 
@@ -112,6 +127,8 @@ def write_gguf(
         "attention.key_length": head_dim,
         "attention.layer_norm_rms_epsilon": config["rms_norm_eps"],
         "rope.freq_base": config["rope_theta"],
+        "rope.dimension_count": int(head_dim * config.get("partial_rotary_factor", 1)),
+        **{key: config[field] for field, key in KEYS.items() if config.get(field) is not None},
     } | {key.replace("__", "."): value for key, value in metadata.items()}
     for key, value in keys.items():
         add_value(writer, f"{architecture}.{key}", value)
