@@ -20,12 +20,17 @@ _YARN = {
 
 @dataclass(frozen=True)
 class GptOssConfig(DecoderConfig):
-    """As config.json has it."""
+    """As config.json has it.
+
+    With `experts_apart` (of GGUF files), each expert has tensors of its own [out, in]; without, all are in one tensor
+    [in, out], gate and up in turns.
+    """
 
     num_local_experts: int
     num_experts_per_tok: int
     swiglu_limit: float
     swiglu_alpha: float
+    experts_apart: bool
 
 
 def gpt_oss_block(x: Value, w: Weights, cache: Cache, c: GptOssConfig, layer: int) -> Value:
@@ -47,11 +52,15 @@ def gpt_oss_block(x: Value, w: Weights, cache: Cache, c: GptOssConfig, layer: in
 def expert(rows: Value, e: Expert, w: Weights, c: GptOssConfig) -> Value:
     """Expert e on the rows routed to it: [R, hidden] gives [R, hidden]."""
     d, n = c.hidden_size, c.intermediate_size
-    gate, up = w.gate_up_proj[e, d, 2 * n].transposed.interleaved(2)
+    if c.experts_apart:
+        gate, up, down = w[e].gate_proj[n, d], w[e].up_proj[n, d], w[e].down_proj[d, n]
+    else:
+        gate, up = w.gate_up_proj[e, d, 2 * n].transposed.interleaved(2)
+        down = w.down_proj[e, n, d].transposed
     y = clamped_swiglu(
         linear(rows, gate, bias=True), linear(rows, up, bias=True), limit=c.swiglu_limit, alpha=c.swiglu_alpha
     )
-    return linear(y, w.down_proj[e, n, d].transposed, bias=True)
+    return linear(y, down, bias=True)
 
 
 def read_gpt_oss(fields: Fields) -> GptOssConfig:
@@ -80,4 +89,5 @@ def read_gpt_oss(fields: Fields) -> GptOssConfig:
         num_experts_per_tok=top_k,
         swiglu_limit=fields.number("swiglu_limit", 7.0),
         swiglu_alpha=fields.number("swiglu_alpha", 1.702),
+        experts_apart=fields.flag("experts_apart"),
     )

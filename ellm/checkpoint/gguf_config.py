@@ -53,6 +53,9 @@ def read_config(file: GGUFFile, family: Family, biased: Set[str]) -> dict[str, A
     rope = read_rope(fields, head_dim, context)
     if family.interleaved and "partial_rotary_factor" in rope:
         raise fields.error("rope.dimension_count", f"must equal the head size {head_dim}")
+    if family.yarn:
+        scaling = rope["rope_scaling"] or {"rope_type": "default"}
+        rope["rope_scaling"] = {**scaling, **(family.yarn if scaling["rope_type"] == "yarn" else {})}
     return config | rope | _windows(fields, family, config | rope)
 
 
@@ -106,17 +109,19 @@ def _windows(fields: ModelFields, family: Family, config: dict[str, Any]) -> dic
         raise fields.error(
             "attention.sliding_window_pattern", "must be a number or say of each layer whether it slides"
         )
-    every = fields.count("attention.sliding_window_pattern") if flags is None else 0
+    every = fields.count("attention.sliding_window_pattern", family.pattern or 0) if flags is None else 0
     local_theta = fields.number("rope.freq_base_swa", theta)
     if not 0 < window < config["max_position_embeddings"] or (flags is not None and not any(flags)) or every == 1:
-        return {}
+        return {"layer_types": ["full_attention"] * layers} if family.pattern else {}
     if local_theta != theta:
         raise fields.error("rope.freq_base_swa", f"must equal rope.freq_base {theta:g}")
     local = flags if flags is not None else [not every or layer % every < every - 1 for layer in range(layers)]
     types = ["sliding_attention" if flag else "full_attention" for flag in local]
     windows = {"sliding_window": window, "layer_types": types}
-    if not family.windows:
+    if family.pattern is None:
         raise fields.error("attention.sliding_window", f"which ellm does not read for {family.architecture}")
+    if family.pattern:
+        return windows
     if family.architecture != _PLAIN_LLAMA:
         return windows | {"use_sliding_window": True}
     if any(config[switch] for switch in family.switches):

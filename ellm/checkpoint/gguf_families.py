@@ -47,7 +47,8 @@ class Family:
         constants: fields of config.json that are the same for the whole family.
         present: fields of config.json that say whether layers have a module.
         neutral: values of keys that say what is so in the family anyway (see gguf_keys.py).
-        windows: whether each layer may have a sliding window of its own.
+        pattern: which layers have a sliding window where no key says so (see gguf_config.py); None: none may have one.
+        yarn: what config.json says of YaRN and no key does; a family with any has YaRN if config.json says nothing.
         later_layers: key that counts layers behind the model's own, for prediction of more than one token.
         otherwise: what computes a file of the family that has biases which this one cannot have.
     """
@@ -62,7 +63,8 @@ class Family:
     constants: Mapping[str, Any] = field(default_factory=dict)
     present: Mapping[str, str] = field(default_factory=dict)
     neutral: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    windows: bool = True
+    pattern: int | None = 0
+    yarn: Mapping[str, Any] = field(default_factory=dict)
     later_layers: str = ""
     otherwise: Family | None = None
 
@@ -95,7 +97,7 @@ FAMILIES = {
         interleaved=True,
         switches=_BIASES,
         constants={"no_rope_layer_interval": 4},
-        windows=False,
+        pattern=None,
     ),
 }
 _ROUTED = {"num_experts_per_tok": "expert_used_count"}
@@ -110,7 +112,7 @@ FAMILIES_WITH_EXPERTS = {
         interleaved=True,
         fields={"num_local_experts": "expert_count", **_ROUTED},
         neutral=_SOFTMAX,
-        windows=False,
+        pattern=None,
     ),
     "qwen3moe": Family(
         "Qwen3MoeForCausalLM",
@@ -120,7 +122,7 @@ FAMILIES_WITH_EXPERTS = {
         fields={"num_experts": "expert_count", "moe_intermediate_size": "expert_feed_forward_length", **_ROUTED},
         constants={"norm_topk_prob": True},
         neutral=_SOFTMAX,
-        windows=False,
+        pattern=None,
     ),
     "glm4moe": Family(
         "Glm4MoeForCausalLM",
@@ -144,8 +146,23 @@ FAMILIES_WITH_EXPERTS = {
         constants={"n_group": 1, "topk_group": 1, "partial_rotary_factor": 1.0},
         present={"use_qk_norm": "attn_q_norm"},
         neutral={"expert_gating_func": (0, 2), "expert_group_count": (0, 1), "expert_group_used_count": (0, 1)},
-        windows=False,
+        pattern=None,
         later_layers="nextn_predict_layers",
+    ),
+    "gpt-oss": Family(
+        "GptOssForCausalLM",
+        "gpt_oss",
+        _LAYER
+        | {"post_attention_norm": "post_attention_layernorm", "attn_sinks.weight": "self_attn.sinks"}
+        | {"ffn_gate_inp": "mlp.router"}
+        | _mlp("mlp.experts.{expert}", "_exps"),
+        biased=frozenset(("mlp.router", *_mlp("mlp.experts.{expert}").values())),
+        switches={"attention_bias": ATTENTION},
+        fields={"num_local_experts": "expert_count", "intermediate_size": "expert_feed_forward_length", **_ROUTED},
+        constants={"experts_apart": True},
+        neutral={"expert_gating_func": (0, 3)},
+        pattern=2,
+        yarn={"truncate": False},
     ),
 }
 _NOT_MODELS = {  # values of general.architecture and general.type

@@ -1,6 +1,7 @@
 """Families of GGUF files that are data alone: the same bits as from a folder, of experts in stacks and one by one."""
 
 import os
+from dataclasses import replace
 
 import gguf
 import numpy as np
@@ -11,6 +12,7 @@ from gguf import GGMLQuantizationType as Type
 
 import ellm.dsl
 import ellm.models
+from ellm import LLM
 from ellm.checkpoint import open_checkpoint
 from ellm.checkpoint.loader import load_weights
 from ellm.system.errors import InputError
@@ -138,3 +140,58 @@ def test_refused(tmp_path, architecture, keys, words):
     weights = tiny_gguf.random_floats(config_of(architecture))
     with pytest.raises(InputError, match=words):
         open_checkpoint(write(tmp_path / "tiny.gguf", architecture, weights, **keys))
+
+
+def gpt_oss(folder, **settings):
+    """A tiny gpt-oss: the folder of its safetensors in bf16, its configuration and its weights."""
+    settings = dict(vocab=283, rope="yarn-untruncated", layers=4, hidden_size=96, intermediate_size=64) | settings
+    path = tiny.write_checkpoint(folder, "GptOssForCausalLM", **settings)
+    config = tiny.make_config("GptOssForCausalLM", **settings)
+    return path, config, tiny_gguf.random_floats(config)
+
+
+def logits(source) -> np.ndarray:
+    with LLM(source, threads=1, context=256) as llm:
+        return llm.logits([(7 * number) % 280 for number in range(90)])
+
+
+def test_gpt_oss_computes_the_bits_of_its_folder(tmp_path):
+    folder, config, weights = gpt_oss(tmp_path / "folder")
+    path = tiny_gguf.write_gguf(tmp_path / "tiny.gguf", config, weights, Type.BF16)
+    with open_checkpoint(path) as checkpoint:
+        ours, theirs = (ellm.models.from_config(one).config for one in (checkpoint.config, config))
+        assert replace(ours, experts_apart=False) == theirs
+    np.testing.assert_array_equal(logits(path), logits(folder))
+
+
+def test_gpt_oss_in_mxfp4(tmp_path):
+    """As it is released: the experts alone, whose rows are blocks of 32."""
+    _, config, weights = gpt_oss(tmp_path / "folder")
+    weights = tiny_gguf.apart(weights)
+    blocks = {name: gguf.quants.quantize(w, Type.MXFP4) for name, w in weights.items() if "_exps.weight" in name}
+    rounded = weights | {name: gguf.quants.dequantize(data, Type.MXFP4) for name, data in blocks.items()}
+    one = tiny_gguf.write_gguf(tmp_path / "mxfp4.gguf", config, weights | blocks, Type.BF16)
+    other = tiny_gguf.write_gguf(tmp_path / "bf16.gguf", config, rounded, Type.BF16)
+    with open_checkpoint(one) as checkpoint:
+        assert checkpoint.tensors["model.layers.0.mlp.experts.3.up_proj.weight"].dtype == "MXFP4"
+    np.testing.assert_array_equal(logits(one), logits(other))
+
+
+@pytest.mark.parametrize(
+    "keys, windows",
+    [
+        (dict(), (50, 0, 50, 0)),
+        (dict(attention__sliding_window_pattern=4), (50, 50, 50, 0)),
+        (dict(attention__sliding_window=4096), (0, 0, 0, 0)),
+    ],
+)
+def test_windows_of_gpt_oss(tmp_path, keys, windows):
+    _, config, weights = gpt_oss(tmp_path / "folder")
+    path = tiny_gguf.write_gguf(tmp_path / "tiny.gguf", config, weights, Type.BF16, **keys)
+    assert ellm.models.from_config(open_checkpoint(path).config).config.windows == windows
+
+
+def test_gpt_oss_without_yarn(tmp_path):
+    _, config, weights = gpt_oss(tmp_path / "folder")
+    path = tiny_gguf.write_gguf(tmp_path / "tiny.gguf", config, weights, Type.BF16, rope__scaling__type="none")
+    assert open_checkpoint(path).config["rope_scaling"] == {"rope_type": "default"}

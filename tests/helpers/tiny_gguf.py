@@ -32,6 +32,7 @@ ARCHITECTURES = {  # general.architecture, where it is not model_type
     "mixtral": "llama",
     "qwen3_moe": "qwen3moe",
     "glm4_moe": "glm4moe",
+    "gpt_oss": "gpt-oss",
 }
 KEYS = {  # of fields of config.json that not every family has
     **dict.fromkeys(("num_local_experts", "num_experts", "n_routed_experts"), "expert_count"),
@@ -47,7 +48,7 @@ CONTROL, USER_DEFINED = gguf.TokenType.CONTROL, gguf.TokenType.USER_DEFINED
 
 
 EXPERTS = {
-    **dict.fromkeys(("mlp.gate", "block_sparse_moe.gate"), "ffn_gate_inp"),
+    **dict.fromkeys(("mlp.gate", "mlp.router", "block_sparse_moe.gate"), "ffn_gate_inp"),
     **{f"mlp.shared_experts.{part}_proj": f"ffn_{part}_shexp" for part in ("gate", "up", "down")},
     **{f"mlp.experts.{part}_proj": f"ffn_{part}_exps" for part in ("gate", "up", "down")},
     **{
@@ -55,7 +56,23 @@ EXPERTS = {
         for number, part in enumerate(("gate", "down", "up"), 1)
     },
 }
+PARAMETERS = {"mlp.gate.e_score_correction_bias": "exp_probs_b.bias", "self_attn.sinks": "attn_sinks.weight"}
 EXPERT = re.compile(r"(.*\.experts)\.(\d+)(\..*)")
+
+
+def apart(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same weights with the gate, up and down of gpt-oss by themselves, [experts, out, in], as they are stored."""
+    found = {}
+    for name, values in weights.items():
+        match = re.fullmatch(r"model\.layers\.(\d+)\.mlp\.experts\.(gate_up|down)_proj(_bias)?", name)
+        if not match:
+            found[name] = values
+            continue
+        matrix = values if match[3] else values.swapaxes(1, 2)
+        parts = {"gate": matrix[:, 0::2], "up": matrix[:, 1::2]} if match[2] == "gate_up" else {"down": matrix}
+        for part, rows in parts.items():
+            found[f"blk.{match[1]}.ffn_{part}_exps.{'bias' if match[3] else 'weight'}"] = np.ascontiguousarray(rows)
+    return found
 
 
 def stacked(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -69,8 +86,9 @@ def stacked(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def stored_name(name: str) -> str:
     """blk.3.attn_q.weight for model.layers.3.self_attn.q_proj.weight."""
-    if name.endswith(".mlp.gate.e_score_correction_bias"):
-        return f"blk.{name.split('.')[2]}.exp_probs_b.bias"
+    for ending, stored in PARAMETERS.items():
+        if name.endswith(ending):
+            return f"blk.{name.split('.')[2]}.{stored}"
     stem, suffix = name.rsplit(".", 1)
     if not stem.startswith("model.layers."):
         return f"{STORED[stem]}.{suffix}"
@@ -109,8 +127,9 @@ def write_gguf(
     fields: dict | None = None,
     **metadata,
 ) -> Path:
-    """Matrices become `dtype`, vectors stay F32. `metadata` adds or replaces keys of the architecture (dots as __),
-    `fields` others; `tokenizer` may add what it likes.
+    """Matrices become `dtype`, vectors stay F32, bytes are MXFP4.
+
+    `metadata` adds or replaces keys of the architecture (dots as __), `fields` others; `tokenizer` may add what it likes.
 
     With `most_tensors`, the model is split over files of so many at most, and the first of them is returned.
     """
@@ -129,6 +148,8 @@ def write_gguf(
         "rope.freq_base": config["rope_theta"],
         "rope.dimension_count": int(head_dim * config.get("partial_rotary_factor", 1)),
         **{key: config[field] for field, key in KEYS.items() if config.get(field) is not None},
+        **rope_keys(config),
+        **({"expert_feed_forward_length": config["intermediate_size"]} if architecture == "gpt-oss" else {}),
     } | {key.replace("__", "."): value for key, value in metadata.items()}
     for key, value in keys.items():
         add_value(writer, f"{architecture}.{key}", value)
@@ -137,14 +158,16 @@ def write_gguf(
     if tokenizer:
         {"gpt2": add_byte_level, "llama": add_sentencepiece}.get(tokenizer, tokenizer)(writer)
     heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
-    for name, values in stacked(weights).items():
+    for name, values in stacked(apart(weights)).items():
         for projection, count in heads.items():
             if projection in name and architecture in ("llama", "smollm3"):
                 values = permuted(values, count)
         stored = stored_name(name) if name.startswith(("model.", "lm_head.")) else name
-        if architecture == "glm4moe":
+        if architecture in ("glm4moe", "gpt-oss"):
             stored = stored.replace("ffn_norm", "post_attention_norm")
-        if values.ndim > 1 and dtype != GGMLQuantizationType.F32 and "ffn_gate_inp" not in stored:
+        if values.dtype == np.uint8:
+            writer.add_tensor(stored, values, raw_dtype=GGMLQuantizationType.MXFP4)
+        elif values.ndim > 1 and dtype != GGMLQuantizationType.F32 and not stored.endswith(("_inp.weight", ".bias")):
             writer.add_tensor(stored, gguf.quants.quantize(values, dtype), raw_dtype=dtype)
         else:
             writer.add_tensor(stored, values)
@@ -153,6 +176,16 @@ def write_gguf(
     writer.write_tensors_to_file()
     writer.close()
     return min(path.parent.glob(f"{path.stem}-00001-of-*.gguf")) if most_tensors else path
+
+
+def rope_keys(config: dict) -> dict:
+    """Of a model with YaRN."""
+    scaling = config.get("rope_scaling") or {}
+    if scaling.get("rope_type") != "yarn":
+        return {}
+    names = {"factor": "factor", "original_max_position_embeddings": "original_context_length"}
+    keys = {f"rope.scaling.{key}": scaling[field] for field, key in names.items()}
+    return {"rope.scaling.type": "yarn", **keys}
 
 
 def add_value(writer, key: str, value) -> None:
