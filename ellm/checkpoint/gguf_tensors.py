@@ -17,6 +17,7 @@ from ellm.checkpoint.tensors import TensorInfo
 from ellm.system.errors import InputError
 
 _NAME = re.compile(r"(?:blk\.(?P<layer>\d{1,5})\.)?(?P<stem>\w+?)(?:\.(?P<expert>\d{1,5}))?\.(?P<kind>\w+)")
+_FUSED = {"attn_qkv": ("attn_q", "attn_k", "attn_v"), "ffn_gate_up_exps": ("ffn_gate_exps", "ffn_up_exps")}
 _SCALES = ("scale", "input_scale")
 _HEADS = {"attn_q": "num_attention_heads", "attn_k": "num_key_value_heads"}
 _ZEROS = Path("/dev/zero")  # what a bias that a file lacks is read from
@@ -44,7 +45,7 @@ class _Place:
 
 def biased_modules(file: GGUFFile, family: Family) -> set[str]:
     """Modules of a layer that have a bias in any layer."""
-    places = (_place(name, family) for name in file.tensors)
+    places = (_place(name, family) for stored in file.tensors for name in _part_names(stored))
     return {place.module for place in places if place and place.layer and place.kind == "bias"}
 
 
@@ -64,14 +65,46 @@ def read_tensors(file: GGUFFile, family: Family, config: dict[str, Any]) -> dict
     """
     found = {}
     for stored, tensor in file.tensors.items():
-        place = _place(stored, family)
-        if place is None:
-            if stored not in ROPE_TENSORS:  # the configuration has their numbers
-                found[stored] = _info(tensor, stored)
-        elif place.kind not in _SCALES:
-            found |= {info.name: info for info in _read(file, family, config, tensor, place)}
+        for number, name in enumerate(_part_names(stored)):
+            place = _place(name, family)
+            if place is None:
+                if stored not in ROPE_TENSORS:  # the configuration has their numbers
+                    found[stored] = _info(tensor, stored)
+            elif place.kind not in _SCALES:
+                for whole in _read(file, family, config, tensor, place):
+                    found[whole.name] = _cut(whole, stored, number, config)
+                if family.interleaved and place.stem in _HEADS:
+                    found[place.name] = _interleaved(found[place.name], config[_HEADS[place.stem]])
     switched = [modules for switch, modules in family.switches.items() if config[switch]]
     return found | _absent_biases(found, family.biased.union(*switched))
+
+
+def _part_names(stored: str) -> list[str]:
+    """The names that the parts of a tensor have where each is stored by itself; its own if it has none."""
+    fused = next((stem for stem in _FUSED if f".{stem}." in stored), None)
+    return [stored.replace(fused, part) for part in _FUSED[fused]] if fused else [stored]
+
+
+def _cut(whole: TensorInfo, stored: str, number: int, config: dict[str, Any]) -> TensorInfo:
+    """The rows of one part of a matrix or vector that several are stored in, one behind the other."""
+    if _part_names(stored) == [stored]:
+        return whole
+    rows = whole.shape[0]
+    heads, kv_heads = (config[name] * config["head_dim"] for name in _HEADS.values())
+    sizes = [heads, kv_heads, kv_heads] if ".attn_qkv." in stored else [rows // 2] * 2
+    if sum(sizes) != rows:
+        raise InputError(f"{whole.path}: tensor {stored} has {rows} rows, must have {' + '.join(map(str, sizes))}")
+    offset = whole.offset + sum(sizes[:number]) * whole.row_bytes
+    return replace(whole, shape=(sizes[number], *whole.shape[1:]), offset=offset)
+
+
+def _interleaved(tensor: TensorInfo, heads: int) -> TensorInfo:
+    rows = tensor.shape[0]
+    if rows % (2 * heads):
+        raise InputError(
+            f"{tensor.path}: tensor {tensor.stored} has {rows} rows, must be a multiple of 2 x {heads} heads"
+        )
+    return replace(tensor, interleaved_heads=heads)
 
 
 def _place(stored: str, family: Family) -> _Place | None:
@@ -94,13 +127,8 @@ def _read(
     name = place.name
     if place.kind == "bias" and not (place.layer and place.module in family.may_be_biased):
         raise InputError(f"{tensor.path}: tensor {tensor.name} is a bias, which {family.architecture} does not have")
-    heads = config[_HEADS[place.stem]] if family.interleaved and place.stem in _HEADS else 0
-    if heads and tensor.shape[0] % (2 * heads):
-        raise InputError(
-            f"{tensor.path}: tensor {tensor.name} has {tensor.shape[0]} rows, must be a multiple of 2 x {heads} heads"
-        )
     if "{expert}" not in name:  # one tensor; in old files each expert has its own
-        yield replace(_info(tensor, name, _scales(file, tensor, 1)[0]), interleaved_heads=heads)
+        yield _info(tensor, name, _scales(file, tensor, 1)[0])
         return
     experts = config[family.experts]
     if tensor.shape[0] != experts or len(tensor.shape) < 2:

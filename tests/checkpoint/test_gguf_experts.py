@@ -14,6 +14,7 @@ import ellm.dsl
 import ellm.models
 from ellm import LLM
 from ellm.checkpoint import open_checkpoint
+from ellm.checkpoint.gguf_file import GGUFFile
 from ellm.checkpoint.loader import load_weights
 from ellm.system.errors import InputError
 
@@ -99,6 +100,53 @@ def test_a_scale_for_each_expert(tmp_path, scaled):
             name = f"model.layers.1.mlp.experts.{expert}.up_proj.weight"
             wanted = weights[name] * factors[expert] if scaled else weights[name]
             np.testing.assert_array_equal(checkpoint.read_rows(name, 0, 32), tiny.to_bf16(wanted))
+
+
+def fused(weights: dict[str, np.ndarray], config: dict) -> dict[str, np.ndarray]:
+    """The weights as llama.cpp's converter stores them with --fuse-qkv and --fuse-gate-up-exps."""
+    found: dict = {}
+    for name, values in tiny_gguf.stacked(tiny_gguf.apart(weights)).items():
+        stored = tiny_gguf.stored_name(name) if name.startswith("model.layers.") else name
+        if stored.startswith("blk.") and ".attn_" in stored and stored.split(".")[2] in ("attn_q", "attn_k", "attn_v"):
+            if config["model_type"] in ("llama", "mixtral") and ".attn_v." not in stored:
+                heads = "num_attention_heads" if ".attn_q." in stored else "num_key_value_heads"
+                values = tiny_gguf.permuted(values, config[heads])
+            stored = f"blk.{stored.split('.')[1]}.attn_qkv.{stored.split('.')[3]}"
+        stored = stored.replace("ffn_gate_exps", "ffn_gate_up_exps").replace("ffn_up_exps", "ffn_gate_up_exps")
+        found.setdefault(stored, []).append(values)
+    return {
+        name: np.concatenate(values, 1 if "_exps" in name else 0) if len(values) > 1 else values[0]
+        for name, values in found.items()
+    }
+
+
+@pytest.mark.parametrize(
+    "architecture, settings",
+    [
+        ("LlamaForCausalLM", dict(attention_bias=True, num_attention_heads=9, num_key_value_heads=3, hidden_size=96)),
+        ("Qwen2ForCausalLM", dict()),
+        ("Qwen3MoeForCausalLM", MOE),
+        ("MixtralForCausalLM", dict()),
+    ],
+)
+def test_fused_tensors(tmp_path, architecture, settings):
+    config = tiny.make_config(architecture, layers=2, **(SIZES | settings))
+    weights = tiny_gguf.random_floats(config)
+    plain = tiny_gguf.write_gguf(tmp_path / "plain.gguf", config, weights)
+    one = tiny_gguf.write_gguf(tmp_path / "fused.gguf", config, fused(weights, config))
+    assert "blk.0.attn_qkv.weight" in GGUFFile(one).tensors
+    with open_checkpoint(one) as ours, open_checkpoint(plain) as theirs:
+        assert ours.config == theirs.config and ours.tensors.keys() == theirs.tensors.keys()
+    np.testing.assert_array_equal(packed(one), packed(plain))
+
+
+def test_fused_tensors_of_another_size(tmp_path):
+    config = tiny.make_config("Qwen3ForCausalLM", layers=1, **SIZES)
+    weights = fused(tiny_gguf.random_floats(config), config)
+    weights["blk.0.attn_qkv.weight"] = weights["blk.0.attn_qkv.weight"][1:]
+    path = tiny_gguf.write_gguf(tmp_path / "tiny.gguf", config, weights)
+    with pytest.raises(InputError, match=r"blk.0.attn_qkv.weight has 127 rows, must have 64 \+ 32 \+ 32"):
+        open_checkpoint(path)
 
 
 def test_layers_for_more_tokens_at_once_are_left_out(tmp_path):
