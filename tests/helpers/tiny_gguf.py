@@ -129,7 +129,8 @@ def write_gguf(
 ) -> Path:
     """Matrices become `dtype`, vectors stay F32, bytes are MXFP4.
 
-    `metadata` adds or replaces keys of the architecture (dots as __), `fields` others; `tokenizer` may add what it likes.
+    `metadata` adds or replaces keys of the architecture (dots as __), `fields` others; `tokenizer` may add what it
+    likes.
 
     With `most_tensors`, the model is split over files of so many at most, and the first of them is returned.
     """
