@@ -1,4 +1,4 @@
-"""A folder without tokenizer.json serves token ids, the same as with it; what needs text is refused in one line."""
+"""A folder without a tokenizer serves token ids, the same as with it; what needs text is refused in one line."""
 
 import pytest
 from tiny import write_checkpoint
@@ -61,7 +61,7 @@ def test_the_ids_of_generation_config_end_an_answer(bare_llm):
 def test_what_needs_text_is_refused_in_one_line(bare_llm, bare, call, instead):
     with pytest.raises(InputError) as caught:
         call(bare_llm)
-    assert str(caught.value) == f"{bare}: has no tokenizer.json, so {instead}"
+    assert str(caught.value) == f"{bare}: has no tokenizer, so {instead}"
 
 
 @pytest.mark.parametrize("arguments", [("run", "{}", "hi"), ("run", "{}", "hi", "--raw"), ("profile", "{}")])
@@ -70,4 +70,4 @@ def test_commands_with_text_say_so_in_one_line(in_process, bare, arguments, monk
     monkeypatch.setattr("ellm.serving.runtime.load_weights", lambda *_: pytest.fail("weights are loaded"))
     code, out, err = in_process(*(argument.format(bare) for argument in arguments))
     assert (code, out) == (2, "")
-    assert err.strip().splitlines()[-1] == f"ellm: {bare}: has no tokenizer.json, so prompts are lists of token ids"
+    assert err.strip().splitlines()[-1] == f"ellm: {bare}: has no tokenizer, so prompts are lists of token ids"

@@ -48,7 +48,7 @@ class TokenIds(Tokenizer):
 
     def error(self, instead: str) -> InputError:
         """Make the error of what needs text; the caller raises it."""
-        return InputError(f"{self.source}: has no tokenizer.json, so {instead}")
+        return InputError(f"{self.source}: has no tokenizer, so {instead}")
 
 
 class _NoText:
