@@ -21,6 +21,7 @@ from ellm.checkpoint.added_tokens import add_tokens, declared_tokens
 from ellm.checkpoint.json_file import check_file
 from ellm.system.errors import InputError, one_line
 from ellm.text import splits
+from ellm.text.package_errors import refusing
 
 _VOCABULARIES = ("tokenizer.json", "tokenizer.model", "tiktoken.model", "tekken.json", "vocab.json")
 FILES = (*_VOCABULARIES, "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
@@ -69,6 +70,8 @@ def build(
     if (kind in _LLAMA or not has_json) and not said.keys().isdisjoint(_ADDING):
         bos, eos = (said.get(key, default) for key, default in zip(_ADDING, (kind in _LLAMA, False), strict=True))
         _surround(backend, folder, special, bool(bos), bool(eos))
+    with refusing(f"{folder}: broken tokenizer"):
+        backend.decode(backend.encode("").ids)
     return backend, special
 
 
@@ -83,10 +86,8 @@ def _class(config: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
 
 def _read_json(path: Path, kind: str) -> Vocabulary:
     check_file(path)
-    try:
+    with refusing(f"{path}: broken tokenizer"):
         backend = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the package raises nothing more specific
-        raise InputError(f"{path}: broken tokenizer: {one_line(error)}") from error
     backend.no_truncation()
     backend.no_padding()
     roles = _LLAMA_ROLES if kind in _LLAMA else {}
@@ -122,10 +123,8 @@ def _read_merges(vocab: Path, kind: str, settings: Mapping[str, Any]) -> Vocabul
         raise InputError(f"{vocab}: is there without {merges.name}")
     check_file(vocab)
     check_file(merges)
-    try:
+    with refusing(f"{vocab.parent}: broken {vocab.name} or {merges.name}"):
         model = BPE.from_file(str(vocab), str(merges))
-    except Exception as error:  # the package raises nothing more specific
-        raise InputError(f"{vocab.parent}: broken {vocab.name} or {merges.name}: {one_line(error)}") from error
     space = settings.get("add_prefix_space") is True
     if kind == "GPT2Tokenizer":
         return byte_level_bpe.around(model, None, space), dict(_ROLES[kind])

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from ellm.checkpoint.byte_level_bpe import of_ranks
 from ellm.checkpoint.json_file import check_file, read_json
 from ellm.system.errors import InputError, one_line
+from ellm.text.package_errors import refusing
 
 _MOST_SPECIAL = 1 << 14
 _LONGEST = 1 << 10  # bytes of a token
@@ -101,8 +102,7 @@ def _decoded(path: Path, text: str | bytes, place: str) -> bytes:
 
 def _built(path: Path, tokens: list[bytes], special: list[str], split: str, *, special_first: bool) -> Tokenizer:
     try:
-        return of_ranks(tokens, special, split, special_first)
+        with refusing("broken tokenizer"):
+            return of_ranks(tokens, special, split, special_first)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    except Exception as error:  # the package raises nothing more specific
-        raise InputError(f"{path}: broken tokenizer: {one_line(error)}") from error

@@ -17,6 +17,7 @@ from tokenizers.models import BPE, Unigram
 
 from ellm.checkpoint.json_file import check_file
 from ellm.system.errors import InputError, one_line
+from ellm.text.package_errors import refusing
 
 _UNIGRAM, _BPE = 1, 2  # model_type
 _NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4  # type of a piece
@@ -55,12 +56,8 @@ def read(path: Path, legacy: bool) -> tuple[Tokenizer, dict[str, Any]]:
         model.ParseFromString(path.read_bytes())
     except DecodeError as error:
         raise InputError(f"{path}: is not a SentencePiece model: {one_line(error)}") from error
-    try:
+    with refusing(f"{path}: broken tokenizer"):
         return _build(path, model, legacy), _defaults(model)
-    except InputError:
-        raise
-    except Exception as error:  # the package raises nothing more specific
-        raise InputError(f"{path}: broken tokenizer: {one_line(error)}") from error
 
 
 @cache

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from ellm.system.errors import InputError
+from ellm.system.errors import InputError, one_line
 from ellm.text.backend import Backend
 from ellm.text.chat_template import ChatTemplate, Conversation
 from ellm.text.control_tokens import ControlTokens
+from ellm.text.package_errors import is_panic
 from ellm.text.reader import Reader
 from ellm.text.reasoning import Everything, Style
 from ellm.text.template_process import PROCESS
@@ -208,6 +209,10 @@ def _ids(backend: Backend, text: str, add_special: bool) -> list[int]:
         return backend.encode(text, add_special_tokens=add_special).ids
     except TypeError as error:  # what the package raises for lone surrogates
         raise InputError("the text is not valid Unicode") from error
+    except BaseException as error:
+        if is_panic(error):
+            raise InputError(f"the model's tokenizer fails on this text: {one_line(error)}") from error
+        raise
 
 
 def _text(rendered: str | InputError) -> str:

@@ -139,6 +139,32 @@ def test_broken_settings(folder, settings, words):
     assert "\n" not in str(caught.value) and str(folder) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "part, value, words",
+    [
+        (
+            "normalizer",
+            {"type": "Precompiled", "precompiled_charsmap": "AAAA"},
+            "tokenizer.json: broken tokenizer: Pre",
+        ),
+        ("normalizer", {"type": "Precompiled", "precompiled_charsmap": {}}, "tokenizer.json: broken tokenizer: Pre"),
+        (
+            "post_processor",
+            {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "x", "type_id": 0}}], "pair": []}
+            | {"special_tokens": {}},
+            "broken tokenizer",
+        ),
+    ],
+)
+def test_what_the_package_panics_at_is_one_line(folder, part, value, words, capfd):
+    content = read_json(folder / "tokenizer.json")
+    (folder / "tokenizer.json").write_text(json.dumps(content | {part: value}))
+    with pytest.raises(InputError, match=words) as caught:
+        opened(folder)
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
 JSON = st.recursive(
     st.sampled_from([None, True, False, -1, 3, 1e30, "", "<s>", "<new>", "\ud800", "LlamaTokenizer", "3"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["content", "special", "3"]), inner),
