@@ -65,7 +65,7 @@ class Vocabulary:
     def by_token(self, key: str, kind: type, default: list[Any] | None = None) -> list[Any]:
         """An array with a number for each token. Raises InputError if it has fewer, or something else."""
         values = self._file.field(key, list, default)
-        if len(values) < len(self.tokens) or not all(isinstance(value, kind) for value in values):
+        if len(values) < len(self.tokens) or not all(isinstance(value, (kind, int)) for value in values):
             raise InputError(
                 f"{self._file.path}: {key} has {len(values)} values, must have {len(self.tokens)} of {kind.__name__}"
             )
