@@ -2,7 +2,8 @@
 
     python bench/kernels.py [--isa avx512] [--format fp8] [--columns 65536] [--k 1024] [--seconds 1]
 
-GB/s counts the bytes of a weight as it is stored; `--k` is for bf16, and multiplied for formats with fewer bytes.
+GB/s counts the bytes of a weight as it is stored; `--k` is for bf16, and multiplied for formats with fewer
+bytes, down to whole 256.
 
 Limits and measured work alternate in short windows, since a machine's speed moves within seconds; each ratio is the
 median over pairs of neighbouring windows. Every thread is pinned to a core of its own and has its share of the tasks.
@@ -41,9 +42,13 @@ def ordinary_column(format: str, k_tiles: int) -> np.ndarray:
         return (random.integers(0, 2**16, size // 2, np.uint16) & 0x83FF | 0x3C00).view(np.uint8)
     if format == "f16":
         return random.standard_normal(size // 2).astype(np.float16).view(np.uint8)
-    blocks = random.integers(0, 256, (-(-k_tiles // 4), FORMATS[format].block_bytes), np.uint8)
+    found = FORMATS[format]
+    blocks = random.integers(0, 256, (size // found.block_bytes, found.block_bytes), np.uint8)
     blocks[blocks & 0x7F == 0x7F] = 0  # E4M3's NaN
-    blocks[:, :64] = 120 if format == "mxfp4" else np.full(16, 0.01, np.float32).view(np.uint8)
+    for part in found.parts.values():
+        ordinary = 0.01 if part.dtype.kind == "f" else 120 if part.dtype.kind == "u" else 20
+        numbers = np.full(part.groups * 16, ordinary, part.dtype)
+        blocks[:, part.offset : part.offset + part.bytes] = numbers.view(np.uint8)
     return blocks.reshape(-1)
 
 
@@ -135,7 +140,7 @@ def main() -> None:
         if obstacles[name] is not None:
             parser.error(f"--isa {name}: {obstacles[name]}")
     for name, format in itertools.product(names, options.format or FORMATS):
-        bench = Bench(name, format, options.k * 16 // FORMATS[format].bits, options.columns)
+        bench = Bench(name, format, options.k * 16 // FORMATS[format].bits // 256 * 256, options.columns)
         loop = bench.best_loop()
         for rows in options.rows:
             speed, rate, of_read, of_peak = measure(bench, rows, loop, options.seconds)

@@ -7,7 +7,7 @@ import math
 from ellm.dsl.operator import Operator
 from ellm.dsl.packing import Packed
 from ellm.dsl.tensor import text
-from ellm.kernels.formats import KNOWN
+from ellm.kernels.formats import FORMATS
 from ellm.scheduler.contents import NamedTensor, OperatorInfo
 
 
@@ -30,7 +30,7 @@ def describe(operator: Operator) -> OperatorInfo:
         flops=flops,
         flops_per_key=record.work(operator.args, keys=1).flops if record.attends else 0,
         weight_bytes=operator.weight_bytes,
-        token_bytes=math.ceil(flops // 2 * KNOWN[precision].stored_bits / 8) if flops else 0,
+        token_bytes=math.ceil(flops // 2 * FORMATS[precision].stored_bits / 8) if flops else 0,
         precision=precision,
         experts=operator.experts,
         top_k=operator.top_k,

@@ -16,7 +16,7 @@ from ellm.dsl.operator import Argument, Operator, Stored
 from ellm.dsl.packing import PAGE, Packed, Region, Run
 from ellm.dsl.tensor import L, Scope, Shape, Weight, features, text
 from ellm.dsl.tiling import COLUMNS, DEPTH, depth_tiles, matrix_task_tiles, padded, tiles
-from ellm.kernels.formats import KNOWN, PLAIN
+from ellm.kernels.formats import FORMATS, PLAIN
 from ellm.scheduler.contents import CacheEntry, CacheKind
 from ellm.scheduler.program import Kind
 
@@ -213,7 +213,7 @@ class Lowering:
     def heads(self, weight: Weight) -> Packed:
         """Pack a weight [heads, n, k], a matrix for each head."""
         _, n, k = weight.shape
-        column_bytes = KNOWN[weight.packed].column_bytes(depth_tiles(k))
+        column_bytes = FORMATS[weight.packed].column_bytes(depth_tiles(k))
         return self.region.heads(weight, tiles(n), matrix_task_tiles(tiles(n), column_bytes))
 
     def operand(self, node: Node) -> dict[str, Argument]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from ellm.dsl.tensor import Weight
 from ellm.dsl.tiling import COLUMNS, depth_tiles, tiles
-from ellm.kernels.formats import FORMATS, KNOWN, PLAIN, Format
+from ellm.kernels.formats import FORMATS, PLAIN, Format
 from ellm.scheduler.contents import NamedTensor, Run, Source, WeightEntry
 
 PAGE = 4096
@@ -176,7 +176,7 @@ class Region:
         return WeightEntry(
             name=_join([weight.name for weight in weights]),
             layout="tiles",
-            bytes=n_tiles * KNOWN[format].column_bytes(k_tiles),
+            bytes=n_tiles * FORMATS[format].column_bytes(k_tiles),
             layer=weights[0].scope.layer,
             sources=sources,
             runs=runs,
@@ -198,7 +198,8 @@ def _bank(entry: WeightEntry, count: int, alignment: int) -> WeightEntry:
 
 def _aligned(packed: str, *first_columns: int) -> str:
     """The format to pack in: bf16 if the scales' blocks of a format do not begin where the matrices do."""
-    block = KNOWN[packed].k_per_scale or 1
+    format = FORMATS[packed]
+    block = format.stored.blocks.k if format.stored.blocks else format.k_per_scale or 1
     return PLAIN.name if any(first % block for first in first_columns) else packed
 
 
@@ -210,7 +211,7 @@ def _source(weight: Weight, rows: int, k: int) -> Source:
     )
     format = FORMATS[weight.precision]
     scales = None
-    if format.k_per_scale:
+    if format.stored.scales:
         shape = format.scales_shape(rows, k, weight.transposed)
         scales = NamedTensor(weight.name + format.stored.scales, _stack(weight, *shape))
     return Source(

@@ -15,7 +15,7 @@ from ellm.checkpoint.json_file import read_json
 from ellm.checkpoint.text_part import text_config
 from ellm.dsl import as_stored, packed_as
 from ellm.kernels import isa as isas
-from ellm.kernels.formats import KNOWN
+from ellm.kernels.formats import FORMATS
 from ellm.models import Model
 from ellm.scheduler.program import Program
 from ellm.system.errors import InputError
@@ -125,7 +125,7 @@ def compile_model(
     if expanded_prefill:
         variants.append(("expanded prefill", EXPANDED_ROWS))
         graphs.append(model.graph(context, expanded=True))
-    packing = packed_as(KNOWN[dtype]) if dtype else as_stored
+    packing = packed_as(FORMATS[dtype]) if dtype else as_stored
     programs = ellm.dsl.compile_all(
         graphs, context=context, chunk=chunk, row_block=isas.ROW_BLOCK[isa], packing=packing
     )

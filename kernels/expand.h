@@ -11,18 +11,19 @@
 
 #define EXPAND_COLUMNS 4 /* column tiles expanded at a time, which are read side by side */
 #define EXPAND_DEPTH 16  /* most k tiles of them */
-#define EXPAND_FEW 16    /* rows that do not pay for that many */
+#define EXPAND_SHALLOW 4 /* of EXPAND_FEW rows, which do not pay for that many */
+#define EXPAND_FEW 16
 #define EXPAND_AHEAD 2   /* how many times that far prefetch runs ahead */
 
-/* Bytes of ELLM_BLOCK k tiles of one column tile, their header included. */
+/* Bytes of a block of one column tile, its header included. */
 static inline int64_t block_bytes(int64_t format) {
-    return ELLM_FORMATS[format].header + ELLM_BLOCK * ELLM_FORMATS[format].tile;
+    return ELLM_FORMATS[format].header + ELLM_FORMATS[format].block * ELLM_FORMATS[format].tile;
 }
 
 /* Bytes of one column tile. */
 static inline int64_t column_bytes(int64_t format, int64_t k_tiles) {
     if (!ELLM_FORMATS[format].header) return k_tiles * ELLM_FORMATS[format].tile;
-    return (k_tiles + ELLM_BLOCK - 1) / ELLM_BLOCK * block_bytes(format);
+    return (k_tiles + ELLM_FORMATS[format].block - 1) / ELLM_FORMATS[format].block * block_bytes(format);
 }
 
 /* Where element k of column n of a column tile is, in elements. */
@@ -129,22 +130,31 @@ static inline void expand_f16_plain(const char *block, int count, ellm_bf16 *res
 #define EXPAND_MXFP4 expand_mxfp4_plain
 #endif
 
+#include "expand_blocks.h"
+#if defined(__AVX512BF16__) && defined(__AVX512VBMI__) && !defined(__AMX_TILE__)
+#include "row_avx512.h"
+#endif
+
 #ifndef EXPAND_ROW
 /* The product of one row with tiles that are expanded in registers: here there is none. */
-static inline int row_multiply(const ellm_bf16 *a, const char *block, int64_t stride, int64_t format, int count, float *c,
-                               int accumulate, int64_t ahead) {
+static inline int row_multiply(const ellm_bf16 *a, const char *column, int64_t stride, int64_t format, int k, int count,
+                               float *c, int accumulate, int64_t ahead) {
     return 0;
 }
 #endif
 
 /* One element of a column tile: column n, element k; exact if the format has several terms, else a bf16 number. */
 static inline float expand_element(const char *column, int64_t format, int64_t n, int64_t k) {
-    const char *block = column + k / (ELLM_TILE_K * ELLM_BLOCK) * block_bytes(format);
-    k %= ELLM_TILE_K * ELLM_BLOCK;
+    int64_t block_k = ELLM_TILE_K * ELLM_FORMATS[format].block;
+    const char *block = column + k / block_k * block_bytes(format);
+    k %= block_k;
     ellm_bf16 bits;
     switch (format) {
 #define ELEMENT(NAME, name) case ELLM_##NAME: return name##_element(block, n, k);
+#define BLOCK_ELEMENT(NAME, name) case ELLM_##NAME: return block_element(block, n, k, &ELLM_FORMATS[ELLM_##NAME]);
         ELLM_EXPANDED(ELEMENT)
+        ELLM_BLOCKED(BLOCK_ELEMENT)
+#undef BLOCK_ELEMENT
 #undef ELEMENT
     }
     memcpy(&bits, block + expand_place(n, k) * sizeof bits, sizeof bits);
@@ -154,23 +164,34 @@ static inline float expand_element(const char *column, int64_t format, int64_t n
 /* k tiles expanded at a time. Few rows: expansion and product take turns within L1. Many: sums pass through C seldom. Two
  * terms are added in turn, so that the depth decides the order of the sum and is always the same. */
 static inline int expand_depth(int64_t format, int rows) {
-    return ELLM_FORMATS[format].terms > 1 || rows <= EXPAND_FEW ? ELLM_BLOCK : EXPAND_DEPTH;
+    return ELLM_FORMATS[format].terms > 1 || rows <= EXPAND_FEW ? EXPAND_SHALLOW : EXPAND_DEPTH;
 }
 
-/* Expands k tiles [k, k + count) of a column tile, k a whole block; what lies `ahead` bytes on is fetched. */
+/* Expands k tiles [k, k + count) of a column tile, k a multiple of EXPAND_SHALLOW; what lies `ahead` bytes on is fetched. */
 static inline void expand_column(const char *column, int64_t format, int k, int count, ellm_bf16 *high, ellm_bf16 *low,
                                  int64_t ahead) {
-    const char *block = column + column_bytes(format, k);
-    for (; count > 0; count -= ELLM_BLOCK, block += block_bytes(format), high += ELLM_BLOCK * ELLM_TILE) {
-        int tiles = count < ELLM_BLOCK ? count : ELLM_BLOCK;
+    int whole = (int)ELLM_FORMATS[format].block;
+    while (count > 0) {
+        const char *block = column + k / whole * block_bytes(format);
+        int first = k % whole, tiles = count < whole - first ? count : whole - first;
         switch (format) {
 #define EXPAND(NAME, name)                             \
     case ELLM_##NAME:                                  \
         EXPAND_##NAME(block, tiles, high, low, ahead); \
         break;
+#define EXPAND_BLOCK(NAME, name)                                                      \
+    case ELLM_##NAME:                                                                 \
+        EXPAND_BLOCKS(block, first, tiles, high, ahead, &ELLM_FORMATS[ELLM_##NAME]); \
+        break;
             ELLM_EXPANDED(EXPAND)
+            ELLM_BLOCKED(EXPAND_BLOCK)
+#undef EXPAND_BLOCK
 #undef EXPAND
         }
+        k += tiles;
+        count -= tiles;
+        high += tiles * ELLM_TILE;
+        low += tiles * ELLM_TILE;
     }
 }
 
@@ -186,7 +207,7 @@ static inline void expand_multiply(const ellm_bf16 *a, int64_t lda, int rows, co
         int64_t ahead = column_bytes(format, EXPAND_AHEAD * depth); /* past the end: in the next column tiles */
         if (k + EXPAND_AHEAD * depth >= k_tiles) ahead += (n_tiles - 1) * stride;
         if (rows == 1 && n_tiles == EXPAND_COLUMNS &&
-            row_multiply(a + ELLM_TILE_K * k, weight + column_bytes(format, k), stride, format, count, c, k > 0, ahead))
+            row_multiply(a + ELLM_TILE_K * k, weight, stride, format, k, count, c, k > 0, ahead))
             continue;
         for (int n = 0; n < n_tiles; n++)
             expand_column(weight + n * stride, format, k, count, high + n * column, low + n * column, ahead);

@@ -157,8 +157,4 @@ static inline void expand_f16(const char *block, int count, ellm_bf16 *high, ell
     }
 }
 
-#ifndef __AMX_TILE__
-#include "row_avx512.h"
-#endif
-
 #endif

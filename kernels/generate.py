@@ -10,10 +10,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
+
 from ellm.kernels.contract import FIELDS, SOURCE, structs
-from ellm.kernels.formats import BLOCK_TILES, FORMATS, PLAIN
+from ellm.kernels.format import Format
+from ellm.kernels.formats import NUMBERED, PLAIN
 
 _FOLDER = Path(__file__).parent
+_PARTS = ("super_scale", "super_minimum", "scale", "minimum")
 
 
 def write() -> None:
@@ -27,24 +31,45 @@ def write() -> None:
 def formats_header() -> str:
     """The formats as constants, and a table of what is in their column tiles."""
     lines = ["/* Written by generate.py from formats.py. */", "#ifndef ELLM_FORMATS_H", "#define ELLM_FORMATS_H"]
-    lines += ["#include <stdint.h>", "", f"#define ELLM_BLOCK {BLOCK_TILES} /* k tiles behind a header of scales */"]
-    for format in FORMATS.values():
+    lines += ["#include <stdint.h>", ""]
+    for format in NUMBERED:
         lines.append(f"#define ELLM_{format.name.upper()} {format.number}")
         if format.header_bytes:
             lines.append(f"#define ELLM_{format.name.upper()}_HEADER {format.header_bytes}")
-    expanded = " ".join(
-        f"X({format.name.upper()}, {format.name})" for format in FORMATS.values() if format is not PLAIN
-    )
-    lines += ["", "/* Every format that expand.h turns into bf16. */", f"#define ELLM_EXPANDED(X) {expanded}", ""]
-    lines += ["typedef struct ellm_format {"]
-    lines += ["    int64_t tile;    /* bytes of a tile of one column tile */"]
-    lines += ["    int64_t header;  /* bytes before every ELLM_BLOCK tiles */"]
-    lines += ["    int64_t terms;   /* bf16 numbers that a weight is the sum of */"]
-    lines += ["} ellm_format;", "", f"static const ellm_format ELLM_FORMATS[{len(FORMATS)}] = {{"]
+    lines += ["", "/* Formats that expand.h turns into bf16, each by code of its own; and those of expand_blocks.h. */"]
     lines += [
-        f"    {{{one.tile_bytes}, {one.header_bytes}, {one.terms}}}, /* {one.name} */" for one in FORMATS.values()
+        f"#define ELLM_EXPANDED(X) {_listed(blocks=False)}",
+        f"#define ELLM_BLOCKED(X) {_listed(blocks=True)}",
+        "",
     ]
+    lines += ["typedef struct ellm_format {"]
+    lines += ["    int64_t tile;   /* bytes of a tile of one column tile */"]
+    lines += ["    int64_t header; /* bytes before the tiles of a block */"]
+    lines += ["    int64_t block;  /* tiles of a block */"]
+    lines += ["    int64_t terms;  /* bf16 numbers that a weight is the sum of */"]
+    lines += ["    int64_t bits;   /* of a code */"]
+    lines += ["    int64_t group;  /* k that share a scale */"]
+    lines += ["    int64_t nested; /* scales and minimums are int8, times an f16 of the block */"]
+    lines += [f"    int64_t {', '.join(_PARTS)}; /* where they are in a header; -1: nowhere */"]
+    lines += ["    float worth[32]; /* of each code of up to 5 bits, again and again; else of code 0 */"]
+    lines += ["} ellm_format;", "", f"static const ellm_format ELLM_FORMATS[{len(NUMBERED)}] = {{"]
+    lines += [f"    {{{_described(format)}}}, /* {format.name} */" for format in NUMBERED]
     return "\n".join([*lines, "};", "", "#endif", ""])
+
+
+def _listed(blocks: bool) -> str:
+    names = [format.name for format in NUMBERED if format is not PLAIN and bool(format.stored.blocks) is blocks]
+    return " ".join(f"X({name.upper()}, {name})" for name in names)
+
+
+def _described(format: Format) -> str:
+    """The initialiser of a format's `ellm_format`."""
+    numbers = [format.tile_bytes, format.header_bytes, format.block_tiles, format.terms, format.bits]
+    numbers += [format.k_per_scale, int(format.nested)]
+    numbers += [format.parts[name].offset if name in format.parts else -1 for name in _PARTS]
+    codes = np.arange(32, dtype=np.uint8) % 2**format.bits if format.bits <= 5 else np.zeros(1, np.uint16)
+    worth = ", ".join(f"{value}f" for value in format.decode(codes.astype(f"u{max(format.bits // 8, 1)}")).tolist())
+    return f"{', '.join(map(str, numbers))}, {{{worth}}}"
 
 
 def task_declarations() -> str:

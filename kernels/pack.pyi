@@ -10,6 +10,9 @@ def pack_rows(
     k_tiles: int,
     first_tile: int = 0,
 ) -> None: ...
+def pack_codes(
+    codes: np.ndarray, first_row: int, runs: np.ndarray, address: int, format: str, k_tiles: int
+) -> None: ...
 def pack_scales(
     scales: np.ndarray,
     rows_per_scale: int,
@@ -21,6 +24,7 @@ def pack_scales(
     format: str,
     k_tiles: int,
     first_scale: int = 0,
+    part: str = "scale",
 ) -> None: ...
 def has_nan(codes: np.ndarray, nan: int) -> bool: ...
 def read_strided(file: int, offset: int, stride: int, out: np.ndarray) -> int: ...

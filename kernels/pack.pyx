@@ -1,6 +1,7 @@
 """Packing weights into column tiles: rows of a checkpoint tensor, as stored, become packed columns.
 
-A pair of k of one column is a word of 4, 2 or 1 bytes; formats.py says how words make tiles and where scales stand.
+A pair of k of one column is a word of 4, 2 or 1 bytes, or is cut into parts; format.py says how they make tiles and where
+scales stand.
 All functions release the GIL.
 
 `runs` is int64 [n, 5]: source, first row, rows, first column, row step. Row first + i * step of a run becomes column
@@ -17,7 +18,7 @@ import numpy as np
 
 from ellm.kernels.formats import FORMATS
 
-from ellm.kernels.task cimport ELLM_BLOCK, ELLM_TILE_K, ELLM_TILE_N
+from ellm.kernels.task cimport ELLM_TILE, ELLM_TILE_K, ELLM_TILE_N
 from ellm.kernels.vector cimport vector_to_bf16
 
 cdef extern from "<unistd.h>" nogil:
@@ -32,8 +33,9 @@ cdef struct Layout:
     int64_t word          # bytes of a pair of k of one column
     int64_t tile          # bytes of a tile
     int64_t header        # bytes before every block of tiles
-    int64_t groups        # scales of a column in a header
+    int64_t block         # tiles of a block
     int64_t column        # bytes of a column tile
+    int64_t bits          # of a code
 
 
 cdef Layout _layout(str name, int64_t k_tiles):
@@ -42,8 +44,9 @@ cdef Layout _layout(str name, int64_t k_tiles):
     layout.word = format.word_bytes
     layout.tile = format.tile_bytes
     layout.header = format.header_bytes
-    layout.groups = format.groups
+    layout.block = format.block_tiles
     layout.column = format.column_bytes(k_tiles)
+    layout.bits = format.bits
     return layout
 
 
@@ -75,21 +78,83 @@ def pack_rows(
                 index += count
 
 
+def pack_codes(
+    const uint8_t[:, ::1] codes, int64_t first_row, const int64_t[:, ::1] runs, uintptr_t address, str format,
+    int64_t k_tiles,
+):
+    """Write the codes of source rows [first_row, first_row + n), a byte each, [n, k], to the packed weight at `address`.
+
+    As `pack_rows` does, of formats of up to 8 bits a code; k is a multiple of 8. Raises ValueError if it is not, or if
+    the rows are longer than the tiles.
+    """
+    cdef Layout layout = _layout(format, k_tiles)
+    cdef int64_t k = codes.shape[1], run, index, last, column
+    cdef uintptr_t out
+    if k > k_tiles * ELLM_TILE_K or k % 8 or layout.bits > 8:
+        raise ValueError(f"rows of {k} codes do not fit {k_tiles} tiles of {format}")
+    if k == 0 or codes.shape[0] == 0:
+        return
+    with nogil:
+        for run in range(runs.shape[0]):
+            index, last = _clip(&runs[run, 0], first_row, first_row + codes.shape[0])
+            for index in range(index, last):
+                column = runs[run, 3] + index
+                out = address + column // ELLM_TILE_N * layout.column
+                _pack_column(
+                    &codes[runs[run, 1] + index * runs[run, 4] - first_row, 0], k, out, column % ELLM_TILE_N, layout
+                )
+
+
+# One column of codes, tile by tile.
+cdef void _pack_column(
+    const uint8_t *codes, int64_t k, uintptr_t column, int64_t n, Layout layout
+) noexcept nogil:
+    cdef int64_t tile, count, i
+    cdef uint8_t *out
+    for tile in range((k + ELLM_TILE_K - 1) // ELLM_TILE_K):
+        out = <uint8_t *> (column + tile * layout.tile + (tile // layout.block + 1) * layout.header)
+        count = min(<int64_t> ELLM_TILE_K, k - tile * ELLM_TILE_K)
+        if layout.bits == 8:
+            for i in range(count):
+                out[i // 2 * 2 * ELLM_TILE_N + 2 * n + i % 2] = codes[i]
+        else:
+            _pack_parts(codes, count, out + n, layout.bits)
+        codes += ELLM_TILE_K
+
+
+# `count` codes of one column of a tile, a multiple of 8, cut into parts.
+cdef void _pack_parts(const uint8_t *codes, int64_t count, uint8_t *out, int64_t bits) noexcept nogil:
+    cdef int64_t width = 4, low = 0, each, byte, i
+    cdef uint8_t value
+    while width:
+        if bits & width:
+            each = 8 // width
+            for byte in range(count // each):
+                value = 0
+                for i in range(each):
+                    value |= (codes[byte * each + i] >> low & ((1 << width) - 1)) << i * width
+                out[byte * ELLM_TILE_N] = value
+            low += width
+            out += ELLM_TILE * width // 8
+        width //= 2
+
+
 def pack_scales(
     const Word[:, :] scales, int64_t rows_per_scale, int64_t first_row, int64_t end_row, int64_t offset,
     const int64_t[:, ::1] runs, uintptr_t address, str format, int64_t k_tiles, int64_t first_scale=0,
+    str part="scale",
 ):
     """Write the scales of source rows [first_row, end_row) to the headers of the packed weight at `address`.
 
-    Row r has the scales scales[(r + offset) // rows_per_scale], the bits of numbers of the format's type, one for each
-    `k_per_scale` of it, the first being that of packed scale `first_scale`. Raises ValueError if there are more than
-    k_tiles need.
+    Row r has the scales scales[(r + offset) // rows_per_scale], the bits of numbers of the type of this part of a
+    header, the first being that of packed group `first_scale`. Raises ValueError if there are more than k_tiles need.
     """
     cdef Layout layout = _layout(format, k_tiles)
-    cdef int64_t block = layout.header + ELLM_BLOCK * layout.tile
-    cdef int64_t run, index, last, column, row, i, part, count = scales.shape[1]
+    place = FORMATS[format].parts[part]
+    cdef int64_t block = layout.header + layout.block * layout.tile, groups = place.groups, begin = place.offset
+    cdef int64_t run, index, last, column, row, i, group, count = scales.shape[1]
     cdef Word *out
-    if first_scale + count > (k_tiles + ELLM_BLOCK - 1) // ELLM_BLOCK * layout.groups:
+    if first_scale + count > (k_tiles + layout.block - 1) // layout.block * groups:
         raise ValueError(f"{count} scales from {first_scale} on do not fit {k_tiles} tiles of {format}")
     with nogil:
         for run in range(runs.shape[0]):
@@ -97,14 +162,14 @@ def pack_scales(
             for index in range(index, last):
                 column = runs[run, 3] + index
                 row = (runs[run, 1] + index * runs[run, 4] + offset) // rows_per_scale
-                out = <Word *> (address + column // ELLM_TILE_N * layout.column + first_scale // layout.groups * block)
+                out = <Word *> (address + column // ELLM_TILE_N * layout.column + first_scale // groups * block + begin)
                 out += column % ELLM_TILE_N
-                part = first_scale % layout.groups
+                group = first_scale % groups
                 for i in range(count):
-                    out[ELLM_TILE_N * part] = scales[row, i]
-                    part += 1
-                    if part == layout.groups:
-                        part = 0
+                    out[ELLM_TILE_N * group] = scales[row, i]
+                    group += 1
+                    if group == groups:
+                        group = 0
                         out += block // sizeof(Word)
 
 
@@ -124,7 +189,7 @@ cdef void _pack_columns(
     cdef int64_t done = 0, part
     while done < size:
         part = min(size - done, ELLM_TILE_K // 2 * layout.word)
-        place = out + tile * layout.tile + (tile // ELLM_BLOCK + 1) * layout.header
+        place = out + tile * layout.tile + (tile // layout.block + 1) * layout.header
         if layout.word == 4:
             _pack_tile(rows + done, stride, count, part, <uint32_t *> place)
         elif layout.word == 2:

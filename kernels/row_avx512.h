@@ -1,4 +1,4 @@
-/* One row times EXPAND_COLUMNS column tiles of FP8 or MXFP4, expanded in registers: the sums of tile_avx512.h over expanded
+/* One row times EXPAND_COLUMNS column tiles, expanded in registers: the sums of tile_avx512.h over expanded
  * tiles, in the same order, without a way through memory. */
 #ifndef ELLM_ROW_AVX512_H
 #define ELLM_ROW_AVX512_H
@@ -55,10 +55,44 @@ static inline void row_mxfp4(const ellm_bf16 *a, const char *block, int64_t stri
     }
 }
 
-/* c (= or +=) a . W for `count` k tiles of a block of column tiles that are `stride` bytes apart. Returns 0, and does
- * nothing, for a format or scales that it cannot expand. */
-static inline int row_multiply(const ellm_bf16 *a, const char *block, int64_t stride, int64_t format, int count, float *c,
-                               int accumulate, int64_t ahead) {
+/* c (= or +=) a . W for `count` k tiles of EXPAND_COLUMNS column tiles, `stride` bytes apart: the sums of tile_avx512.h over
+ * expanded tiles, in the same order, without a way through memory. */
+BLOCKED void row_blocks(const ellm_bf16 *a, const char *block, int64_t stride, int first, int count, float *c,
+                        int accumulate, int64_t ahead, const ellm_format *f) {
+    __m512 sum[EXPAND_COLUMNS];
+    for (int n = 0; n < EXPAND_COLUMNS; n++)
+        sum[n] = accumulate ? _mm512_loadu_ps(c + ELLM_TILE_N * n) : _mm512_setzero_ps();
+    for (int tile = first; tile < first + count; tile++) {
+        for (int n = 0; n < EXPAND_COLUMNS; n++) block_prefetch(block + n * stride, tile, ahead, f);
+        const char *codes = block + f->header + tile * f->tile;
+        for (int n = 0; n < EXPAND_COLUMNS; n++) {
+            block_scales scales;
+#pragma GCC unroll 16
+            for (int row = 0; row < ELLM_TILE_K / 2; row++) {
+                if (2 * row % f->group == 0)
+                    scales = block_scales_load(block + n * stride, (ELLM_TILE_K * tile + 2 * row) / f->group, f);
+                __m512bh pair = row_pair(a + ELLM_TILE_K * (tile - first) + 2 * row);
+                sum[n] = _mm512_dpbf16_ps(sum[n], pair, (__m512bh)block_row(codes + n * stride, row, &scales, f));
+            }
+        }
+    }
+    for (int n = 0; n < EXPAND_COLUMNS; n++) _mm512_storeu_ps(c + ELLM_TILE_N * n, sum[n]);
+}
+
+/* c (= or +=) a . W for k tiles [k, k + count) of column tiles that are `stride` bytes apart, within a block. Returns 0, and
+ * does nothing, for a format or scales that it cannot expand. */
+static inline int row_multiply(const ellm_bf16 *a, const char *column, int64_t stride, int64_t format, int k, int count,
+                               float *c, int accumulate, int64_t ahead) {
+    const char *block = column + k / ELLM_FORMATS[format].block * block_bytes(format);
+    int first = k % (int)ELLM_FORMATS[format].block;
+    switch (format) {
+#define ROW(NAME, name)                                                                                              \
+    case ELLM_##NAME:                                                                                                \
+        row_blocks(a, block, stride, first, count, c, accumulate, ahead, &ELLM_FORMATS[ELLM_##NAME]); \
+        return 1;
+        ELLM_BLOCKED(ROW)
+#undef ROW
+    }
     __m512 sum[EXPAND_COLUMNS];
     for (int n = 0; n < EXPAND_COLUMNS; n++) {
         if (format != ELLM_FP8 && !(format == ELLM_MXFP4 && e2m1_normal(block + n * stride, count))) return 0;

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ellm.kernels.formats import KNOWN, Format
+from ellm.kernels.formats import FORMATS, Format
 
 Run = tuple[int, ...]
 """(source, first row, rows, first column), and the step from row to row if it is not 1: these rows of a source become
@@ -102,7 +102,7 @@ class WeightEntry:
     @property
     def packed(self) -> Format:
         """What its tiles are in."""
-        return KNOWN[self.format]
+        return FORMATS[self.format]
 
     @property
     def precision(self) -> str:

@@ -18,7 +18,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from ellm.kernels.contract import ARGS_BYTES
-from ellm.kernels.formats import KNOWN
+from ellm.kernels.formats import FORMATS
 from ellm.scheduler.contents import ArenaPlan, CacheEntry, CacheKind, OperatorInfo, WeightEntry
 
 
@@ -240,9 +240,9 @@ class Program:
             "relocations.byte": (self.relocations[:, 1], ARGS_BYTES - 7),
         }
         kept = {operator.precision for operator in self.operators} | {weight.format for weight in self.weights}
-        unknown = kept - {"", *KNOWN}
+        unknown = kept - {"", *FORMATS}
         if unknown:
-            raise ValueError(f"program: weights are in {', '.join(sorted(unknown))}, known are {', '.join(KNOWN)}")
+            raise ValueError(f"program: weights are in {', '.join(sorted(unknown))}, known are {', '.join(FORMATS)}")
         for name, (values, limit) in limits.items():
             if len(values) and not (values.min() >= 0 and values.max() < limit):
                 got = f"{values.min()} to {values.max()}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from ellm.checkpoint.checkpoint import Checkpoint
 from ellm.checkpoint.sources import tensor_name
 from ellm.kernels.contract import TILE_K, TILE_N
 from ellm.kernels.formats import BLOCK_K, PLAIN, Format
-from ellm.kernels.pack import has_nan, pack_rows, pack_scales, to_bf16
+from ellm.kernels.pack import has_nan, pack_codes, pack_rows, pack_scales, to_bf16
 from ellm.scheduler.contents import Source, WeightEntry
 from ellm.system.errors import InputError
 
@@ -53,6 +54,9 @@ def pack_piece(checkpoint: Checkpoint, weight: WeightEntry, piece: Piece, matrix
     Raises InputError if the file has become unreadable or holds NaN, ValueError if the first k of a weight that keeps
     its scales is not the first of a block.
     """
+    if weight.packed.stored.blocks:
+        _pack_blocks(checkpoint, weight, piece, matrix, address)
+        return
     if piece.source.transposed:
         _pack_transposed(checkpoint, weight, piece, matrix, address)
         return
@@ -67,6 +71,34 @@ def pack_piece(checkpoint: Checkpoint, weight: WeightEntry, piece: Piece, matrix
         if scales is not None:
             offset = shift - (shift + row) // shared * shared
             pack_scales(scales, shared, row, end, offset, piece.runs, address, format.name, k_tiles)
+
+
+def _pack_blocks(checkpoint: Checkpoint, weight: WeightEntry, piece: Piece, matrix: int, address: int) -> None:
+    """`pack_piece` of a weight that keeps its blocks of GGUF."""
+    format, k_tiles, source = weight.packed, weight.k_tiles, piece.source
+    blocks, name = format.stored.blocks, tensor_name(source, matrix)
+    assert blocks
+    columns, shift = (source.first_k, source.first_k + weight.k), matrix * source.head_rows
+    stacked = matrix if source.stacked else None
+    most = max(_BLOCK_BYTES // format.column_bytes(k_tiles), 1) * TILE_N
+    for row in range(piece.first, piece.last, most):
+        end = min(row + most, piece.last)
+        data = checkpoint.read_blocks(name, shift + row, shift + end, matrix=stacked, columns=columns)
+        parts = blocks.split(data.reshape(-1, blocks.bytes))
+        codes = np.ascontiguousarray(parts.pop("codes")).reshape(end - row, -1)
+        pack_codes(codes, row, piece.runs, address, format.name, k_tiles)
+        for part, numbers in parts.items():
+            _refuse_infinite(checkpoint, name, format.parts[part].dtype, numbers)
+            numbers = numbers.reshape(end - row, -1)
+            pack_scales(numbers, 1, row, end, -row, piece.runs, address, format.name, k_tiles, part=part)
+
+
+def _refuse_infinite(checkpoint: Checkpoint, name: str, dtype: np.dtype[Any], bits: np.ndarray) -> None:
+    numbers = np.ascontiguousarray(bits).view(dtype)
+    if dtype.kind == "f" and not np.isfinite(numbers).all():
+        tensor = checkpoint.tensors[name]
+        bad = numbers[~np.isfinite(numbers)][0]
+        raise InputError(f"{tensor.path}: {tensor}: holds {bad}, a scale must be finite")
 
 
 def _pack_transposed(checkpoint: Checkpoint, weight: WeightEntry, piece: Piece, matrix: int, address: int) -> None:
@@ -101,7 +133,7 @@ def _read(
     per_item = format.codes_per_item
     items = columns[0] // per_item, -(-columns[1] // per_item)
     codes = np.ascontiguousarray(checkpoint.read_rows(name, *rows, matrix=stacked, columns=items))
-    if not format.k_per_scale:
+    if not format.stored.scales:
         return codes, None
     height, width = format.scale_block(transposed)
     assert source.scales

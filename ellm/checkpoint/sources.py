@@ -38,7 +38,7 @@ def check_tensors(weights: Sequence[WeightEntry], checkpoint: Checkpoint) -> Non
             for matrix, name in enumerate(_names(source, weight.experts)):
                 tensor = _find(checkpoint, name, source.shape, source.line)
                 _check_dtype(weight, source, tensor)
-                if source.scales and tensor.format.k_per_scale:
+                if source.scales and tensor.format.stored.scales:
                     scales = _find(checkpoint, tensor_name(source.scales, matrix), source.scales.shape, source.line)
                     _refuse_dtype(scales, tensor.format.stored.scale_dtypes, f"scales of {tensor.dtype} are")
 
@@ -83,7 +83,7 @@ def _check_dtype(weight: WeightEntry, source: Source, tensor: TensorInfo) -> Non
         return _refuse_dtype(tensor, NUMBERS, "ellm reads vectors as")
     _refuse_dtype(tensor, READABLE, "ellm reads")
     wanted = weight.format
-    expanded = wanted == PLAIN.name and tensor.format.k_per_scale and source.scales
+    expanded = wanted == PLAIN.name and tensor.format.k_per_scale and (source.scales or tensor.format.stored.blocks)
     if tensor.format.name != wanted and not expanded:
         raise InputError(f"{tensor.path}: {tensor}: dtype is {tensor.dtype}, the program was compiled for {wanted}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from ellm.kernels.pack import read_strided, to_bf16
 from ellm.system.errors import InputError
 
 _PLAIN: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4")}
-_PLAIN |= {format.stored.dtype: np.dtype(format.stored.item) for format in FORMATS.values()}
+_PLAIN |= {one.stored.dtype: np.dtype(one.stored.item) for one in FORMATS.values() if not one.stored.blocks}
 NUMBERS = ("F32", "F16", "BF16")  # dtypes of which each element is a number, without scales or blocks
 
 
@@ -57,8 +58,9 @@ class TensorInfo:
 
     @property
     def format(self) -> Format:
-        """What it is computed with. F32 and everything of GGUF is rounded to bf16."""
-        return PLAIN if self.in_gguf else stored_format(self.name, self.dtype)
+        """What it is computed with. F32, and of GGUF all but blocks that kernels know, is rounded to bf16."""
+        format = stored_format(self.name, self.dtype)
+        return format if not self.in_gguf or (format.stored.blocks and self.scale == 1.0) else PLAIN
 
 
 class TensorFiles:
@@ -96,6 +98,18 @@ class TensorFiles:
         values = self._read(tensor, begin, end, matrix, columns)
         return to_bf16(values) if values.dtype == np.float32 else values
 
+    def read_blocks(
+        self, name: str, begin: int, end: int, *, matrix: int | None = None, columns: tuple[int, int] | None = None
+    ) -> np.ndarray:
+        """The blocks of GGUF in which these rows are stored, uint8 [rows, bytes]. Arguments and errors of `read_rows`.
+
+        The columns are whole blocks.
+        """
+        tensor = self.tensors[name]
+        return self._in_order(
+            tensor, begin, end, lambda first, last: self._blocks(tensor, first, last, matrix, columns)
+        )
+
     def read_scales(self, name: str, begin: int, end: int, *, matrix: int | None = None) -> np.ndarray:
         """Rows [begin, end) of a matrix of scales: uint8 as stored, or float32. [rows, columns]. See `read_rows`."""
         tensor = self.tensors[name]
@@ -114,12 +128,18 @@ class TensorFiles:
         if tensor.scale != 1.0:
             unscaled = replace(tensor, scale=1.0)
             return _to_float(tensor, self._read(unscaled, begin, end, matrix, columns)) * np.float32(tensor.scale)
+        return self._in_order(
+            tensor, begin, end, lambda first, last: self._decode(tensor, first, last, matrix, columns)
+        )
+
+    def _in_order(self, tensor: TensorInfo, begin: int, end: int, read: Callable[[int, int], np.ndarray]) -> np.ndarray:
+        """Rows [begin, end) in the order of Hugging Face of what `read` takes in that of the file."""
         if not tensor.interleaved_heads:
-            return self._decode(tensor, begin, end, matrix, columns)
+            return read(begin, end)
         # The stored row 2i + j of a head is its row j * d/2 + i (llama.cpp, convert_hf_to_gguf.py, permute).
         size = tensor.shape[0] // tensor.interleaved_heads
         first, last = begin // size, -(-end // size)
-        stored = self._decode(tensor, first * size, last * size, matrix, columns)
+        stored = read(first * size, last * size)
         heads = stored.reshape(last - first, size // 2, 2, -1).swapaxes(1, 2).reshape(stored.shape)
         return heads[begin - first * size : end - first * size]
 
@@ -127,8 +147,7 @@ class TensorFiles:
         self, tensor: TensorInfo, begin: int, end: int, matrix: int | None, columns: tuple[int, int] | None
     ) -> np.ndarray:
         if tensor.dtype in _QUANTIZED:
-            data = np.empty((end - begin, tensor.row_bytes), np.uint8)
-            self._pread(tensor, tensor.offset + begin * tensor.row_bytes, tensor.row_bytes, data)
+            data = self._blocks(tensor, begin, end, matrix, None)
             values = gguf.quants.dequantize(data, gguf.GGMLQuantizationType[tensor.dtype])
             return values[:, slice(*columns)] if columns else values
         if tensor.dtype not in _PLAIN:
@@ -142,6 +161,18 @@ class TensorFiles:
         bits = np.empty((end - begin, last - first), dtype)
         self._pread(tensor, offset + begin * row_bytes + first * dtype.itemsize, row_bytes, bits.view(np.uint8))
         return _to_float(tensor, bits) if tensor.dtype == "F16" and tensor.format is PLAIN else bits
+
+    def _blocks(
+        self, tensor: TensorInfo, begin: int, end: int, matrix: int | None, columns: tuple[int, int] | None
+    ) -> np.ndarray:
+        """Rows of blocks as the file has them, uint8 [rows, bytes]."""
+        block, block_bytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[tensor.dtype]]
+        first, last = columns or (0, tensor.shape[-1])
+        row_bytes = tensor.shape[-1] // block * block_bytes
+        offset = tensor.offset + (matrix or 0) * tensor.row_bytes + begin * row_bytes
+        data = np.empty((end - begin, (last - first) // block * block_bytes), np.uint8)
+        self._pread(tensor, offset + first // block * block_bytes, row_bytes, data)
+        return data
 
     def _pread(self, tensor: TensorInfo, offset: int, stride: int, out: np.ndarray) -> None:
         """Fill the rows of `out`, uint8 [rows, bytes], from `offset` on, `stride` bytes apart in the file."""

@@ -238,7 +238,7 @@ def plan(
     ] = None,
     batch: Annotated[int, typer.Option(help="Sequences that are decoded together.")] = 1,
     dtype: Annotated[
-        str | None, typer.Option(help="bf16, fp8, mxfp4, int8 or int4.", show_default="as the model comes")
+        str | None, typer.Option(help="bf16, fp8, mxfp4, q8_0, q4_k ...", show_default="as the model comes")
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Workers.", show_default="all cores")] = None,
     expanded_prefill: ExpandedOption = False,

@@ -5,10 +5,9 @@ from __future__ import annotations
 from functools import cache
 
 from ellm.compiled import Compiled, compile_model, read_source
-from ellm.kernels.formats import HYPOTHETICAL
 from ellm.machine import description
 from ellm.machine.description import Machine
-from ellm.predict.planner import DTYPES, Estimate, Planner, what_helps
+from ellm.predict.planner import COMPARED, Estimate, Planner, what_helps
 from ellm.scheduler.program import chosen
 from ellm.system.errors import InputError
 
@@ -78,7 +77,7 @@ def check_fits(model: str, planner: Planner, context: int, extra: float) -> None
     machine, needed = planner.machine, planner.memory_gb(context) + extra
     if needed > machine.capacity_gb:
         room = machine.capacity_gb - extra
-        smaller = [one for one in DTYPES if planner.changed(dtype=one).memory_gb(context) <= room]
+        smaller = [one for one in COMPARED if planner.changed(dtype=one).memory_gb(context) <= room]
         hint = f"it would in {' or '.join(smaller)}" if smaller else "nor would it in any smaller dtype"
         raise InputError(
             f"{model}: does not fit: needs {needed:.1f} GB, {machine.name} has {machine.capacity_gb:g} GB; {hint}"
@@ -94,7 +93,7 @@ def head_lines(model: str, planner: Planner, context: int) -> list[str]:
         f"{model} on {machine.name}",
         f"machine      {planner.threads} of {machine.cores} cores, {planner.workers.read_rate:.0f} GB/s, "
         f"{_matmul(machine, planner.threads)}",
-        f"weights      {planner.weights_gb:.1f} GB in {dtype or kept}{_hypothetical(dtype)}",
+        f"weights      {planner.weights_gb:.1f} GB in {dtype or kept}",
         f"memory       {planner.memory_gb(context):.1f} GB of {machine.capacity_gb:.0f} GB, of which {cache:.2f} GB "
         f"are keys and values of {planner.batch} x {context} tokens",
     ]
@@ -142,12 +141,12 @@ def path_lines(title: str, one: Estimate) -> list[str]:
 def dtype_lines(planner: Planner, context: int) -> list[str]:
     """A token in each precision of the weights."""
     lines = ["", f"{'WEIGHTS IN':<28}{COLUMNS}{'memory GB':>12}"]
-    for dtype in DTYPES:
+    for dtype in COMPARED:
         other = planner.changed(dtype=dtype)
         one, needed = other.decode(context), other.memory_gb(context)
         fits = "" if needed <= planner.machine.capacity_gb else "  does not fit"
         lines.append(
-            f"{dtype + _hypothetical(dtype):<28}{one.ms:>10.2f}{one.bound_ms:>10.2f}{one.bound_ms / one.ms:>10.0%}"
+            f"{dtype:<28}{one.ms:>10.2f}{one.bound_ms:>10.2f}{one.bound_ms / one.ms:>10.0%}"
             f"{one.scheduling:>12.1%}{needed:>12.1f}{fits}"
         )
     kept = "Smaller than bf16: all matrices but the head, the embedding and the routers; mxfp4: experts, if any."
@@ -166,7 +165,3 @@ def help_lines(planner: Planner, context: int) -> list[str]:
 def _matmul(machine: Machine, threads: int) -> str:
     kind = "AMX" if machine.matmul_rows > 1 else "vectors"
     return f"{threads * machine.matmul_tflops_per_core:.1f} TFLOP/s bf16 by {kind}"
-
-
-def _hypothetical(dtype: str | None) -> str:
-    return " (hypothetical)" if dtype in HYPOTHETICAL else ""

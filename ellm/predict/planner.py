@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ellm.kernels.formats import FORMATS, HYPOTHETICAL
+from ellm.kernels.formats import FORMATS
 from ellm.machine.description import Machine
 from ellm.predict import routes
 from ellm.predict.roofline import Cost
@@ -18,7 +18,9 @@ from ellm.scheduler.program import Program
 from ellm.scheduler.simulate import CacheState, SimulatedStep, simulate
 from ellm.system.errors import InputError
 
-DTYPES = (*(format.name for format in FORMATS.values() if format.terms == 1), *HYPOTHETICAL)
+DTYPES = tuple(format.name for format in FORMATS.values() if format.terms == 1)
+COMPARED = ("bf16", "fp8", "mxfp4", "q8_0", "q4_k")
+"""Of DTYPES, what a model is also compiled with to show what its weights' size does."""
 
 
 @dataclass(frozen=True)
@@ -165,9 +167,8 @@ def what_helps(planner: Planner, context: int) -> dict[str, float]:
     faster = replace(machine, **{name: 1.5 * getattr(machine, name) for name in rates})
     found["1.5 x faster cores"] = planner.changed(machine=faster).decode(context).ms
     found["no cost of scheduling"] = planner.decode(context).free_ms
-    for dtype in DTYPES:
+    for dtype in COMPARED:
         smaller = planner.changed(dtype=dtype)
         if smaller.weights_gb < 0.95 * planner.weights_gb:
-            label = f"{dtype} weights" + (" (hypothetical)" if dtype in HYPOTHETICAL else "")
-            found[label] = smaller.decode(context).ms
+            found[f"{dtype} weights"] = smaller.decode(context).ms
     return found

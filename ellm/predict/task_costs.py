@@ -15,7 +15,7 @@ import numpy as np
 
 from ellm.kernels import contract
 from ellm.kernels.contract import SAMPLING, SPLIT
-from ellm.kernels.formats import KNOWN, PLAIN, Format
+from ellm.kernels.formats import FORMATS, PLAIN, Format
 from ellm.kernels.records import RECORDS, Sync, Work
 from ellm.machine.description import Machine
 from ellm.predict.routes import expert_operators
@@ -75,7 +75,7 @@ class Costing:
         """One task of the operator, for each item that the work is given for."""
         machine = self.machine
         operator = self.program.operators[op]
-        tasks, format = operator.tiles, KNOWN[operator.precision or PLAIN.name]
+        tasks, format = operator.tiles, FORMATS[operator.precision or PLAIN.name]
         weights = work.weight_bytes / tasks
         size = weights + work.cache_bytes * work.readers / tasks
         padding = self.padded(work.product_rows) / work.product_rows

@@ -1,11 +1,24 @@
 """Packed weights of every format, made from random codes, and what they are worth."""
 
+import gguf
 import numpy as np
 from harness import Memory, pack_weight, up
 
 from ellm.kernels.formats import FORMATS, NUMBERED
+from ellm.kernels.gguf_blocks import BLOCKS
+from ellm.kernels.pack import pack_codes, pack_scales
 
 BF16, F16, FP8, MXFP4 = (FORMATS[name].number for name in ("bf16", "f16", "fp8", "mxfp4"))
+BLOCKED = [format.number for format in NUMBERED if format.stored.blocks]
+_HALVES = {
+    "Q4_1": (0, 2),
+    "Q5_1": (0, 2),
+    "Q4_K": (0, 2),
+    "Q5_K": (0, 2),
+    "Q2_K": (80, 82),
+    "Q6_K": (208,),
+    "Q3_K": (108,),
+}
 
 
 def in_tiles(x: np.ndarray) -> np.ndarray:
@@ -44,6 +57,36 @@ def pack_f16(w: np.ndarray) -> np.ndarray:
     return pad(w, n, k).reshape(n // 16, 16, k // 32, 16, 2).transpose(0, 2, 3, 1, 4)
 
 
+def random_blocks(name: str, n: int, k: int, random: np.random.Generator) -> np.ndarray:
+    """Blocks of a type of GGUF of any codes and ordinary f16, uint8 [n, bytes of a row]."""
+    kind = BLOCKS[name]
+    blocks = random.integers(0, 256, (n, -(-k // kind.k), kind.bytes), np.uint8)
+    for at in _HALVES.get(name, (0,)):
+        numbers = (random.standard_normal(blocks.shape[:2]) * 2.0 ** random.integers(-14, 3)).astype("<f2")
+        blocks[..., at : at + 2] = numbers[..., None].view(np.uint8)
+    return blocks.reshape(n, -1)
+
+
+def dequantized(name: str, rows: np.ndarray) -> np.ndarray:
+    """What the gguf package makes of rows of blocks, float32 [n, k]."""
+    return gguf.quants.dequantize(rows, gguf.GGMLQuantizationType[name])
+
+
+def pack_blocks(name: str, rows: np.ndarray) -> np.ndarray:
+    """Rows of blocks as a packed weight, bytes [n_tiles, bytes of a column tile]."""
+    kind, format = BLOCKS[name], FORMATS[name.lower()]
+    parts = kind.split(rows.reshape(-1, kind.bytes))
+    codes = np.ascontiguousarray(parts.pop("codes")).reshape(len(rows), -1)
+    k_tiles = codes.shape[1] // 32
+    packed = np.zeros((up(len(rows), 16) // 16, format.column_bytes(k_tiles)), np.uint8)
+    runs = np.array([[0, 0, len(rows), 0, 1]])
+    pack_codes(codes, 0, runs, packed.ctypes.data, format.name, k_tiles)
+    for part, numbers in parts.items():
+        numbers = np.ascontiguousarray(numbers).reshape(len(rows), -1)
+        pack_scales(numbers, 1, 0, len(rows), 0, runs, packed.ctypes.data, format.name, k_tiles, part=part)
+    return packed
+
+
 def random_weight(format: int, n: int, k: int, random: np.random.Generator, any_scale: bool = False) -> np.ndarray:
     """A packed weight of random numbers of ordinary size. `any_scale`: every E8M0 and far FP8 scales too."""
     if format == BF16:
@@ -54,6 +97,9 @@ def random_weight(format: int, n: int, k: int, random: np.random.Generator, any_
         codes = random.integers(0, 256, (n, k), np.uint8)
         scales = random.uniform(0.1, 1, (n, -(-k // 128))) * 10.0 ** (random.integers(-20, 20) if any_scale else -3)
         return pack_fp8(np.where(codes & 0x7F == 0x7F, 0, codes).astype(np.uint8), scales.astype(np.float32))
+    if format in BLOCKED:
+        name = NUMBERED[format].stored.dtype
+        return pack_blocks(name, random_blocks(name, n, up(k, 32), random))
     low, high = (0, 255) if any_scale else (110, 130)
     codes = random.integers(0, 16, (n, k), np.uint8)
     return pack_mxfp4(codes, random.integers(low, high, (n, -(-k // 32))).astype(np.uint8))

@@ -3,7 +3,7 @@
 import formats
 import numpy as np
 import pytest
-from formats import BF16, F16, FP8, MXFP4
+from formats import BF16, BLOCKED, F16, FP8, MXFP4
 from harness import Case, Memory, each_isa, for_cases, pack_weight, up
 from hypothesis import strategies as st
 
@@ -69,7 +69,7 @@ def test_f16_product_is_that_of_two_bf16_terms(isa, rows, k, n, tiles, seed):
 
 
 @each_isa
-@pytest.mark.parametrize("format", [F16, FP8, MXFP4])
+@pytest.mark.parametrize("format", [F16, FP8, MXFP4, *BLOCKED])
 def test_row_does_not_depend_on_other_rows(isa, format):
     random = np.random.default_rng(format)
     x, packed = normal(random, 64, 330), formats.random_weight(format, 150, 330, random)
@@ -125,7 +125,7 @@ def test_codes_are_those_of_torch():
     np.testing.assert_array_equal(e8m0(exponents.numpy()), torch.ldexp(torch.ones(254), exponents - 127).numpy())
 
 
-@for_cases(20, rows=rows, width=depths, format=st.sampled_from([BF16, F16, FP8, MXFP4]), seed=seeds)
+@for_cases(20, rows=rows, width=depths, format=st.sampled_from([BF16, F16, FP8, MXFP4, *BLOCKED]), seed=seeds)
 def test_embed(isa, rows, width, format, seed):
     random = np.random.default_rng(seed)
     packed = formats.random_weight(format, 70, width, random)
@@ -143,7 +143,7 @@ def test_embed(isa, rows, width, format, seed):
     30,
     rows=rows,
     sizes=st.sampled_from([(3, 32, 40), (2, 128, 16), (4, 24, 24), (5, 70, 8)]),
-    format=st.sampled_from([BF16, F16, FP8, MXFP4]),
+    format=st.sampled_from([BF16, F16, FP8, MXFP4, *BLOCKED]),
     x_bf16=st.booleans(),
     out_bf16=st.booleans(),
     tiles=st.integers(1, 3),

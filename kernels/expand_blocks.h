@@ -1,0 +1,72 @@
+/* The formats of GGUF's blocks: one code for all of them, by what ELLM_FORMATS says of each (format.py gives the layout). It is
+ * inlined where the format is a constant, so that each format gets code of its own. */
+#ifndef ELLM_EXPAND_BLOCKS_H
+#define ELLM_EXPAND_BLOCKS_H
+#define BLOCKED static inline __attribute__((always_inline))
+
+/* Code k of column n of a tile. Parts of 4, 2 and 1 bits, the lowest first, each as `byte[k bits / 8][n]`. */
+BLOCKED uint32_t block_code(const char *tile, int64_t n, int64_t k, const ellm_format *f) {
+    const uint8_t *part = (const uint8_t *)tile;
+    if (f->bits == 8) return part[expand_place(n, k)];
+    uint32_t code = 0;
+    for (int64_t width = 4, low = 0; width; width /= 2) {
+        if (!(f->bits & width)) continue;
+        uint32_t byte = part[k * width / 8 * ELLM_TILE_N + n];
+        code |= (byte >> k * width % 8 & ((1u << width) - 1)) << low;
+        low += width;
+        part += ELLM_TILE * width / 8;
+    }
+    return code;
+}
+
+static inline float block_half(const char *at) {
+    uint16_t half;
+    memcpy(&half, at, sizeof half);
+    return f32_from_f16(half);
+}
+
+/* A scale or a minimum of column n. */
+BLOCKED float block_number(const char *block, int64_t part, int64_t super, int64_t group, int64_t n, const ellm_format *f) {
+    int64_t at = ELLM_TILE_N * group + n;
+    if (!f->nested) return block_half(block + part + 2 * at);
+    return block_half(block + super + 2 * n) * (float)((const int8_t *)block + part)[at];
+}
+
+BLOCKED float block_worth(uint32_t code, const ellm_format *f) {
+    return f->bits <= 5 ? f->worth[code] : f->worth[0] + (float)code;
+}
+
+/* Element k of column n of a block. */
+BLOCKED float block_element(const char *block, int64_t n, int64_t k, const ellm_format *f) {
+    const char *tile = block + f->header + k / ELLM_TILE_K * f->tile;
+    float x = block_worth(block_code(tile, n, k % ELLM_TILE_K, f), f);
+    x *= block_number(block, f->scale, f->super_scale, k / f->group, n, f);
+    if (f->minimum >= 0) x += block_number(block, f->minimum, f->super_minimum, k / f->group, n, f);
+    return f32_from_bf16(bf16_from_f32(x));
+}
+
+/* Expands tiles [first, first + count) of a block; what lies `ahead` bytes on is fetched. */
+BLOCKED void expand_blocks_plain(const char *block, int first, int count, ellm_bf16 *restrict out, int64_t ahead,
+                                 const ellm_format *f) {
+    for (int64_t group = first * ELLM_TILE_K / f->group; group < (first + count) * ELLM_TILE_K / f->group; group++)
+        for (int64_t n = 0; n < ELLM_TILE_N; n++) {
+            float scale = block_number(block, f->scale, f->super_scale, group, n, f);
+            float minimum = f->minimum >= 0 ? block_number(block, f->minimum, f->super_minimum, group, n, f) : 0;
+            for (int64_t k = group * f->group; k < (group + 1) * f->group; k++) {
+                const char *tile = block + f->header + k / ELLM_TILE_K * f->tile;
+                float x = block_worth(block_code(tile, n, k % ELLM_TILE_K, f), f) * scale;
+                if (f->minimum >= 0) x += minimum;
+                out[expand_place(n, k - first * ELLM_TILE_K)] = bf16_from_f32(x);
+            }
+        }
+}
+
+#if defined(__AVX512BF16__) && defined(__AVX512VBMI__)
+#include "expand_blocks_avx512.h"
+#elif defined(__AVX2__)
+#include "expand_blocks_avx2.h"
+#else
+#define EXPAND_BLOCKS expand_blocks_plain
+#endif
+
+#endif

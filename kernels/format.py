@@ -1,0 +1,246 @@
+"""What a format of packed weights is; the formats themselves are in formats.py.
+
+A packed weight is [n_tiles][k_tiles] tiles of TILE_K k x TILE_N columns, zero padded, so that column tile n is one
+contiguous run over k. A tile of codes of 8 or 16 bits holds pairs of k, `tile[k / 2][n][k % 2]`. Codes of fewer bits
+are cut into parts of 4, 2 and 1 bits, the lowest bits first, and a tile holds one part of all codes after the other: of
+each column as a string of bits, the lowest of a byte first, `part[byte][n]`.
+
+A format with scales has a block for each `k_per_block` k of a column tile (the last padded): a header, then the
+block's tiles. A header is its `parts` one after the other, each `part[k group][n]`. Scales and what else there is for a
+group of `k_per_scale` k are numbers; of a `nested` format they are signed bytes, to be multiplied with an f16 that the
+block has for each column, `super_scale` or `super_minimum`. A weight is worth
+bf16(f32(f32(code - zero) * f32(scale)) + minimum), and without scales what its code is worth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ellm.kernels.contract import TILE, TILE_K, TILE_N
+from ellm.kernels.gguf_blocks import Blocks
+from ellm.kernels.layout import from_bf16, memory, to_bf16
+
+BLOCK_K = 128
+"""k of a block, unless its format says otherwise."""
+BLOCK_TILES = BLOCK_K // TILE_K
+_F16, _I8 = np.dtype(np.float16), np.dtype(np.int8)
+
+Decode = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """How checkpoints write a format: the tensors of a weight [rows, k], and of its scales.
+
+    A tensor is known by its dtype and the suffix of its name, which is added to that of the module's weight.
+    """
+
+    dtype: str  # as safetensors or GGUF names it
+    item: str  # of NumPy, which holds one or more codes
+    suffix: str = ""
+    k_first: bool = True  # a weight that is stored transposed is [k, rows] in this format too; False: never
+    group: int = 0  # the innermost axis holds so many k, the one before it these groups; 0: there is one axis of k
+    scales: str = ""  # suffix
+    scale_dtypes: tuple[str, ...] = ()
+    rows_per_scale: int = 1
+    experts_only: bool = False  # checkpoints keep all other weights of a model that has experts in more precision
+    blocks: Blocks | None = None  # codes and scales are in one tensor, block by block
+
+
+@dataclass(frozen=True)
+class Part:
+    """Numbers in a header, [groups][TILE_N] from byte `offset` on."""
+
+    dtype: np.dtype[Any]
+    groups: int
+    offset: int
+
+    @property
+    def bytes(self) -> int:
+        """Its size."""
+        return self.groups * TILE_N * self.dtype.itemsize
+
+
+@dataclass(frozen=True, eq=False)
+class Format:
+    """One format. `decode` takes codes (an array of unsigned integers) to what they are worth, float32."""
+
+    number: int  # in task.h's args
+    name: str
+    bits: int  # of a code
+    decode: Decode
+    stored: Stored
+    computed: str  # what kernels do with it, for people
+    terms: int = 1  # bf16 numbers whose exact sum is what a weight is worth
+    k_per_block: int = BLOCK_K
+    k_per_scale: int = 0  # 0: no scales
+    nested: bool = False  # scales and minimums are int8, times an f16 of the block
+    scale: np.dtype[Any] | None = None
+    decode_scale: Decode = np.asarray
+    minimum: np.dtype[Any] | None = None  # is added
+    zero: np.dtype[Any] | None = None
+    nan: int | None = None  # the code that is NaN, with the sign bit or without
+
+    @cached_property
+    def parts(self) -> dict[str, Part]:
+        """The header, in order."""
+        found: dict[str, Part] = {}
+        supers = [("super_scale", _F16), ("super_minimum", self.minimum and _F16)] if self.nested else []
+        for name, dtype in (*supers, ("scale", self.scale), ("minimum", self.minimum), ("zero", self.zero)):
+            if dtype is not None:
+                groups = 1 if name.startswith("super") else self.groups
+                found[name] = Part(dtype, groups, sum(part.bytes for part in found.values()))
+        return found
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Bits of the parts that a code is cut into, the lowest first."""
+        return tuple(width for width in (16, 8, 4, 2, 1) if self.bits & width)
+
+    @property
+    def word_bytes(self) -> int:
+        """Bytes of a pair of k of one column, of codes that are not cut."""
+        return self.bits // 4
+
+    @property
+    def tile_bytes(self) -> int:
+        """Bytes of a tile, without scales."""
+        return TILE * self.bits // 8
+
+    @property
+    def header_bytes(self) -> int:
+        """Bytes of what stands before the tiles of a block of one column tile, 0 if there is nothing."""
+        return sum(part.bytes for part in self.parts.values())
+
+    @property
+    def groups(self) -> int:
+        """Scales of a column in a header."""
+        return self.k_per_block // self.k_per_scale if self.k_per_scale else 0
+
+    @property
+    def block_tiles(self) -> int:
+        """Tiles of a block of one column tile."""
+        return self.k_per_block // TILE_K
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of a block of one column tile: its header and its tiles."""
+        return self.header_bytes + self.block_tiles * self.tile_bytes
+
+    def column_bytes(self, k_tiles: int) -> int:
+        """Bytes of one column tile of a packed weight, 64-byte aligned."""
+        return -(-k_tiles // self.block_tiles) * self.block_bytes if self.k_per_scale else k_tiles * self.tile_bytes
+
+    @property
+    def stored_bits(self) -> float:
+        """Bits of a weight in a checkpoint, with its share of a scale."""
+        if self.stored.blocks:
+            return 8 * self.stored.blocks.bytes / self.stored.blocks.k
+        shared = self.stored.rows_per_scale * self.k_per_scale
+        return self.bits + (8 * self.scale.itemsize / shared if self.scale else 0)
+
+    @property
+    def codes_per_item(self) -> int:
+        """Codes in an element of the tensor that stores them; of blocks, elements count."""
+        return 1 if self.stored.blocks else 8 * np.dtype(self.stored.item).itemsize // self.bits
+
+    def scale_bits(self, scales: np.ndarray) -> np.ndarray:
+        """Scales as a checkpoint has them as the bits of numbers of the packed type, unsigned."""
+        assert self.scale
+        return scales.astype(self.scale).view(f"u{self.scale.itemsize}")
+
+    def codes(self, data: np.ndarray) -> np.ndarray:
+        """uint8 [..., bytes] as codes [..., elements], of codes that are not cut."""
+        if self.bits == 4:
+            return np.stack((data & 15, data >> 4), -1).reshape(*data.shape[:-1], -1)
+        return data if self.bits == 8 else np.ascontiguousarray(data).view(np.uint16)
+
+    def weight(self, address: int, n_tiles: int, k_tiles: int) -> np.ndarray:
+        """The packed weight at an address as float32 [TILE_N * n_tiles, TILE_K * k_tiles]."""
+        size = self.column_bytes(k_tiles)
+        blocks = size // self.block_bytes if self.k_per_scale else 1
+        data = memory(address, (n_tiles, blocks, size // blocks), np.uint8)
+        header = self.header_bytes
+        values = self.decode(self._tiles(data[:, :, header:]))
+        if self.k_per_scale:
+            values = self._scaled(values, data[:, :, :header])
+        rows = values.transpose(0, 4, 1, 2, 3, 5).reshape(TILE_N * n_tiles, -1)
+        return rows[:, : TILE_K * k_tiles]
+
+    def _tiles(self, data: np.ndarray) -> np.ndarray:
+        """Bytes of tiles, [n tile, block, bytes], as codes [n tile, block, k tile, k pair, n, k of the pair]."""
+        tiles = np.ascontiguousarray(data).reshape(*data.shape[:2], -1, self.tile_bytes)
+        if self.bits >= 8:
+            return self.codes(tiles).reshape(*tiles.shape[:3], TILE_K // 2, TILE_N, 2)
+        codes, low, begin = np.zeros((*tiles.shape[:3], TILE_K, TILE_N), np.uint8), 0, 0
+        for width in self.widths:
+            end = begin + TILE * width // 8
+            part = tiles[..., begin:end].reshape(*tiles.shape[:3], -1, 1, TILE_N)
+            numbers = part >> np.arange(0, 8, width, dtype=np.uint8)[:, None] & (1 << width) - 1
+            codes |= numbers.reshape(codes.shape) << low
+            low, begin = low + width, end
+        return codes.reshape(*tiles.shape[:3], TILE_K // 2, 2, TILE_N).swapaxes(-1, -2)
+
+    def _scaled(self, values: np.ndarray, header: np.ndarray) -> np.ndarray:
+        """What codes [n tile, block, k tile, k pair, n, k of the pair] are worth, given their `decode`d values."""
+        scale = self.decode_scale(self._spread(header, "scale"))
+        if self.nested:
+            scale = self._spread(header, "super_scale").astype(np.float32) * scale
+        if self.zero:
+            values = values - self._spread(header, "zero").astype(np.float32)
+        with np.errstate(over="ignore"):
+            values = values * scale
+            if self.minimum:
+                minimum = self._spread(header, "minimum").astype(np.float32)
+                if self.nested:
+                    minimum = self._spread(header, "super_minimum").astype(np.float32) * minimum
+                values = values + minimum
+            return from_bf16(to_bf16(values.astype(np.float32)))
+
+    def _spread(self, header: np.ndarray, name: str) -> np.ndarray:
+        """A part of headers, bytes [n tile, block, bytes], for each element of its block."""
+        part = self.parts[name]
+        data = header[:, :, part.offset : part.offset + part.bytes]
+        numbers = data.copy().view(part.dtype).reshape(*header.shape[:2], -1, TILE_N)
+        each = np.repeat(numbers, self.k_per_block // part.groups, 2)
+        return each.reshape(*header.shape[:2], self.block_tiles, TILE_K // 2, 2, TILE_N).swapaxes(4, 5)
+
+    def source_shape(self, rows: int, k: int, transposed: bool) -> list[int]:
+        """The shape in which a checkpoint stores a weight [rows, k]."""
+        if self.stored.group:
+            return [rows, -(-k // self.stored.group), self.stored.group // self.codes_per_item]
+        first, second = (k, rows) if self.turned(transposed) else (rows, k)
+        return [first, -(-second // self.codes_per_item)]
+
+    def scales_shape(self, rows: int, k: int, transposed: bool) -> list[int]:
+        """The shape of the tensor of its scales."""
+        height, width = self.scale_block(transposed)
+        first, second = (k, rows) if self.turned(transposed) else (rows, k)
+        return [-(-first // height), -(-second // width)]
+
+    def turned(self, transposed: bool) -> bool:
+        """Whether a weight that its model sees `transposed` is stored [k, rows]."""
+        return transposed and self.stored.k_first
+
+    def scale_block(self, transposed: bool) -> tuple[int, int]:
+        """Rows and columns of the stored tensor that share a scale."""
+        block = self.stored.rows_per_scale, self.k_per_scale
+        return block[::-1] if self.turned(transposed) else block
+
+    def expand(self, stored: np.ndarray, scales: np.ndarray, first: tuple[int, int], transposed: bool) -> np.ndarray:
+        """float32(code) * scale, float32 [rows, columns], of stored bytes [rows, bytes].
+
+        `first` is where the rectangle begins in its first block of the tensor; `scales` are those of its blocks,
+        [ceil((first row + rows) / block rows), ceil((first column + columns) / block columns)].
+        """
+        values = self.decode(self.codes(stored))
+        rows, columns = (
+            (begin + np.arange(size)) // block
+            for begin, size, block in zip(first, values.shape, self.scale_block(transposed), strict=True)
+        )
+        return values * self.decode_scale(scales)[np.ix_(rows, columns)]
