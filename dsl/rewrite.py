@@ -17,6 +17,7 @@ from ellm.dsl.node import Node
 from ellm.dsl.policy import Policy, as_stored, assign
 from ellm.dsl.tensor import R, Weight
 from ellm.dsl.verify import verify
+from ellm.kernels.formats import PLAIN
 
 
 def share_equal(graph: Graph) -> None:
@@ -50,15 +51,21 @@ def fold_scores(graph: Graph) -> None:
 
 
 def join_experts(graph: Graph) -> None:
-    """Join the gate and up projections of experts, which no kernel does apart. Raises LoweringError."""
+    """Join the gate and up projections of experts, which no kernel does apart: in bf16 if their formats differ.
+
+    Raises LoweringError.
+    """
     for key in [key for key, node in graph.items() if node.op == "swiglu" and node.shape[0] == R]:
-        gate, up = graph.inputs(key)
+        parts = [(source, graph.node(source)) for source in graph.node(key).inputs]
+        matrices = [part.weights["weight"] for _, part in parts if "weight" in part.weights]
+        if len({matrix.packed for matrix in matrices}) > 1:
+            for source, part in parts:
+                plain = replace(part.weights["weight"], packed=PLAIN.name)
+                graph.put(source, replace(part, weights={**part.weights, "weight": plain}))
         if not _join_gate_up(graph, key):
-            names = [str(weight) for part in (gate, up) for weight in part.weights.values()]
-            packed = {weight.packed for part in (gate, up) for weight in part.weights.values()}
-            line = graph.node(key).line
-            why = f"they are packed in {' and '.join(sorted(packed))}" if len(packed) > 1 else "no kernel computes this"
-            raise LoweringError(f"{line}: swiglu: cannot join {' and '.join(names) or gate.op} of an expert: {why}")
+            names = [str(weight) for _, part in parts for weight in part.weights.values()]
+            what, line = " and ".join(names) or parts[0][1].op, graph.node(key).line
+            raise LoweringError(f"{line}: swiglu: cannot join {what} of an expert: no kernel computes this")
 
 
 def hoist_gather(graph: Graph) -> None:

@@ -7,6 +7,7 @@ format to bf16.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,10 @@ def _from(first: int) -> Callable[[np.ndarray], np.ndarray]:
     return lambda codes: codes.astype(np.float32) + np.float32(first)
 
 
+def _stored_in_blocks(name: str) -> Stored:
+    return Stored(name, "u1", k_first=False, blocks=BLOCKS[name])
+
+
 def _of_gguf() -> list[Format]:
     """The formats of GGUF's blocks, named as there. Codes of Q8_0 have their sign bit turned."""
     plain: dict[str, Any] = {"k_per_scale": 32, "scale": np.dtype(np.float16)}
@@ -78,13 +83,34 @@ def _of_gguf() -> list[Format]:
             name=name.lower(),
             bits=bits,
             decode=decode,
-            stored=Stored(name, "u1", k_first=False, blocks=BLOCKS[name]),
+            stored=_stored_in_blocks(name),
             computed=_EXPANDED,
             **rest,
         )
         for place, (name, bits, decode, rest) in enumerate(known)
     ]
 
+
+_MXFP4 = Format(
+    number=3,
+    name="mxfp4",
+    bits=4,
+    decode=E2M1.__getitem__,
+    stored=Stored(
+        "U8",
+        "u1",
+        suffix="_blocks",
+        k_first=False,
+        group=32,
+        scales="_scales",
+        scale_dtypes=("U8",),
+        experts_only=True,
+    ),
+    computed=_EXPANDED,
+    k_per_scale=32,
+    scale=np.dtype(np.uint8),
+    decode_scale=e8m0,
+)
 
 FORMATS: dict[str, Format] = {
     format.name: format
@@ -117,33 +143,17 @@ FORMATS: dict[str, Format] = {
             scale=np.dtype(np.float32),
             nan=0x7F,
         ),
-        Format(
-            number=3,
-            name="mxfp4",
-            bits=4,
-            decode=E2M1.__getitem__,
-            stored=Stored(
-                "U8",
-                "u1",
-                suffix="_blocks",
-                k_first=False,
-                group=32,
-                scales="_scales",
-                scale_dtypes=("U8",),
-                experts_only=True,
-            ),
-            computed=_EXPANDED,
-            k_per_scale=32,
-            scale=np.dtype(np.uint8),
-            decode_scale=e8m0,
-        ),
+        _MXFP4,
         *_of_gguf(),
+        replace(_MXFP4, name="mxfp4_gguf", stored=_stored_in_blocks("MXFP4")),
     )
 }
 """Formats by name. A checkpoint's tensor whose dtype none of them stores is rounded to the first."""
 PLAIN = FORMATS["bf16"]
 """What kernels multiply without expanding it."""
-NUMBERED = tuple(FORMATS.values())
+_PACKED = {format.number: format for format in reversed([*FORMATS.values()])}
+NUMBERED = tuple(_PACKED[number] for number in sorted(_PACKED))
+"""By number: what a packed weight is does not depend on which checkpoint it is from."""
 
 
 def stored_format(name: str, dtype: str) -> Format:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -88,17 +87,17 @@ def _pack_blocks(checkpoint: Checkpoint, weight: WeightEntry, piece: Piece, matr
         codes = np.ascontiguousarray(parts.pop("codes")).reshape(end - row, -1)
         pack_codes(codes, row, piece.runs, address, format.name, k_tiles)
         for part, numbers in parts.items():
-            _refuse_infinite(checkpoint, name, format.parts[part].dtype, numbers)
+            _refuse_infinite(checkpoint, name, format, part, numbers)
             numbers = numbers.reshape(end - row, -1)
             pack_scales(numbers, 1, row, end, -row, piece.runs, address, format.name, k_tiles, part=part)
 
 
-def _refuse_infinite(checkpoint: Checkpoint, name: str, dtype: np.dtype[Any], bits: np.ndarray) -> None:
-    numbers = np.ascontiguousarray(bits).view(dtype)
-    if dtype.kind == "f" and not np.isfinite(numbers).all():
+def _refuse_infinite(checkpoint: Checkpoint, name: str, format: Format, part: str, bits: np.ndarray) -> None:
+    numbers = np.ascontiguousarray(bits).view(format.parts[part].dtype)
+    finite = np.isfinite(format.decode_scale(numbers) if part == "scale" else numbers)
+    if not finite.all():
         tensor = checkpoint.tensors[name]
-        bad = numbers[~np.isfinite(numbers)][0]
-        raise InputError(f"{tensor.path}: {tensor}: holds {bad}, a scale must be finite")
+        raise InputError(f"{tensor.path}: {tensor}: holds {numbers[~finite][0]}, a scale must be finite")
 
 
 def _pack_transposed(checkpoint: Checkpoint, weight: WeightEntry, piece: Piece, matrix: int, address: int) -> None:

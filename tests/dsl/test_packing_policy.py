@@ -10,7 +10,7 @@ from tiny import write_checkpoint
 from ellm.checkpoint import open_checkpoint
 from ellm.checkpoint.loader import load_weights
 from ellm.compiled import Source, compile_model
-from ellm.dsl import LoweringError, as_stored, compile, packed_as
+from ellm.dsl import as_stored, compile, packed_as
 from ellm.kernels import isa
 from ellm.kernels.formats import FORMATS
 from ellm.models import from_config
@@ -60,9 +60,11 @@ def test_a_policy_decides_what_is_joined():
     assert "model.layers.0.self_attn.{q_proj,k_proj,v_proj}.weight" in stored
 
 
-def test_experts_whose_halves_are_packed_apart_are_refused():
-    with pytest.raises(LoweringError, match="they are packed in bf16 and fp8"):
-        compiled("qwen3_moe", lambda weight, use: "fp8" if "up_proj" in weight.name else "bf16")
+def test_experts_whose_halves_would_be_packed_apart_are_in_bf16():
+    found = formats(compiled("qwen3_moe", lambda weight, use: "q8_0" if "gate_proj" in weight.name else "fp8"))
+    joined = {format for name, format in found.items() if "experts.{expert}.{gate_proj,up_proj}" in name}
+    assert joined == {"bf16"}
+    assert {format for name, format in found.items() if "down_proj" in name} == {"fp8"}
 
 
 @pytest.mark.parametrize("dtype", ["fp8", "q8_0", "q4_k", "q3_k"])

@@ -10,6 +10,7 @@ from ellm.kernels.pack import pack_codes, pack_scales
 
 BF16, F16, FP8, MXFP4 = (FORMATS[name].number for name in ("bf16", "f16", "fp8", "mxfp4"))
 BLOCKED = [format.number for format in NUMBERED if format.stored.blocks]
+NAMES = {format.stored.dtype: format.name for format in FORMATS.values() if format.stored.blocks}
 _HALVES = {
     "Q4_1": (0, 2),
     "Q5_1": (0, 2),
@@ -61,6 +62,9 @@ def random_blocks(name: str, n: int, k: int, random: np.random.Generator) -> np.
     """Blocks of a type of GGUF of any codes and ordinary f16, uint8 [n, bytes of a row]."""
     kind = BLOCKS[name]
     blocks = random.integers(0, 256, (n, -(-k // kind.k), kind.bytes), np.uint8)
+    if name == "MXFP4":
+        blocks[..., 0] = random.integers(100, 140, blocks.shape[:2])
+        return blocks.reshape(n, -1)
     for at in _HALVES.get(name, (0,)):
         numbers = (random.standard_normal(blocks.shape[:2]) * 2.0 ** random.integers(-14, 3)).astype("<f2")
         blocks[..., at : at + 2] = numbers[..., None].view(np.uint8)
@@ -74,7 +78,7 @@ def dequantized(name: str, rows: np.ndarray) -> np.ndarray:
 
 def pack_blocks(name: str, rows: np.ndarray) -> np.ndarray:
     """Rows of blocks as a packed weight, bytes [n_tiles, bytes of a column tile]."""
-    kind, format = BLOCKS[name], FORMATS[name.lower()]
+    kind, format = BLOCKS[name], FORMATS[NAMES[name]]
     parts = kind.split(rows.reshape(-1, kind.bytes))
     codes = np.ascontiguousarray(parts.pop("codes")).reshape(len(rows), -1)
     k_tiles = codes.shape[1] // 32

@@ -16,6 +16,7 @@ import probes
 from gguf import GGMLQuantizationType
 
 from ellm.kernels.formats import FORMATS
+from ellm.kernels.gguf_blocks import BLOCKS
 from ellm.models import ARCHITECTURES, from_config
 from ellm.models.frequencies import ALIASES, KINDS
 from ellm.models.precision import METHODS
@@ -25,6 +26,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 BEGIN = "## What runs\n"
 QUANTIZATIONS = ("awq", "bitsandbytes", "compressed-tensors", "fbgemm_fp8", "gptq", "modelopt", "quark", "torchao")
 """What checkpoints have besides, as quant_method."""
+IN_SAFETENSORS = [format.name for format in FORMATS.values() if not format.stored.blocks]
 OTHER_ROPES = ("axial", "ntk", "xdrope")
 IN_GGUF = " in GGUF"
 MOST_NAMES = 25  # in a cell
@@ -58,11 +60,15 @@ def section() -> str:
 
 def families(folder: Path) -> list[str]:
     found, refused = gguf_names(folder)
-    heads = ["`architectures`", *(f"safetensors in {name}" for name in FORMATS), "GGUF of `general.architecture`"]
+    heads = [
+        "`architectures`",
+        *(f"safetensors in {name}" for name in IN_SAFETENSORS),
+        "GGUF of `general.architecture`",
+    ]
     rows = []
     for architecture in ARCHITECTURES:
         names = ", ".join(f"`{name}`" for name in found.get(architecture, ())) or "refused"
-        rows.append([f"`{architecture}`", *(stored(architecture, name) for name in FORMATS), names])
+        rows.append([f"`{architecture}`", *(stored(architecture, name) for name in IN_SAFETENSORS), names])
     unknown = probes.line(lambda: from_config({"architectures": ["NAME"]}))
     return [
         "### Families",
@@ -132,8 +138,10 @@ def partial_ropes() -> list[str]:
 
 def gguf_types(folder: Path) -> list[str]:
     said = {kind.name: probes.gguf_type(kind, folder) for kind in GGMLQuantizationType}
-    runs = ", ".join(name for name, line in said.items() if line is None)
-    return ["### Types of GGUF tensors", "", f"These run: {runs}.", "", *table(["refused", ""], refusals(said))]
+    read = [name for name, line in said.items() if line is None]
+    kept, rounded = (", ".join(name for name in read if (name in BLOCKS) is inside) for inside in (True, False))
+    runs = [f"These run as they are stored: {kept}.", "", f"These are rounded to bf16 once: {rounded}."]
+    return ["### Types of GGUF tensors", "", *runs, "", *table(["refused", ""], refusals(said))]
 
 
 def tokenizers(folder: Path) -> list[str]:

@@ -4,7 +4,7 @@ import numpy as np
 from formats import in_tiles
 
 from ellm.kernels import generate
-from ellm.kernels.formats import BLOCK_K, FORMATS, NUMBERED, PLAIN, Format, Stored, stored_format
+from ellm.kernels.formats import BLOCK_K, NUMBERED, PLAIN, Format, Stored, stored_format
 
 INT4 = Format(
     number=len(NUMBERED),
@@ -20,7 +20,7 @@ INT4 = Format(
 
 
 def test_numbers_are_places():
-    assert [format.number for format in NUMBERED] == list(range(len(FORMATS)))
+    assert [format.number for format in NUMBERED] == list(range(len(NUMBERED)))
     assert PLAIN.number == 0
 
 
@@ -56,6 +56,6 @@ def test_a_tensor_is_known_by_its_dtype():
 
 def test_c_sees_the_records():
     header = generate.formats_header()
-    for format in FORMATS.values():
+    for format in NUMBERED:
         assert f"#define ELLM_{format.name.upper()} {format.number}\n" in header
         assert f"{{{format.tile_bytes}, {format.header_bytes}, {format.block_tiles}, {format.terms}," in header
