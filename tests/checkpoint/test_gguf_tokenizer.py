@@ -204,6 +204,12 @@ def test_spaces_of_sentencepiece(tmp_path):
     assert without.decode(without.encode(" the")) == " the"
 
 
+def test_scores_may_be_whole_numbers(tmp_path):
+    scores = [0] * 259 + [-number for number in range(15)]
+    tokenizer = build_tokenizer(GGUFFile(sentencepiece(tmp_path, scores=scores)))
+    assert tokenizer.encode("the") == [1, 259 + 8]
+
+
 def test_phi3_swallows_the_space_behind_special_tokens(tmp_path):
     def named(writer):
         tiny_gguf.add_sentencepiece(writer)
