@@ -3,7 +3,7 @@
     python bench/kernels.py [--isa avx512] [--format fp8] [--columns 65536] [--k 1024] [--seconds 1]
 
 GB/s counts the bytes of a weight as it is stored; `--k` is for bf16, and multiplied for formats with fewer
-bytes, down to whole 256.
+bytes, down to whole blocks.
 
 Limits and measured work alternate in short windows, since a machine's speed moves within seconds; each ratio is the
 median over pairs of neighbouring windows. Every thread is pinned to a core of its own and has its share of the tasks.
@@ -50,6 +50,12 @@ def ordinary_column(format: str, k_tiles: int) -> np.ndarray:
         numbers = np.full(part.groups * 16, ordinary, part.dtype)
         blocks[:, part.offset : part.offset + part.bytes] = numbers.view(np.uint8)
     return blocks.reshape(-1)
+
+
+def depth(format: str, k: int) -> int:
+    """Of a weight of about as many bytes as one in bf16 of this k, in whole blocks."""
+    block = FORMATS[format].k_per_block if FORMATS[format].k_per_scale else 1
+    return max(k * 16 // FORMATS[format].bits // block, 1) * block
 
 
 class Bench:
@@ -140,7 +146,7 @@ def main() -> None:
         if obstacles[name] is not None:
             parser.error(f"--isa {name}: {obstacles[name]}")
     for name, format in itertools.product(names, options.format or FORMATS):
-        bench = Bench(name, format, options.k * 16 // FORMATS[format].bits // 256 * 256, options.columns)
+        bench = Bench(name, format, depth(format, options.k), options.columns)
         loop = bench.best_loop()
         for rows in options.rows:
             speed, rate, of_read, of_peak = measure(bench, rows, loop, options.seconds)

@@ -12,6 +12,7 @@ import numpy as np
 from ellm.checkpoint import open_checkpoint
 from ellm.compiled import CHUNK, Source, compile_model
 from ellm.kernels import isa as isas
+from ellm.scheduler import placement
 from ellm.serving.completion import Completion
 from ellm.serving.driver import Driver
 from ellm.serving.engine import Engine
@@ -67,6 +68,7 @@ class LLM:
         if not 1 <= chunk <= LONGEST_CHUNK:
             raise InputError(f"chunk must be from 1 to {LONGEST_CHUNK}, not {chunk}")
         choice = isas.choose(isa)
+        placement.check(threads, pin)
         with open_checkpoint(model, progress=progress) as checkpoint:
             self.tokenizer = checkpoint.tokenizer  # whatever is wrong with it is said before weights are loaded
             if needs_text and isinstance(self.tokenizer, TokenIds):

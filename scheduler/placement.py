@@ -50,17 +50,15 @@ def place(threads: int | None, pin: str = AUTO, root: Path = ROOT) -> Placement:
     workers as there are of them, or as if alone where there are none. "none": the workers are not pinned. Else their
     cores: "0-3,8". Raises InputError if the affinity mask or the quota does not allow this.
     """
-    if not isinstance(pin, str):
-        raise InputError(f"pin must be auto, none or a list of cores such as 0-3,8, not {pin!r}")
+    cores = check(threads, pin, root)
     if pin == NONE:
-        return Placement(topology.choose_cores(threads, root), False, "not pinned, as asked for")
+        return Placement(cores, False, "not pinned, as asked for")
     folder = claims.folder()
     if pin != AUTO:
-        cores = listed(pin, threads, root)
         with claims.door(folder):
             reason = "asked for" + shared(cores, claims.claimed(folder), root)
             return Placement(cores, True, reason, Claim(folder, cores))
-    lone = topology.choose_cores(threads, root)
+    lone = cores
     choice = len(lone) < len(topology.physical_cores(topology.allowed_cores(), root))
     busy = topology.busy_cores(root) if choice else frozenset()
     with claims.door(folder):
@@ -69,6 +67,13 @@ def place(threads: int | None, pin: str = AUTO, root: Path = ROOT) -> Placement:
         cores = topology.choose_cores(threads, root, users=users, busy=busy)
         reason = why(threads, cores, lone, others, root) + ", the idlest" * choice + shared(cores, others, root)
         return Placement(cores, True, reason, Claim(folder, cores))
+
+
+def check(threads: int | None, pin: str, root: Path = ROOT) -> list[int]:
+    """The cores if no other process were here. Raises InputError as `place` does, which claims them."""
+    if not isinstance(pin, str):
+        raise InputError(f"pin must be auto, none or a list of cores such as 0-3,8, not {pin!r}")
+    return topology.choose_cores(threads, root) if pin in (AUTO, NONE) else listed(pin, threads, root)
 
 
 def listed(text: str, threads: int | None, root: Path = ROOT) -> list[int]:

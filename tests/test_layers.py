@@ -24,7 +24,7 @@ ROOMS = {  # of ellm/: which of the others each knows, and which layers
     "machine": {"system", "scheduler", "kernels"},
     "compiled": {"system", "checkpoint", "models", "dsl", "scheduler", "kernels"},
     "serving": {"system", "text", "checkpoint", "compiled", "scheduler", "kernels"},
-    "llm": {"system", "text", "checkpoint", "compiled", "serving", "kernels"},
+    "llm": {"system", "text", "checkpoint", "compiled", "serving", "scheduler", "kernels"},
     "predict": {"system", "machine", "scheduler", "kernels"},
     "inspection": {"system", "predict", "pages", "scheduler", "kernels"},
     "profiling": {"system", "machine", "serving", "predict", "inspection", "scheduler", "kernels"},

@@ -16,6 +16,7 @@ from ellm import LLM
 from ellm.checkpoint import open_checkpoint
 from ellm.checkpoint.gguf_file import GGUFFile
 from ellm.checkpoint.loader import load_weights
+from ellm.scheduler.placement import Placement
 from ellm.system.errors import InputError
 
 SIZES = dict(vocab=268, hidden_size=64, head_dim=16, intermediate_size=96)
@@ -42,7 +43,7 @@ def packed(source) -> np.ndarray:
         model = ellm.models.from_config(checkpoint.config, checkpoint.precision)
         program = ellm.dsl.compile(model.graph(), context=512, chunk=64)
         region = np.zeros(program.weights_bytes, np.uint8)
-        load_weights(program, checkpoint, region.ctypes.data, sorted(os.sched_getaffinity(0))[:1])
+        load_weights(program, checkpoint, region.ctypes.data, Placement(sorted(os.sched_getaffinity(0))[:1]))
         assert checkpoint.ignored(program) == []
     assert region.any()
     return region

@@ -75,7 +75,7 @@ def test_stats_name_the_speeds_the_limits_and_what_ran():
     assert result.stdout == "The capital of France is Paris.\n"
     for pattern in (
         r"prefill +42 tokens, [\d.]+ tok/s, [\d.]+ TFLOP/s = \d+% of the [\d.]+ measured",
-        r"decode +7 tokens, [\d.]+ tok/s, 0.27\d GB/token, [\d.]+ GB/s = \d+% of the [\d.]+ measured",
+        r"decode +7 tokens, [\d.]+ tok/s, 0.09\d GB/token, [\d.]+ GB/s = \d+% of the [\d.]+ measured",
         r"isa +\w+ \(.+\)",
         r"workers +\d+ threads? on cores? [\d,-]+ \(.+\)",
         r"layers\.\*\.qkv +30  qkv +bf16\n",

@@ -189,7 +189,7 @@ def test_thoughts_are_not_written_where_the_answer_goes(start, thinker, tmp_path
 
 def test_the_conversation_keeps_thoughts_apart(thinker):
     with LLM(thinker, threads=1) as llm:
-        chat = Chat(llm, SamplingParams(temperature=0, max_tokens=20), None)
+        chat = Chat(llm, SamplingParams(temperature=0, max_tokens=20), None, {})
         chat.answer("hi")
     thought = {"reasoning_content": "WHY NOT", "thinking": "WHY NOT"}
     assert chat.messages == [

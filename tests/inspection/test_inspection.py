@@ -137,7 +137,7 @@ def test_a_saved_program_is_inspected_and_compared_like_its_model(inspect, model
         (["--diff", ""], "the model's name is ''"),
         (["--diff", "{folder}/config.npz"], "{folder}/config.npz: not a saved program: it has no checksum at its"),
         (["--diff", "{folder}/absent.npz"], "{folder}/absent.npz: cannot be read: No such file or directory"),
-        (["--diff", "{folder}/config.json"], "{folder}/config.json: is not a .gguf file"),
+        (["--diff", "{folder}/config.json"], "{folder}/config.json: is a part of a checkpoint; give its folder"),
         (["--diff", "{folder}/absent"], "{folder}/absent: no such folder or file"),
     ],
 )
