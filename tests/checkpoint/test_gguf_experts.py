@@ -16,6 +16,7 @@ from ellm import LLM
 from ellm.checkpoint import open_checkpoint
 from ellm.checkpoint.gguf_file import GGUFFile
 from ellm.checkpoint.loader import load_weights
+from ellm.kernels.formats import PLAIN
 from ellm.scheduler.placement import Placement
 from ellm.system.errors import InputError
 
@@ -37,11 +38,11 @@ def write(path, architecture, weights, dtype=Type.BF16, **keys):
     return tiny_gguf.write_gguf(path, config_of(architecture), weights, dtype, **keys)
 
 
-def packed(source) -> np.ndarray:
+def packed(source, packing=ellm.dsl.as_stored) -> np.ndarray:
     """The weights of the program that a checkpoint's configuration describes, as they lie in memory."""
     with open_checkpoint(source) as checkpoint:
         model = ellm.models.from_config(checkpoint.config, checkpoint.precision)
-        program = ellm.dsl.compile(model.graph(), context=512, chunk=64)
+        program = ellm.dsl.compile(model.graph(), context=512, chunk=64, packing=packing)
         region = np.zeros(program.weights_bytes, np.uint8)
         load_weights(program, checkpoint, region.ctypes.data, Placement(sorted(os.sched_getaffinity(0))[:1]))
         assert checkpoint.ignored(program) == []
@@ -74,7 +75,8 @@ def test_quantised_experts(tmp_path, architecture):
         for name, values in weights.items()
     }
     one = write(tmp_path / "q5_0.gguf", architecture, weights, Type.Q5_0)
-    np.testing.assert_array_equal(packed(one), packed(write(tmp_path / "f32.gguf", architecture, rounded, Type.F32)))
+    other = write(tmp_path / "f32.gguf", architecture, rounded, Type.F32)
+    np.testing.assert_array_equal(packed(one, ellm.dsl.packed_as(PLAIN)), packed(other))
 
 
 def test_experts_that_lie_apart(tmp_path):
