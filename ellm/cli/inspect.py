@@ -120,7 +120,10 @@ def weights_of(program: Program) -> dict[operator_kinds.OperatorKind, list[str]]
     for operator in program.operators:
         kind = operator_kinds.OperatorKind.of(operator)
         if kind.precision:
-            found[kind] = [weight.name for weight in operator.weights.values() if len(weight.shape) > 1]
+            matrices = {
+                role: one for role, one in operator.weights.items() if len(one.shape) > 1 and "bias" not in role
+            }
+            found[kind] = [one.name for one in matrices.values()]
     return found
 
 

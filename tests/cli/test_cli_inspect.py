@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gguf import GGMLQuantizationType
 from hub_stand_in import HubStandIn
 from tiny import write_checkpoint
 from tiny_gguf import write_gguf, write_tiny
@@ -87,6 +88,8 @@ def test_weights_that_are_stored_otherwise_say_so(inspect, tmp_path):
     assert re.search(
         r"\bkv_b_proj +2 +head_linear +bf16 +stored as F8_E4M3, converted when loaded$", text, re.MULTILINE
     )
+    text = inspect(write_tiny(tmp_path, "Qwen2ForCausalLM", GGMLQuantizationType.Q8_0)[2])
+    assert re.search(r"layers\.\*\.qkv +2 +qkv +q8_0 +stored as Q8_0$", text, re.MULTILINE)
     text = inspect("smollm2")
     assert re.search(r"layers\.\*\.qkv +30 +qkv +q4_1 +stored as Q4_1$", text, re.MULTILINE)
 
