@@ -57,7 +57,7 @@ def _refuse_truncated(path: Path) -> None:
         try:
             entries = [entry for name, entry in json.loads(header).items() if name != "__metadata__"]
             needed += max((int(entry["data_offsets"][1]) for entry in entries), default=0)
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError, OverflowError):
             return
     if found < needed:
         raise InputError(f"{path}: is truncated: it has {found} bytes, its header needs {needed}; download it again")
