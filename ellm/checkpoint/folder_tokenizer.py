@@ -16,9 +16,10 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.processors import TemplateProcessing
 
-from ellm.checkpoint import byte_level_bpe, rank_files, sentencepiece_file
+from ellm.checkpoint import byte_level_bpe, rank_files, sentencepiece_file, tokenizer_json
 from ellm.checkpoint.added_tokens import add_tokens, declared_tokens
 from ellm.checkpoint.json_file import check_file
+from ellm.checkpoint.tokenizer_json import check_merges
 from ellm.system.errors import InputError, one_line
 from ellm.text import splits
 from ellm.text.package_errors import refusing
@@ -85,9 +86,7 @@ def _class(config: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
 
 
 def _read_json(path: Path, kind: str) -> Vocabulary:
-    check_file(path)
-    with refusing(f"{path}: broken tokenizer"):
-        backend = tokenizers.Tokenizer.from_file(str(path))
+    backend = tokenizer_json.read(path)
     backend.no_truncation()
     backend.no_padding()
     roles = _LLAMA_ROLES if kind in _LLAMA else {}
@@ -124,7 +123,9 @@ def _read_merges(vocab: Path, kind: str, settings: Mapping[str, Any]) -> Vocabul
     check_file(vocab)
     check_file(merges)
     with refusing(f"{vocab.parent}: broken {vocab.name} or {merges.name}"):
-        model = BPE.from_file(str(vocab), str(merges))
+        tokens, pairs = BPE.read_file(str(vocab), str(merges))
+        check_merges(merges, tokens, pairs)
+        model = BPE(vocab=tokens, merges=pairs)
     space = settings.get("add_prefix_space") is True
     if kind == "GPT2Tokenizer":
         return byte_level_bpe.around(model, None, space), dict(_ROLES[kind])

@@ -16,6 +16,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_
 from tokenizers.models import BPE, Unigram
 
 from ellm.checkpoint.json_file import check_file
+from ellm.checkpoint.tokenizer_json import check_charsmap
 from ellm.system.errors import InputError, one_line
 from ellm.text.package_errors import refusing
 
@@ -94,7 +95,7 @@ def _build(path: Path, model: Any, legacy: bool) -> Tokenizer:
         raise InputError(f"{path}: unk_id is {trainer.unk_id}, there are {len(model.pieces)} pieces")
     own = [piece.piece for piece in model.pieces if piece.type == _USER_DEFINED]
     backend = Tokenizer(_bpe(path, model, own) if kind == _BPE else _unigram(model))
-    backend.normalizer = _normalizer(rules, legacy)
+    backend.normalizer = _normalizer(path, rules, legacy)
     steps: list[pre_tokenizers.PreTokenizer] = []
     if rules.add_dummy_prefix:
         scheme = "always" if legacy else "first"
@@ -140,9 +141,10 @@ def _unigram(model: Any) -> Unigram:
     return Unigram(vocab=vocab, unk_id=model.trainer.unk_id, byte_fallback=model.trainer.byte_fallback)
 
 
-def _normalizer(rules: Any, legacy: bool) -> normalizers.Normalizer:
+def _normalizer(path: Path, rules: Any, legacy: bool) -> normalizers.Normalizer:
     steps: list[normalizers.Normalizer] = []
     if rules.precompiled_charsmap:
+        check_charsmap(path, rules.precompiled_charsmap)
         steps.append(normalizers.Precompiled(rules.precompiled_charsmap))
     if rules.remove_extra_whitespaces:  # spaces alone, not other white space
         steps += [normalizers.Replace(Regex(r"\A +| +\z"), ""), normalizers.Replace(Regex(" {2,}"), " ")]

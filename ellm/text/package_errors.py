@@ -10,20 +10,26 @@ from ellm.system.errors import InputError, one_line
 
 
 @contextmanager
-def refusing(what: str) -> Iterator[None]:
-    """Raise InputError, `what` and a reason, for anything that the package raises; what a panic prints is not shown."""
+def telling(what: str) -> Iterator[None]:
+    """Raise InputError, `what` and a reason, for anything that the package raises."""
     try:
-        with _without_stderr():
-            yield
+        yield
     except InputError:
         raise
     except BaseException as error:
-        if isinstance(error, Exception) or is_panic(error):
+        if isinstance(error, Exception) or _is_panic(error):
             raise InputError(f"{what}: {one_line(error)}") from error
         raise
 
 
-def is_panic(error: BaseException) -> bool:
+@contextmanager
+def refusing(what: str) -> Iterator[None]:
+    """`telling`, and what a panic prints is not shown: for when nothing else runs yet that may write to stderr."""
+    with telling(what), _without_stderr():
+        yield
+
+
+def _is_panic(error: BaseException) -> bool:
     """Whether this is a panic of Rust, which is no Exception, and whose class cannot be imported."""
     return type(error).__name__ == "PanicException"
 

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from ellm.system.errors import InputError, one_line
+from ellm.system.errors import InputError
 from ellm.text.backend import Backend
 from ellm.text.chat_template import ChatTemplate, Conversation
 from ellm.text.control_tokens import ControlTokens
-from ellm.text.package_errors import is_panic
+from ellm.text.package_errors import telling
 from ellm.text.reader import Reader
 from ellm.text.reasoning import Everything, Style
 from ellm.text.template_process import PROCESS
@@ -81,9 +81,9 @@ class Tokenizer:
     def encode(self, text: str, add_special: bool = True) -> list[int]:
         """Token ids of a text; `add_special` adds what the model expects around a text, such as `bos_token`.
 
-        Raises InputError if the text holds half a surrogate pair.
+        Raises InputError if the text holds half a surrogate pair, or the tokenizer is broken.
         """
-        ids = _ids(self.backend, text, add_special)
+        ids = self._ids(self.backend, text, add_special)
         if add_special and self._add_bos is not None and self.bos_id is not None:
             if self._add_bos and ids[:1] != [self.bos_id]:
                 ids.insert(0, self.bos_id)
@@ -96,9 +96,13 @@ class Tokenizer:
         return self.backend.encode("", add_special_tokens=True).ids[:1] == [self.bos_id]
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
-        """The text of token ids. Bytes that are not UTF-8 become U+FFFD; ids outside the vocabulary become nothing."""
+        """The text of token ids. Bytes that are not UTF-8 become U+FFFD; ids outside the vocabulary become nothing.
+
+        Raises InputError if the tokenizer is broken.
+        """
         taken = [number for number in ids if 0 <= number < 1 << 32]  # what the package takes
-        return self.backend.decode(taken, skip_special_tokens=skip_special)
+        with telling(f"{self.source}: broken tokenizer"):
+            return self.backend.decode(taken, skip_special_tokens=skip_special)
 
     def stream(self, skip_special: bool = True, prompt: Sequence[int] = ()) -> TokenStream:
         """An incremental `decode` of ids that follow a prompt."""
@@ -189,7 +193,7 @@ class Tokenizer:
         template, conversation = self._conversation(messages, add_generation_prompt, tools, chat_template_kwargs)
         marked = None if parse_special else self._control_tokens.mark(template, conversation)
         if marked is not None:
-            return _ids(self._control_tokens.encoder(marked.mark), marked.text, add_special=False)
+            return self._ids(self._control_tokens.encoder(marked.mark), marked.text, add_special=False)
         return self.encode(_text(template.render([conversation])[0]), add_special=False)
 
     def _conversation(self, messages: Any, *arguments: Any) -> tuple[ChatTemplate, Conversation]:
@@ -203,16 +207,12 @@ class Tokenizer:
     def _control_tokens(self) -> ControlTokens:
         return ControlTokens(self.backend, {*self._special_tokens.values()}, self.eos_ids)
 
-
-def _ids(backend: Backend, text: str, add_special: bool) -> list[int]:
-    try:
-        return backend.encode(text, add_special_tokens=add_special).ids
-    except TypeError as error:  # what the package raises for lone surrogates
-        raise InputError("the text is not valid Unicode") from error
-    except BaseException as error:
-        if is_panic(error):
-            raise InputError(f"the model's tokenizer fails on this text: {one_line(error)}") from error
-        raise
+    def _ids(self, backend: Backend, text: str, add_special: bool) -> list[int]:
+        with telling(f"{self.source}: broken tokenizer"):
+            try:
+                return backend.encode(text, add_special_tokens=add_special).ids
+            except TypeError as error:  # what the package raises for lone surrogates
+                raise InputError("the text is not valid Unicode") from error
 
 
 def _text(rendered: str | InputError) -> str:
