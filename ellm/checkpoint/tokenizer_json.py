@@ -18,18 +18,21 @@ from ellm.text.package_errors import refusing
 
 def read(path: Path) -> tokenizers.Tokenizer:
     """The tokenizer in a file. Raises InputError if it is broken."""
-    model = read_json(path).get("model")
+    content = read_json(path)
+    model = content.get("model")
     if isinstance(model, dict):
         merges, vocab = model.get("merges"), model.get("vocab")
         if isinstance(merges, list) and isinstance(vocab, dict):
             check_merges(path, vocab, merges, model.get("continuing_subword_prefix"))
+    for step in _steps(content.get("normalizer")):
+        if step.get("type") == "Precompiled":
+            _check_precompiled(path, step)
     with refusing(f"{path}: broken tokenizer"):
         backend = tokenizers.Tokenizer.from_file(str(path))
-    for step in _steps(backend.post_processor):
-        _check_template(path, step)
-    for step in _steps(backend.normalizer):
-        if step["type"] == "Precompiled":
-            check_charsmap(path, base64.b64decode(step["precompiled_charsmap"]))
+    if backend.post_processor:
+        for step in _steps(json.loads(backend.post_processor.__getstate__())):
+            if step["type"] == "TemplateProcessing":
+                _check_template(path, step)
     return backend
 
 
@@ -52,17 +55,17 @@ def check_merges(path: Path, vocab: Mapping[str, int], merges: Sequence[Any], pr
 
 
 def _steps(part: Any) -> Iterator[dict[str, Any]]:
-    """A normalizer or post-processor as JSON, or those that it is a sequence of."""
-    left = [json.loads(part.__getstate__())] if part else []
+    """A normalizer or post-processor, as tokenizer.json has it, and those that it is a sequence of."""
+    left = [part]
     while left:
         step = left.pop()
-        left += [*step.get("processors", ()), *step.get("normalizers", ())]
-        yield step
+        if isinstance(step, dict):
+            for parts in (step.get("processors"), step.get("normalizers")):
+                left += parts if isinstance(parts, list) else []
+            yield step
 
 
 def _check_template(path: Path, step: Mapping[str, Any]) -> None:
-    if step["type"] != "TemplateProcessing":
-        return
     named = {part["SpecialToken"]["id"] for part in step["single"] + step["pair"] if "SpecialToken" in part}
     if missing := named - step["special_tokens"].keys():
         raise InputError(
@@ -70,20 +73,32 @@ def _check_template(path: Path, step: Mapping[str, Any]) -> None:
         )
 
 
+def _check_precompiled(path: Path, step: Mapping[str, Any]) -> None:
+    try:
+        charsmap = base64.b64decode(step.get("precompiled_charsmap") or "", validate=True)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}: normalizer: precompiled_charsmap is not in base64: {one_line(error)}") from error
+    check_charsmap(path, charsmap)
+
+
 def check_charsmap(path: Path, charsmap: bytes) -> None:
     """Raise InputError if SentencePiece's normalisation leads out of its own tables.
 
-    They are the size of a double array in bytes, its units, and the texts that it leads to, each with a NUL at its end
-    (sentencepiece, src/normalizer.cc; a unit is as in darts.h of darts-clone).
+    They are the size of a double array in bytes, its units, and the texts in UTF-8 that it leads to, each with a NUL at
+    its end (sentencepiece, src/normalizer.cc; a unit is as in darts.h of darts-clone).
     """
     size = int.from_bytes(charsmap[:4], "little")
-    units = np.frombuffer(charsmap[4 : 4 + size // 4 * 4], "<u4")
-    texts = charsmap[4 + size :]
+    stored, texts = charsmap[4 : 4 + size], charsmap[4 + size :]
+    units = np.frombuffer(stored[: len(stored) // 4 * 4], "<u4")
     inner = units >> 31 == 0
     first = np.arange(len(units), dtype=np.uint32) ^ (units >> 10 << ((units & 0x200) >> 6))
     values = units[~inner] & 0x7FFFFFFF
     begins = np.ones(len(texts) + 1, bool)
     begins[:-1] = np.frombuffer(texts, np.uint8) & 0xC0 != 0x80  # of characters
+    try:
+        texts.decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: precompiled_charsmap is not in UTF-8: {one_line(error)}") from error
     if (
         size != 4 * len(units)
         or not len(units)

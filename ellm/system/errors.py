@@ -4,7 +4,13 @@ LONGEST = 1000  # of what untrusted files can put into a message
 
 
 class InputError(ValueError):
-    """Input that cannot be used: a file, a field, an option. The message is one line for the user."""
+    """Input that cannot be used: a file, a field, an option.
+
+    The message is one line for the user, whatever characters the names in it have: they may be from untrusted files.
+    """
+
+    def __init__(self, message: object):
+        super().__init__(harmless(str(message)))
 
 
 def one_line(error: object, limit: int = 300) -> str:
