@@ -135,7 +135,7 @@ def _legacy(file: Path, special: set[str]) -> dict[int, AddedToken]:
 def _number(file: Path, value: Any) -> int:
     try:
         number = int(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{file}: the id of an added token is {one_line(repr(value))}, must be a number") from error
     if not 0 <= number < 1 << 31:
         raise InputError(f"{file}: the id of an added token is {number}, which no token can have")
