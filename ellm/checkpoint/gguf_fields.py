@@ -78,8 +78,11 @@ class ModelFields:
 
     @property
     def layers(self) -> int:
-        """How many layers the model has."""
-        return self.size("block_count")
+        """How many layers the model has. Raises InputError if they are more than its tensors."""
+        layers = self.size("block_count")
+        if layers > len(self.file.tensors):
+            raise self.error("block_count", f"its file has {len(self.file.tensors)} tensors only")
+        return layers
 
 
 def shortest(value: float) -> float:

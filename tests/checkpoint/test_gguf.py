@@ -145,7 +145,8 @@ def compare_with_package(path, dtypes, each=math.inf):
 @pytest.mark.parametrize(
     "metadata, words",
     [
-        (dict(block_count=100), "num_hidden_layers is 100, its tensors have 2 layers"),
+        (dict(block_count=3), "num_hidden_layers is 3, its tensors have 2 layers"),
+        (dict(block_count=100), "block_count is 100, its file has 21 tensors only"),
         (dict(attention__head_count=0), "attention.head_count is 0, must be at least 1"),
         (dict(attention__head_count=7), "must be a multiple of 2 x 7 heads"),
         (dict(embedding_length=2**32 - 1), "embedding_length is 4294967295"),
