@@ -69,4 +69,29 @@ BLOCKED void expand_blocks_plain(const char *block, int first, int count, ellm_b
 #define EXPAND_BLOCKS expand_blocks_plain
 #endif
 
+#ifndef EXPAND_BLOCKS
+#define EXPAND_BLOCKS expand_blocks
+
+/* Fetches what lies `ahead` bytes behind a tile, and behind the header if the tile is the first. */
+BLOCKED void block_prefetch(const char *block, int tile, int64_t ahead, const ellm_format *f) {
+    if (tile == 0)
+        for (int64_t i = 0; i < f->header; i += 64) __builtin_prefetch(block + ahead + i);
+    for (int64_t i = 0; i < f->tile; i += 64) __builtin_prefetch(block + f->header + tile * f->tile + ahead + i);
+}
+
+/* As expand_blocks_plain, row by row of each tile. */
+BLOCKED void expand_blocks(const char *block, int first, int count, ellm_bf16 *out, int64_t ahead, const ellm_format *f) {
+    for (int tile = first; tile < first + count; tile++, out += ELLM_TILE) {
+        const char *codes = block + f->header + tile * f->tile;
+        block_scales scales;
+        block_prefetch(block, tile, ahead, f);
+#pragma GCC unroll 16
+        for (int row = 0; row < ELLM_TILE_K / 2; row++) {
+            if (2 * row % f->group == 0) scales = block_scales_load(block, (ELLM_TILE_K * tile + 2 * row) / f->group, f);
+            block_store(codes, row, &scales, out + ELLM_TILE_K * row, f);
+        }
+    }
+}
+#endif
+
 #endif

@@ -1,7 +1,6 @@
 /* expand_blocks.h by AVX2, bit for bit. Codes are taken apart as bytes, 16 even or 16 odd k of the columns. */
 #ifndef ELLM_EXPAND_BLOCKS_AVX2_H
 #define ELLM_EXPAND_BLOCKS_AVX2_H
-#define EXPAND_BLOCKS expand_blocks_avx2
 
 /* The numbers of a group of k for each column, by halves of the columns. */
 typedef struct block_scales {
@@ -58,8 +57,8 @@ BLOCKED __m256i block_scaled(__m256i worth, const block_scales *scales, int half
     return expand_round(f->minimum >= 0 ? _mm256_add_ps(x, scales->minimum[half]) : x);
 }
 
-/* Row `row` of a tile, 32 bf16. */
-BLOCKED void block_row(const char *tile, int row, const block_scales *scales, ellm_bf16 *out, const ellm_format *f) {
+/* Row `row` of a tile, 32 bf16, stored. */
+BLOCKED void block_store(const char *tile, int row, const block_scales *scales, ellm_bf16 *out, const ellm_format *f) {
     __m128i even = _mm_setzero_si128(), odd = even;
     if (f->bits != 8) {
         even = block_worths(block_codes(tile, row, 0, f), f);
@@ -79,26 +78,6 @@ BLOCKED void block_row(const char *tile, int row, const block_scales *scales, el
         evens = _mm256_srli_epi32(block_scaled(evens, scales, half, f), 16);
         odds = block_scaled(odds, scales, half, f);
         _mm256_store_si256((__m256i *)(out + ELLM_TILE_N * half), _mm256_blend_epi16(evens, odds, 0xaa));
-    }
-}
-
-BLOCKED void block_prefetch(const char *block, int tile, int64_t ahead, const ellm_format *f) {
-    if (tile == 0)
-        for (int64_t i = 0; i < f->header; i += 64) _mm_prefetch(block + ahead + i, _MM_HINT_T0);
-    for (int64_t i = 0; i < f->tile; i += 64) _mm_prefetch(block + f->header + tile * f->tile + ahead + i, _MM_HINT_T0);
-}
-
-BLOCKED void expand_blocks_avx2(const char *block, int first, int count, ellm_bf16 *out, int64_t ahead,
-                                const ellm_format *f) {
-    for (int tile = first; tile < first + count; tile++, out += ELLM_TILE) {
-        const char *codes = block + f->header + tile * f->tile;
-        block_scales scales;
-        block_prefetch(block, tile, ahead, f);
-#pragma GCC unroll 16
-        for (int row = 0; row < ELLM_TILE_K / 2; row++) {
-            if (2 * row % f->group == 0) scales = block_scales_load(block, (ELLM_TILE_K * tile + 2 * row) / f->group, f);
-            block_row(codes, row, &scales, out + ELLM_TILE_K * row, f);
-        }
     }
 }
 

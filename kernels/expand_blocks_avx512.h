@@ -1,7 +1,6 @@
 /* expand_blocks.h by AVX-512, bit for bit. Codes of fewer than 8 bits are taken apart as 16 even and 16 odd k of the columns. */
 #ifndef ELLM_EXPAND_BLOCKS_AVX512_H
 #define ELLM_EXPAND_BLOCKS_AVX512_H
-#define EXPAND_BLOCKS expand_blocks_avx512
 
 /* The numbers of a group of k for each column; of codes of 8 bits, for each element 0-15 and 16-31 of a row. */
 typedef struct block_scales {
@@ -81,24 +80,9 @@ BLOCKED __m512i block_row(const char *tile, int row, const block_scales *scales,
     return _mm512_permutexvar_epi16(order, expand_round(even, odd));
 }
 
-BLOCKED void block_prefetch(const char *block, int tile, int64_t ahead, const ellm_format *f) {
-    if (tile == 0)
-        for (int64_t i = 0; i < f->header; i += 64) expand_prefetch(block + ahead + i);
-    for (int64_t i = 0; i < f->tile; i += 64) expand_prefetch(block + f->header + tile * f->tile + ahead + i);
-}
-
-BLOCKED void expand_blocks_avx512(const char *block, int first, int count, ellm_bf16 *out, int64_t ahead,
-                                  const ellm_format *f) {
-    for (int tile = first; tile < first + count; tile++, out += ELLM_TILE) {
-        const char *codes = block + f->header + tile * f->tile;
-        block_scales scales;
-        block_prefetch(block, tile, ahead, f);
-#pragma GCC unroll 16
-        for (int row = 0; row < ELLM_TILE_K / 2; row++) {
-            if (2 * row % f->group == 0) scales = block_scales_load(block, (ELLM_TILE_K * tile + 2 * row) / f->group, f);
-            _mm512_store_si512(out + ELLM_TILE_K * row, block_row(codes, row, &scales, f));
-        }
-    }
+/* Row `row` of a tile, stored. */
+BLOCKED void block_store(const char *tile, int row, const block_scales *scales, ellm_bf16 *out, const ellm_format *f) {
+    _mm512_store_si512(out, block_row(tile, row, scales, f));
 }
 
 #endif

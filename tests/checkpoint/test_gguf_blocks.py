@@ -1,23 +1,16 @@
 """Models whose weights stay in GGUF's blocks: the bits of what the gguf package decodes, rounded to bf16."""
 
-from contextlib import closing
-
 import formats
 import gguf
 import numpy as np
 import pytest
 import tiny_gguf
 from gguf import GGMLQuantizationType as Type
+from packed_logits import packed_logits
 
 from ellm.checkpoint import open_checkpoint
-from ellm.checkpoint.loader import load_weights
-from ellm.compiled import Source, compile_model
-from ellm.kernels import isa
 from ellm.kernels.gguf_blocks import BLOCKS
-from ellm.scheduler import Pool
-from ellm.scheduler.step import StepInput
 from ellm.system.errors import InputError
-from ellm.system.memory import Mapping
 
 MIXED = {"attn_v": "Q6_K", "ffn_down": "Q5_K", "token_embd": "Q4_0", "output": "Q8_0"}  # all others Q4_K
 
@@ -41,40 +34,22 @@ def write_blocks(path, architecture, kinds, **settings):
         return tiny_gguf.write_gguf(path / "blocks.gguf", config, weights)
 
 
-def logits(path, dtype) -> tuple[np.ndarray, dict[str, int]]:
-    """Of 40 tokens, and the bytes of weights by format."""
-    with open_checkpoint(path) as checkpoint, Pool(1) as pool:
-        program = compile_model(Source.of(checkpoint), context=64, chunk=64, dtype=dtype).program
-        with (
-            closing(Mapping(program.weights_bytes, "the weights")) as weights,
-            closing(Mapping(program.range_bytes, "the KV range")) as cache,
-        ):
-            load_weights(program, checkpoint, weights.address, pool.placement)
-            executable = pool.load(program, isa.table(isa.choose().isa), weights.address)
-            rows = np.arange(40)
-            step = StepInput.of(
-                rows, (7 * rows + 1) % program.vocab, ranges=[cache.address], logit_row=rows, vocab=program.vocab
-            )
-            executable.run(step)
-            return step.logits, program.weight_bytes
-
-
 @pytest.mark.parametrize("kind", BLOCKS)
 def test_a_model_in_one_format(tmp_path, kind):
     path = write_blocks(tmp_path, "LlamaForCausalLM", lambda stem: kind)
-    kept, formats_used = logits(path, None)
+    kept, formats_used = packed_logits(path, None)
     assert np.isfinite(kept).all() and kept.std() > 0
-    assert {*formats_used} == {formats.NAMES[kind], "f32"}
-    np.testing.assert_array_equal(kept, logits(path, "bf16")[0])
+    assert formats_used == {formats.NAMES[kind], "f32"}
+    np.testing.assert_array_equal(kept, packed_logits(path, "bf16")[0])
 
 
 @pytest.mark.parametrize("architecture", ["LlamaForCausalLM", "Qwen3ForCausalLM"])
 def test_formats_are_mixed_freely(tmp_path, architecture):
     """As Q4_K_M mixes them: then q, k and v are not one product."""
     path = write_blocks(tmp_path, architecture, lambda stem: MIXED.get(stem, "Q4_K"))
-    kept, formats_used = logits(path, None)
-    assert {*formats_used} == {"q4_k", "q5_k", "q6_k", "q4_0", "q8_0", "f32"}
-    np.testing.assert_array_equal(kept, logits(path, "bf16")[0])
+    kept, formats_used = packed_logits(path, None)
+    assert formats_used == {"q4_k", "q5_k", "q6_k", "q4_0", "q8_0", "f32"}
+    np.testing.assert_array_equal(kept, packed_logits(path, "bf16")[0])
 
 
 @pytest.mark.parametrize("kinds", [{}, {"ffn_down_exps": "Q6_K"}, {"ffn_up_exps": "Q6_K"}])
@@ -82,9 +57,9 @@ def test_experts(tmp_path, kinds):
     """Where gate and up are in two formats, they are rounded to bf16 together."""
     sizes = dict(moe_intermediate_size=256)
     path = write_blocks(tmp_path, "Qwen3MoeForCausalLM", lambda stem: kinds.get(stem, "Q4_K"), **sizes)
-    kept, formats_used = logits(path, None)
+    kept, formats_used = packed_logits(path, None)
     assert "q4_k" in formats_used
-    np.testing.assert_array_equal(kept, logits(path, "bf16")[0])
+    np.testing.assert_array_equal(kept, packed_logits(path, "bf16")[0])
 
 
 def test_an_infinite_scale_is_one_line(tmp_path):
@@ -95,4 +70,4 @@ def test_an_infinite_scale_is_one_line(tmp_path):
     data[tensor.offset + 34 : tensor.offset + 36] = np.array([np.inf], "<f2").tobytes()
     path.write_bytes(data)
     with pytest.raises(InputError, match=r"blocks.gguf: blk.1.ffn_up.weight .*: holds inf, a scale must be finite$"):
-        logits(path, None)
+        packed_logits(path, None)

@@ -1,22 +1,15 @@
 """What policies make of each matrix, and that a program packed otherwise than stored computes the same."""
 
-from contextlib import closing
-
 import numpy as np
 import pytest
 from model_configs import CONFIGS
+from packed_logits import packed_logits
 from tiny import write_checkpoint
 
-from ellm.checkpoint import open_checkpoint
-from ellm.checkpoint.loader import load_weights
-from ellm.compiled import Source, compile_model
 from ellm.dsl import as_stored, compile, packed_as
-from ellm.kernels import isa
 from ellm.kernels.formats import FORMATS
 from ellm.models import from_config
-from ellm.scheduler import Pool, StepInput
 from ellm.system.errors import InputError
-from ellm.system.memory import Mapping
 
 ENDS = {"model.embed_tokens.weight", "lm_head.weight"}
 SIZES = {"hidden_size": 256, "intermediate_size": 512, "moe_intermediate_size": 128}
@@ -79,20 +72,9 @@ def test_a_format_has_its_size(dtype):
 
 
 def logits(folder, dtype) -> np.ndarray:
-    """Of 40 tokens, by a program that is packed in this dtype."""
-    with open_checkpoint(folder) as checkpoint, Pool(1) as pool:
-        program = compile_model(Source.of(checkpoint), context=64, chunk=64, dtype=dtype).program
-        with (
-            closing(Mapping(program.weights_bytes, "the weights")) as weights,
-            closing(Mapping(program.range_bytes, "the KV range")) as cache,
-        ):
-            load_weights(program, checkpoint, weights.address, pool.placement)
-            executable = pool.load(program, isa.table(isa.choose().isa), weights.address)
-            rows = np.arange(40)
-            step = StepInput.of(rows, 7 * rows + 1, ranges=[cache.address], logit_row=rows, vocab=program.vocab)
-            executable.run(step)
-    assert set(program.weight_bytes) == ({dtype, "f32"} if dtype else {"bf16", "f32", "fp8"})
-    return step.logits
+    found, formats_used = packed_logits(folder, dtype)
+    assert formats_used == ({dtype, "f32"} if dtype else {"bf16", "f32", "fp8"})
+    return found
 
 
 @pytest.mark.parametrize("architecture", ["Qwen3MoeForCausalLM", "DeepseekV3ForCausalLM"])
