@@ -107,11 +107,17 @@ def test_broken_json(folder, file, content):
 
 
 @pytest.mark.parametrize(
-    "content", ["{", "{}", '{"model": 3}', '{"version":"1.0","model":{"type":"BPE","vocab":{},"merges":["a b"]}}']
+    ("content", "words"),
+    [
+        ("{", "not valid JSON"),
+        ("{}", "broken tokenizer"),
+        ('{"model": 3}', "broken tokenizer"),
+        ('{"version":"1.0","model":{"type":"BPE","vocab":{},"merges":["a b"]}}', "merge 0 makes 'ab', which is not in"),
+    ],
 )
-def test_broken_tokenizer(folder, content):
+def test_broken_tokenizer(folder, content, words):
     (folder / "tokenizer.json").write_text(content)
-    assert "tokenizer.json: broken tokenizer" in refused(folder)
+    assert f"tokenizer.json: {words}" in refused(folder)
 
 
 def test_without_a_tokenizer_there_are_the_ids_that_end_an_answer(folder):

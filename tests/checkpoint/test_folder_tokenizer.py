@@ -145,14 +145,18 @@ def test_broken_settings(folder, settings, words):
         (
             "normalizer",
             {"type": "Precompiled", "precompiled_charsmap": "AAAA"},
-            "tokenizer.json: broken tokenizer: Pre",
+            "tokenizer.json: precompiled_charsmap leads out",
         ),
-        ("normalizer", {"type": "Precompiled", "precompiled_charsmap": {}}, "tokenizer.json: broken tokenizer: Pre"),
+        (
+            "normalizer",
+            {"type": "Precompiled", "precompiled_charsmap": {}},
+            "tokenizer.json: precompiled_charsmap leads out",
+        ),
         (
             "post_processor",
             {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "x", "type_id": 0}}], "pair": []}
             | {"special_tokens": {}},
-            "broken tokenizer",
+            "the template has 'x', which special_tokens lacks",
         ),
     ],
 )
