@@ -43,7 +43,7 @@ def test_a_section_is_a_table_of_what_can_be_measured(machine):
     assert all(len(row) == 3 and row[0] and row[1] for row in rows), rows
     names = [row[0] for row in rows]
     [name] = isa.available()
-    kernels = [f"linear, {name}, bf16, 16 rows", f"limits, {name}, best of 1"] if name != "portable" else []
+    kernels = [f"linear, {name}, bf16, 16 rows", f"limits, {name}, best of 1"]
     model = f"{machine.MODELS[0][0]}, 1 layers"
     assert names == [*kernels, f"{model}: prefill 8", f"{model}: decode 64 at 128", "scheduler"]
     assert rows[-1][1].startswith("not measured: ")

@@ -51,8 +51,13 @@ class Machine:
 
 
 @pytest.fixture
-def bencher(checkpoint, monkeypatch):
-    with LLM(checkpoint, context=CONTEXT, chunk=CHUNK) as llm:
+def chunk():
+    return CHUNK
+
+
+@pytest.fixture
+def bencher(checkpoint, monkeypatch, chunk):
+    with LLM(checkpoint, context=CONTEXT, chunk=chunk) as llm:
         machine = Machine(llm.runtime, monkeypatch)
         executable: Executable = machine
         monkeypatch.setattr(llm.runtime, "executables", [executable])
@@ -88,6 +93,7 @@ def test_tokens_a_second_are_those_of_the_clock(bencher):
     assert prefill.tokens_per_second == pytest.approx(128 / spent * 1e8 * machine.multiplying)
 
 
+@pytest.mark.parametrize("chunk", [CONTEXT])
 def test_a_chunk_is_halved_until_a_step_is_no_longer_than_a_window(bencher):
     least = bencher.runtime.program.row_block
     bencher.chunk, bencher.limits.multiplying = 4 * least, 1e-6
