@@ -56,12 +56,15 @@ class Checkpoint:
     @property
     def config_file(self) -> str:
         """The file that `config` comes from, for messages."""
-        return self.source if Path(self.source).is_file() else f"{self.source}/config.json"
+        return self._beside("config.json")
 
     @property
     def generation_file(self) -> str:
         """The file that `generation` comes from, for messages."""
-        return self.source if self.source.endswith(".gguf") else f"{self.source}/generation_config.json"
+        return self._beside("generation_config.json")
+
+    def _beside(self, name: str) -> str:
+        return self.source if Path(self.source).is_file() else f"{self.source}/{name}"
 
     def _check_layers(self) -> None:
         """A wrong count is refused before anyone builds a graph of that many layers."""
