@@ -30,6 +30,8 @@ def read_rope(fields: ModelFields, head_dim: int, context: int) -> dict[str, Any
     if rotary > head_dim or rotary % 2:
         raise fields.error("rope.dimension_count", f"must be even and at most the head size {head_dim}")
     theta = fields.number("rope.freq_base", 10000.0)
+    if not 0 < theta < math.inf:
+        raise fields.error("rope.freq_base", "must be a positive number")
     rope: dict[str, Any] = {"rope_theta": theta, "rope_scaling": _scaling(fields, rotary, theta, context)}
     if rotary != head_dim:
         rope["partial_rotary_factor"] = rotary / head_dim

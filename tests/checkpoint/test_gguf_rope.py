@@ -90,6 +90,14 @@ def test_other_divisors_are_refused(tmp_path, divisors):
         open_checkpoint(path)
 
 
+@pytest.mark.parametrize("theta", [-1.0, 0.0, math.nan, math.inf])
+@pytest.mark.parametrize("extra", [{}, {"rope_freqs.weight": llama3_divisors(32, 10000.0, 8.0)}])
+def test_a_base_that_is_not_positive_is_refused(tmp_path, theta, extra):
+    path = write_tiny(tmp_path, extra=extra, rope__freq_base=theta)[2]
+    with pytest.raises(InputError, match=r"llama.rope.freq_base is .*, must be a positive number"):
+        open_checkpoint(path)
+
+
 def test_divisors_and_a_factor_are_refused_together(tmp_path):
     extra = {"rope_freqs.weight": llama3_divisors(32, 10000.0, 8.0)}
     path = write_tiny(tmp_path, extra=extra, rope__scaling__factor=2.0)[2]
