@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from ellm.dsl.grammar import GRAMMAR, Exempt
 from ellm.dsl.graph import Graph
 from ellm.dsl.tensor import Weight
-from ellm.kernels.formats import PLAIN, Format
+from ellm.kernels.formats import FORMATS, PLAIN, Format
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,15 @@ def assign(graph: Graph, policy: Policy) -> None:
     for key, node in list(graph.items()):
         use = Use(key in exempt, sparse)
         weights = {
-            role: weight if len(weight.shape) < 2 or role == "bias" else replace(weight, packed=policy(weight, use))
+            role: weight if len(weight.shape) < 2 or role == "bias" else _packed(weight, policy(weight, use))
             for role, weight in node.weights.items()
         }
         graph.put(key, replace(node, weights=weights))
+
+
+def _packed(weight: Weight, name: str) -> Weight:
+    """In the format of this name, or bf16 if the scales of that cannot be turned with what is stored transposed."""
+    return replace(weight, packed=name if FORMATS[name].keeps(weight.transposed) else PLAIN.name)
 
 
 def _exempt(graph: Graph) -> Iterator[int]:

@@ -227,6 +227,11 @@ class Format:
         """Whether a weight that its model sees `transposed` is stored [k, rows]."""
         return transposed and self.stored.k_first
 
+    def keeps(self, transposed: bool) -> bool:
+        """Whether a weight that its model sees `transposed` can be packed as it is stored: a scale is not for so many
+        of its rows, but for so many k."""
+        return not self.turned(transposed) or self.k_per_scale in (0, self.stored.rows_per_scale)
+
     def scale_block(self, transposed: bool) -> tuple[int, int]:
         """Rows and columns of the stored tensor that share a scale."""
         block = self.stored.rows_per_scale, self.k_per_scale

@@ -52,7 +52,7 @@ def _from(first: int) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def _stored_in_blocks(name: str) -> Stored:
-    return Stored(name, "u1", k_first=False, blocks=BLOCKS[name])
+    return Stored(name, "u1", blocks=BLOCKS[name])
 
 
 def _of_gguf() -> list[Format]:

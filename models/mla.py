@@ -19,7 +19,10 @@ __composites__ = True  # an error in one begins with the line of the model that 
 
 @dataclass(frozen=True)
 class DeepseekConfig(SharedExpertsConfig):
-    """As config.json has it; head_dim is qk_rope_head_dim. q_lora_rank is 0 if queries have no latent."""
+    """As config.json has it; head_dim is qk_rope_head_dim. q_lora_rank is 0 if queries have no latent.
+
+    With `kv_b_apart` (of GGUF files), what expands latents is two tensors, that of keys transposed head by head.
+    """
 
     q_lora_rank: int
     kv_lora_rank: int
@@ -27,6 +30,7 @@ class DeepseekConfig(SharedExpertsConfig):
     qk_rope_head_dim: int
     v_head_dim: int
     rope_interleave: bool
+    kv_b_apart: bool
     expanded: bool = False  # not of config.json: attend to expanded keys and values
 
 
@@ -40,7 +44,7 @@ def latent_attention(x: Value, w: Weights, cache: Cache, c: DeepseekConfig, laye
         query = linear(latent, w.q_b_proj[h, nope + rotary, c.q_lora_rank])
     else:
         query = linear(x, w.q_proj[h, nope + rotary, d])
-    to_keys, to_values = w.kv_b_proj[h, nope + v, r].split(nope, v, dim=1)
+    to_keys, to_values = _from_latents(w, c)
     plain = query[..., :nope] if c.expanded else head_linear(query[..., :nope], to_keys.transposed)
     query = concat(plain, rope(query[..., nope:], c.rope(layer), interleaved=c.rope_interleave))
     joined = linear(x, w.kv_a_proj_with_mqa[1, r + rotary, d], bias=bias)
@@ -53,6 +57,15 @@ def latent_attention(x: Value, w: Weights, cache: Cache, c: DeepseekConfig, laye
     o = attend(query, kv["k"], kv["v"], scale=scale)
     o = o if c.expanded else head_linear(o, to_values)
     return linear(o, w.o_proj[d, h, v], bias=bias)
+
+
+def _from_latents(w: Weights, c: DeepseekConfig) -> tuple[Weights, Weights]:
+    """What makes keys [heads, nope, rank] and values [heads, v, rank] of latents."""
+    h, r, nope, v = c.num_attention_heads, c.kv_lora_rank, c.qk_nope_head_dim, c.v_head_dim
+    if c.kv_b_apart:
+        return w.k_b_proj[h, r, nope].transposed, w.v_b_proj[h, v, r]
+    to_keys, to_values = w.kv_b_proj[h, nope + v, r].split(nope, v, dim=1)
+    return to_keys, to_values
 
 
 def read_deepseek(fields: Fields, *, group_top: int, max_position_embeddings: int, **defaults: Any) -> DeepseekConfig:
@@ -74,4 +87,5 @@ def read_deepseek(fields: Fields, *, group_top: int, max_position_embeddings: in
         qk_rope_head_dim=rotary,
         v_head_dim=fields.size("v_head_dim", 128),
         rope_interleave=fields.flag("rope_interleave", True),
+        kv_b_apart=fields.flag("kv_b_apart"),
     )

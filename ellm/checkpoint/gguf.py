@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ellm.checkpoint.checkpoint import Checkpoint
-from ellm.checkpoint.gguf_config import read_config, read_generation
+from ellm.checkpoint.gguf_config import read_config, read_generation, read_notes
 from ellm.checkpoint.gguf_families import family_of
 from ellm.checkpoint.gguf_keys import unknown_keys
 from ellm.checkpoint.gguf_parts import read_parts
@@ -21,4 +21,6 @@ def open_gguf(path: Path) -> Checkpoint:
     family = with_biases(file, family, biased)
     config = read_config(file, family, biased)
     tensors, unknown = read_tensors(file, family, config), unknown_keys(file, family)
-    return Checkpoint(str(path), config, read_generation(file), tensors, lambda: build_tokenizer(file), unknown)
+    checkpoint = Checkpoint(str(path), config, read_generation(file), tensors, lambda: build_tokenizer(file), unknown)
+    checkpoint.notes += read_notes(file, family)
+    return checkpoint

@@ -9,10 +9,12 @@ from typing import Any
 from ellm.checkpoint.gguf_families import Family
 from ellm.checkpoint.gguf_fields import ModelFields, shortest
 from ellm.checkpoint.gguf_file import GGUFFile
+from ellm.checkpoint.gguf_latent import read_latent, read_latent_rope
 from ellm.checkpoint.gguf_rope import read_rope
 from ellm.system.errors import InputError
 
 _PLAIN_LLAMA = "LlamaForCausalLM"
+_GROUPS = ("expert_group_count", "expert_group_used_count")  # 0 or absent: experts are in no groups
 
 
 def read_config(file: GGUFFile, family: Family, biased: Set[str]) -> dict[str, Any]:
@@ -24,22 +26,18 @@ def read_config(file: GGUFFile, family: Family, biased: Set[str]) -> dict[str, A
     embedding = file.tensors.get("token_embd.weight")
     if embedding is None:
         raise InputError(f"{file.path}: tensor token_embd.weight is missing")
-    hidden, heads = fields.size("embedding_length"), fields.size("attention.head_count")
-    head_dim = fields.size("attention.key_length", hidden // heads or 1)
-    if fields.size("attention.value_length", head_dim) != head_dim:
-        raise fields.error("attention.value_length", f"must equal the head size {head_dim}")
-    _check_scale(fields, head_dim)
-    context = fields.size("context_length")
+    heads, context = fields.size("attention.head_count"), fields.size("context_length")
+    layers = _layers(fields, family)
+    attention = read_latent(fields, heads, layers) if family.latent else _attention(fields, heads)
     config = {
         "architectures": [family.architecture],
         "model_type": family.model_type,
         "hidden_act": "silu",
-        "hidden_size": hidden,
+        "hidden_size": fields.size("embedding_length"),
         "intermediate_size": fields.size("feed_forward_length"),
-        "num_hidden_layers": _layers(fields, family),
+        "num_hidden_layers": layers,
         "num_attention_heads": heads,
-        "num_key_value_heads": fields.size("attention.head_count_kv", heads),
-        "head_dim": head_dim,
+        **attention,
         "max_position_embeddings": context,
         "vocab_size": embedding.shape[0],
         "rms_norm_eps": shortest(fields.number("attention.layer_norm_rms_epsilon")),
@@ -50,13 +48,31 @@ def read_config(file: GGUFFile, family: Family, biased: Set[str]) -> dict[str, A
     }
     config |= {**family.constants, **_own_fields(fields, family)}
     config |= {switch: bool(modules & biased) for switch, modules in family.switches.items()}
+    config |= _rope(fields, family, attention, context)
+    return config | _windows(fields, family, config)
+
+
+def _attention(fields: ModelFields, heads: int) -> dict[str, Any]:
+    """Sizes of heads."""
+    head_dim = fields.size("attention.key_length", fields.size("embedding_length") // heads or 1)
+    if fields.size("attention.value_length", head_dim) != head_dim:
+        raise fields.error("attention.value_length", f"must equal the head size {head_dim}")
+    return {"num_key_value_heads": fields.size("attention.head_count_kv", heads), "head_dim": head_dim}
+
+
+def _rope(fields: ModelFields, family: Family, attention: dict[str, Any], context: int) -> dict[str, Any]:
+    if family.latent:
+        _check_scale(fields, attention["qk_nope_head_dim"] + attention["qk_rope_head_dim"])
+        return read_latent_rope(fields, attention["qk_rope_head_dim"], context)
+    head_dim = attention["head_dim"]
+    _check_scale(fields, head_dim)
     rope = read_rope(fields, head_dim, context)
     if family.interleaved and "partial_rotary_factor" in rope:
         raise fields.error("rope.dimension_count", f"must equal the head size {head_dim}")
     if family.yarn:
         scaling = rope["rope_scaling"] or {"rope_type": "default"}
         rope["rope_scaling"] = {**scaling, **(family.yarn if scaling["rope_type"] == "yarn" else {})}
-    return config | rope | _windows(fields, family, config | rope)
+    return rope
 
 
 def _layers(fields: ModelFields, family: Family) -> int:
@@ -73,12 +89,25 @@ def _own_fields(fields: ModelFields, family: Family) -> dict[str, Any]:
     }
     for name, key in family.fields.items():
         if key == "expert_weights_scale":
-            found[name] = fields.number(key, 1.0) or 1.0  # 0 is not set
+            found[name] = shortest(fields.number(key, 1.0)) or 1.0  # 0 is not set
         elif key == "expert_weights_norm":
             found[name] = fields.flag(key)
+        elif key in _GROUPS:
+            found[name] = fields.count(key, 1) or 1
         else:
             found[name] = fields.count(key) if key == "leading_dense_block_count" else fields.size(key)
     return found
+
+
+def read_notes(file: GGUFFile, family: Family) -> list[str]:
+    """What the user should know about what the metadata leave open."""
+    key = ModelFields(file).key(_GROUPS[0])
+    if _GROUPS[0] not in family.fields.values() or key in file.metadata:
+        return []
+    return [
+        f"{file.path}: does not say {key}, as older files do not: experts are chosen among all, as llama.cpp does, "
+        "though DeepSeek-V2, V3 and R1 choose groups first"
+    ]
 
 
 def read_generation(file: GGUFFile) -> dict[str, Any]:

@@ -49,6 +49,9 @@ class Family:
         neutral: values of keys that say what is so in the family anyway (see gguf_keys.py).
         pattern: which layers have a sliding window where no key says so (see gguf_config.py); None: none may have one.
         yarn: what config.json says of YaRN and no key does; a family with any has YaRN if config.json says nothing.
+        latent: attention is to latents (see gguf_latent.py).
+        softmax: what computes files of the family whose router weighs experts by softmax, not sigmoid, if that is
+            another architecture.
         later_layers: key that counts layers behind the model's own, for prediction of more than one token.
         otherwise: what computes a file of the family that has biases which this one cannot have.
     """
@@ -65,6 +68,8 @@ class Family:
     neutral: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     pattern: int | None = 0
     yarn: Mapping[str, Any] = field(default_factory=dict)
+    latent: bool = False
+    softmax: Family | None = None
     later_layers: str = ""
     otherwise: Family | None = None
 
@@ -100,8 +105,44 @@ FAMILIES = {
         pattern=None,
     ),
 }
+_ROUTER_BIAS = "exp_probs_b.bias"
 _ROUTED = {"num_experts_per_tok": "expert_used_count"}
+_SOFTMAX_GATING = 1
 _SOFTMAX = {"expert_gating_func": (0, 1), "expert_weights_norm": (True,), "expert_weights_scale": (0, 1)}
+_LATENT = {
+    **{key: module for key, module in _LAYER.items() if key not in ("attn_k", "attn_v")},
+    "attn_q_a": "self_attn.q_a_proj",
+    "attn_q_a_norm": "self_attn.q_a_layernorm",
+    "attn_q_b": "self_attn.q_b_proj",
+    "attn_kv_a_mqa": "self_attn.kv_a_proj_with_mqa",
+    "attn_kv_a_norm": "self_attn.kv_a_layernorm",
+    "attn_kv_b": "self_attn.kv_b_proj",
+    "attn_k_b": "self_attn.k_b_proj",
+    "attn_v_b": "self_attn.v_b_proj",
+    "ffn_gate_inp": "mlp.gate",
+    **_mlp("mlp.experts.{expert}", "_exps"),
+    **_mlp("mlp.shared_experts", "_shexp"),
+}
+_SHARED = {
+    "n_routed_experts": "expert_count",
+    "n_shared_experts": "expert_shared_count",
+    "moe_intermediate_size": "expert_feed_forward_length",
+    "first_k_dense_replace": "leading_dense_block_count",
+    "routed_scaling_factor": "expert_weights_scale",
+    **_ROUTED,
+}
+_GROUPED = {"n_group": "expert_group_count", "topk_group": "expert_group_used_count"}
+_DEEPSEEK_V2 = Family(
+    "DeepseekV2ForCausalLM",
+    "deepseek_v2",
+    _LATENT,
+    fields=_SHARED | _GROUPED,
+    constants={"topk_method": "group_limited_greedy"},  # of one group: among all experts
+    neutral={"expert_gating_func": (0, 1), "expert_weights_norm": (False,)},
+    pattern=None,
+    latent=True,
+    later_layers="nextn_predict_layers",
+)
 FAMILIES_WITH_EXPERTS = {
     "llama": Family(
         "MixtralForCausalLM",
@@ -130,23 +171,26 @@ FAMILIES_WITH_EXPERTS = {
         _LAYER
         | _HEAD_NORMS
         | {"post_attention_norm": "post_attention_layernorm", "ffn_gate_inp": "mlp.gate"}
-        | {"exp_probs_b.bias": "mlp.gate.e_score_correction_bias"}
+        | {_ROUTER_BIAS: "mlp.gate.e_score_correction_bias"}
         | _mlp("mlp.experts.{expert}", "_exps")
         | _mlp("mlp.shared_experts", "_shexp"),
         switches={"attention_bias": QKV},
-        fields={
-            "n_routed_experts": "expert_count",
-            "n_shared_experts": "expert_shared_count",
-            "moe_intermediate_size": "expert_feed_forward_length",
-            "first_k_dense_replace": "leading_dense_block_count",
-            "routed_scaling_factor": "expert_weights_scale",
-            "norm_topk_prob": "expert_weights_norm",
-            **_ROUTED,
-        },
+        fields={**_SHARED, "norm_topk_prob": "expert_weights_norm"},
         constants={"n_group": 1, "topk_group": 1, "partial_rotary_factor": 1.0},
         present={"use_qk_norm": "attn_q_norm"},
         neutral={"expert_gating_func": (0, 2), "expert_group_count": (0, 1), "expert_group_used_count": (0, 1)},
         pattern=None,
+        later_layers="nextn_predict_layers",
+    ),
+    "deepseek2": Family(
+        "DeepseekV3ForCausalLM",
+        "deepseek_v3",
+        _LATENT | {_ROUTER_BIAS: "mlp.gate.e_score_correction_bias"},
+        fields={**_SHARED, **_GROUPED, "norm_topk_prob": "expert_weights_norm"},
+        neutral={"expert_gating_func": (0, 1, 2)},
+        pattern=None,
+        latent=True,
+        softmax=_DEEPSEEK_V2,
         later_layers="nextn_predict_layers",
     ),
     "gpt-oss": Family(
@@ -173,6 +217,20 @@ _NOT_MODELS = {  # values of general.architecture and general.type
 }
 
 
+def _by_softmax(file: GGUFFile, architecture: str) -> bool:
+    """Whether a router weighs experts by softmax; if no key says so, whether it has no bias, as sigmoid always has.
+
+    Raises InputError if it has one.
+    """
+    gating = file.metadata.get(f"{architecture}.expert_gating_func", 0)
+    bias = next((name for name in file.tensors if name.endswith(f".{_ROUTER_BIAS}")), None)
+    if gating == _SOFTMAX_GATING and bias:
+        raise InputError(
+            f"{file.path}: {architecture}.expert_gating_func is {gating}, softmax, to which {bias} belongs not"
+        )
+    return gating == _SOFTMAX_GATING or (gating == 0 and bias is None)
+
+
 def family_of(file: GGUFFile) -> Family:
     """The family of a file. Raises InputError if ellm does not have it."""
     architecture = file.field("general.architecture", str)
@@ -182,7 +240,8 @@ def family_of(file: GGUFFile) -> Family:
     experts = file.field(f"{architecture}.expert_count", int, 0)
     known = FAMILIES_WITH_EXPERTS if experts else FAMILIES
     if architecture in known:
-        return known[architecture]
+        family = known[architecture]
+        return family.softmax if family.softmax and _by_softmax(file, architecture) else family
     if architecture in FAMILIES or architecture in FAMILIES_WITH_EXPERTS:
         which = "without" if experts else "with"
         raise InputError(

@@ -12,6 +12,7 @@ import numpy as np
 
 from ellm.checkpoint.gguf_families import MODEL_MODULES, Family
 from ellm.checkpoint.gguf_file import GGUFFile, GGUFTensor
+from ellm.checkpoint.gguf_latent import BY_HEADS
 from ellm.checkpoint.gguf_rope import ROPE_TENSORS
 from ellm.checkpoint.tensors import TensorInfo
 from ellm.system.errors import InputError
@@ -45,7 +46,7 @@ class _Place:
 
 def biased_modules(file: GGUFFile, family: Family) -> set[str]:
     """Modules of a layer that have a bias in any layer."""
-    places = (_place(name, family) for stored in file.tensors for name in _part_names(stored))
+    places = (_place(name, family) for stored in file.tensors for name in _part_names(stored, family))
     return {place.module for place in places if place and place.layer and place.kind == "bias"}
 
 
@@ -65,33 +66,35 @@ def read_tensors(file: GGUFFile, family: Family, config: dict[str, Any]) -> dict
     """
     found = {}
     for stored, tensor in file.tensors.items():
-        for number, name in enumerate(_part_names(stored)):
+        for number, name in enumerate(_part_names(stored, family)):
             place = _place(name, family)
             if place is None:
                 if stored not in ROPE_TENSORS:  # the configuration has their numbers
                     found[stored] = _info(tensor, stored)
             elif place.kind not in _SCALES:
                 for whole in _read(file, family, config, tensor, place):
-                    found[whole.name] = _cut(whole, stored, number, config)
+                    found[whole.name] = whole if name == stored else _cut(whole, stored, number, config)
                 if family.interleaved and place.stem in _HEADS:
                     found[place.name] = _interleaved(found[place.name], config[_HEADS[place.stem]])
     switched = [modules for switch, modules in family.switches.items() if config[switch]]
     return found | _absent_biases(found, family.biased.union(*switched))
 
 
-def _part_names(stored: str) -> list[str]:
+def _part_names(stored: str, family: Family) -> list[str]:
     """The names that the parts of a tensor have where each is stored by itself; its own if it has none."""
     fused = next((stem for stem in _FUSED if f".{stem}." in stored), None)
+    if fused and not family.modules.keys() >= set(_FUSED[fused]):
+        return [stored]
     return [stored.replace(fused, part) for part in _FUSED[fused]] if fused else [stored]
 
 
 def _cut(whole: TensorInfo, stored: str, number: int, config: dict[str, Any]) -> TensorInfo:
     """The rows of one part of a matrix or vector that several are stored in, one behind the other."""
-    if _part_names(stored) == [stored]:
-        return whole
     rows = whole.shape[0]
-    heads, kv_heads = (config[name] * config["head_dim"] for name in _HEADS.values())
-    sizes = [heads, kv_heads, kv_heads] if ".attn_qkv." in stored else [rows // 2] * 2
+    sizes = [rows // 2] * 2
+    if ".attn_qkv." in stored:
+        heads, kv_heads = (config[name] * config["head_dim"] for name in _HEADS.values())
+        sizes = [heads, kv_heads, kv_heads]
     if sum(sizes) != rows:
         raise InputError(f"{whole.path}: tensor {stored} has {rows} rows, must have {' + '.join(map(str, sizes))}")
     offset = whole.offset + sum(sizes[:number]) * whole.row_bytes
@@ -127,6 +130,9 @@ def _read(
     name = place.name
     if place.kind == "bias" and not (place.layer and place.module in family.may_be_biased):
         raise InputError(f"{tensor.path}: tensor {tensor.name} is a bias, which {family.architecture} does not have")
+    if place.stem in BY_HEADS and len(tensor.shape) == 3:
+        heads, rows, columns = tensor.shape
+        tensor = replace(tensor, shape=(heads * rows, columns))
     if "{expert}" not in name:  # one tensor; in old files each expert has its own
         yield _info(tensor, name, _scales(file, tensor, 1)[0])
         return

@@ -105,24 +105,6 @@ def test_a_scale_for_each_expert(tmp_path, scaled):
             np.testing.assert_array_equal(checkpoint.read_rows(name, 0, 32), tiny.to_bf16(wanted))
 
 
-def fused(weights: dict[str, np.ndarray], config: dict) -> dict[str, np.ndarray]:
-    """The weights as llama.cpp's converter stores them with --fuse-qkv and --fuse-gate-up-exps."""
-    found: dict = {}
-    for name, values in tiny_gguf.stacked(tiny_gguf.apart(weights)).items():
-        stored = tiny_gguf.stored_name(name) if name.startswith("model.layers.") else name
-        if stored.startswith("blk.") and ".attn_" in stored and stored.split(".")[2] in ("attn_q", "attn_k", "attn_v"):
-            if config["model_type"] in ("llama", "mixtral") and ".attn_v." not in stored:
-                heads = "num_attention_heads" if ".attn_q." in stored else "num_key_value_heads"
-                values = tiny_gguf.permuted(values, config[heads])
-            stored = f"blk.{stored.split('.')[1]}.attn_qkv.{stored.split('.')[3]}"
-        stored = stored.replace("ffn_gate_exps", "ffn_gate_up_exps").replace("ffn_up_exps", "ffn_gate_up_exps")
-        found.setdefault(stored, []).append(values)
-    return {
-        name: np.concatenate(values, 1 if "_exps" in name else 0) if len(values) > 1 else values[0]
-        for name, values in found.items()
-    }
-
-
 @pytest.mark.parametrize(
     "architecture, settings",
     [
@@ -136,7 +118,7 @@ def test_fused_tensors(tmp_path, architecture, settings):
     config = tiny.make_config(architecture, layers=2, **(SIZES | settings))
     weights = tiny_gguf.random_floats(config)
     plain = tiny_gguf.write_gguf(tmp_path / "plain.gguf", config, weights)
-    one = tiny_gguf.write_gguf(tmp_path / "fused.gguf", config, fused(weights, config))
+    one = tiny_gguf.write_gguf(tmp_path / "fused.gguf", config, tiny_gguf.fused(weights, config))
     assert "blk.0.attn_qkv.weight" in GGUFFile(one).tensors
     with open_checkpoint(one) as ours, open_checkpoint(plain) as theirs:
         assert ours.config == theirs.config and ours.tensors.keys() == theirs.tensors.keys()
@@ -145,7 +127,7 @@ def test_fused_tensors(tmp_path, architecture, settings):
 
 def test_fused_tensors_of_another_size(tmp_path):
     config = tiny.make_config("Qwen3ForCausalLM", layers=1, **SIZES)
-    weights = fused(tiny_gguf.random_floats(config), config)
+    weights = tiny_gguf.fused(tiny_gguf.random_floats(config), config)
     weights["blk.0.attn_qkv.weight"] = weights["blk.0.attn_qkv.weight"][1:]
     path = tiny_gguf.write_gguf(tmp_path / "tiny.gguf", config, weights)
     with pytest.raises(InputError, match=r"blk.0.attn_qkv.weight has 127 rows, must have 64 \+ 32 \+ 32"):

@@ -5,9 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import gguf
+import latent_gguf
 import numpy as np
 import tiny
 from gguf import GGMLQuantizationType
+from tiny_shapes import is_latent
 
 STORED = {
     "model.embed_tokens": "token_embd",
@@ -24,6 +26,7 @@ STORED = {
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
+    **latent_gguf.STORED,
 }
 # 256 columns: the K-quants' block
 SIZES = dict(vocab=268, layers=2, hidden_size=256, head_dim=32, num_attention_heads=8, intermediate_size=256)
@@ -32,6 +35,8 @@ ARCHITECTURES = {  # general.architecture, where it is not model_type
     "mixtral": "llama",
     "qwen3_moe": "qwen3moe",
     "glm4_moe": "glm4moe",
+    "deepseek_v2": "deepseek2",
+    "deepseek_v3": "deepseek2",
     "gpt_oss": "gpt-oss",
 }
 KEYS = {  # of fields of config.json that not every family has
@@ -96,6 +101,24 @@ def stored_name(name: str) -> str:
     return f"blk.{layer}.{(STORED | EXPERTS)[part]}.{suffix}"
 
 
+def fused(weights: dict[str, np.ndarray], config: dict) -> dict[str, np.ndarray]:
+    """The weights as llama.cpp's converter stores them with --fuse-qkv and --fuse-gate-up-exps."""
+    found: dict = {}
+    for name, values in stacked(apart(weights)).items():
+        stored = stored_name(name) if name.startswith("model.layers.") else name
+        if stored.startswith("blk.") and ".attn_" in stored and stored.split(".")[2] in ("attn_q", "attn_k", "attn_v"):
+            if config["model_type"] in ("llama", "mixtral") and ".attn_v." not in stored:
+                heads = "num_attention_heads" if ".attn_q." in stored else "num_key_value_heads"
+                values = permuted(values, config[heads])
+            stored = f"blk.{stored.split('.')[1]}.attn_qkv.{stored.split('.')[3]}"
+        stored = stored.replace("ffn_gate_exps", "ffn_gate_up_exps").replace("ffn_up_exps", "ffn_gate_up_exps")
+        found.setdefault(stored, []).append(values)
+    return {
+        name: np.concatenate(values, 1 if "_exps" in name else 0) if len(values) > 1 else values[0]
+        for name, values in found.items()
+    }
+
+
 def permuted(values: np.ndarray, heads: int) -> np.ndarray:
     """The order of llama q and k rows in a GGUF file (llama.cpp, convert_hf_to_gguf.py, LlamaModel.permute)."""
     half = values.shape[0] // heads // 2
@@ -125,9 +148,10 @@ def write_gguf(
     tokenizer: str | Callable[[gguf.GGUFWriter], None] | None = "gpt2",
     most_tensors: int = 0,
     fields: dict | None = None,
+    expanded: bool = False,
     **metadata,
 ) -> Path:
-    """Matrices become `dtype`, vectors stay F32, bytes are MXFP4.
+    """Matrices become `dtype`, vectors stay F32, bytes are MXFP4; latent attention is in the old form if `expanded`.
 
     `metadata` adds or replaces keys of the architecture (dots as __), `fields` others; `tokenizer` may add what it
     likes.
@@ -136,18 +160,15 @@ def write_gguf(
     """
     architecture = ARCHITECTURES.get(config["model_type"], config["model_type"])
     writer = gguf.GGUFWriter(path, architecture, split_max_tensors=most_tensors)
-    head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     keys = {
         "context_length": config["max_position_embeddings"],
         "embedding_length": config["hidden_size"],
         "block_count": config["num_hidden_layers"],
         "feed_forward_length": config["intermediate_size"],
         "attention.head_count": config["num_attention_heads"],
-        "attention.head_count_kv": config["num_key_value_heads"],
-        "attention.key_length": head_dim,
         "attention.layer_norm_rms_epsilon": config["rms_norm_eps"],
         "rope.freq_base": config["rope_theta"],
-        "rope.dimension_count": int(head_dim * config.get("partial_rotary_factor", 1)),
+        **(latent_gguf.keys(config, expanded) if is_latent(config) else head_keys(config)),
         **{key: config[field] for field, key in KEYS.items() if config.get(field) is not None},
         **rope_keys(config),
         **({"expert_feed_forward_length": config["intermediate_size"]} if architecture == "gpt-oss" else {}),
@@ -159,7 +180,8 @@ def write_gguf(
     if tokenizer:
         {"gpt2": add_byte_level, "llama": add_sentencepiece}.get(tokenizer, tokenizer)(writer)
     heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
-    for name, values in stacked(apart(weights)).items():
+    weights = stacked(apart(weights))
+    for name, values in (weights if expanded or not is_latent(config) else latent_gguf.parted(weights, config)).items():
         for projection, count in heads.items():
             if projection in name and architecture in ("llama", "smollm3"):
                 values = permuted(values, count)
@@ -179,13 +201,29 @@ def write_gguf(
     return min(path.parent.glob(f"{path.stem}-00001-of-*.gguf")) if most_tensors else path
 
 
+def head_keys(config: dict) -> dict:
+    head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    return {
+        "attention.head_count_kv": config["num_key_value_heads"],
+        "attention.key_length": head_dim,
+        "rope.dimension_count": int(head_dim * config.get("partial_rotary_factor", 1)),
+    }
+
+
 def rope_keys(config: dict) -> dict:
     """Of a model with YaRN."""
     scaling = config.get("rope_scaling") or {}
-    if scaling.get("rope_type") != "yarn":
+    if scaling.get("rope_type", scaling.get("type")) != "yarn":
         return {}
-    names = {"factor": "factor", "original_max_position_embeddings": "original_context_length"}
-    keys = {f"rope.scaling.{key}": scaling[field] for field, key in names.items()}
+    names = {
+        "factor": "factor",
+        "original_max_position_embeddings": "original_context_length",
+        "beta_fast": "yarn_beta_fast",
+        "beta_slow": "yarn_beta_slow",
+    }
+    keys = {f"rope.scaling.{key}": scaling[field] for field, key in names.items() if field in scaling}
+    if "mscale_all_dim" in scaling:
+        keys["rope.scaling.yarn_log_multiplier"] = 0.1 * scaling["mscale_all_dim"]
     return {"rope.scaling.type": "yarn", **keys}
 
 
