@@ -168,7 +168,7 @@ def test_refused_metadata(tmp_path, metadata, words):
     assert words in str(caught.value) and str(tmp_path) in str(caught.value)
 
 
-@pytest.mark.parametrize("architecture", ["deepseek2"])
+@pytest.mark.parametrize("architecture", ["qwen2moe"])
 def test_architectures_with_experts_are_refused(tmp_path, architecture):
     path = tmp_path / "model.gguf"
     writer = gguf.GGUFWriter(path, architecture)

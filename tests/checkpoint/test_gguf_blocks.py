@@ -15,7 +15,7 @@ from ellm.system.errors import InputError
 MIXED = {"attn_v": "Q6_K", "ffn_down": "Q5_K", "token_embd": "Q4_0", "output": "Q8_0"}  # all others Q4_K
 
 
-def write_blocks(path, architecture, kinds, **settings):
+def write_blocks(path, architecture, kinds, expanded=False, **settings):
     """A tiny model whose matrices are random blocks; `kinds` tells the type of a stored stem."""
     config, weights, _ = tiny_gguf.write_tiny(path, architecture, config=settings or None)
     random = np.random.default_rng(1)
@@ -31,7 +31,7 @@ def write_blocks(path, architecture, kinds, **settings):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gguf.GGUFWriter, "add_tensor", add_tensor)
-        return tiny_gguf.write_gguf(path / "blocks.gguf", config, weights)
+        return tiny_gguf.write_gguf(path / "blocks.gguf", config, weights, expanded=expanded)
 
 
 @pytest.mark.parametrize("kind", BLOCKS)
@@ -59,6 +59,19 @@ def test_experts(tmp_path, kinds):
     path = write_blocks(tmp_path, "Qwen3MoeForCausalLM", lambda stem: kinds.get(stem, "Q4_K"), **sizes)
     kept, formats_used = packed_logits(path, None)
     assert "q4_k" in formats_used
+    np.testing.assert_array_equal(kept, packed_logits(path, "bf16")[0])
+
+
+@pytest.mark.parametrize("expanded", [False, True])
+def test_latent_attention(tmp_path, expanded):
+    """As quantisers mix: rows of attn_k_b are too short for blocks of 256."""
+    sizes = dict(q_lora_rank=256, kv_lora_rank=256, qk_nope_head_dim=32, v_head_dim=32, moe_intermediate_size=256)
+    kinds = {"attn_k_b": "Q8_0", "attn_v_b": "Q6_K", "attn_kv_b": "Q5_K"}
+    path = write_blocks(
+        tmp_path, "DeepseekV3ForCausalLM", lambda stem: kinds.get(stem, "Q4_K"), expanded=expanded, **sizes
+    )
+    kept, formats_used = packed_logits(path, None)
+    assert formats_used == {"q4_k", "f32", "bf16", *(["q5_k"] if expanded else ["q8_0", "q6_k"])}
     np.testing.assert_array_equal(kept, packed_logits(path, "bf16")[0])
 
 

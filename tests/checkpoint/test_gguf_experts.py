@@ -210,11 +210,27 @@ def test_gpt_oss_in_mxfp4(tmp_path):
     np.testing.assert_array_equal(logits(one), logits(other))
 
 
+def test_gpt_oss_in_mxfp4_has_the_bits_of_its_folder(tmp_path):
+    """Which has the two codes of a byte side by side, where GGUF has the halves of a block."""
+    settings = dict(vocab=283, rope="yarn-untruncated", layers=2, hidden_size=96, intermediate_size=64)
+    folder = tiny.write_checkpoint(tmp_path / "folder", "GptOssForCausalLM", precision="mxfp4", **settings)
+    config = tiny.make_config("GptOssForCausalLM", precision="mxfp4", **settings)
+    stored = tiny.expand(tiny.random_weights(config, 0))
+    weights = tiny_gguf.apart({name: tiny.from_bf16(bits) for name, bits in stored.items()})
+    for name, values in weights.items():
+        if "_exps.weight" in name:
+            weights[name] = gguf.quants.quantize(values, Type.MXFP4)
+            np.testing.assert_array_equal(gguf.quants.dequantize(weights[name], Type.MXFP4), values)
+    path = tiny_gguf.write_gguf(tmp_path / "tiny.gguf", config, weights, Type.BF16)
+    np.testing.assert_array_equal(logits(path), logits(folder))
+
+
 @pytest.mark.parametrize(
     "keys, windows",
     [
         (dict(), (50, 0, 50, 0)),
         (dict(attention__sliding_window_pattern=4), (50, 50, 50, 0)),
+        (dict(attention__sliding_window_pattern=[False, True, True, False]), (0, 50, 50, 0)),
         (dict(attention__sliding_window=4096), (0, 0, 0, 0)),
     ],
 )
