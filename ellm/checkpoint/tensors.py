@@ -20,21 +20,10 @@ from ellm.system.errors import InputError
 _PLAIN: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4")}
 _PLAIN |= {one.stored.dtype: np.dtype(one.stored.item) for one in FORMATS.values() if not one.stored.blocks}
 NUMBERS = ("F32", "F16", "BF16")  # dtypes of which each element is a number, without scales or blocks
-
-
-def _dequantisable() -> tuple[str, ...]:
-    """The block types of GGUF that the gguf package turns into numbers: it knows more names than it can decode."""
-    found = []
-    for kind in gguf.GGMLQuantizationType:
-        try:
-            gguf.quants.dequantize(np.zeros((1, gguf.GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
-        except NotImplementedError:
-            continue
-        found.append(kind.name)
-    return tuple(name for name in found if name not in NUMBERS)
-
-
-_QUANTIZED = _dequantisable()
+# The gguf package knows more names than it can decode: those of its classes.
+_QUANTIZED = tuple(
+    kind.name for kind in gguf.GGMLQuantizationType if kind.name not in NUMBERS and hasattr(gguf.quants, kind.name)
+)
 READABLE = tuple(dict.fromkeys((*NUMBERS, *_PLAIN, *_QUANTIZED)))
 
 
