@@ -19,7 +19,6 @@ from tokenizers.processors import TemplateProcessing
 from ellm.checkpoint import byte_level_bpe, rank_files, sentencepiece_file, tokenizer_json
 from ellm.checkpoint.added_tokens import add_tokens, declared_tokens
 from ellm.checkpoint.json_file import check_file
-from ellm.checkpoint.tokenizer_json import check_merges
 from ellm.system.errors import InputError, one_line
 from ellm.text import splits
 from ellm.text.package_errors import refusing
@@ -124,7 +123,6 @@ def _read_merges(vocab: Path, kind: str, settings: Mapping[str, Any]) -> Vocabul
     check_file(merges)
     with refusing(f"{vocab.parent}: broken {vocab.name} or {merges.name}"):
         tokens, pairs = BPE.read_file(str(vocab), str(merges))
-        check_merges(merges, tokens, pairs)
         model = BPE(vocab=tokens, merges=pairs)
     space = settings.get("add_prefix_space") is True
     if kind == "GPT2Tokenizer":

@@ -4,65 +4,58 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tokenizers
 
-from ellm.checkpoint.json_file import read_json
+from ellm.checkpoint.json_file import check_file, read_json
 from ellm.system.errors import InputError, one_line
 from ellm.text.package_errors import refusing
 
+# Where neither is found there is no prefix: no key says so, and none of its letters is written as an escape.
+_PREFIXES = re.compile(rb'"continuing_subword_prefix"\s*:\s*(?!null|""|\s)'), re.compile(rb"\\u00[567]")
+
 
 def read(path: Path) -> tokenizers.Tokenizer:
-    """The tokenizer in a file. Raises InputError if it is broken."""
-    content = read_json(path)
-    model = content.get("model")
-    if isinstance(model, dict):
-        merges, vocab = model.get("merges"), model.get("vocab")
-        if isinstance(merges, list) and isinstance(vocab, dict):
-            check_merges(path, vocab, merges, model.get("continuing_subword_prefix"))
-    for step in _steps(content.get("normalizer")):
-        if step.get("type") == "Precompiled":
-            _check_precompiled(path, step)
+    """The tokenizer in a file. Raises InputError if it is broken, or has a prefix of inner pieces."""
+    check_file(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    if any(pattern.search(data) for pattern in _PREFIXES):
+        _check_prefix(path)
     with refusing(f"{path}: broken tokenizer"):
-        backend = tokenizers.Tokenizer.from_file(str(path))
-    if backend.post_processor:
-        for step in _steps(json.loads(backend.post_processor.__getstate__())):
-            if step["type"] == "TemplateProcessing":
-                _check_template(path, step)
+        backend = tokenizers.Tokenizer.from_buffer(data)
+    for step in _steps(backend.normalizer):
+        if step["type"] == "Precompiled":
+            check_charsmap(path, base64.b64decode(step["precompiled_charsmap"]))
+    for step in _steps(backend.post_processor):
+        if step["type"] == "TemplateProcessing":
+            _check_template(path, step)
     return backend
 
 
-def check_merges(path: Path, vocab: Mapping[str, int], merges: Sequence[Any], prefix: Any = None) -> None:
-    """Raise InputError if a merge makes what is no token. What is malformed otherwise is left to the package."""
-    prefix = prefix if isinstance(prefix, str) else ""
-    for number, merge in enumerate(merges):
-        pair = merge.split(" ") if isinstance(merge, str) else merge
-        if not isinstance(pair, Sequence) or len(pair) != 2 or not all(isinstance(part, str) for part in pair):
-            continue
-        left, right = pair
-        if not right.startswith(prefix):
-            raise InputError(
-                f"{path}: merge {number} has {one_line(repr(right), 60)} on its right, which must begin with "
-                f"continuing_subword_prefix {one_line(repr(prefix), 60)}"
-            )
-        made = left + right[len(prefix) :]
-        if made not in vocab:
-            raise InputError(f"{path}: merge {number} makes {one_line(repr(made), 60)}, which is not in the vocabulary")
+def _check_prefix(path: Path) -> None:
+    """Refuse BPE whose right sides are cut by a prefix: if they cannot be, the package aborts the process."""
+    model = read_json(path).get("model")
+    model = model if isinstance(model, dict) else {}
+    prefix = model.get("continuing_subword_prefix")
+    if prefix and model.get("type") != "WordPiece":
+        raise InputError(f"{path}: continuing_subword_prefix is {one_line(repr(prefix), 60)}, must be empty")
 
 
 def _steps(part: Any) -> Iterator[dict[str, Any]]:
-    """A normalizer or post-processor, as tokenizer.json has it, and those that it is a sequence of."""
-    left = [part]
+    """A normalizer or post-processor, and those that it is a sequence of, as tokenizer.json has them."""
+    left = [json.loads(part.__getstate__())] if part else []
     while left:
         step = left.pop()
-        if isinstance(step, dict):
-            for parts in (step.get("processors"), step.get("normalizers")):
-                left += parts if isinstance(parts, list) else []
-            yield step
+        left += [*step.get("processors", ()), *step.get("normalizers", ())]
+        yield step
 
 
 def _check_template(path: Path, step: Mapping[str, Any]) -> None:
@@ -71,14 +64,6 @@ def _check_template(path: Path, step: Mapping[str, Any]) -> None:
         raise InputError(
             f"{path}: post_processor: the template has {one_line(repr(min(missing)))}, which special_tokens lacks"
         )
-
-
-def _check_precompiled(path: Path, step: Mapping[str, Any]) -> None:
-    try:
-        charsmap = base64.b64decode(step.get("precompiled_charsmap") or "", validate=True)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{path}: normalizer: precompiled_charsmap is not in base64: {one_line(error)}") from error
-    check_charsmap(path, charsmap)
 
 
 def check_charsmap(path: Path, charsmap: bytes) -> None:

@@ -109,10 +109,18 @@ def test_broken_json(folder, file, content):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("{", "not valid JSON"),
+        ("{", "broken tokenizer"),
         ("{}", "broken tokenizer"),
         ('{"model": 3}', "broken tokenizer"),
-        ('{"version":"1.0","model":{"type":"BPE","vocab":{},"merges":["a b"]}}', "merge 0 makes 'ab', which is not in"),
+        ('{"version":"1.0","model":{"type":"BPE","vocab":{},"merges":["a b"]}}', "broken tokenizer"),
+        (
+            '{"version":"1.0","model":{"type":"BPE","vocab":{},"continuing_subword_prefix" :"#"}}',
+            "continuing_subword_prefix is '#', must be empty",
+        ),
+        (
+            '{"version":"1.0","model":{"type":"BPE","vocab":{},"continuing_\\u0073ubword_prefix":"#"}}',
+            "continuing_subword_prefix is '#'",
+        ),
     ],
 )
 def test_broken_tokenizer(folder, content, words):

@@ -144,13 +144,13 @@ def test_broken_settings(folder, settings, words):
     [
         (
             "normalizer",
-            {"type": "Precompiled", "precompiled_charsmap": "AAAA"},
+            {"type": "Precompiled", "precompiled_charsmap": "BAAAAAEAAAA="},  # one unit, which leads to others
             "tokenizer.json: precompiled_charsmap leads out",
         ),
         (
             "normalizer",
             {"type": "Precompiled", "precompiled_charsmap": {}},
-            "tokenizer.json: precompiled_charsmap leads out",
+            "tokenizer.json: broken tokenizer",
         ),
         (
             "post_processor",
