@@ -130,19 +130,27 @@ def _write_charsmaps(folder: Path) -> None:
 
 
 def ggufs() -> list[Files]:
-    """One file each, of each family that GGUF has, with each kind of vocabulary."""
-    records = [record for record in FAMILIES if "deepseek" not in record.model_type]
+    """One file each, of each family that GGUF has, in the old form of latent attention too, with each kind of
+    vocabulary."""
 
-    def write(folder: Path, architecture: str, kind: str) -> None:
-        config = tiny.make_config(architecture, **_GGUF_SIZES)
+    def write(folder: Path, architecture: str, kind: str, expanded: bool) -> None:
+        sparse = {"first_k_dense_replace": 0} if expanded else {}  # which tells how its router weighs
+        config = tiny.make_config(architecture, **_GGUF_SIZES, **sparse)
         fields = {"general.sampling.temp": 0.5, "general.alignment": 32}
         weights = tiny_gguf.random_floats(config)
         tiny_gguf.write_gguf(
-            folder / "model.gguf", config, weights, tokenizer=lambda w: _add_tokens(w, kind), fields=fields
+            folder / "model.gguf",
+            config,
+            weights,
+            tokenizer=lambda w: _add_tokens(w, kind),
+            fields=fields,
+            expanded=expanded,
         )
 
     kinds = ("gpt2", "llama", "gemma4")
-    forms = [(record.architecture, kinds[number % 3]) for number, record in enumerate(records)]
+    latent = [record for record in FAMILIES if "deepseek" in record.model_type]
+    records = [*((record, False) for record in FAMILIES), *((record, True) for record in latent)]
+    forms = [(record.architecture, kinds[number % 3], old) for number, (record, old) in enumerate(records)]
     return _folders([lambda folder, form=form: write(folder, *form) for form in forms])  # type: ignore[misc]
 
 
