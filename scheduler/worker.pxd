@@ -99,6 +99,7 @@ cdef struct ProgramState:
     uint64_t *log
     WorkerState *workers  # [workers + 1]: the last is the caller's, who publishes the roots
     uint64_t generation
+    uint64_t era  # how often generations have started anew
     ellm_step step
     char pad0[64]
     uint64_t tail  # atomic: log entries reserved

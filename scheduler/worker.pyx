@@ -264,10 +264,12 @@ cdef void forget(ProgramState *program) noexcept nogil:
 cdef int open_step(ProgramState *program, const int32_t *roots, int32_t count) noexcept nogil:
     """Publish the roots and let the workers in. Returns 0, and opens nothing, if no root has a task."""
     cdef WorkerState *caller = &program.workers[program.pool.workers]
+    cdef uint64_t era = <uint64_t>program.step.number // GENERATIONS
     cdef int64_t tasks = 0
     cdef int32_t i
     program.generation = 1 + <uint64_t>program.step.number % GENERATIONS
-    if program.generation == 1:
+    if era != program.era:
+        program.era = era
         forget(program)
     program.tail = program.failure = 0
     for i in range(count):

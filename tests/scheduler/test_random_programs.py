@@ -40,3 +40,16 @@ def test_generations_that_start_anew(pool, random):
         for step in steps:
             graph.choose(random)
             graph.check_step(executable, step)
+
+
+@pytest.mark.timeout(60)  # or else workers wait for ever for the tasks of a step that seems to be done
+@given(random=st.randoms(use_true_random=False), laps=st.integers(1, 3))
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_number_whose_generation_was_before(pool, random, laps):
+    """Raised over the number at which generations start anew, to one that has the generation of the last step."""
+    graph = BlockProgram(random)
+    executable = graph.load(pool)
+    for _ in range(3):
+        graph.choose(random)
+        graph.check_step(executable, random_step(random, graph.program))
+        executable.number += laps * 0xFFFFFF - 1
