@@ -121,7 +121,7 @@ class Region:
         first = cut.first if cut else 0
         source = replace(source, head_rows=head_rows, first_k=first if weight.transposed else 0)
         runs = ((0, 0 if weight.transposed else first, n, 0),)
-        format = _aligned(weight.packed, head_rows, first) if weight.transposed else weight.packed
+        format = _aligned(weight, head_rows, first) if weight.transposed else weight.packed
         entry = self._matrix([weight], (source,), runs, k, n_tiles, task_tiles, format)
         return self._add(("heads", weight, task_tiles), replace(_bank(entry, count, PAGE), one_group=True))
 
@@ -196,11 +196,12 @@ def _bank(entry: WeightEntry, count: int, alignment: int) -> WeightEntry:
     return replace(entry, experts=count, bank_stride=stride, bytes=count * stride)
 
 
-def _aligned(packed: str, *first_columns: int) -> str:
-    """The format to pack in: bf16 if the scales' blocks of a format do not begin where the matrices do."""
-    format = FORMATS[packed]
+def _aligned(weight: Weight, *first_columns: int) -> str:
+    """The format to pack in: bf16 if the stored scales' blocks, to be kept, do not begin where the matrices do."""
+    format = FORMATS[weight.packed]
     block = format.stored.blocks.k if format.stored.blocks else format.k_per_scale or 1
-    return PLAIN.name if any(first % block for first in first_columns) else packed
+    kept = weight.packed == weight.precision
+    return PLAIN.name if kept and any(first % block for first in first_columns) else weight.packed
 
 
 def _source(weight: Weight, rows: int, k: int) -> Source:
@@ -219,6 +220,7 @@ def _source(weight: Weight, rows: int, k: int) -> Source:
         shape=_stack(weight, *format.source_shape(rows, k, weight.transposed)),
         stacked=weight.stacked,
         transposed=format.turned(weight.transposed),
+        format=format.name,
         scales=scales,
         line=weight.line,
     )

@@ -8,14 +8,18 @@ from dataclasses import dataclass, replace
 from ellm.dsl.grammar import GRAMMAR, Exempt
 from ellm.dsl.graph import Graph
 from ellm.dsl.tensor import Weight
-from ellm.kernels.formats import FORMATS, PLAIN, Format
+from ellm.kernels.formats import DTYPES, FORMATS, PLAIN, Format
+from ellm.system.errors import InputError
+
+_ENDS = "head="
 
 
 @dataclass(frozen=True)
 class Use:
     """What a matrix is to its model."""
 
-    exempt: bool  # head, embedding or router, which checkpoints of fewer bits keep in more
+    end: bool  # the embedding or the head
+    router: bool
     sparse: bool  # the model has experts
 
 
@@ -28,25 +32,50 @@ def as_stored(weight: Weight, use: Use) -> str:
     return weight.precision
 
 
-def packed_as(format: Format) -> Policy:
-    """A policy: every matrix in this format, but those that checkpoints of it keep in more bits, which are as stored.
+def packed_as(format: Format, ends: Format | None = None) -> Policy:
+    """A policy: every matrix in this format, but routers, and head and embedding, which are in `ends` or as stored.
 
+    So are those that checkpoints of the format keep in more bits, and those whose codes have as few bits as its own.
     Nothing is exempt from bf16.
     """
 
     def policy(weight: Weight, use: Use) -> str:
-        kept = use.exempt or (format.stored.experts_only and use.sparse and not weight.experts)
-        return weight.precision if kept and format is not PLAIN else format.name
+        if format is PLAIN and (not ends or not use.end):
+            return PLAIN.name
+        wanted = ends if use.end else None if use.router else format
+        if wanted is None or (wanted.stored.experts_only and use.sparse and not weight.experts):
+            return weight.precision
+        stored = FORMATS[weight.precision]
+        small = stored.k_per_scale and stored.bits <= wanted.bits
+        return stored.name if small and wanted is not PLAIN else wanted.name
 
     return policy
 
 
+def packing_of(dtype: str) -> Policy:
+    """The policy of a dtype as users write it: "q4", or "q4,head=q8", also for the head and the embedding.
+
+    Raises InputError.
+    """
+    first, *rest = dtype.split(",")
+    ends = [part.removeprefix(_ENDS) for part in rest]
+    if len(rest) > 1 or any(not part.startswith(_ENDS) for part in rest):
+        raise InputError(f"dtype {dtype!r} is neither NAME nor NAME,{_ENDS}NAME")
+    return packed_as(_named(first), *map(_named, ends))
+
+
+def _named(name: str) -> Format:
+    if name not in DTYPES:
+        raise InputError(f"dtype {name!r} is unknown: choose one of {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
 def assign(graph: Graph, policy: Policy) -> None:
     """Say of every matrix of a graph what it is packed in."""
-    exempt = set(_exempt(graph))
+    exempt = dict(_exempt(graph))
     sparse = any(weight.experts for _, node in graph.items() for weight in node.weights.values())
     for key, node in list(graph.items()):
-        use = Use(key in exempt, sparse)
+        use = Use(exempt.get(key) is Exempt.OWN, exempt.get(key) is Exempt.INPUT, sparse)
         weights = {
             role: weight if len(weight.shape) < 2 or role == "bias" else _packed(weight, policy(weight, use))
             for role, weight in node.weights.items()
@@ -55,17 +84,18 @@ def assign(graph: Graph, policy: Policy) -> None:
 
 
 def _packed(weight: Weight, name: str) -> Weight:
-    """In the format of this name, or bf16 if the scales of that cannot be turned with what is stored transposed."""
-    return replace(weight, packed=name if FORMATS[name].keeps(weight.transposed) else PLAIN.name)
+    """In the format of this name, or bf16 if that is how it is stored, transposed, and its scales cannot be turned."""
+    kept = name != weight.precision or FORMATS[name].keeps(weight.transposed)
+    return replace(weight, packed=name if kept else PLAIN.name)
 
 
-def _exempt(graph: Graph) -> Iterator[int]:
-    """The nodes whose weights are exempt, by their own form or by that of what reads them."""
+def _exempt(graph: Graph) -> Iterator[tuple[int, Exempt]]:
+    """The nodes whose weights are exempt, by their own form or by that of what reads them, and which of the two."""
     for key, node in graph.items():
-        if GRAMMAR[node.op].exempt is Exempt.OWN:
-            yield key
-        elif GRAMMAR[node.op].exempt is Exempt.INPUT:
-            source = node.inputs[0]
-            while not graph.node(source).weights and graph.node(source).inputs:  # past softmax or sigmoid
-                source = graph.node(source).inputs[0]
-            yield source
+        exempt = GRAMMAR[node.op].exempt
+        if exempt is Exempt.INPUT:
+            key = node.inputs[0]
+            while not graph.node(key).weights and graph.node(key).inputs:  # past softmax or sigmoid
+                key = graph.node(key).inputs[0]
+        if exempt is not Exempt.NONE:
+            yield key, exempt

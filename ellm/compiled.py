@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,9 +14,8 @@ from ellm.checkpoint import Checkpoint, aliases, open_checkpoint
 from ellm.checkpoint.hub import download, is_hub_name
 from ellm.checkpoint.json_file import read_json
 from ellm.checkpoint.text_part import text_config
-from ellm.dsl import as_stored, packed_as
+from ellm.dsl import as_stored, packing_of
 from ellm.kernels import isa as isas
-from ellm.kernels.formats import FORMATS
 from ellm.models import Model
 from ellm.scheduler.program import Program
 from ellm.system.errors import InputError
@@ -79,6 +79,7 @@ class Compiled:
     programs: tuple[Program, ...]  # by rising `least_rows`
     context: int | None  # most positions of a sequence, as they were asked for; None: all that the model has
     chunk: int  # most rows of a step
+    dtype: str | None = None  # what matrices were to be packed in; None: as they are stored
 
     @property
     def program(self) -> Program:
@@ -91,8 +92,9 @@ class Compiled:
         return max(program.range_bytes for program in self.programs)
 
     def notes(self, threads: int) -> list[str]:
-        """A line on each program but the first: what it gives up, and the memory that it takes on so many workers."""
-        return [_price(self.program, variant, threads) for variant in self.programs[1:]]
+        """A line on what a dtype did, and on what each program but the first gives up and takes on so many workers."""
+        packed = [] if self.dtype is None else [_packed(self.program, self.dtype)]
+        return packed + [_price(self.program, variant, threads) for variant in self.programs[1:]]
 
 
 def compile_model(
@@ -106,14 +108,14 @@ def compile_model(
 ) -> Compiled:
     """Compile a model for sequences of at most `context` positions (None: the model's own) and steps of `chunk` rows.
 
-    `isa` is whose kernels will run it: how many rows a task takes suits them, and changes no bit. With `dtype`, a name
-    of `ellm.kernels.formats`, matrices are packed in that format, but those that checkpoints of it keep in more bits;
-    None: as they are stored.
+    `isa` is whose kernels will run it: how many rows a task takes suits them, and changes no bit. With `dtype`,
+    matrices are packed as `ellm.dsl.packing_of` says; None: as they are stored.
 
     With `expanded_prefill`, long prompts of a model with latent attention have a program of their own, which expands
     the cached latents to keys and values: such rows do not have the bits of absorbed ones, which all others are.
 
-    Raises InputError if the context is more than the model has, there are no latents, or no step has so many rows.
+    Raises InputError if the context is more than the model has, there are no latents, no step has so many rows, or
+    there is no such dtype.
     """
     model, asked = source.model, context
     context = model.context if context is None else context
@@ -125,13 +127,27 @@ def compile_model(
     if expanded_prefill:
         variants.append(("expanded prefill", EXPANDED_ROWS))
         graphs.append(model.graph(context, expanded=True))
-    packing = packed_as(FORMATS[dtype]) if dtype else as_stored
+    packing = packing_of(dtype) if dtype is not None else as_stored
     programs = ellm.dsl.compile_all(
         graphs, context=context, chunk=chunk, row_block=isas.ROW_BLOCK[isa], packing=packing
     )
     named = zip(variants, programs, strict=True)
     programs = [replace(program, variant=name, least_rows=rows) for (name, rows), program in named]
-    return Compiled(source, tuple(programs), asked, chunk)
+    return Compiled(source, tuple(programs), asked, chunk, dtype)
+
+
+def _packed(program: Program, dtype: str) -> str:
+    made, kept = Counter[str](), Counter[str]()
+    for weight in program.weights:
+        if weight.layout == "tiles":
+            stored = " and ".join(dict.fromkeys(source.format for source in weight.sources))
+            counted, name = (kept, stored) if stored == weight.format else (made, f"{stored} as {weight.format}")
+            counted[name] += weight.bytes
+
+    def listed(sizes: Counter[str]) -> str:
+        return ", ".join(f"{name} ({readable(size)})" for name, size in sizes.items()) or "nothing"
+
+    return f"--dtype {dtype}: packed {listed(made)}; as stored: {listed(kept)}"
 
 
 def _price(program: Program, variant: Program, threads: int) -> str:

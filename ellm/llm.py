@@ -38,7 +38,9 @@ class LLM:
     may use, but for those of other ellm processes). `pin`: "auto" pins them to idle cores, "none" lets the operating
     system move them, a list such as "0-3,8" names their cores. `context`: most tokens of a sequence (None: all that the
     model was made for; it costs address space, not memory). `chunk`: most rows in a step. `isa`: "amx", "avx512",
-    "avx2" or "portable" (None: $ELLM_ISA, else the best here).
+    "avx2" or "portable" (None: $ELLM_ISA, else the best here). `dtype`: "q8" or "q4" packs matrices in fewer bits when
+    they are loaded, but for routers, head and embedding; "q4,head=q8" these two as well; "bf16" expands what is stored
+    in fewer.
     `expanded_prefill`, of a model with latent attention: long prompts are computed with keys and values expanded, which
     is faster, takes more memory, and gives up that a prompt's rows have the bits of decoded or differently cut ones.
     `needs_text`: refuse a model without a tokenizer before its weights are loaded.
@@ -57,6 +59,7 @@ class LLM:
         context: int | None = None,
         chunk: int = CHUNK,
         isa: str | None = None,
+        dtype: str | None = None,
         expanded_prefill: bool = False,
         needs_text: bool = False,
         progress: Callable[[int, int], None] | None = None,
@@ -75,7 +78,7 @@ class LLM:
                 raise self.tokenizer.error("prompts are lists of token ids")
             source = Source.of(checkpoint)
             compiled = compile_model(
-                source, context=context, chunk=chunk, isa=choice.isa, expanded_prefill=expanded_prefill
+                source, context=context, chunk=chunk, isa=choice.isa, expanded_prefill=expanded_prefill, dtype=dtype
             )
             self.runtime = Runtime(compiled, choice, threads=threads, pin=pin, progress=progress)
         self.context = self.runtime.context

@@ -1,3 +1,5 @@
+import numpy as np
+
 ADDRESSES: dict[str, int]
 SIZES: dict[str, int]
 ENTER: int
@@ -17,3 +19,4 @@ def run(
     index: int,
     count: int = 1,
 ) -> int: ...
+def encode(worth: np.ndarray, tried: np.ndarray, groups: np.ndarray, codes: np.ndarray, scales: np.ndarray) -> None: ...

@@ -85,6 +85,7 @@ class Format:
     minimum: np.dtype[Any] | None = None  # is added
     zero: np.dtype[Any] | None = None
     nan: int | None = None  # the code that is NaN, with the sign bit or without
+    tried: tuple[float, ...] = ()  # what `encode` lets a group's number of largest magnitude be worth, before the scale
 
     @cached_property
     def parts(self) -> dict[str, Part]:
@@ -210,6 +211,45 @@ class Format:
         each = np.repeat(numbers, self.k_per_block // part.groups, 2)
         return each.reshape(*header.shape[:2], self.block_tiles, TILE_K // 2, 2, TILE_N).swapaxes(4, 5)
 
+    def encode(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The codes uint8 [rows, k] and scales f16 [rows, k / k_per_scale] that are nearest to float32 [rows, k].
+
+        The number of largest magnitude of a group is tried at the codes' worths `tried`. Least squares give one more
+        scale, for the codes under the best of these. That of least squared error is taken, the first of several.
+        """
+        x = values.reshape(-1, self.k_per_scale).T
+        extreme = np.take_along_axis(x, np.abs(x).argmax(0)[None], 0)[0]
+        best = scale = fitted = np.full(x.shape[1], np.inf, np.float32)
+        for worth in (*self.tried, None):
+            tried = (fitted if worth is None else extreme / np.float32(worth)).astype(np.float16).astype(np.float32)
+            level = self._nearest(x, tried)[1]
+            error, across, square = (_sum(terms) for terms in ((x - tried * level) ** 2, x * level, level * level))
+            better = error < best
+            best, scale = np.where(better, error, best), np.where(better, tried, scale)
+            fitted = np.where(better, across * _inverse(square), fitted)
+        scale = scale + np.float32(0)  # not -0
+        codes = self._nearest(x, scale)[0].T.reshape(values.shape)
+        return codes.astype(np.uint8), scale.astype(np.float16).reshape(
+            len(values), values.shape[1] // self.k_per_scale
+        )
+
+    @cached_property
+    def worths(self) -> np.ndarray:
+        """What each code is worth, without a scale: float32, ascending in every format that has `tried`."""
+        return self.decode(np.arange(1 << self.bits, dtype=np.uint8)).astype(np.float32)
+
+    def _nearest(self, x: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The codes nearest to x [k, groups] / scale [groups], and their worths.
+
+        Of two as near the one that is worth less; of codes that count up from a multiple of two, the even one.
+        """
+        scaled = x * _inverse(scale)
+        if self.bits > 4:
+            codes = np.rint(np.clip(scaled, self.worths[0], self.worths[-1])) - self.worths[0]
+        else:
+            codes = np.searchsorted((self.worths[1:] + self.worths[:-1]) / 2, scaled)
+        return codes, self.worths[codes.astype(np.intp)]
+
     def source_shape(self, rows: int, k: int, transposed: bool) -> list[int]:
         """The shape in which a checkpoint stores a weight [rows, k]."""
         if self.stored.group:
@@ -249,3 +289,16 @@ class Format:
             for begin, size, block in zip(first, values.shape, self.scale_block(transposed), strict=True)
         )
         return values * self.decode_scale(scales)[np.ix_(rows, columns)]
+
+
+def _inverse(x: np.ndarray) -> np.ndarray:
+    """1 / x, and 0 for 0."""
+    return np.divide(np.float32(1), x, out=np.zeros_like(x), where=x != 0)
+
+
+def _sum(terms: np.ndarray) -> np.ndarray:
+    """The sum over the first axis, one term after the other."""
+    total = np.zeros(terms.shape[1:], np.float32)
+    for term in terms:
+        total += term
+    return total

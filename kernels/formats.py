@@ -16,7 +16,18 @@ from ellm.kernels.format import BLOCK_K, BLOCK_TILES, Format, Stored
 from ellm.kernels.gguf_blocks import BLOCKS
 from ellm.kernels.layout import from_bf16
 
-__all__ = ["BLOCK_K", "BLOCK_TILES", "FORMATS", "NUMBERED", "PLAIN", "Format", "Stored", "stored_format"]
+__all__ = [
+    "BLOCK_K",
+    "BLOCK_TILES",
+    "DTYPES",
+    "FORMATS",
+    "MADE",
+    "NUMBERED",
+    "PLAIN",
+    "Format",
+    "Stored",
+    "stored_format",
+]
 
 
 def _e4m3() -> np.ndarray:
@@ -64,12 +75,12 @@ def _of_gguf() -> list[Format]:
     sixteens = nested | {"k_per_scale": 16}
     minimum = {"minimum": np.dtype(np.int8)}
     known: list[tuple[str, int, Any, dict[str, Any]]] = [
-        ("Q8_0", 8, _from(-128), plain),
+        ("Q8_0", 8, _from(-128), plain | {"tried": (-127, -127.5, -128, 127, 126.5, -126.5)}),
         ("Q4_0", 4, _from(-8), plain),
         ("Q4_1", 4, _from(0), added),
         ("Q5_0", 5, _from(-16), plain),
         ("Q5_1", 5, _from(0), added),
-        ("IQ4_NL", 4, IQ4.__getitem__, plain),
+        ("IQ4_NL", 4, IQ4.__getitem__, plain | {"tried": (-127, -120, -113, -104, -134, 113, 105, 97, 120)}),
         ("Q4_K", 4, _from(0), eights | minimum),
         ("Q5_K", 5, _from(0), eights | minimum),
         ("Q6_K", 6, _from(-32), sixteens),
@@ -154,6 +165,14 @@ PLAIN = FORMATS["bf16"]
 _PACKED = {format.number: format for format in reversed([*FORMATS.values()])}
 NUMBERED = tuple(_PACKED[number] for number in sorted(_PACKED))
 """By number: what a packed weight is does not depend on which checkpoint it is from."""
+DTYPES = {
+    "q8": FORMATS["q8_0"],
+    "q4": FORMATS["iq4_nl"],
+    **{format.name: format for format in NUMBERED if format.terms == 1},
+}
+"""What users call the formats that a model can be compiled for; loading makes those of MADE of any weights."""
+MADE = tuple(format for format in NUMBERED if format is PLAIN or format.tried)
+"""What numbers are packed in, however they are stored."""
 
 
 def stored_format(name: str, dtype: str) -> Format:

@@ -11,7 +11,7 @@ def pack_rows(
     first_tile: int = 0,
 ) -> None: ...
 def pack_codes(
-    codes: np.ndarray, first_row: int, runs: np.ndarray, address: int, format: str, k_tiles: int
+    codes: np.ndarray, first_row: int, runs: np.ndarray, address: int, format: str, k_tiles: int, first_tile: int = 0
 ) -> None: ...
 def pack_scales(
     scales: np.ndarray,

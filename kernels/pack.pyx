@@ -80,7 +80,7 @@ def pack_rows(
 
 def pack_codes(
     const uint8_t[:, ::1] codes, int64_t first_row, const int64_t[:, ::1] runs, uintptr_t address, str format,
-    int64_t k_tiles,
+    int64_t k_tiles, int64_t first_tile=0,
 ):
     """Write the codes of source rows [first_row, first_row + n), a byte each, [n, k], to the packed weight at `address`.
 
@@ -90,8 +90,8 @@ def pack_codes(
     cdef Layout layout = _layout(format, k_tiles)
     cdef int64_t k = codes.shape[1], run, index, last, column
     cdef uintptr_t out
-    if k > k_tiles * ELLM_TILE_K or k % 8 or layout.bits > 8:
-        raise ValueError(f"rows of {k} codes do not fit {k_tiles} tiles of {format}")
+    if first_tile < 0 or k > (k_tiles - first_tile) * ELLM_TILE_K or k % 8 or layout.bits > 8:
+        raise ValueError(f"rows of {k} codes from tile {first_tile} on do not fit {k_tiles} tiles of {format}")
     if k == 0 or codes.shape[0] == 0:
         return
     with nogil:
@@ -101,19 +101,20 @@ def pack_codes(
                 column = runs[run, 3] + index
                 out = address + column // ELLM_TILE_N * layout.column
                 _pack_column(
-                    &codes[runs[run, 1] + index * runs[run, 4] - first_row, 0], k, out, column % ELLM_TILE_N, layout
+                    &codes[runs[run, 1] + index * runs[run, 4] - first_row, 0], k, first_tile, out,
+                    column % ELLM_TILE_N, layout,
                 )
 
 
-# One column of codes, tile by tile.
+# One column of codes, tile by tile from `first` on.
 cdef void _pack_column(
-    const uint8_t *codes, int64_t k, uintptr_t column, int64_t n, Layout layout
+    const uint8_t *codes, int64_t k, int64_t first, uintptr_t column, int64_t n, Layout layout
 ) noexcept nogil:
     cdef int64_t tile, count, i
     cdef uint8_t *out
-    for tile in range((k + ELLM_TILE_K - 1) // ELLM_TILE_K):
+    for tile in range(first, first + (k + ELLM_TILE_K - 1) // ELLM_TILE_K):
         out = <uint8_t *> (column + tile * layout.tile + (tile // layout.block + 1) * layout.header)
-        count = min(<int64_t> ELLM_TILE_K, k - tile * ELLM_TILE_K)
+        count = min(<int64_t> ELLM_TILE_K, k - (tile - first) * ELLM_TILE_K)
         if layout.bits == 8:
             for i in range(count):
                 out[i // 2 * 2 * ELLM_TILE_N + 2 * n + i % 2] = codes[i]

@@ -7,6 +7,7 @@ from ellm.kernels.task cimport *
 from ellm.kernels.vector cimport *
 
 include "matmul.pxi"
+include "encode.pxi"
 include "kernels.pxi"
 
 

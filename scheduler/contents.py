@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ellm.kernels.formats import FORMATS, Format
+from ellm.kernels.formats import FORMATS, PLAIN, Format
 
 Run = tuple[int, ...]
 """(source, first row, rows, first column), and the step from row to row if it is not 1: these rows of a source become
@@ -74,6 +74,7 @@ class Source:
     transposed: bool = False  # stored as [k, rows]
     head_rows: int = 0  # matrix i begins at stored row i * head_rows: at this row, or at this k if transposed
     first_k: int = 0  # the source's k that becomes the first packed one
+    format: str = PLAIN.name  # of a matrix: the name of what it is stored in
     scales: NamedTensor | None = None  # named and stacked like the source: one for each `Format.scale_block`
     line: str = field(default="", compare=False)  # of the model, whose shape it is
 

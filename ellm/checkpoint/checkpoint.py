@@ -112,6 +112,12 @@ class Checkpoint:
         """Rows [begin, end) of a matrix of scales, float32, or uint8 as stored. See `TensorFiles.read_scales`."""
         return self._files.read_scales(name, begin, end, matrix=matrix)
 
+    def read_values(
+        self, name: str, begin: int, end: int, *, matrix: int | None = None, columns: tuple[int, int] | None = None
+    ) -> np.ndarray:
+        """Rows [begin, end) of a matrix in a tensor without scales, float32. See `TensorFiles.read_values`."""
+        return self._files.read_values(name, begin, end, matrix=matrix, columns=columns)
+
     def read_vector(self, name: str, matrix: int | None = None) -> np.ndarray:
         """A one-dimensional tensor, or one row of a stack of them, as float32 [n]. Thread-safe."""
         return self._files.read_vector(name, matrix)

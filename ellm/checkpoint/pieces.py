@@ -9,6 +9,7 @@ import numpy as np
 from ellm.checkpoint.checkpoint import Checkpoint
 from ellm.checkpoint.sources import tensor_name
 from ellm.kernels.contract import TILE_K, TILE_N
+from ellm.kernels.encode import LARGEST, encode
 from ellm.kernels.formats import BLOCK_K, PLAIN, Format
 from ellm.kernels.pack import has_nan, pack_codes, pack_rows, pack_scales, to_bf16
 from ellm.scheduler.contents import Source, WeightEntry
@@ -53,6 +54,9 @@ def pack_piece(checkpoint: Checkpoint, weight: WeightEntry, piece: Piece, matrix
     Raises InputError if the file has become unreadable or holds NaN, ValueError if the first k of a weight that keeps
     its scales is not the first of a block.
     """
+    if checkpoint.tensors[tensor_name(piece.source, matrix)].format is not weight.packed:
+        _pack_values(checkpoint, weight, piece, matrix, address)
+        return
     if weight.packed.stored.blocks:
         _pack_blocks(checkpoint, weight, piece, matrix, address)
         return
@@ -100,6 +104,68 @@ def _refuse_infinite(checkpoint: Checkpoint, name: str, format: Format, part: st
         raise InputError(f"{tensor.path}: {tensor}: holds {numbers[~finite][0]}, a scale must be finite")
 
 
+def _pack_values(checkpoint: Checkpoint, weight: WeightEntry, piece: Piece, matrix: int, address: int) -> None:
+    """`pack_piece` of a source that is stored in another format: its numbers, encoded in that of the weight."""
+    k, source = weight.k, piece.source
+    shift = matrix * source.head_rows
+    if source.transposed:
+        most = max(_BLOCK_BYTES // 4 // (piece.last - piece.first) // BLOCK_K, 1) * BLOCK_K
+        for first in range(0, k, most):
+            rows = shift + source.first_k + first, shift + source.first_k + min(first + most, k)
+            values = _read_values(checkpoint, source, matrix, rows, (piece.first, piece.last))
+            _write_values(checkpoint, weight, piece, matrix, address, values.T, piece.first, first)
+        return
+    most = max(_BLOCK_BYTES // 4 // (k * TILE_N), 1) * TILE_N
+    for row in range(piece.first, piece.last, most):
+        rows = shift + row, shift + min(row + most, piece.last)
+        values = _read_values(checkpoint, source, matrix, rows, (source.first_k, source.first_k + k))
+        _write_values(checkpoint, weight, piece, matrix, address, values, row, 0)
+
+
+def _read_values(
+    checkpoint: Checkpoint, source: Source, matrix: int, rows: tuple[int, int], columns: tuple[int, int]
+) -> np.ndarray:
+    """A rectangle of a stored matrix, float32."""
+    name = tensor_name(source, matrix)
+    format = checkpoint.tensors[name].format
+    if not format.stored.scales:
+        stacked = matrix if source.stacked else None
+        return checkpoint.read_values(name, *rows, matrix=stacked, columns=columns)
+    codes, scales = _read_codes(checkpoint, source, matrix, rows, columns)
+    height, width = format.scale_block(source.transposed)
+    first = rows[0] % height, columns[0] % width
+    return format.expand(codes.view(np.uint8), scales, first, source.transposed)[:, : columns[1] - columns[0]]
+
+
+def _write_values(
+    checkpoint: Checkpoint,
+    weight: WeightEntry,
+    piece: Piece,
+    matrix: int,
+    address: int,
+    values: np.ndarray,
+    row: int,
+    first: int,
+) -> None:
+    """Encode rows of a source, float32 [rows, k] from packed k `first` on, into the packed weight."""
+    format, end = weight.packed, row + len(values)
+    if format is PLAIN:
+        bits = to_bf16(values).view(np.uint8)
+        pack_rows(bits, row, piece.runs, address, format.name, weight.k_tiles, first // TILE_K)
+        return
+    large = ~(np.abs(values) <= LARGEST)
+    if large.any():
+        tensor = checkpoint.tensors[tensor_name(piece.source, matrix)]
+        raise InputError(
+            f"{tensor.path}: {tensor}: holds {values[large][0]}, a weight must be from {-LARGEST:g} to {LARGEST:g} to "
+            f"become {format.name}"
+        )
+    codes, scales = encode(format, values)
+    pack_codes(codes, row, piece.runs, address, format.name, weight.k_tiles, first // TILE_K)
+    group = first // format.k_per_scale
+    pack_scales(scales, 1, row, end, -row, piece.runs, address, format.name, weight.k_tiles, group)
+
+
 def _pack_transposed(checkpoint: Checkpoint, weight: WeightEntry, piece: Piece, matrix: int, address: int) -> None:
     """`pack_piece` of a source that is stored [k, rows]."""
     k, k_tiles, format = weight.k, weight.k_tiles, weight.packed
@@ -125,28 +191,36 @@ def _read(
     columns: tuple[int, int],
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """A rectangle of a stored matrix in the weight's format, and the bits of its blocks' scales if that has any."""
-    source = piece.source
+    source, format = piece.source, weight.packed
+    if not format.stored.scales:
+        stacked = matrix if source.stacked else None
+        name = tensor_name(source, matrix)
+        return np.ascontiguousarray(checkpoint.read_rows(name, *rows, matrix=stacked, columns=columns)), None
+    first_k = rows[0] if source.transposed else columns[0]
+    if first_k % format.k_per_scale:
+        name = tensor_name(source, matrix)
+        raise ValueError(f"{weight.name}: k begins at {first_k} of {name}, must be a multiple of {format.k_per_scale}")
+    codes, scales = _read_codes(checkpoint, source, matrix, rows, columns)
+    return codes, format.scale_bits(scales)
+
+
+def _read_codes(
+    checkpoint: Checkpoint, source: Source, matrix: int, rows: tuple[int, int], columns: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """A rectangle of a stored matrix of codes as it is, and the scales of the blocks that it lies in."""
     name = tensor_name(source, matrix)
-    format, transposed = checkpoint.tensors[name].format, source.transposed
+    format = checkpoint.tensors[name].format
     stacked = matrix if source.stacked else None
     per_item = format.codes_per_item
     items = columns[0] // per_item, -(-columns[1] // per_item)
     codes = np.ascontiguousarray(checkpoint.read_rows(name, *rows, matrix=stacked, columns=items))
-    if not format.stored.scales:
-        return codes, None
-    height, width = format.scale_block(transposed)
+    height, width = format.scale_block(source.transposed)
     assert source.scales
     scales_name = tensor_name(source.scales, matrix)
     scales = checkpoint.read_scales(scales_name, rows[0] // height, -(-rows[1] // height), matrix=stacked)
     scales = scales[:, columns[0] // width : -(-columns[1] // width)]
     _refuse_nan(checkpoint, format, name, codes, scales_name, scales)
-    if weight.packed is PLAIN:
-        first = rows[0] % height, columns[0] % width
-        return to_bf16(format.expand(codes.view(np.uint8), scales, first, transposed)), None
-    first_k = rows[0] if transposed else columns[0]
-    if first_k % format.k_per_scale:
-        raise ValueError(f"{weight.name}: k begins at {first_k} of {name}, must be a multiple of {format.k_per_scale}")
-    return codes, format.scale_bits(scales)
+    return codes, scales
 
 
 def _refuse_nan(

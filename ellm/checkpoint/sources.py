@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ellm.checkpoint.tensors import NUMBERS, READABLE, TensorInfo
-from ellm.kernels.formats import PLAIN
+from ellm.kernels.formats import MADE, PLAIN
 from ellm.scheduler.contents import NamedTensor, Source, WeightEntry
 from ellm.system.errors import InputError
 
@@ -82,10 +82,20 @@ def _check_dtype(weight: WeightEntry, source: Source, tensor: TensorInfo) -> Non
     if weight.layout == "vector":
         return _refuse_dtype(tensor, NUMBERS, "ellm reads vectors as")
     _refuse_dtype(tensor, READABLE, "ellm reads")
-    wanted = weight.format
-    expanded = wanted == PLAIN.name and tensor.format.k_per_scale and (source.scales or tensor.format.stored.blocks)
-    if tensor.format.name != wanted and not expanded:
-        raise InputError(f"{tensor.path}: {tensor}: dtype is {tensor.dtype}, the program was compiled for {wanted}")
+    wanted, format = weight.packed, tensor.format
+    if format is wanted:
+        return
+    converted = source.format != wanted.name
+    if converted and wanted not in MADE:
+        known = ", ".join(one.name for one in MADE)
+        raise InputError(
+            f"{tensor.path}: {tensor}: dtype is {tensor.dtype}, ellm makes {known} of it, not {wanted.name}"
+        )
+    scaled = not format.stored.scales or source.scales
+    if not scaled or not (converted or (wanted is PLAIN and format.k_per_scale)):
+        raise InputError(
+            f"{tensor.path}: {tensor}: dtype is {tensor.dtype}, the program was compiled for {source.format}"
+        )
 
 
 def _refuse_dtype(tensor: TensorInfo, known: Sequence[str], words: str) -> None:

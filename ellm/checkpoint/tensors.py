@@ -104,6 +104,13 @@ class TensorFiles:
         tensor = self.tensors[name]
         return _to_float(tensor, self._read(tensor, begin, end, matrix, None))
 
+    def read_values(
+        self, name: str, begin: int, end: int, *, matrix: int | None = None, columns: tuple[int, int] | None = None
+    ) -> np.ndarray:
+        """The numbers of these rows, of a tensor without scales, not rounded: float32. Arguments as of `read_rows`."""
+        tensor = self.tensors[name]
+        return _to_float(tensor, self._read(tensor, begin, end, matrix, columns))
+
     def read_vector(self, name: str, matrix: int | None = None) -> np.ndarray:
         """A whole one-dimensional tensor, or one row of a stack of them, as float32 [n]. Raises as `read_rows` does."""
         tensor = self.tensors[name]

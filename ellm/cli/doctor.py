@@ -8,7 +8,7 @@ from contextlib import closing
 from ellm.cli.terminal import note
 from ellm.kernels import contract
 from ellm.kernels import isa as isas
-from ellm.kernels.formats import FORMATS
+from ellm.kernels.formats import DTYPES, FORMATS, MADE
 from ellm.machine.limits import Limits
 from ellm.machine.neighbours import Neighbour, neighbours
 from ellm.profiling.report import several
@@ -62,9 +62,12 @@ def isa_lines(choice: isas.Choice) -> list[str]:
 
 def precision_lines() -> list[str]:
     """The precisions in which weights stay in memory, and the kernels that take all of them."""
+    short = {format: f"{name} ({format.name})" for name, format in DTYPES.items() if name != format.name}
+    dtypes = ", ".join(short.get(format, format.name) for format in MADE)
     kernels = ", ".join(kernel for kernel, fields in contract.FIELDS.items() if "format" in fields)
     return [
         "precisions   as stored in the checkpoint; activations bf16, sums f32",
+        f"  --dtype    {dtypes}, from whatever is stored",
         *(f"  {format.name:<10} {format.computed}" for format in FORMATS.values()),
         f"  kernels    {kernels}",
     ]

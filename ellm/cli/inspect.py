@@ -14,7 +14,7 @@ from ellm.cli.views import Subject, Views, load
 from ellm.compiled import compile_model, read_source
 from ellm.inspection import operator_kinds
 from ellm.inspection.steps import Step
-from ellm.inspection.text import chain
+from ellm.inspection.text import by_precision, chain
 from ellm.kernels import isa as isas
 from ellm.kernels.formats import FORMATS
 from ellm.predict.roofline import Cost
@@ -24,17 +24,17 @@ from ellm.system.errors import InputError
 from ellm.system.memory import readable
 
 NOT_LOOKED_AT = "The weights were not looked at: their precisions follow config.json."
-CHANGED = ", converted when loaded"
 
 
-def inspect(
-    model: str, context: int | None, *, no_weights: bool, isa: str | None, expanded: bool, views: Views
-) -> None:
-    """Print the views that are asked for, or else the summary; with `expanded`, of the program for long prompts."""
+def inspect(model: str, *, no_weights: bool, isa: str | None, choices: dict[str, Any], views: Views) -> None:
+    """Print the views that are asked for, or else the summary; `choices` are options of `compile_model`.
+
+    With `expanded_prefill`, of the program for long prompts.
+    """
     choice = isas.choose(isa)
-    subject = read_subject(model, context, no_weights, choice.isa, expanded)
+    subject = read_subject(model, no_weights, choice.isa, **choices)
     if views.wanted:
-        other = read_subject(views.diff, context, no_weights, choice.isa, False) if views.diff is not None else None
+        other = read_subject(views.diff, no_weights, choice.isa, choices["context"]) if views.diff is not None else None
         for line in [*price_lines(subject), *views.write(subject)]:
             print(line, file=sys.stderr)
         for line in views.lines(subject, other):
@@ -87,21 +87,29 @@ def reasons(subject: Subject) -> dict[operator_kinds.OperatorKind, str]:
             return ""
         source = subject.compiled.source
         if source.checkpoint:
-            return stored_as(source.checkpoint, kind.precision, names)
-        return configured_as(source.config, source.model.precision(names[0]), kind.precision)
+            return stored_as(source.checkpoint, kind.precision, names, subject.compiled.dtype)
+        return configured_as(source.config, source.model.precision(names[0]), kind.precision, subject.compiled.dtype)
 
     return {kind: why(kind, names) for kind, names in weights_of(subject.program).items()}
 
 
-def read_subject(model: str, context: int | None, no_weights: bool, isa: str, expanded: bool) -> Subject:
-    """A model, compiled, or a saved program (.npz), of which there is no expanded one."""
+def read_subject(
+    model: str,
+    no_weights: bool,
+    isa: str,
+    context: int | None,
+    dtype: str | None = None,
+    expanded_prefill: bool = False,
+) -> Subject:
+    """A model, compiled, or a saved program (.npz), which can no longer be compiled in another way."""
     path = aliases.path_of(model)
     if path.suffix == ".npz":
-        if expanded:
-            raise InputError(f"{path}: a saved program is as it is: --expanded-prefill needs a model")
+        for option, given in (("--expanded-prefill", expanded_prefill), ("--dtype", dtype is not None)):
+            if given:
+                raise InputError(f"{path}: a saved program is as it is: {option} needs a model")
         return load(path)
     source = read_source(model, no_weights=no_weights)
-    compiled = compile_model(source, context=context, isa=isa, expanded_prefill=expanded)
+    compiled = compile_model(source, context=context, isa=isa, expanded_prefill=expanded_prefill, dtype=dtype)
     return Subject(Path(model).absolute().name, compiled.programs[-1], compiled)
 
 
@@ -127,21 +135,27 @@ def weights_of(program: Program) -> dict[operator_kinds.OperatorKind, list[str]]
     return found
 
 
-def stored_as(checkpoint: Checkpoint, precision: str, names: list[str]) -> str:
+def stored_as(checkpoint: Checkpoint, precision: str, names: list[str], dtype: str | None) -> str:
     """Why a kernel computes with a precision: the dtypes of the tensors in the checkpoint."""
     tensors = [checkpoint.tensor_of(name) for name in names]
     dtypes = {tensor.dtype if tensor else "nothing (missing)" for tensor in tensors}
     changed = dtypes != {FORMATS[precision].stored.dtype}
-    return f"stored as {', '.join(sorted(dtypes))}{CHANGED if changed else ''}"
+    return f"stored as {', '.join(sorted(dtypes))}{conversion(dtype) if changed else ''}"
 
 
-def configured_as(config: Mapping[str, Any], stored: str, precision: str) -> str:
+def configured_as(config: Mapping[str, Any], stored: str, precision: str, by: str | None) -> str:
     """Why a kernel computes with a precision, if config.json says in which one the weights are stored."""
     method = (config.get("quantization_config") or {}).get("quant_method")
     dtype = config.get("dtype") or config.get("torch_dtype") or "not given"
+    changed = conversion(by) if stored != precision else ""
     if FORMATS[stored].k_per_scale:
-        return f"quant_method {method}{CHANGED if stored != precision else ''}"
-    return f"not quantized, dtype {dtype}" if method else f"dtype {dtype}"
+        return f"quant_method {method}{changed}"
+    return f"not quantized, dtype {dtype}{changed}" if method else f"dtype {dtype}{changed}"
+
+
+def conversion(dtype: str | None) -> str:
+    """Why a matrix is packed otherwise than it is stored."""
+    return ", converted when loaded" if dtype is None else f", packed by --dtype {dtype}"
 
 
 def task_lines(program: Program) -> list[str]:
@@ -201,9 +215,3 @@ def cache_lines(program: Program) -> list[str]:
         words += "" if kind.kept else "; given back once a prompt is computed"
         lines.append(f"caches       {count} of {kind.name}: {position} per token, {sequence} per sequence{words}")
     return lines
-
-
-def by_precision(sizes: Mapping[str, int]) -> str:
-    """Sizes for people, largest first."""
-    ordered = sorted(sizes.items(), key=lambda item: -item[1])
-    return ", ".join(f"{precision} {readable(size)}" for precision, size in ordered)

@@ -51,6 +51,14 @@ IsaOption = Annotated[
 ContextOption = Annotated[
     int | None, typer.Option(help="Most tokens of a conversation.", show_default="what the model was made for")
 ]
+DtypeOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="q8|q4|bf16[,head=q8|q4]",
+        help="Pack matrices in fewer bits; head and embedding only if asked.",
+        show_default="as stored",
+    ),
+]
 ExpandedOption = Annotated[
     bool,
     typer.Option(
@@ -134,6 +142,7 @@ def run(
         list[str] | None,
         typer.Option(metavar="TEXT", help="Ends the answer, also as a special token; may be repeated."),
     ] = None,
+    dtype: DtypeOption = None,
     context: ContextOption = None,
     threads: ThreadsOption = None,
     pin: PinOption = "auto",
@@ -161,6 +170,7 @@ def run(
         "threads": threads,
         "pin": pin,
         "isa": isa,
+        "dtype": dtype,
         "expanded_prefill": expanded_prefill,
     }
     command.run(model, prompt, sampling, template, raw=raw, system=system, stats=stats, options=options)
@@ -169,6 +179,7 @@ def run(
 @app.command()
 def inspect(
     model: ModelArgument,
+    dtype: DtypeOption = None,
     context: ContextOption = None,
     isa: IsaOption = None,
     expanded_prefill: ExpandedOption = False,
@@ -197,7 +208,8 @@ def inspect(
     from ellm.cli.views import Views
 
     views = Views(graph=graph, tasks=tasks, memory=memory, json=json, dot=dot, diff=diff, html=html, save=save)
-    command.inspect(model, context, no_weights=no_weights, isa=isa, expanded=expanded_prefill, views=views)
+    choices = {"context": context, "dtype": dtype, "expanded_prefill": expanded_prefill}
+    command.inspect(model, no_weights=no_weights, isa=isa, choices=choices, views=views)
 
 
 @app.command()
@@ -211,6 +223,7 @@ def bench(
         int | None,
         typer.Option(help="Rows in a step of a prompt.", show_default="128, or 64 where that takes over 0.1 s"),
     ] = None,
+    dtype: DtypeOption = None,
     threads: ThreadsOption = None,
     pin: PinOption = "auto",
     isa: IsaOption = None,
@@ -224,7 +237,7 @@ def bench(
     from ellm.cli import bench as command
 
     lengths = [parse_length(text) for text in prompt.split(",") if text.strip()]
-    options = {"threads": threads, "pin": pin, "isa": isa, "expanded_prefill": expanded_prefill}
+    options = {"threads": threads, "pin": pin, "isa": isa, "dtype": dtype, "expanded_prefill": expanded_prefill}
     command.bench(model, lengths, generate, depth, repeat, chunk, as_json=json, options=options)
 
 
@@ -238,7 +251,7 @@ def plan(
     ] = None,
     batch: Annotated[int, typer.Option(help="Sequences that are decoded together.")] = 1,
     dtype: Annotated[
-        str | None, typer.Option(help="bf16, fp8, mxfp4, q8_0, q4_k ...", show_default="as the model comes")
+        str | None, typer.Option(help="q8, q4, bf16, fp8, mxfp4, q4_k ...", show_default="as the model comes")
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Workers.", show_default="all cores")] = None,
     expanded_prefill: ExpandedOption = False,
@@ -289,6 +302,7 @@ def profile(
     tokens: Annotated[int, typer.Option("-n", "--tokens", help="Tokens to generate.")] = 16,
     trace: Annotated[str | None, typer.Option(metavar="FILE", help="Write a trace for ui.perfetto.dev.")] = None,
     html: Annotated[str | None, typer.Option(metavar="FILE", help="Write a page with a timeline.")] = None,
+    dtype: DtypeOption = None,
     context: ContextOption = None,
     threads: ThreadsOption = None,
     pin: PinOption = "auto",
@@ -297,7 +311,7 @@ def profile(
     """Show where the time goes: by operator, by core, and on the critical path."""
     from ellm.cli import profile as command
 
-    options = {"context": context, "threads": threads, "pin": pin, "isa": isa}
+    options = {"context": context, "threads": threads, "pin": pin, "isa": isa, "dtype": dtype}
     command.profile(model, prompt, tokens, trace=trace, html=html, options=options)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 from ellm.compiled import Compiled, compile_model, read_source
+from ellm.inspection.text import by_precision
 from ellm.machine import description
 from ellm.machine.description import Machine
 from ellm.predict.planner import COMPARED, Estimate, Planner, what_helps
@@ -86,14 +87,13 @@ def check_fits(model: str, planner: Planner, context: int, extra: float) -> None
 
 def head_lines(model: str, planner: Planner, context: int) -> list[str]:
     """The model, the machine, and what memory it takes."""
-    machine, dtype = planner.machine, planner.dtype
-    kept = " and ".join(name for name in planner.program.weight_bytes if name != "f32")
+    machine = planner.machine
     cache = planner.cache_bytes(context) / 1e9
     return [
         f"{model} on {machine.name}",
         f"machine      {planner.threads} of {machine.cores} cores, {planner.workers.read_rate:.0f} GB/s, "
         f"{_matmul(machine, planner.threads)}",
-        f"weights      {planner.weights_gb:.1f} GB in {dtype or kept}",
+        f"weights      {planner.weights_gb:.1f} GB in {by_precision(planner.program.weight_bytes)}",
         f"memory       {planner.memory_gb(context):.1f} GB of {machine.capacity_gb:.0f} GB, of which {cache:.2f} GB "
         f"are keys and values of {planner.batch} x {context} tokens",
     ]
@@ -149,7 +149,9 @@ def dtype_lines(planner: Planner, context: int) -> list[str]:
             f"{dtype:<28}{one.ms:>10.2f}{one.bound_ms:>10.2f}{one.bound_ms / one.ms:>10.0%}"
             f"{one.scheduling:>12.1%}{needed:>12.1f}{fits}"
         )
-    kept = "Smaller than bf16: all matrices but the head, the embedding and the routers; mxfp4: experts, if any."
+    kept = (
+        "Smaller than bf16: matrices of more bits, but the head, the embedding and the routers; mxfp4: experts, if any."
+    )
     return [*lines, kept]
 
 

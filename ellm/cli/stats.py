@@ -7,6 +7,7 @@ from contextlib import closing
 
 from ellm.cli.terminal import note
 from ellm.inspection import operator_kinds
+from ellm.inspection.text import by_precision
 from ellm.llm import LLM
 from ellm.machine.limits import Limits
 from ellm.predict.roofline import Cost
@@ -57,6 +58,7 @@ def setup(llm: LLM) -> list[str]:
         f"isa      {runtime.choice.isa} ({runtime.choice.reason})",
         f"workers  {runtime.pool.placement}",
         "dtype    bf16 keys and values, f32 sums and residual stream, weights as below",
+        f"weights  a token reads {by_precision(Cost.of(runtime.program).weight_bytes)}",
         *runtime.compiled.notes(runtime.pool.threads),
         *operator_kinds.table(runtime.program),
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 from ellm.inspection.contracts import contracts
@@ -136,3 +136,9 @@ def dot(program: Program, name: str) -> list[str]:
         lines += inside if layer >= 0 else [node[2:] for node in nodes]
     lines += [f"  op{before} -> op{number};" for number, one in enumerate(operators) for before in one.after]
     return [*lines, "}"]
+
+
+def by_precision(sizes: Mapping[str, int]) -> str:
+    """Sizes for people, largest first."""
+    ordered = sorted(sizes.items(), key=lambda item: -item[1])
+    return ", ".join(f"{precision} {readable(size)}" for precision, size in ordered)

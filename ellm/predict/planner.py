@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from ellm.kernels.formats import FORMATS
 from ellm.machine.description import Machine
 from ellm.predict import routes
 from ellm.predict.roofline import Cost
@@ -18,9 +17,8 @@ from ellm.scheduler.program import Program
 from ellm.scheduler.simulate import CacheState, SimulatedStep, simulate
 from ellm.system.errors import InputError
 
-DTYPES = tuple(format.name for format in FORMATS.values() if format.terms == 1)
-COMPARED = ("bf16", "fp8", "mxfp4", "q8_0", "q4_k")
-"""Of DTYPES, what a model is also compiled with to show what its weights' size does."""
+COMPARED = ("bf16", "fp8", "mxfp4", "q8", "q4")
+"""What a model is also compiled with to show what its weights' size does."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,8 @@ class Estimate:
 class Planner:
     """Simulates a model's steps. Raises InputError for a dtype, thread count or batch that cannot be.
 
-    `compiled` gives the program with weights in a dtype, one of DTYPES; None: as they are stored.
+    `compiled` gives the program with weights in a dtype (as `--dtype` takes it), and raises InputError if there is no
+    such one; None: as they are stored.
     """
 
     def __init__(
@@ -57,8 +56,6 @@ class Planner:
         batch: int = 1,
         seed: int = 0,
     ):
-        if dtype is not None and dtype not in DTYPES:
-            raise InputError(f"dtype {dtype!r} is unknown: choose one of {', '.join(DTYPES)}")
         program = compiled(dtype)
         if not 1 <= batch <= program.chunk:
             raise InputError(f"batch {batch}: a step has from 1 to {program.chunk} sequences")

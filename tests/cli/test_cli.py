@@ -78,6 +78,7 @@ def test_stats_name_the_speeds_the_limits_and_what_ran():
         r"decode +7 tokens, [\d.]+ tok/s, 0.09\d GB/token, [\d.]+ GB/s = \d+% of the [\d.]+ measured",
         r"isa +\w+ \(.+\)",
         r"workers +\d+ threads? on cores? [\d,-]+ \(.+\)",
+        r"weights +a token reads q4_1 [\d.]+ MB",
         r"layers\.\*\.qkv +30  qkv +q4_1\n",
         r"layers\.\*\.attend +30  attend +-\n",
     ):
