@@ -176,6 +176,10 @@ class LLM:
         """The logits after each of the tokens, teacher-forced: float32 [T, vocab]."""
         return self._driver.logits(self._tokens(token_ids))
 
+    def logits_by_step(self, token_ids: Sequence[int] | np.ndarray, first: int = 0) -> Iterator[np.ndarray]:
+        """The same from position `first` on, of one step after the other, each float32 [n, vocab]."""
+        return self._driver.logits_by_step(self._tokens(token_ids), first)
+
     def prompt_cache(self) -> PromptCache:
         """A cache for a conversation: `stream` computes only what a prompt does not share with the one before."""
         return PromptCache()
@@ -211,7 +215,7 @@ class LLM:
         self._check_ids(np.asarray(params.stop_token_ids or [], object), "stop_token_ids: ")
         return Completion(tokens, params, self.context, self.tokenizer, cache, chat)
 
-    def _tokens(self, ids: Sequence[int]) -> np.ndarray:
+    def _tokens(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
         """Token ids as int32 [T], checked against the vocabulary and the context."""
         if not isinstance(ids, Sequence | np.ndarray):
             raise InputError(f"a prompt must be a text or a flat list of token ids, not {type(ids).__name__}")

@@ -25,11 +25,12 @@ ROOMS = {  # of ellm/: which of the others each knows, and which layers
     "compiled": {"system", "checkpoint", "models", "dsl", "scheduler", "kernels"},
     "serving": {"system", "text", "checkpoint", "compiled", "scheduler", "kernels"},
     "llm": {"system", "text", "checkpoint", "compiled", "serving", "scheduler", "kernels"},
+    "evaluation": set(),
     "predict": {"system", "machine", "scheduler", "kernels"},
     "inspection": {"system", "predict", "pages", "scheduler", "kernels"},
     "profiling": {"system", "machine", "serving", "predict", "inspection", "scheduler", "kernels"},
     "cli": {"system", "checkpoint", "machine", "compiled", "llm", "serving", "predict", "inspection", "profiling"}
-    | {"pages", "scheduler", "kernels"},
+    | {"evaluation", "pages", "scheduler", "kernels"},
     "__init__": {"llm", "serving", "system"},
 }
 LINKS = ["dsl", "kernels", "models", "scheduler"]

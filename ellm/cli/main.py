@@ -242,6 +242,44 @@ def bench(
 
 
 @app.command()
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="A model; what B is measured against.")],
+    b: Annotated[str | None, typer.Argument(metavar="B", help="Another one.", show_default="A")] = None,
+    text: Annotated[str, typer.Option(metavar="FILE", help="UTF-8 text to run both on.")] = ...,  # type: ignore[assignment]
+    option_a: Annotated[
+        list[str] | None,
+        typer.Option("--a", metavar="KEY=VALUE", help="Of A alone: dtype, isa or expanded-prefill; may be repeated."),
+    ] = None,
+    option_b: Annotated[
+        list[str] | None, typer.Option("--b", metavar="KEY=VALUE", help="The same of B: --b dtype=q4.")
+    ] = None,
+    context: Annotated[int, typer.Option(help="Tokens of a window; of each the second half is scored.")] = 512,
+    windows: Annotated[int | None, typer.Option(help="Most windows.", show_default="all of the text")] = None,
+    threads: ThreadsOption = None,
+    pin: PinOption = "auto",
+    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Say how far B is from A on a text: KL divergence, how often both put the same token first, and perplexities.
+
+    Windows are those of llama-perplexity. Without B, A is compared with itself: ellm compare MODEL --b dtype=q4 ...
+    """
+    from ellm.cli import compare as command
+
+    command.compare(
+        a,
+        a if b is None else b,
+        text,
+        context=context,
+        most=windows,
+        options_a=option_a or [],
+        options_b=option_b or [],
+        threads=threads,
+        pin=pin,
+        as_json=json,
+    )
+
+
+@app.command()
 def plan(
     model: ModelArgument,
     machine: Annotated[str, typer.Option(help="xeon-6980p, xeon-8480plus, epyc-9755, or a file of `doctor --save`.")],

@@ -52,16 +52,34 @@ class Driver:
 
     def logits(self, tokens: np.ndarray) -> np.ndarray:
         """The logits of every position of int32 [T] tokens, float32 [T, vocab]. Raises InputError without memory."""
-        with self._turn():
-            scoring = Scoring(self._engine, tokens)
-        try:
+        with self._scoring(tokens, 0, len(tokens)) as scoring:
+            logits = np.empty((len(tokens), self._engine.program.vocab), np.float32)
             while scoring.done < len(tokens):
                 with self._turn():
-                    scoring.step()
+                    scoring.step(logits)
+            return logits
+
+    def logits_by_step(self, tokens: np.ndarray, first: int) -> Iterator[np.ndarray]:
+        """The logits of the positions from `first` on, of one step after the other, each float32 [n, vocab].
+
+        Raises as `logits` does.
+        """
+        with self._scoring(tokens, first, min(len(tokens), self._engine.batcher.chunk)) as scoring:
+            while scoring.done < len(tokens):
+                with self._turn():
+                    logits = scoring.step()
+                yield logits
+
+    @contextmanager
+    def _scoring(self, tokens: np.ndarray, first: int, held: int) -> Iterator[Scoring]:
+        with self._turn():
+            scoring = Scoring(self._engine, tokens, first, held)
+        try:
+            yield scoring
         finally:
-            with self._turn():
-                scoring.close()
-        return scoring.logits
+            if not self.closed:  # which gives all ranges back
+                with self._turn():
+                    scoring.close()
 
     def clear(self, cache: PromptCache) -> None:
         """Give the pages of a prompt cache back. Raises InputError if a completion uses it."""

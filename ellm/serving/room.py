@@ -134,9 +134,9 @@ class Room:
             f"of memory and {memory.readable(MARGIN)} must stay free, {memory.readable(there)} are left"
         )
 
-    def check_logits(self, tokens: int, vocab: int) -> None:
-        """Raise InputError unless so many rows of logits fit, and the keys and values that they take."""
-        needed = tokens * 4 * vocab + self._bytes(0, tokens) + self._most_prompt_only_bytes(tokens, tokens)
+    def check_logits(self, tokens: int, rows: int, vocab: int) -> None:
+        """Raise InputError unless so many rows of logits fit, and the keys and values of so many tokens."""
+        needed = rows * 4 * vocab + self._bytes(0, tokens) + self._most_prompt_only_bytes(tokens, tokens)
         if needed > MARGIN and needed > (there := memory.available()):
             raise InputError(
                 f"the logits of {tokens} tokens need {memory.readable(needed)}, {memory.readable(there)} are left"

@@ -16,6 +16,10 @@ from ellm.system import memory
 from ellm.system.errors import InputError
 
 
+class NoRoom(InputError):
+    """The memory for a model is not there."""
+
+
 class Runtime:
     """A compiled model on this machine's cores: its packed weights, and workers that run its programs.
 
@@ -72,7 +76,7 @@ class Runtime:
 
 
 def check_room(programs: Sequence[Program], threads: int, model: str, context: int | None = None) -> None:
-    """Raise InputError if the memory that programs on the same weights take before the first token is not there.
+    """Raise NoRoom if the memory that programs on the same weights take before the first token is not there.
 
     A `context` that was asked for must fit besides: keys and values of one sequence of so many tokens.
     """
@@ -80,13 +84,13 @@ def check_room(programs: Sequence[Program], threads: int, model: str, context: i
     there = memory.available()
     if needed > there:
         precisions = " and ".join(name for name in programs[0].weight_bytes if name != "f32")
-        raise InputError(
+        raise NoRoom(
             f"{model}: needs {memory.readable(needed)} of memory in {precisions}, "
             f"{memory.readable(there)} are available"
         )
     range_bytes = max(program.range_bytes for program in programs)
     if context is not None and needed + range_bytes > there:
-        raise InputError(
+        raise NoRoom(
             f"{model}: context {context}: its keys and values need {memory.readable(range_bytes)} of memory, "
             f"{memory.readable(there - needed)} are left beside the weights"
         )

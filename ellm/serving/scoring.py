@@ -10,32 +10,40 @@ from ellm.serving.engine import Engine
 
 
 class Scoring:
-    """The logits of every position of int32 [T] tokens, float32 [T, vocab]. Raises InputError without memory."""
+    """The logits of the positions of int32 [T] tokens from `first` on, of which the caller holds `held` at a time.
 
-    def __init__(self, engine: Engine, tokens: np.ndarray):
-        engine.room.check_logits(len(tokens), engine.program.vocab)
+    Raises InputError without memory.
+    """
+
+    def __init__(self, engine: Engine, tokens: np.ndarray, first: int, held: int):
+        engine.room.check_logits(len(tokens), held, engine.program.vocab)
         engine.release()
-        self._engine, self._tokens = engine, tokens
+        self._engine, self._tokens, self._first = engine, tokens, first
         self._positions = np.arange(len(tokens), dtype=np.int32)
         self._range = engine.room.ranges.acquire()
         self._addresses = np.array([self._range.address], np.uint64)
-        self.logits = np.empty((len(tokens), engine.program.vocab), np.float32)
-        self.done = 0  # positions whose logits are there
+        self.done = 0  # positions that were run
 
-    def step(self) -> None:
-        """Run the next chunk."""
-        rows = slice(self.done, min(self.done + self._engine.batcher.chunk, len(self._tokens)))
-        count = rows.stop - rows.start
-        chosen(self._engine.executables, count).run(
+    def step(self, out: np.ndarray | None = None) -> np.ndarray:
+        """Run the next chunk and return the logits of its positions that are wanted, float32 [n, vocab].
+
+        They are written to the rows of `out`, float32 [T - first, vocab], if it is given.
+        """
+        begin, end = self.done, min(self.done + self._engine.batcher.chunk, len(self._tokens))
+        rows, wanted = slice(begin, end), slice(max(begin - self._first, 0), max(end - self._first, 0))
+        count = wanted.stop - wanted.start
+        logits = np.empty((count, self._engine.program.vocab), np.float32) if out is None else out[wanted]
+        chosen(self._engine.executables, end - begin).run(
             StepInput.of(
                 self._positions[rows],
                 self._tokens[rows],
                 ranges=self._addresses,
-                logit_row=self._positions[:count],
-                logits=self.logits[rows],
+                logit_row=self._positions[end - begin - count : end - begin],
+                logits=logits,
             )
         )
-        self.done = rows.stop
+        self.done = end
+        return logits
 
     def close(self) -> None:
         """Give the range back."""
