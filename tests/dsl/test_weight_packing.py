@@ -100,7 +100,7 @@ def test_mxfp4_is_stored_as_blocks_and_scales():
     bank = next(entry for entry in program.weights if entry.format == "mxfp4")
     name = "model.layers.0.mlp.experts.gate_up_proj"
     scales = f"{name}_scales", [7, 176, 3]
-    assert bank.sources == (source(f"{name}_blocks", [7, 176, 3, 16], scales, stacked=True),)
+    assert bank.sources == (source(f"{name}_blocks", [7, 176, 3, 16], scales, stacked=True, format="mxfp4"),)
     assert bank.bytes == 7 * bank.bank_stride and bank.bank_stride % 4096 == 0
     assert bank.bank_stride - bank.n_tiles * (64 + 4 * 256) in range(4096)  # 96 k: one block of 128
 
@@ -118,7 +118,7 @@ def latent(nope, v, precision):
 def test_a_matrix_for_each_head_is_cut_from_a_joined_tensor():
     to_keys, to_values = latent(128, 128, "fp8")
     name = "model.layers.0.self_attn.kv_b_proj.weight"
-    stored = source(name, [1024, 64], (f"{name}_scale_inv", [8, 1]), head_rows=256)
+    stored = source(name, [1024, 64], (f"{name}_scale_inv", [8, 1]), head_rows=256, format="fp8")
     assert to_keys.sources == (replace(stored, transposed=True),)
     assert (to_keys.k, to_keys.runs, to_keys.format) == (128, ((0, 0, 64, 0),), "fp8")
     assert to_values.sources == (stored,)
