@@ -29,6 +29,14 @@ static inline int64_t column_bytes(int64_t format, int64_t k_tiles) {
 /* Where element k of column n of a column tile is, in elements. */
 static inline int64_t expand_place(int64_t n, int64_t k) { return k / 2 * ELLM_TILE_ROW + 2 * n + k % 2; }
 
+/* Code k of column n in a part of `width` bits a code: format.py says how words hold them. */
+static inline uint32_t word_code(const char *part, int64_t n, int64_t k, int64_t width) {
+    uint32_t word;
+    int64_t each = 32 / width, byte = (k & 1) << 1 | (k >> 1 & 1);
+    memcpy(&word, part + (k / each * ELLM_TILE_N + n) * (int64_t)sizeof word, sizeof word);
+    return word >> (8 * byte + k % each / 4 * width) & ((1u << width) - 1);
+}
+
 /* A float with few bits: `bits` are its exponent and mantissa, the mantissa moved up to where f32 has it, `bias` is what
  * f32's exponent bias has more than its own. Subnormals are made by subtraction, as arithmetic on f32 ones is slow. */
 static inline float float_widen(uint32_t bits, uint32_t bias) {
@@ -74,27 +82,20 @@ static inline void expand_fp8_plain(const char *block, int count, ellm_bf16 *res
 
 static inline float mxfp4_element(const char *block, int64_t n, int64_t k) {
     float scale = f32_from_e8m0((uint8_t)block[k / ELLM_TILE_K * ELLM_TILE_N + n]);
-    uint8_t pair = block[ELLM_MXFP4_HEADER + expand_place(n, k) / 2];
-    return f32_from_bf16(bf16_from_f32(f32_from_e2m1(pair >> 4 * (k % 2)) * scale));
+    const char *tile = block + ELLM_MXFP4_HEADER + k / ELLM_TILE_K * ELLM_TILE / 2;
+    return f32_from_bf16(bf16_from_f32(f32_from_e2m1(word_code(tile, n, k % ELLM_TILE_K, 4)) * scale));
 }
 
 static inline void expand_mxfp4_plain(const char *block, int count, ellm_bf16 *restrict out, ellm_bf16 *low,
                                       int64_t ahead) {
-    const uint8_t *scales = (const uint8_t *)block, *codes = scales + ELLM_MXFP4_HEADER;
-    for (int tile = 0; tile < count; tile++) {
-        float scale[ELLM_TILE_N];
-        for (int n = 0; n < ELLM_TILE_N; n++) scale[n] = f32_from_e8m0(scales[ELLM_TILE_N * tile + n]);
-        for (int row = ELLM_TILE_PAIRS * tile; row < ELLM_TILE_PAIRS * (tile + 1); row++) {
-            uint32_t pairs[ELLM_TILE_N];
-            for (int n = 0; n < ELLM_TILE_N; n++) {
-                uint32_t code = codes[ELLM_TILE_N * row + n];
-                uint32_t even = bf16_from_f32(f32_from_e2m1(code) * scale[n]);
-                uint32_t odd = bf16_from_f32(f32_from_e2m1(code >> 4) * scale[n]);
-                pairs[n] = even | odd << 16;
-            }
-            memcpy(out + ELLM_TILE_ROW * row, pairs, sizeof pairs);
+    const uint8_t *scales = (const uint8_t *)block;
+    for (int tile = 0; tile < count; tile++)
+        for (int n = 0; n < ELLM_TILE_N; n++) {
+            const char *codes = block + ELLM_MXFP4_HEADER + tile * ELLM_TILE / 2;
+            float scale = f32_from_e8m0(scales[ELLM_TILE_N * tile + n]);
+            for (int k = 0; k < ELLM_TILE_K; k++)
+                out[expand_place(n, ELLM_TILE_K * tile + k)] = bf16_from_f32(f32_from_e2m1(word_code(codes, n, k, 4)) * scale);
         }
-    }
 }
 
 static inline float f16_element(const char *block, int64_t n, int64_t k) {

@@ -46,30 +46,28 @@ static inline void expand_fp8(const char *block, int tiles, ellm_bf16 *out, ellm
 #define E2M1_LOW 0, 0, (char)0x80, (char)0xc0, 0, 0x40, (char)0x80, (char)0xc0
 #define EXPAND_MXFP4 expand_mxfp4
 static inline void expand_mxfp4(const char *block, int tiles, ellm_bf16 *out, ellm_bf16 *none, int64_t ahead) {
-    const __m128i high = _mm_setr_epi8(E2M1_HIGH), low = _mm_setr_epi8(E2M1_LOW, E2M1_LOW), half = _mm_set1_epi8(15);
+    const __m256i high = _mm256_setr_epi8(E2M1_HIGH, E2M1_HIGH), low = _mm256_setr_epi8(E2M1_LOW, E2M1_LOW, E2M1_LOW, E2M1_LOW);
     const uint8_t *scales = (const uint8_t *)block;
     for (int i = 0; i < ELLM_TILE_N * tiles; i++)
         if (scales[i] < 2 || scales[i] > 252) {
             expand_mxfp4_plain(block, tiles, out, none, ahead);
             return;
         }
-    for (int row = 0; row < ELLM_TILE_PAIRS * tiles; row++) {
-        const char *at = block + ELLM_MXFP4_HEADER + ELLM_TILE_N * row;
-        if (row % 4 == 0) _mm_prefetch(at + ahead, _MM_HINT_T0);
-        __m128i codes = _mm_loadu_si128((const __m128i *)at), even = _mm_and_si128(codes, half);
-        __m128i odd = _mm_and_si128(_mm_srli_epi16(codes, 4), half);
-        __m128i even_high = _mm_shuffle_epi8(high, even), even_low = _mm_shuffle_epi8(low, even);
-        __m128i odd_high = _mm_shuffle_epi8(high, odd), odd_low = _mm_shuffle_epi8(low, odd);
-        for (int part = 0; part < 2; part++) {
-            __m128i scale = _mm_loadl_epi64((const __m128i *)(scales + row / ELLM_TILE_PAIRS * ELLM_TILE_N + 8 * part));
-            scale = _mm_slli_epi16(_mm_sub_epi16(_mm_set1_epi16(127 + 126), _mm_cvtepu8_epi16(scale)), 7);
-            __m128i evens = part ? _mm_unpackhi_epi8(even_low, even_high) : _mm_unpacklo_epi8(even_low, even_high);
-            __m128i odds = part ? _mm_unpackhi_epi8(odd_low, odd_high) : _mm_unpacklo_epi8(odd_low, odd_high);
-            evens = _mm_subs_epu16(evens, scale);
-            odds = _mm_subs_epu16(odds, scale);
-            __m128i *target = (__m128i *)(out + ELLM_TILE_ROW * row + ELLM_TILE_ROW / 2 * part);
-            _mm_store_si128(target, _mm_unpacklo_epi16(evens, odds));
-            _mm_store_si128(target + 1, _mm_unpackhi_epi16(evens, odds));
+    for (int row = 0; row < ELLM_TILE_PAIRS * tiles; row += 4) {
+        const char *line = block + ELLM_MXFP4_HEADER + ELLM_TILE_N * row;
+        _mm_prefetch(line + ahead, _MM_HINT_T0);
+        for (int half = 0; half < 2; half++) {
+            __m128i bytes = _mm_loadl_epi64((const __m128i *)(scales + row / ELLM_TILE_PAIRS * ELLM_TILE_N + 8 * half));
+            __m256i scale = _mm256_slli_epi32(_mm256_sub_epi32(_mm256_set1_epi32(127 + 126), _mm256_cvtepu8_epi32(bytes)), 7);
+            __m256i codes = _mm256_loadu_si256((const __m256i *)line + half);
+            scale = _mm256_or_si256(scale, _mm256_slli_epi32(scale, 16));
+            for (int i = 0; i < 4; i++) { /* two neighbours are in the low or the high bytes of a word's halves */
+                __m256i pair = _mm256_srli_epi16(codes, 8 * (i % 2) + 4 * (i / 2));
+                pair = _mm256_and_si256(pair, _mm256_set1_epi16(15));
+                pair = _mm256_or_si256(_mm256_shuffle_epi8(low, pair), _mm256_slli_epi16(_mm256_shuffle_epi8(high, pair), 8));
+                ellm_bf16 *target = out + ELLM_TILE_ROW * (row + i) + ELLM_TILE_ROW / 2 * half;
+                _mm256_store_si256((__m256i *)target, _mm256_subs_epu16(pair, scale));
+            }
         }
     }
 }

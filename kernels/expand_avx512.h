@@ -23,12 +23,6 @@ static const uint8_t E4M3_LOW[128] = {
 #define E2M1_SIXTEEN 0, E2M1_SEVEN(0), 0, E2M1_SEVEN(0x8000)
 static const uint16_t E2M1_BF16[32] = {E2M1_SIXTEEN, E2M1_SIXTEEN};
 
-static inline int64_t load_word(const char *at) {
-    int64_t word;
-    memcpy(&word, at, sizeof word);
-    return word;
-}
-
 static inline void expand_prefetch(const char *line) { _mm_prefetch(line, _MM_HINT_T0); }
 
 static inline __m512i expand_round(__m512 first, __m512 second) { return (__m512i)_mm512_cvtne2ps_pbh(second, first); }
@@ -87,17 +81,6 @@ static inline void expand_fp8(const char *block, int count, ellm_bf16 *out, ellm
     }
 }
 
-typedef struct e2m1_decoder {
-    __m512i table, nibbles;
-} e2m1_decoder;
-
-static inline e2m1_decoder e2m1_decoder_load(void) {
-    return (e2m1_decoder){
-        _mm512_loadu_si512(E2M1_BF16),
-        _mm512_setr_epi64(0x000c000800040000, 0x001c001800140010, 0x002c002800240020, 0x003c003800340030,
-                          0x000c000800040000, 0x001c001800140010, 0x002c002800240020, 0x003c003800340030)};
-}
-
 /* Whether e2m1_row can apply the scales of the first `count` tiles of a block: no result leaves the normal numbers. */
 static inline int e2m1_normal(const char *block, int count) {
     __m512i above = _mm512_sub_epi8(_mm512_loadu_si512(block), _mm512_set1_epi8(2));
@@ -112,16 +95,16 @@ static inline __m512i e2m1_scale(const char *scales) {
     return _mm512_or_si512(scale, _mm512_slli_epi32(scale, 16));
 }
 
-/* A row of a tile from 16 bytes. The subtraction leaves zeros alone. */
-static inline __m512i e2m1_row(const char *at, const e2m1_decoder *decoder, __m512i scale) {
-    __m512i codes = _mm512_mask_set1_epi64(_mm512_set1_epi64(load_word(at)), 0xf0, load_word(at + 8));
-    codes = _mm512_permutexvar_epi16(_mm512_multishift_epi64_epi8(decoder->nibbles, codes), decoder->table);
-    return _mm512_subs_epu16(codes, scale);
+/* Row `row` of the four that a line of codes holds: two neighbours of it are in the halves of a word, in their low bytes
+ * or in their high ones. The subtraction leaves zeros alone. */
+static inline __m512i e2m1_row(__m512i line, int row, __m512i table, __m512i scale) {
+    __m512i codes = _mm512_srli_epi16(line, (unsigned)(8 * (row % 2) + 4 * (row / 2)));
+    return _mm512_subs_epu16(_mm512_permutexvar_epi16(codes, table), scale);
 }
 
 #define EXPAND_MXFP4 expand_mxfp4
 static inline void expand_mxfp4(const char *block, int count, ellm_bf16 *out, ellm_bf16 *low, int64_t ahead) {
-    e2m1_decoder decoder = e2m1_decoder_load();
+    __m512i table = _mm512_loadu_si512(E2M1_BF16);
     if (!e2m1_normal(block, count)) {
         expand_mxfp4_plain(block, count, out, low, ahead);
         return;
@@ -131,10 +114,11 @@ static inline void expand_mxfp4(const char *block, int count, ellm_bf16 *out, el
         __m512i scale = e2m1_scale(block + ELLM_TILE_N * tile);
         for (int row = ELLM_TILE_PAIRS * tile; row < ELLM_TILE_PAIRS * (tile + 1); row += 4) {
             const char *line = block + ELLM_MXFP4_HEADER + ELLM_TILE_N * row;
+            __m512i codes = _mm512_loadu_si512(line);
             expand_prefetch(line + ahead);
 #pragma GCC unroll 4
             for (int i = 0; i < 4; i++)
-                _mm512_store_si512(out + ELLM_TILE_ROW * (row + i), e2m1_row(line + ELLM_TILE_N * i, &decoder, scale));
+                _mm512_store_si512(out + ELLM_TILE_ROW * (row + i), e2m1_row(codes, i, table, scale));
         }
     }
 }

@@ -4,17 +4,14 @@
 #define ELLM_EXPAND_BLOCKS_H
 #define BLOCKED static inline __attribute__((always_inline))
 
-/* Code k of column n of a tile. Parts of 4, 2 and 1 bits, the lowest first, each as `byte[k bits / 8][n]`. */
+/* Code k of column n of a tile, from its parts. */
 BLOCKED uint32_t block_code(const char *tile, int64_t n, int64_t k, const ellm_format *f) {
-    const uint8_t *part = (const uint8_t *)tile;
-    if (f->bits == 8) return part[expand_place(n, k)];
     uint32_t code = 0;
-    for (int64_t width = 4, low = 0; width; width /= 2) {
+    for (int64_t width = 8, low = 0; width; width /= 2) {
         if (!(f->bits & width)) continue;
-        uint32_t byte = part[k * width / 8 * ELLM_TILE_N + n];
-        code |= (byte >> k * width % 8 & ((1u << width) - 1)) << low;
+        code |= word_code(tile, n, k, width) << low;
         low += width;
-        part += ELLM_TILE * width / 8;
+        tile += ELLM_TILE * width / 8;
     }
     return code;
 }
@@ -33,7 +30,7 @@ BLOCKED float block_number(const char *block, int64_t part, int64_t super, int64
 }
 
 BLOCKED float block_worth(uint32_t code, const ellm_format *f) {
-    return f->bits <= 5 ? f->worth[code] : f->worth[0] + (float)code;
+    return f->table ? f->worth[code] : (float)((int)code - (int)f->zero);
 }
 
 /* Element k of column n of a block. */
@@ -79,16 +76,16 @@ BLOCKED void block_prefetch(const char *block, int tile, int64_t ahead, const el
     for (int64_t i = 0; i < f->tile; i += 64) __builtin_prefetch(block + f->header + tile * f->tile + ahead + i);
 }
 
-/* As expand_blocks_plain, row by row of each tile. */
+/* As expand_blocks_plain, two rows of each tile at a time. */
 BLOCKED void expand_blocks(const char *block, int first, int count, ellm_bf16 *out, int64_t ahead, const ellm_format *f) {
     for (int tile = first; tile < first + count; tile++, out += ELLM_TILE) {
         const char *codes = block + f->header + tile * f->tile;
         block_scales scales;
         block_prefetch(block, tile, ahead, f);
-#pragma GCC unroll 16
-        for (int row = 0; row < ELLM_TILE_K / 2; row++) {
-            if (2 * row % f->group == 0) scales = block_scales_load(block, (ELLM_TILE_K * tile + 2 * row) / f->group, f);
-            block_store(codes, row, &scales, out + ELLM_TILE_K * row, f);
+#pragma GCC unroll 8
+        for (int step = 0; step < ELLM_TILE_K / 4; step++) {
+            if (4 * step % f->group == 0) scales = block_scales_load(block, (ELLM_TILE_K * tile + 4 * step) / f->group, f);
+            block_store(codes, step, &scales, out + 2 * ELLM_TILE_ROW * step, f);
         }
     }
 }

@@ -1,14 +1,16 @@
 """What a format of packed weights is; the formats themselves are in formats.py.
 
 A packed weight is [n_tiles][k_tiles] tiles of TILE_K k x TILE_N columns, zero padded, so that column tile n is one
-contiguous run over k. A tile of codes of 8 or 16 bits holds pairs of k, `tile[k / 2][n][k % 2]`. Codes of fewer bits
-are cut into parts of 4, 2 and 1 bits, the lowest bits first, and a tile holds one part of all codes after the other: of
-each column as a string of bits, the lowest of a byte first, `part[byte][n]`.
+contiguous run over k. A tile of a `paired` format holds pairs of k, `tile[k / 2][n][k % 2]`. All other codes have up to
+8 bits and are cut into parts of 8, 4, 2 and 1 bits, the lowest bits first; a tile holds one part of all codes after the
+other, each as little-endian words of 32 bits, `part[word][n]`. Code i of the 32 / w codes in a word is w bits of byte
+0, 2, 1 or 3 (by i % 4) from bit w * (i / 4) on: one shift and one mask of a word give four codes a byte each, of which
+its halves hold two neighbours, as instructions that multiply bytes and those that multiply halves want them.
 
 A format with scales has a block for each `k_per_block` k of a column tile (the last padded): a header, then the
-block's tiles. A header is its `parts` one after the other, each `part[k group][n]`. Scales and what else there is for a
-group of `k_per_scale` k are numbers; of a `nested` format they are signed bytes, to be multiplied with an f16 that the
-block has for each column, `super_scale` or `super_minimum`. A weight is worth
+block's tiles. A header is its `parts` one after the other, each `part[k group][n]`, and what fills its last line.
+Scales and what else there is for a group of `k_per_scale` k are numbers; of a `nested` format they are signed bytes, to
+be multiplied with an f16 that the block has for each column, `super_scale` or `super_minimum`. A weight is worth
 bf16(f32(f32(code - zero) * f32(scale)) + minimum), and without scales what its code is worth.
 """
 
@@ -28,6 +30,8 @@ from ellm.kernels.layout import from_bf16, memory, to_bf16
 BLOCK_K = 128
 """k of a block, unless its format says otherwise."""
 BLOCK_TILES = BLOCK_K // TILE_K
+_LINE = 64
+_WORD = np.array([0, 16, 8, 24], np.uint32)  # bits before the bytes of four neighbours
 _F16, _I8 = np.dtype(np.float16), np.dtype(np.int8)
 
 Decode = Callable[[np.ndarray], np.ndarray]
@@ -76,6 +80,7 @@ class Format:
     decode: Decode
     stored: Stored
     computed: str  # what kernels do with it, for people
+    paired: bool = False  # a tile holds pairs of k, not words
     terms: int = 1  # bf16 numbers whose exact sum is what a weight is worth
     k_per_block: int = BLOCK_K
     k_per_scale: int = 0  # 0: no scales
@@ -99,14 +104,20 @@ class Format:
         return found
 
     @property
+    def worth(self) -> np.ndarray:
+        """What each code is worth, int8; a zero unless all are whole numbers of 8 bits."""
+        values = np.zeros(1) if self.paired else self.decode(np.arange(2**self.bits, dtype=np.uint8))
+        return values.astype(np.int8) if (values % 1 == 0).all() else np.zeros(1, np.int8)
+
+    @property
     def widths(self) -> tuple[int, ...]:
         """Bits of the parts that a code is cut into, the lowest first."""
-        return tuple(width for width in (16, 8, 4, 2, 1) if self.bits & width)
+        return tuple(width for width in (8, 4, 2, 1) if self.bits & width)
 
     @property
     def word_bytes(self) -> int:
-        """Bytes of a pair of k of one column, of codes that are not cut."""
-        return self.bits // 4
+        """Bytes of one column that lie together: a pair of k, or a word of codes that are not cut."""
+        return self.bits // 4 if self.paired else 4
 
     @property
     def tile_bytes(self) -> int:
@@ -116,7 +127,7 @@ class Format:
     @property
     def header_bytes(self) -> int:
         """Bytes of what stands before the tiles of a block of one column tile, 0 if there is nothing."""
-        return sum(part.bytes for part in self.parts.values())
+        return -(-sum(part.bytes for part in self.parts.values()) // _LINE) * _LINE
 
     @property
     def groups(self) -> int:
@@ -176,16 +187,21 @@ class Format:
     def _tiles(self, data: np.ndarray) -> np.ndarray:
         """Bytes of tiles, [n tile, block, bytes], as codes [n tile, block, k tile, k pair, n, k of the pair]."""
         tiles = np.ascontiguousarray(data).reshape(*data.shape[:2], -1, self.tile_bytes)
-        if self.bits >= 8:
+        if self.paired:
             return self.codes(tiles).reshape(*tiles.shape[:3], TILE_K // 2, TILE_N, 2)
         codes, low, begin = np.zeros((*tiles.shape[:3], TILE_K, TILE_N), np.uint8), 0, 0
         for width in self.widths:
             end = begin + TILE * width // 8
-            part = tiles[..., begin:end].reshape(*tiles.shape[:3], -1, 1, TILE_N)
-            numbers = part >> np.arange(0, 8, width, dtype=np.uint8)[:, None] & (1 << width) - 1
-            codes |= numbers.reshape(codes.shape) << low
+            words = tiles[..., begin:end].copy().view("<u4").reshape(*tiles.shape[:3], -1, 1, TILE_N)
+            numbers = words >> self.shifts(width)[:, None] & (1 << width) - 1
+            codes |= numbers.astype(np.uint8).reshape(codes.shape) << low
             low, begin = low + width, end
         return codes.reshape(*tiles.shape[:3], TILE_K // 2, 2, TILE_N).swapaxes(-1, -2)
+
+    @staticmethod
+    def shifts(width: int) -> np.ndarray:
+        """Where the codes of a word begin, in bits, of a part of so many bits a code."""
+        return (_WORD + width * np.arange(8 // width, dtype=np.uint32)[:, None]).reshape(-1)
 
     def _scaled(self, values: np.ndarray, header: np.ndarray) -> np.ndarray:
         """What codes [n tile, block, k tile, k pair, n, k of the pair] are worth, given their `decode`d values."""

@@ -126,7 +126,7 @@ _MXFP4 = Format(
 FORMATS: dict[str, Format] = {
     format.name: format
     for format in (
-        Format(0, "bf16", 16, from_bf16, Stored("BF16", "<u2"), "multiplied as they are"),
+        Format(0, "bf16", 16, from_bf16, Stored("BF16", "<u2"), "multiplied as they are", paired=True),
         Format(
             number=1,
             name="f16",
@@ -134,6 +134,7 @@ FORMATS: dict[str, Format] = {
             decode=lambda codes: codes.view(np.float16).astype(np.float32),
             stored=Stored("F16", "<u2"),
             computed="multiplied as the two bf16 terms that each weight is the exact sum of",
+            paired=True,
             terms=2,
         ),
         Format(
@@ -150,6 +151,7 @@ FORMATS: dict[str, Format] = {
                 rows_per_scale=128,
             ),
             computed=_EXPANDED,
+            paired=True,
             k_per_scale=128,
             scale=np.dtype(np.float32),
             nan=0x7F,

@@ -51,7 +51,9 @@ def formats_header() -> str:
     lines += ["    int64_t group;  /* k that share a scale */"]
     lines += ["    int64_t nested; /* scales and minimums are int8, times an f16 of the block */"]
     lines += [f"    int64_t {', '.join(_PARTS)}; /* where they are in a header; -1: nowhere */"]
-    lines += ["    float worth[32]; /* of each code of up to 5 bits, again and again; else of code 0 */"]
+    lines += ["    int64_t zero;   /* the code that is worth nothing, if each is worth one more than the one before */"]
+    lines += ["    int64_t table;  /* codes of 4 bits are worth anything: */"]
+    lines += ["    int8_t worth[16];"]
     lines += ["} ellm_format;", "", f"static const ellm_format ELLM_FORMATS[{len(NUMBERED)}] = {{"]
     lines += [f"    {{{_described(format)}}}, /* {format.name} */" for format in NUMBERED]
     return "\n".join([*lines, "};", "", "#endif", ""])
@@ -67,9 +69,12 @@ def _described(format: Format) -> str:
     numbers = [format.tile_bytes, format.header_bytes, format.block_tiles, format.terms, format.bits]
     numbers += [format.k_per_scale, int(format.nested)]
     numbers += [format.parts[name].offset if name in format.parts else -1 for name in _PARTS]
-    codes = np.arange(32, dtype=np.uint8) % 2**format.bits if format.bits <= 5 else np.zeros(1, np.uint16)
-    worth = ", ".join(f"{value}f" for value in format.decode(codes.astype(f"u{max(format.bits // 8, 1)}")).tolist())
-    return f"{', '.join(map(str, numbers))}, {{{worth}}}"
+    worth, table = format.worth, [0]
+    if (np.diff(worth) != 1).any():
+        numbers, table = [*numbers, 0, 1], worth.tolist()
+    else:
+        numbers += [-int(worth[0]), 0]
+    return f"{', '.join(map(str, numbers))}, {{{', '.join(map(str, table))}}}"
 
 
 def task_declarations() -> str:

@@ -1,7 +1,7 @@
 """Packing weights into column tiles: rows of a checkpoint tensor, as stored, become packed columns.
 
-A pair of k of one column is a word of 4, 2 or 1 bytes, or is cut into parts; format.py says how they make tiles and where
-scales stand.
+A pair of k of one column is 4 or 2 bytes; codes of up to 8 bits are put to words. format.py says how they make tiles and
+where scales stand.
 All functions release the GIL.
 
 `runs` is int64 [n, 5]: source, first row, rows, first column, row step. Row first + i * step of a run becomes column
@@ -29,8 +29,12 @@ ctypedef fused Word:
     uint16_t
     uint8_t
 
+ctypedef fused Pair:
+    uint32_t
+    uint16_t
+
 cdef struct Layout:
-    int64_t word          # bytes of a pair of k of one column
+    int64_t word          # bytes of one column that lie together
     int64_t tile          # bytes of a tile
     int64_t header        # bytes before every block of tiles
     int64_t block         # tiles of a block
@@ -56,14 +60,15 @@ def pack_rows(
 ):
     """Write source rows [first_row, first_row + n), given as bytes [n, bytes of k], to the packed weight at `address`.
 
-    The rows' first k is that of tile `first_tile`. Only their pairs of k are written, an odd k followed by a zero:
-    other padding is left as it is (zero in fresh memory). Rows that are in no run are left out, and runs may reach
-    beyond these rows. Raises ValueError if the rows are longer than the tiles.
+    The rows' first k is that of tile `first_tile`; codes of 4 bits are those of a byte's low half, then of its high one.
+    Only their pairs of k or words are written, the last one filled up with zeros: other padding is left as it is (zero
+    in fresh memory). Rows that are in no run are left out, and runs may reach beyond these rows. Raises ValueError if
+    the rows are longer than the tiles.
     """
     cdef Layout layout = _layout(format, k_tiles)
     cdef int64_t size = rows.shape[1], run, index, last, column, count
     cdef const uint8_t *source
-    if first_tile < 0 or size > (k_tiles - first_tile) * ELLM_TILE_K // 2 * layout.word:
+    if first_tile < 0 or size > (k_tiles - first_tile) * layout.tile // ELLM_TILE_N:
         raise ValueError(f"rows of {size} bytes from tile {first_tile} on do not fit {k_tiles} tiles of {format}")
     if size == 0 or rows.shape[0] == 0:
         return
@@ -84,13 +89,13 @@ def pack_codes(
 ):
     """Write the codes of source rows [first_row, first_row + n), a byte each, [n, k], to the packed weight at `address`.
 
-    As `pack_rows` does, of formats of up to 8 bits a code; k is a multiple of 8. Raises ValueError if it is not, or if
+    As `pack_rows` does, of formats that are not paired; k is a multiple of 8. Raises ValueError if it is not, or if
     the rows are longer than the tiles.
     """
     cdef Layout layout = _layout(format, k_tiles)
     cdef int64_t k = codes.shape[1], run, index, last, column
     cdef uintptr_t out
-    if first_tile < 0 or k > (k_tiles - first_tile) * ELLM_TILE_K or k % 8 or layout.bits > 8:
+    if first_tile < 0 or k > (k_tiles - first_tile) * ELLM_TILE_K or k % 8 or FORMATS[format].paired:
         raise ValueError(f"rows of {k} codes from tile {first_tile} on do not fit {k_tiles} tiles of {format}")
     if k == 0 or codes.shape[0] == 0:
         return
@@ -110,34 +115,37 @@ def pack_codes(
 cdef void _pack_column(
     const uint8_t *codes, int64_t k, int64_t first, uintptr_t column, int64_t n, Layout layout
 ) noexcept nogil:
-    cdef int64_t tile, count, i
+    cdef int64_t tile, count
     cdef uint8_t *out
     for tile in range(first, first + (k + ELLM_TILE_K - 1) // ELLM_TILE_K):
         out = <uint8_t *> (column + tile * layout.tile + (tile // layout.block + 1) * layout.header)
         count = min(<int64_t> ELLM_TILE_K, k - (tile - first) * ELLM_TILE_K)
-        if layout.bits == 8:
-            for i in range(count):
-                out[i // 2 * 2 * ELLM_TILE_N + 2 * n + i % 2] = codes[i]
-        else:
-            _pack_parts(codes, count, out + n, layout.bits)
+        _pack_parts(codes, count, <uint32_t *> out + n, layout.bits)
         codes += ELLM_TILE_K
 
 
-# `count` codes of one column of a tile, a multiple of 8, cut into parts.
-cdef void _pack_parts(const uint8_t *codes, int64_t count, uint8_t *out, int64_t bits) noexcept nogil:
-    cdef int64_t width = 4, low = 0, each, byte, i
-    cdef uint8_t value
+# `count` codes of one column of a tile, a multiple of 4, cut into parts. Four codes at a time, a byte each.
+cdef void _pack_parts(const uint8_t *codes, int64_t count, uint32_t *out, int64_t bits) noexcept nogil:
+    cdef int64_t width = 8, low = 0, each, word, i
+    cdef uint32_t four, value, mask
     while width:
         if bits & width:
-            each = 8 // width
-            for byte in range(count // each):
+            each = 32 // width
+            mask = 0x01010101 * ((1 << width) - 1)
+            for word in range((count + each - 1) // each):
                 value = 0
-                for i in range(each):
-                    value |= (codes[byte * each + i] >> low & ((1 << width) - 1)) << i * width
-                out[byte * ELLM_TILE_N] = value
+                for i in range(min(each, count - word * each) // 4):
+                    memcpy(&four, codes + word * each + 4 * i, 4)
+                    value |= (four >> low & mask) << i * width
+                out[word * ELLM_TILE_N] = _neighbours_in_halves(value)
             low += width
-            out += ELLM_TILE * width // 8
+            out += ELLM_TILE * width // 32
         width //= 2
+
+
+# Swaps the middle bytes.
+cdef inline uint32_t _neighbours_in_halves(uint32_t word) noexcept nogil:
+    return word >> 24 << 24 | (word & 0xFF00) << 8 | word >> 8 & 0xFF00 | word & 0xFF
 
 
 def pack_scales(
@@ -189,30 +197,50 @@ cdef void _pack_columns(
     cdef uintptr_t place
     cdef int64_t done = 0, part
     while done < size:
-        part = min(size - done, ELLM_TILE_K // 2 * layout.word)
+        part = min(size - done, layout.tile // ELLM_TILE_N)
         place = out + tile * layout.tile + (tile // layout.block + 1) * layout.header
-        if layout.word == 4:
+        if layout.bits < 8:
+            _pack_nibbles(rows + done, stride, count, part, <uint32_t *> place)
+        elif layout.word == 4:
             _pack_tile(rows + done, stride, count, part, <uint32_t *> place)
-        elif layout.word == 2:
-            _pack_tile(rows + done, stride, count, part, <uint16_t *> place)
         else:
-            _pack_tile(rows + done, stride, count, part, <uint8_t *> place)
+            _pack_tile(rows + done, stride, count, part, <uint16_t *> place)
         done += part
         tile += 1
 
 
-# Transposes words [count][pairs] into [pairs][ELLM_TILE_N].
-cdef void _pack_tile(const uint8_t *rows, int64_t stride, int64_t count, int64_t size, Word *out) noexcept nogil:
-    cdef int64_t column, pair, pairs = size // sizeof(Word)
-    cdef Word word
+# Transposes pairs of k [count][pairs] into [pairs][ELLM_TILE_N].
+cdef void _pack_tile(const uint8_t *rows, int64_t stride, int64_t count, int64_t size, Pair *out) noexcept nogil:
+    cdef int64_t column, pair, pairs = size // sizeof(Pair)
+    cdef Pair word
     for column in range(count):
         for pair in range(pairs):
-            memcpy(&word, rows + column * stride + pair * sizeof(Word), sizeof(Word))
+            memcpy(&word, rows + column * stride + pair * sizeof(Pair), sizeof(Pair))
             out[ELLM_TILE_N * pair + column] = word
-        if size % sizeof(Word):
+        if size % sizeof(Pair):
             word = 0
-            memcpy(&word, rows + column * stride + pairs * sizeof(Word), size % sizeof(Word))
+            memcpy(&word, rows + column * stride + pairs * sizeof(Pair), size % sizeof(Pair))
             out[ELLM_TILE_N * pairs + column] = word
+
+
+# As _pack_tile, of words of eight codes of 4 bits, whose neighbours go to bytes.
+cdef void _pack_nibbles(
+    const uint8_t *rows, int64_t stride, int64_t count, int64_t size, uint32_t *out
+) noexcept nogil:
+    cdef int64_t column, word
+    cdef uint32_t codes
+    for column in range(count):
+        for word in range((size + 3) // 4):
+            codes = 0
+            memcpy(&codes, rows + column * stride + 4 * word, min(<int64_t> 4, size - 4 * word))
+            codes = _bytes_of_nibbles(codes & 0xFFFF) | _bytes_of_nibbles(codes >> 16) << 4
+            out[ELLM_TILE_N * word + column] = _neighbours_in_halves(codes)
+
+
+# Four halves of bytes, a byte each.
+cdef inline uint32_t _bytes_of_nibbles(uint32_t codes) noexcept nogil:
+    codes = (codes | codes << 8) & 0x00FF00FF
+    return (codes | codes << 4) & 0x0F0F0F0F
 
 
 def has_nan(const uint8_t[:, ::1] codes, uint8_t nan) -> bool:

@@ -34,7 +34,7 @@ static inline void row_fp8(const ellm_bf16 *a, const char *block, int64_t stride
 }
 
 static inline void row_mxfp4(const ellm_bf16 *a, const char *block, int64_t stride, int count, __m512 *sum, int64_t ahead) {
-    e2m1_decoder decoder = e2m1_decoder_load();
+    __m512i table = _mm512_loadu_si512(E2M1_BF16);
     for (int n = 0; n < EXPAND_COLUMNS; n++) expand_prefetch(block + n * stride + ahead);
     for (int tile = 0; tile < count; tile++) {
         __m512i scales[EXPAND_COLUMNS];
@@ -42,14 +42,18 @@ static inline void row_mxfp4(const ellm_bf16 *a, const char *block, int64_t stri
         for (int n = 0; n < EXPAND_COLUMNS; n++) scales[n] = e2m1_scale(block + n * stride + ELLM_TILE_N * tile);
         for (int row = ELLM_TILE_PAIRS * tile; row < ELLM_TILE_PAIRS * (tile + 1); row += 4) {
             const char *line = block + ELLM_MXFP4_HEADER + ELLM_TILE_N * row;
+            __m512i codes[EXPAND_COLUMNS];
 #pragma GCC unroll 4
-            for (int n = 0; n < EXPAND_COLUMNS; n++) expand_prefetch(line + n * stride + ahead);
+            for (int n = 0; n < EXPAND_COLUMNS; n++) {
+                codes[n] = _mm512_loadu_si512(line + n * stride);
+                expand_prefetch(line + n * stride + ahead);
+            }
 #pragma GCC unroll 4
             for (int i = 0; i < 4; i++)
 #pragma GCC unroll 4
                 for (int n = 0; n < EXPAND_COLUMNS; n++) {
-                    __m512i column = e2m1_row(line + n * stride + ELLM_TILE_N * i, &decoder, scales[n]);
-                    sum[n] = _mm512_dpbf16_ps(sum[n], row_pair(a + 2 * (row + i)), (__m512bh)column);
+                    __m512bh column = (__m512bh)e2m1_row(codes[n], i, table, scales[n]);
+                    sum[n] = _mm512_dpbf16_ps(sum[n], row_pair(a + 2 * (row + i)), column);
                 }
         }
     }
@@ -67,12 +71,15 @@ BLOCKED void row_blocks(const ellm_bf16 *a, const char *block, int64_t stride, i
         const char *codes = block + f->header + tile * f->tile;
         for (int n = 0; n < EXPAND_COLUMNS; n++) {
             block_scales scales;
-#pragma GCC unroll 16
-            for (int row = 0; row < ELLM_TILE_K / 2; row++) {
-                if (2 * row % f->group == 0)
-                    scales = block_scales_load(block + n * stride, (ELLM_TILE_K * tile + 2 * row) / f->group, f);
-                __m512bh pair = row_pair(a + ELLM_TILE_K * (tile - first) + 2 * row);
-                sum[n] = _mm512_dpbf16_ps(sum[n], pair, (__m512bh)block_row(codes + n * stride, row, &scales, f));
+#pragma GCC unroll 8
+            for (int step = 0; step < ELLM_TILE_K / 4; step++) {
+                const ellm_bf16 *x = a + ELLM_TILE_K * (tile - first) + 4 * step;
+                __m512i rows[2];
+                if (4 * step % f->group == 0)
+                    scales = block_scales_load(block + n * stride, (ELLM_TILE_K * tile + 4 * step) / f->group, f);
+                block_rows(codes + n * stride, step, &scales, rows, f);
+                sum[n] = _mm512_dpbf16_ps(sum[n], row_pair(x), (__m512bh)rows[0]);
+                sum[n] = _mm512_dpbf16_ps(sum[n], row_pair(x + 2), (__m512bh)rows[1]);
             }
         }
     }

@@ -13,8 +13,8 @@
  * Layouts.
  *   Activation row: f32, or bf16 whose row stride is a multiple of 32 elements and whose pad the producer zeroes.
  *   Weight tile: B[32 k][16 n] as 16 rows of k pairs, `tile[k / 2][n][k % 2]`; 1 KiB of bf16. A packed weight is
- *   [n_tiles][k_tiles] tiles, zero padded, so column tile n is one contiguous run over k; formats.py says what more
- *   there is in each format.
+ *   [n_tiles][k_tiles] tiles, zero padded, so column tile n is one contiguous run over k; format.py says what other
+ *   formats have in a tile, and what more there is.
  *   Keys of one KV head:   [S/16][ceil(d/32)] tiles: B[d][s], so a key block is a weight with n = s, k = d.
  *   Values of one KV head: [S/32][ceil(d/16)] tiles: B[s][d], k = s, n = d.
  */

@@ -33,6 +33,13 @@ def pad(x: np.ndarray, rows: int, columns: int) -> np.ndarray:
     return out
 
 
+def in_words(x: np.ndarray) -> np.ndarray:
+    """4-bit codes [n, k], n and k whole blocks, as words [n tile, block, k tile, word, n], bytes last."""
+    eights = x.reshape(x.shape[0] // 16, 16, -1, 4, 4, 8).transpose(0, 2, 3, 4, 1, 5)
+    neighbours = eights.reshape(*eights.shape[:-1], 2, 2, 2)  # byte 0, 2, 1, 3 has codes 0, 1, 2, 3, and four more
+    return (neighbours[..., 0, :, :] | neighbours[..., 1, :, :] << 4).swapaxes(-1, -2).reshape(*eights.shape[:-1], 4)
+
+
 def pack_fp8(codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
     """uint8 [n, k] and f32 [n, ceil(k / 128)] as a packed weight, bytes [n_tiles, blocks, bytes of a block]."""
     n, blocks = up(codes.shape[0], 16), scales.shape[1]
@@ -44,12 +51,11 @@ def pack_fp8(codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
 def pack_mxfp4(codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
     """4-bit codes in uint8 [n, k] and uint8 [n, ceil(k / 32)] as a packed weight, bytes likewise."""
     n, blocks = up(codes.shape[0], 16), -(-codes.shape[1] // 128)
-    tiles = in_tiles(pad(codes, n, 128 * blocks))
-    pairs = (tiles[..., 0] | tiles[..., 1] << 4).reshape(n // 16, blocks, -1)
+    words = in_words(pad(codes, n, 128 * blocks)).reshape(n // 16, blocks, -1)
     heads = (
         pad(scales, n, 4 * blocks).reshape(n // 16, 16, blocks, 4).transpose(0, 2, 3, 1).reshape(n // 16, blocks, 64)
     )
-    return np.concatenate((heads, pairs), -1)
+    return np.concatenate((heads, words), -1)
 
 
 def pack_f16(w: np.ndarray) -> np.ndarray:

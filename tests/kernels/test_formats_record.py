@@ -1,7 +1,7 @@
 """formats.py: a format that the tests make up, and what C sees of the records."""
 
 import numpy as np
-from formats import in_tiles
+from formats import in_words
 
 from ellm.kernels import generate
 from ellm.kernels.formats import BLOCK_K, NUMBERED, PLAIN, Format, Stored, stored_format
@@ -25,7 +25,7 @@ def test_numbers_are_places():
 
 
 def test_sizes():
-    assert (INT4.word_bytes, INT4.tile_bytes, INT4.codes_per_item) == (1, 256, 8)
+    assert (INT4.word_bytes, INT4.tile_bytes, INT4.codes_per_item) == (4, 256, 8)
     assert INT4.header_bytes == 4 * 16 * (2 + 1)
     assert INT4.column_bytes(5) == 2 * (192 + 4 * 256)
     assert INT4.stored_bits == 4.5
@@ -39,10 +39,9 @@ def test_a_header_has_scales_then_zeros():
     codes = random.integers(0, 16, (16, 2 * BLOCK_K), np.uint8)
     scales = random.uniform(0.5, 2, (16, 8)).astype(np.float16)
     zeros = random.integers(0, 16, (16, 8), np.uint8)
-    tiles = in_tiles(codes)
-    pairs = (tiles[..., 0] | tiles[..., 1] << 4).reshape(2, -1)
+    words = in_words(codes).reshape(2, -1)
     heads = [numbers.reshape(16, 2, 4).transpose(1, 2, 0).reshape(2, -1).copy() for numbers in (scales, zeros)]
-    packed = np.concatenate([heads[0].view(np.uint8), heads[1], pairs], 1)
+    packed = np.concatenate([heads[0].view(np.uint8), heads[1], words], 1)
     each = [np.repeat(numbers, 32, 1).astype(np.float32) for numbers in (scales, zeros)]
     found = INT4.weight(packed.ctypes.data, 1, 8)
     np.testing.assert_allclose(found, (codes - each[1]) * each[0], rtol=2**-8)

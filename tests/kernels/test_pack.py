@@ -11,7 +11,7 @@ from ellm.kernels import layout, pack
 from ellm.kernels.formats import FORMATS
 
 HEADERS = {"bf16": 0, "f16": 0, "fp8": 64, "mxfp4": 64}
-WORDS = {"bf16": 4, "f16": 4, "fp8": 2, "mxfp4": 1}  # bytes of a pair of k
+WORDS = {"bf16": 4, "f16": 4, "fp8": 2, "mxfp4": 4}  # bytes of one column that lie together
 
 
 def column_bytes(format, k_tiles):
@@ -21,9 +21,17 @@ def column_bytes(format, k_tiles):
 def code_bytes(format, k_tiles) -> np.ndarray:
     """Where byte i of a row lies in a column tile, for its column 0: task.h's layouts."""
     word = WORDS[format]
-    pair, byte = np.divmod(np.arange(k_tiles * 16 * word), word)
-    tile = pair // 16
-    return tile * 256 * word + HEADERS[format] * (tile // 4 + 1) + pair % 16 * 16 * word + byte
+    each = FORMATS[format].tile_bytes // 16
+    tile, byte = np.divmod(np.arange(k_tiles * each), each)
+    return tile * 16 * each + HEADERS[format] * (tile // 4 + 1) + byte // word * 16 * word + byte % word
+
+
+def in_place(format, row) -> np.ndarray:
+    """The bytes of a row, whole words, as its column holds them."""
+    if format != "mxfp4":
+        return row
+    codes = np.stack((row & 15, row >> 4), -1).reshape(-1, 8)
+    return (codes[:, [0, 2, 1, 3]] | codes[:, [4, 6, 5, 7]] << 4).reshape(-1)
 
 
 def source_rows(run):
@@ -56,17 +64,18 @@ def runs(draw):
 def test_rows_become_columns(format, runs, n, first_row, k, first_tile, spare, seed):
     word = WORDS[format]
     size = -(-k // 2) if format == "mxfp4" else k * word // 2
+    each = FORMATS[format].tile_bytes // 16
     k_tiles = first_tile + -(-k // 32) + spare
     columns = 16 + max((run[3] + run[2] for run in runs), default=0) // 16 * 16
     rows = np.random.default_rng(seed).integers(0, 256, (n, size), np.uint8)
     packed = np.full((columns // 16, column_bytes(format, k_tiles)), 0xEE, np.uint8)
     expected = packed.copy()
-    places = code_bytes(format, k_tiles)[first_tile * 16 * word :][: -(-size // word) * word]
+    places = code_bytes(format, k_tiles)[first_tile * each :][: -(-size // word) * word]
     for run in runs:
         for row, column in source_rows(run):
             if first_row <= row < first_row + n:
                 padded = np.pad(rows[row - first_row], (0, len(places) - size))
-                expected[column // 16, places + column % 16 * word] = padded
+                expected[column // 16, places + column % 16 * word] = in_place(format, padded)
     pack.pack_rows(rows, first_row, runs, packed.ctypes.data, format, k_tiles, first_tile)
     np.testing.assert_array_equal(packed, expected)
 
@@ -90,7 +99,7 @@ def test_scales_go_to_headers(format, runs, first_row, n, offset, count, first_s
     scales = np.random.default_rng(0).integers(0, 255, (height, count)).astype(dtype)
     packed = np.full((columns // 16, column_bytes(format, k_tiles)), 0xEE, np.uint8)
     expected = packed.copy()
-    block = 64 + 4 * 256 * WORDS[format]
+    block = 64 + 4 * FORMATS[format].tile_bytes
     for run in runs:
         for row, column in source_rows(run):
             for i in range(count if first_row <= row < first_row + n else 0):
