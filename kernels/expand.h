@@ -131,9 +131,14 @@ static inline void expand_f16_plain(const char *block, int count, ellm_bf16 *res
 #define EXPAND_MXFP4 expand_mxfp4_plain
 #endif
 
+#include "expand_bf12.h"
 #include "expand_blocks.h"
 #if defined(__AVX512BF16__) && defined(__AVX512VBMI__) && !defined(__AMX_TILE__)
 #include "row_avx512.h"
+#endif
+
+#if defined(__AVX512BF16__) && defined(__AVX512VBMI__) && !defined(__AMX_TILE__)
+#include "matmul_bf12_avx512.h"
 #endif
 
 #ifndef EXPAND_ROW
@@ -227,7 +232,14 @@ static inline void weight_matmul(const ellm_bf16 *a, int64_t lda, int rows, cons
         tile_matmul(a, lda, rows, (const ellm_bf16 *)weight, k_tiles * ELLM_TILE, ELLM_TILE, n_tiles, k_tiles, c, ldc, 0);
         return;
     }
-    for (int n = 0; n < n_tiles; n += EXPAND_COLUMNS) {
+    int done = 0;
+#ifdef MATMUL_BF12
+    if (format == ELLM_BF12) {
+        done = n_tiles / TILE_STREAMS * TILE_STREAMS;
+        matmul_bf12(a, lda, rows, weight, done, k_tiles, c, ldc, tiles);
+    }
+#endif
+    for (int n = done; n < n_tiles; n += EXPAND_COLUMNS) {
         int columns = n_tiles - n < EXPAND_COLUMNS ? n_tiles - n : EXPAND_COLUMNS;
         expand_multiply(a, lda, rows, weight + n * stride, stride, format, columns, k_tiles, c + ELLM_TILE_N * n, ldc, tiles);
     }

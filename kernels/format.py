@@ -89,6 +89,8 @@ class Format:
     decode_scale: Decode = np.asarray
     minimum: np.dtype[Any] | None = None  # is added
     zero: np.dtype[Any] | None = None
+    packs: str = ""  # the stored format whose numbers it holds in fewer bits; "": it is stored itself
+    pays: tuple[str, ...] = ()  # ISAs on which such weights are multiplied faster than as they are stored
     nan: int | None = None  # the code that is NaN, with the sign bit or without
     tried: tuple[float, ...] = ()  # what `encode` lets a group's number of largest magnitude be worth, before the scale
 
@@ -108,6 +110,16 @@ class Format:
         """What each code is worth, int8; a zero unless all are whole numbers of 8 bits."""
         values = np.zeros(1) if self.paired else self.decode(np.arange(2**self.bits, dtype=np.uint8))
         return values.astype(np.int8) if (values % 1 == 0).all() else np.zeros(1, np.int8)
+
+    @property
+    def numbers(self) -> str:
+        """The name of the format in which checkpoints have its numbers."""
+        return self.packs or self.name
+
+    @property
+    def spill_bytes(self) -> int:
+        """Most bytes that a block may have behind all weights."""
+        return 0
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -146,7 +158,7 @@ class Format:
 
     def column_bytes(self, k_tiles: int) -> int:
         """Bytes of one column tile of a packed weight, 64-byte aligned."""
-        return -(-k_tiles // self.block_tiles) * self.block_bytes if self.k_per_scale else k_tiles * self.tile_bytes
+        return -(-k_tiles // self.block_tiles) * self.block_bytes if self.header_bytes else k_tiles * self.tile_bytes
 
     @property
     def stored_bits(self) -> float:

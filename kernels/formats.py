@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ellm.kernels.bf12 import HighBytes
 from ellm.kernels.format import BLOCK_K, BLOCK_TILES, Format, Stored
 from ellm.kernels.gguf_blocks import BLOCKS
 from ellm.kernels.layout import from_bf16
@@ -26,6 +27,7 @@ __all__ = [
     "PLAIN",
     "Format",
     "Stored",
+    "packings",
     "stored_format",
 ]
 
@@ -159,6 +161,16 @@ FORMATS: dict[str, Format] = {
         _MXFP4,
         *_of_gguf(),
         replace(_MXFP4, name="mxfp4_gguf", stored=_stored_in_blocks("MXFP4")),
+        HighBytes(
+            number=16,
+            name="bf12",
+            bits=12,
+            decode=from_bf16,
+            stored=Stored("BF16", "<u2"),
+            computed="bf16 with the upper byte in 4 bits, expanded to the same bits on the way to the multiplication",
+            packs="bf16",
+            pays=("avx512",),
+        ),
     )
 }
 """Formats by name. A checkpoint's tensor whose dtype none of them stores is rounded to the first."""
@@ -177,8 +189,13 @@ MADE = tuple(format for format in NUMBERED if format is PLAIN or format.tried)
 """What numbers are packed in, however they are stored."""
 
 
+def packings(isa: str) -> dict[str, str]:
+    """Formats of checkpoints, and those that hold their numbers in fewer bits and pay on an ISA."""
+    return {format.packs: format.name for format in FORMATS.values() if isa in format.pays}
+
+
 def stored_format(name: str, dtype: str) -> Format:
     """The format that a checkpoint's tensor is in, by dtype and, if several have that, name; PLAIN if none has."""
-    found = [format for format in FORMATS.values() if format.stored.dtype == dtype]
+    found = [format for format in FORMATS.values() if format.stored.dtype == dtype and not format.packs]
     named = [format for format in found if name.endswith(format.stored.suffix)]
     return (named or found or [PLAIN])[0]

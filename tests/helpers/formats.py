@@ -6,9 +6,13 @@ from harness import Memory, pack_weight, up
 
 from ellm.kernels.formats import FORMATS, NUMBERED
 from ellm.kernels.gguf_blocks import BLOCKS
+from ellm.kernels.layout import to_bf16
 from ellm.kernels.pack import pack_codes, pack_scales
+from ellm.kernels.spill import Spill
 
 BF16, F16, FP8, MXFP4 = (FORMATS[name].number for name in ("bf16", "f16", "fp8", "mxfp4"))
+PACKED = FORMATS["bf12"]
+BF12 = PACKED.number
 BLOCKED = [format.number for format in NUMBERED if format.stored.blocks]
 NAMES = {format.stored.dtype: format.name for format in FORMATS.values() if format.stored.blocks}
 _HALVES = {
@@ -101,6 +105,8 @@ def random_weight(format: int, n: int, k: int, random: np.random.Generator, any_
     """A packed weight of random numbers of ordinary size. `any_scale`: every E8M0 and far FP8 scales too."""
     if format == BF16:
         return pack_weight(random.standard_normal((n, k)).astype(np.float32))
+    if format == BF12:
+        return pack_bf12(to_bf16(random.standard_t(3, (n, k)).astype(np.float32)))
     if format == F16:
         return pack_f16((random.standard_normal((n, k)) * 2.0 ** random.integers(-18, 3, (n, k))).astype(np.float16))
     if format == FP8:
@@ -121,3 +127,14 @@ def values(packed: np.ndarray, format: int, n: int, k: int) -> np.ndarray:
     n_tiles, k_tiles = up(n, 16) // 16, up(k, 32) // 32
     assert memory.bytes.size == n_tiles * NUMBERED[format].column_bytes(k_tiles)
     return NUMBERED[format].weight(memory.address, n_tiles, k_tiles)[:n, :k].copy()
+
+
+def pack_bf12(bits: np.ndarray) -> np.ndarray:
+    """bf16 bits [n, k], uint16, as a packed weight in 12 bits and behind it its spill."""
+    whole = pad(bits, up(bits.shape[0], 16), up(bits.shape[1], 128))
+    tiles = in_tiles(whole).reshape(-1)
+    blocks = tiles.size // 2048
+    packed = np.zeros(blocks * (PACKED.block_bytes + PACKED.spill_bytes), np.uint8)
+    spill = Spill(packed.ctypes.data + blocks * PACKED.block_bytes, blocks * PACKED.spill_bytes)
+    spill.pack(tiles, packed.ctypes.data, PACKED.name)
+    return packed[: blocks * PACKED.block_bytes + spill.used]

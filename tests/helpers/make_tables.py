@@ -26,7 +26,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 BEGIN = "## What runs\n"
 QUANTIZATIONS = ("awq", "bitsandbytes", "compressed-tensors", "fbgemm_fp8", "gptq", "modelopt", "quark", "torchao")
 """What checkpoints have besides, as quant_method."""
-IN_SAFETENSORS = [format.name for format in FORMATS.values() if not format.stored.blocks]
+IN_SAFETENSORS = [one.name for one in FORMATS.values() if not one.stored.blocks and not one.packs]
 OTHER_ROPES = ("axial", "ntk", "xdrope")
 IN_GGUF = " in GGUF"
 MOST_NAMES = 25  # in a cell

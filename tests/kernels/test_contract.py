@@ -92,6 +92,7 @@ def test_tasks():
 def test_bytes_of_a_column_tile():
     found = {name: format.column_bytes(5) for name, format in FORMATS.items()}
     expected = {"bf16": 5 * 1024, "f16": 5 * 1024, "fp8": 2 * (64 + 2048), "mxfp4": 2 * (64 + 1024)}
+    expected["bf12"] = 2 * (64 + 3072)
     assert found == expected | {name: size for name, size in found.items() if FORMATS[name].stored.blocks}
 
 

@@ -4,7 +4,8 @@ import numpy as np
 from formats import in_words
 
 from ellm.kernels import generate
-from ellm.kernels.formats import BLOCK_K, NUMBERED, PLAIN, Format, Stored, stored_format
+from ellm.kernels.formats import BLOCK_K, FORMATS, NUMBERED, PLAIN, Format, Stored, packings, stored_format
+from ellm.kernels.isa import ISAS
 
 INT4 = Format(
     number=len(NUMBERED),
@@ -30,7 +31,7 @@ def test_sizes():
     assert INT4.column_bytes(5) == 2 * (192 + 4 * 256)
     assert INT4.stored_bits == 4.5
     assert [format.stored_bits for format in NUMBERED] == [
-        16, 16, 8 + 32 / 128**2, 4.25, 8.5, 4.5, 5, 5.5, 6, 4.5, 4.5, 5.5, 6.5625, 4.25, 3.4375, 2.625
+        16, 16, 8 + 32 / 128**2, 4.25, 8.5, 4.5, 5, 5.5, 6, 4.5, 4.5, 5.5, 6.5625, 4.25, 3.4375, 2.625, 12.25
     ]  # fmt: skip
 
 
@@ -50,7 +51,15 @@ def test_a_header_has_scales_then_zeros():
 def test_a_tensor_is_known_by_its_dtype():
     assert stored_format("w.weight", "F8_E4M3").name == "fp8"
     assert stored_format("w_blocks", "U8").name == "mxfp4"
-    assert stored_format("w.weight", "F32") is PLAIN
+    assert stored_format("w.weight", "F32") is stored_format("w.weight", "BF16") is PLAIN
+
+
+def test_what_holds_numbers_of_another_format_pays_somewhere():
+    for format in NUMBERED:
+        if format.packs:
+            assert FORMATS[format.packs].stored == format.stored and format.bits < FORMATS[format.packs].bits
+            assert format.pays and set(format.pays) <= set(ISAS)
+    assert packings("avx512") == {"bf16": "bf12"} and packings("portable") == {}
 
 
 def test_c_sees_the_records():

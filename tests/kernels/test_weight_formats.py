@@ -3,7 +3,7 @@
 import formats
 import numpy as np
 import pytest
-from formats import BF16, BLOCKED, F16, FP8, MXFP4
+from formats import BF12, BF16, BLOCKED, F16, FP8, MXFP4
 from harness import Case, Memory, each_isa, for_cases, pack_weight, up
 from hypothesis import strategies as st
 
@@ -69,7 +69,7 @@ def test_f16_product_is_that_of_two_bf16_terms(isa, rows, k, n, tiles, seed):
 
 
 @each_isa
-@pytest.mark.parametrize("format", [F16, FP8, MXFP4, *BLOCKED])
+@pytest.mark.parametrize("format", [F16, FP8, MXFP4, BF12, *BLOCKED])
 def test_row_does_not_depend_on_other_rows(isa, format):
     random = np.random.default_rng(format)
     x, packed = normal(random, 64, 330), formats.random_weight(format, 150, 330, random)

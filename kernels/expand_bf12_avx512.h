@@ -1,0 +1,45 @@
+/* expand_bf12.h by AVX-512 with VBMI, bit for bit. */
+#ifndef ELLM_EXPAND_BF12_AVX512_H
+#define ELLM_EXPAND_BF12_AVX512_H
+
+/* The high bytes of all codes, four times: permutations look at six bits of an index. */
+static inline __m512i bf12_table(const char *block) {
+    return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)block));
+}
+
+/* Four rows of a tile. */
+static inline void bf12_rows(const char *group, __m512i table, __m512i rows[4]) {
+    __m512i first = _mm512_loadu_si512(group), second = _mm512_loadu_si512(group + BF12_LINE);
+    __m512i codes = _mm512_loadu_si512(group + 2 * BF12_LINE);
+    __m512i high = _mm512_permutexvar_epi8(codes, table);
+    rows[0] = _mm512_unpacklo_epi8(first, high);
+    rows[1] = _mm512_unpackhi_epi8(first, high);
+    high = _mm512_permutexvar_epi8(_mm512_srli_epi16(codes, 4), table);
+    rows[2] = _mm512_unpacklo_epi8(second, high);
+    rows[3] = _mm512_unpackhi_epi8(second, high);
+}
+
+static inline void bf12_prefetch(const char *group) {
+    for (int64_t line = 0; line < BF12_GROUP; line += 64) expand_prefetch(group + line);
+}
+
+#define EXPAND_BF12 expand_bf12
+static inline void expand_bf12(const char *block, int count, ellm_bf16 *out, ellm_bf16 *low, int64_t ahead) {
+    if (bf12_wide(block)) {
+        expand_bf12_plain(block, count, out, low, ahead);
+        return;
+    }
+    __m512i table = bf12_table(block);
+    expand_prefetch(block + ahead);
+    for (int row = 0; row < ELLM_TILE_PAIRS * count; row += 4) {
+        const char *group = block + sizeof(bf12_header) + row / 4 * BF12_GROUP;
+        __m512i rows[4];
+        bf12_prefetch(group + ahead);
+        bf12_rows(group, table, rows);
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++) _mm512_store_si512(out + ELLM_TILE_ROW * (row + i), rows[i]);
+    }
+    bf12_patch(bf12_header_of(block), count, out);
+}
+
+#endif

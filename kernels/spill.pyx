@@ -1,0 +1,62 @@
+"""Packing of bf16 tiles into the 12 bits of bf12.py, and the memory for what does not fit them."""
+
+from libc.stdint cimport int64_t, uint16_t, uintptr_t
+
+from ellm.kernels.formats import FORMATS
+
+cdef extern from "pack_bf12.h" nogil:
+    enum:
+        BF12_BLOCK
+    bint bf12_pack(const uint16_t *elements, char *block)
+    void bf12_pack_wide(const uint16_t *elements, char *block, char *spill)
+
+cdef extern from * nogil:
+    int64_t __atomic_fetch_add(int64_t *value, int64_t added, int order)
+    enum:
+        __ATOMIC_RELAXED
+
+
+cdef class Spill:
+    """Zeroed memory behind weights, of which wide blocks get parts one after the other, in whichever order they come.
+
+    Thread-safe. `used`: bytes that blocks have got.
+    """
+
+    cdef int64_t _used
+    cdef readonly uintptr_t address
+    cdef readonly int64_t bytes
+
+    def __init__(self, uintptr_t address, int64_t bytes):
+        self.address = address
+        self.bytes = bytes
+
+    @property
+    def used(self) -> int:
+        return self._used
+
+    def pack(self, const uint16_t[::1] tiles, uintptr_t address, str format):
+        """Write whole blocks of bf16 tiles, one after the other, to the packed blocks at `address`.
+
+        Raises ValueError if they are not whole blocks, MemoryError if the spill is full.
+        """
+        cdef int64_t count = tiles.shape[0] // BF12_BLOCK, i, place
+        cdef int64_t size = FORMATS[format].block_bytes, part = FORMATS[format].spill_bytes
+        cdef const uint16_t *elements
+        cdef bint full = False
+        if tiles.shape[0] % BF12_BLOCK:
+            raise ValueError(f"{tiles.shape[0]} elements are not whole blocks of {BF12_BLOCK}")
+        if count == 0:
+            return
+        elements = &tiles[0]
+        with nogil:
+            for i in range(count):
+                if not bf12_pack(elements + BF12_BLOCK * i, <char *> address + i * size):
+                    place = __atomic_fetch_add(&self._used, part, __ATOMIC_RELAXED)
+                    if place + part > self.bytes:
+                        full = True
+                        break
+                    bf12_pack_wide(
+                        elements + BF12_BLOCK * i, <char *> address + i * size, <char *> self.address + place
+                    )
+        if full:
+            raise MemoryError(f"the spill of {self.bytes} bytes is full")
