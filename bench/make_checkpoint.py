@@ -27,6 +27,7 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from ellm.compiled import Source, compile_model
+from ellm.kernels.pack import to_bf16
 from ellm.system.errors import InputError
 
 BLOCK = 128  # rows and columns that share an fp8 scale
@@ -166,11 +167,8 @@ def numbers(name: str, kind: str, shape: tuple[int, ...], count: int, generator:
         bits = np.frombuffer(generator.bytes(count), np.uint8)
         return bits & 0x9F | 0x20
     columns = 1 if name.endswith("embed_tokens.weight") else shape[-1]
-    if kind == "BF16":  # the exponent one of four
-        bits = np.frombuffer(generator.bytes(2 * count), "<u2")
-        top = np.uint16(127 + exponent(columns))
-        return (bits & 0x807F) | ((top - ((bits >> 7) & 3)) << 7)
-    return generator.standard_normal(count, np.float32) * 2.0 ** exponent(columns)
+    values = generator.standard_normal(count, np.float32) * np.float32(2.0 ** exponent(columns))
+    return to_bf16(values) if kind == "BF16" else values
 
 
 def router(kind: str, shape: tuple[int, int], generator: np.random.Generator) -> np.ndarray:

@@ -20,7 +20,7 @@ from ellm.dsl.ops import (
     softmax,
     swiglu,
 )
-from ellm.dsl.policy import Policy, as_stored, packed_as, packing_of
+from ellm.dsl.policy import Policy, as_stored, packed_as, packing_of, packings_of
 from ellm.dsl.tensor import Dim, Expert, Rope
 from ellm.dsl.trace import trace
 from ellm.dsl.value import Cache, Caches, Precision, Routes, Value, Weights
@@ -54,6 +54,7 @@ __all__ = [
     "logits",
     "packed_as",
     "packing_of",
+    "packings_of",
     "rms_norm",
     "rope",
     "route",

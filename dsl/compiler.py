@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -36,15 +36,18 @@ def compile(
     row_block: int = 64,
     fuse: bool = True,
     packing: Policy = as_stored,
+    packings: Mapping[str, str] | None = None,
 ) -> Program:
     """Compile a traced model.
 
     A sequence has at most `context` positions, rounded up to whole splits of the context, and a step at most `chunk`
     rows, rounded up to whole row blocks of `row_block` rows. Without `fuse`, one kernel runs per operator of the graph.
-    `packing` decides in which format each matrix is packed. Raises GraphError (an InputError) for bad sizes, a
+    `packing` decides in which format each matrix is packed, `packings` which one holds the numbers of another in fewer
+    bits (`ellm.kernels.formats.packings`). Raises GraphError (an InputError) for bad sizes, a
     malformed graph, or an operator that no kernel can run.
     """
-    return compile_all([graph], context=context, chunk=chunk, row_block=row_block, fuse=fuse, packing=packing)[0]
+    sizes = {"context": context, "chunk": chunk, "row_block": row_block}
+    return compile_all([graph], **sizes, fuse=fuse, packing=packing, packings=packings)[0]
 
 
 def compile_all(
@@ -55,6 +58,7 @@ def compile_all(
     row_block: int = 64,
     fuse: bool = True,
     packing: Policy = as_stored,
+    packings: Mapping[str, str] | None = None,
 ) -> list[Program]:
     """Compile graphs of one model into programs that share packed weights and KV ranges; else as `compile`.
 
@@ -64,7 +68,8 @@ def compile_all(
     for graph in graphs:
         _check_sizes(graph, context, chunk, row_block)
         sizes = _round_up(context, contract.SPLIT), row_block, -(-chunk // row_block)
-        lowerings.append(lower(rewrite(graph, fuse, packing), *sizes, first=lowerings[0] if lowerings else None))
+        first = lowerings[0] if lowerings else None
+        lowerings.append(lower(rewrite(graph, fuse, packing), *sizes, first, packings))
     weights_bytes = lowerings[0].region.place()
     return [_program(lowering, weights_bytes, context) for lowering in lowerings]
 

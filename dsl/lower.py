@@ -6,7 +6,7 @@ A value is stored in bf16 if it is only ever the A operand of a matrix product o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from ellm.dsl import lower_attention, lower_experts, packing
 from ellm.dsl.errors import LoweringError
@@ -19,12 +19,19 @@ from ellm.dsl.tiling import depth_tiles, task_tiles, tiles
 from ellm.scheduler.program import Kind
 
 
-def lower(graph: Graph, context: int, row_block: int, blocks: int, first: Lowering | None = None) -> Lowering:
-    """Lower every node, and the sampling of logits; `first`: see Lowering.
+def lower(
+    graph: Graph,
+    context: int,
+    row_block: int,
+    blocks: int,
+    first: Lowering | None = None,
+    packings: Mapping[str, str] | None = None,
+) -> Lowering:
+    """Lower every node, and the sampling of logits; `first` and `packings`: see Lowering.
 
     Raises LoweringError, naming the model line, if no kernel fits.
     """
-    low = Lowering(graph, context, row_block, blocks, first)
+    low = Lowering(graph, context, row_block, blocks, first, packings)
     for key, node in graph.items():
         if node.op == "tokens":
             continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ellm.dsl import packing
@@ -73,15 +73,24 @@ class RangeLayout:
 class Lowering:
     """Operators in an order in which producers come first, and what they share.
 
-    `first` is another lowering of the same model, whose packed weights and caches this one uses.
+    `first` is another lowering of the same model, whose packed weights and caches this one uses; else `packings` are
+    those of its weights (`Region`).
     """
 
-    def __init__(self, graph: Graph, context: int, row_block: int, blocks: int, first: Lowering | None = None):
+    def __init__(
+        self,
+        graph: Graph,
+        context: int,
+        row_block: int,
+        blocks: int,
+        first: Lowering | None = None,
+        packings: Mapping[str, str] | None = None,
+    ):
         self.graph, self.row_block, self.blocks = graph, row_block, blocks
         self.operators: list[Operator] = []
         self.buffers: list[Buffer] = []  # of a row block's section
         self.shared: list[Buffer] = []  # of all row blocks
-        self.region: Region = first.region if first else Region()
+        self.region: Region = first.region if first else Region(packings or {})
         self.ranges: RangeLayout = first.ranges.extended() if first else RangeLayout(context)
         self.windows: list[int] = []
         self.last_merge: int | None = None

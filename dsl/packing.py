@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ellm.dsl.tensor import Weight
@@ -99,8 +99,12 @@ def _stored_runs(
 
 @dataclass
 class Region:
-    """Collects packed weights; one that is asked for twice (a tied head) is stored once."""
+    """Collects packed weights; one that is asked for twice (a tied head) is stored once.
 
+    `packings` says which format holds the numbers of another one in fewer bits; it is used where padding allows.
+    """
+
+    packings: Mapping[str, str] = field(default_factory=dict)
     packed: dict[tuple, Packed] = field(default_factory=dict)
 
     def tiles(self, weights: Sequence[Weight], runs: tuple[Run, ...], k: int, n_tiles: int, task_tiles: int) -> Packed:
@@ -173,6 +177,9 @@ class Region:
         format: str,
     ) -> WeightEntry:
         k_tiles = depth_tiles(k)
+        smaller = self.packings.get(format, format)
+        if FORMATS[smaller].column_bytes(k_tiles) < FORMATS[format].column_bytes(k_tiles):
+            format = smaller
         return WeightEntry(
             name=_join([weight.name for weight in weights]),
             layout="tiles",

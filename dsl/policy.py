@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from ellm.dsl.grammar import GRAMMAR, Exempt
 from ellm.dsl.graph import Graph
 from ellm.dsl.tensor import Weight
-from ellm.kernels.formats import DTYPES, FORMATS, PLAIN, Format
+from ellm.kernels.formats import DTYPES, FORMATS, PLAIN, RAW, Format, packings
 from ellm.system.errors import InputError
 
 _ENDS = "head="
@@ -64,10 +64,22 @@ def packing_of(dtype: str) -> Policy:
     return packed_as(_named(first), *map(_named, ends))
 
 
+def packings_of(dtype: str | None, isa: str) -> Mapping[str, str]:
+    """Which formats a program of a dtype, as users write it, holds in others of fewer bits: where that pays on the ISA.
+
+    A dtype that is such a format asks for it on any. Raises InputError.
+    """
+    names = [] if dtype is None else [part.removeprefix(_ENDS) for part in dtype.split(",")]
+    if RAW in names:
+        return {}
+    asked = [DTYPES[name] for name in names if name in DTYPES and DTYPES[name].packs]
+    return {format.packs: format.name for format in asked} or packings(isa)
+
+
 def _named(name: str) -> Format:
     if name not in DTYPES:
         raise InputError(f"dtype {name!r} is unknown: choose one of {', '.join(DTYPES)}")
-    return DTYPES[name]
+    return FORMATS[DTYPES[name].numbers]
 
 
 def assign(graph: Graph, policy: Policy) -> None:

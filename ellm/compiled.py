@@ -14,7 +14,7 @@ from ellm.checkpoint import Checkpoint, aliases, open_checkpoint
 from ellm.checkpoint.hub import download, is_hub_name
 from ellm.checkpoint.json_file import read_json
 from ellm.checkpoint.text_part import text_config
-from ellm.dsl import as_stored, packing_of
+from ellm.dsl import as_stored, packing_of, packings_of
 from ellm.kernels import isa as isas
 from ellm.models import Model
 from ellm.scheduler.program import Program
@@ -108,8 +108,8 @@ def compile_model(
 ) -> Compiled:
     """Compile a model for sequences of at most `context` positions (None: the model's own) and steps of `chunk` rows.
 
-    `isa` is whose kernels will run it: how many rows a task takes suits them, and changes no bit. With `dtype`,
-    matrices are packed as `ellm.dsl.packing_of` says; None: as they are stored.
+    `isa` is whose kernels will run it: how many rows a task takes suits them, and in how few bits they hold the numbers
+    of weights; it changes no bit of a result. With `dtype`, matrices are packed as `ellm.dsl.packing_of` says; None: as they are stored.
 
     With `expanded_prefill`, long prompts of a model with latent attention have a program of their own, which expands
     the cached latents to keys and values: such rows do not have the bits of absorbed ones, which all others are.
@@ -129,7 +129,12 @@ def compile_model(
         graphs.append(model.graph(context, expanded=True))
     packing = packing_of(dtype) if dtype is not None else as_stored
     programs = ellm.dsl.compile_all(
-        graphs, context=context, chunk=chunk, row_block=isas.ROW_BLOCK[isa], packing=packing
+        graphs,
+        context=context,
+        chunk=chunk,
+        row_block=isas.ROW_BLOCK[isa],
+        packing=packing,
+        packings=packings_of(dtype, isa),
     )
     named = zip(variants, programs, strict=True)
     programs = [replace(program, variant=name, least_rows=rows) for (name, rows), program in named]
@@ -141,7 +146,9 @@ def _packed(program: Program, dtype: str) -> str:
     for weight in program.weights:
         if weight.layout == "tiles":
             stored = " and ".join(dict.fromkeys(source.format for source in weight.sources))
-            counted, name = (kept, stored) if stored == weight.format else (made, f"{stored} as {weight.format}")
+            counted, name = (
+                (kept, stored) if stored == weight.packed.numbers else (made, f"{stored} as {weight.format}")
+            )
             counted[name] += weight.bytes
 
     def listed(sizes: Counter[str]) -> str:

@@ -40,7 +40,7 @@ class LLM:
     model was made for; it costs address space, not memory). `chunk`: most rows in a step. `isa`: "amx", "avx512",
     "avx2" or "portable" (None: $ELLM_ISA, else the best here). `dtype`: "q8" or "q4" packs matrices in fewer bits when
     they are loaded, but for routers, head and embedding; "q4,head=q8" these two as well; "bf16" expands what is stored
-    in fewer.
+    in fewer, "bf16-raw" to 16 bits where others would hold the same numbers.
     `expanded_prefill`, of a model with latent attention: long prompts are computed with keys and values expanded, which
     is faster, takes more memory, and gives up that a prompt's rows have the bits of decoded or differently cut ones.
     `needs_text`: refuse a model without a tokenizer before its weights are loaded.

@@ -25,6 +25,7 @@ __all__ = [
     "MADE",
     "NUMBERED",
     "PLAIN",
+    "RAW",
     "Format",
     "Stored",
     "packings",
@@ -179,10 +180,13 @@ PLAIN = FORMATS["bf16"]
 _PACKED = {format.number: format for format in reversed([*FORMATS.values()])}
 NUMBERED = tuple(_PACKED[number] for number in sorted(_PACKED))
 """By number: what a packed weight is does not depend on which checkpoint it is from."""
+RAW = f"{PLAIN.name}-raw"
+"""PLAIN as it is, and in no format that holds the same numbers in fewer bits."""
 DTYPES = {
     "q8": FORMATS["q8_0"],
     "q4": FORMATS["iq4_nl"],
     **{format.name: format for format in NUMBERED if format.terms == 1},
+    RAW: PLAIN,
 }
 """What users call the formats that a model can be compiled for; loading makes those of MADE of any weights."""
 MADE = tuple(format for format in NUMBERED if format is PLAIN or format.tried)

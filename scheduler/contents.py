@@ -106,6 +106,14 @@ class WeightEntry:
         return FORMATS[self.format]
 
     @property
+    def spill_bytes(self) -> int:
+        """Bytes that it may take behind all weights, if its blocks do not fit their formats."""
+        if not self.format or not self.packed.spill_bytes:
+            return 0
+        columns = self.experts * self.n_tiles
+        return columns * self.packed.column_bytes(self.k_tiles) // self.packed.block_bytes * self.packed.spill_bytes
+
+    @property
     def precision(self) -> str:
         """The name of what its numbers are kept in."""
         return self.format or "f32"

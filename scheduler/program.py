@@ -160,6 +160,11 @@ class Program:
             found[weight.precision] += weight.bytes
         return dict(found)
 
+    @property
+    def spill_bytes(self) -> int:
+        """Address space behind the weights for what does not fit their formats; little of it is touched, if any."""
+        return sum(weight.spill_bytes for weight in self.weights)
+
     def weight_offsets(self) -> set[int]:
         """Where in the weights region what its operators read begins."""
         places = (self.args[op, byte : byte + 8] for op, byte in self.relocations)

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ellm.checkpoint.checkpoint import Checkpoint
-from ellm.checkpoint.pieces import Piece, cut_pieces, pack_piece
+from ellm.checkpoint.packer import Packer
 from ellm.checkpoint.sources import check_tensors, tensor_name
 from ellm.kernels.contract import TILE_N
 from ellm.kernels.layout import memory
+from ellm.kernels.spill import Spill
 from ellm.scheduler.contents import Run, WeightEntry
 
 if TYPE_CHECKING:
@@ -30,7 +31,12 @@ Progress = Callable[[int, int], None]
 
 
 def load_weights(
-    program: Program, checkpoint: Checkpoint, address: int, placement: Placement, progress: Progress | None = None
+    program: Program,
+    checkpoint: Checkpoint,
+    address: int,
+    placement: Placement,
+    progress: Progress | None = None,
+    spill: Spill | None = None,
 ) -> None:
     """Pack every weight of `program.weights` to `address` + its offset, where memory is still zero.
 
@@ -42,22 +48,25 @@ def load_weights(
         checkpoint: where from.
         address: of at least `program.weights_bytes` of zeroed memory.
         placement: of the workers.
+        spill: of `program.spill_bytes`; not needed if those are 0.
         progress: called with bytes packed so far and in all, by one thread at a time.
 
     Raises:
-        InputError: a tensor is missing, of another shape or of an unfit dtype (before anything is read), holds NaN, or
-            a file has become unreadable.
+        InputError: a tensor is missing, of another shape or of an unfit dtype (before anything is read), holds NaN, a
+            file has become unreadable, or there is too little memory for the spill.
     """
     weights = program.weights
     check_tensors(weights, checkpoint)
+    spill = spill or Spill(0, 0)
     report = _Report(sum(weight.bytes for weight in weights), progress)
     workers, stop = len(placement.cores), Event()
 
     def work(worker: int) -> None:
         placement.settle(worker)
+        packer = Packer(checkpoint, spill, stop)
         for weight in weights:
             if weight.layout == "tiles":
-                _pack_home(weight, checkpoint, address, worker, workers, stop, report)
+                _pack_home(weight, packer, address, worker, workers, report)
             elif worker == 0:
                 _write_floats(weight, checkpoint, address)
                 report.add(weight.bytes)
@@ -91,19 +100,13 @@ class _Report:
             self._progress(self._done, self._total)
 
 
-def _pack_home(
-    weight: WeightEntry, checkpoint: Checkpoint, address: int, worker: int, workers: int, stop: Event, report: _Report
-) -> None:
+def _pack_home(weight: WeightEntry, packer: Packer, address: int, worker: int, workers: int, report: _Report) -> None:
     """Pack the column tiles of one weight or bank that belong to this worker."""
-    pieces: dict[tuple[int, int], list[Piece]] = {}  # the same for most matrices of a bank
+    packer.begin(weight)
     for matrix, begin, end in _home(weight, worker, workers):
-        if (begin, end) not in pieces:
-            pieces[begin, end] = cut_pieces(weight, begin, end)
-        base = address + weight.offset + matrix * weight.bank_stride
-        for piece in pieces[begin, end]:
-            if stop.is_set():
-                return
-            pack_piece(checkpoint, weight, piece, matrix, base)
+        packer.pack(matrix, begin, end, address + weight.offset + matrix * weight.bank_stride)
+        if packer.stop.is_set():
+            return
     # Shares are counted so that those of all workers add up to the whole.
     report.add(weight.bytes * (worker + 1) // workers - weight.bytes * worker // workers)
 

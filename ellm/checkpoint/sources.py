@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ellm.checkpoint.tensors import NUMBERS, READABLE, TensorInfo
-from ellm.kernels.formats import MADE, PLAIN
+from ellm.kernels.formats import FORMATS, MADE, PLAIN
 from ellm.scheduler.contents import NamedTensor, Source, WeightEntry
 from ellm.system.errors import InputError
 
@@ -82,7 +82,7 @@ def _check_dtype(weight: WeightEntry, source: Source, tensor: TensorInfo) -> Non
     if weight.layout == "vector":
         return _refuse_dtype(tensor, NUMBERS, "ellm reads vectors as")
     _refuse_dtype(tensor, READABLE, "ellm reads")
-    wanted, format = weight.packed, tensor.format
+    wanted, format = FORMATS[weight.packed.numbers], tensor.format
     if format is wanted:
         return
     converted = source.format != wanted.name

@@ -54,8 +54,8 @@ ContextOption = Annotated[
 DtypeOption = Annotated[
     str | None,
     typer.Option(
-        metavar="q8|q4|bf16[,head=q8|q4]",
-        help="Pack matrices in fewer bits; head and embedding only if asked.",
+        metavar="q8|q4|bf16|bf16-raw[,head=q8|q4]",
+        help="Pack matrices in fewer bits; head and embedding only if asked. bf16-raw: 16 where 12 hold the same.",
         show_default="as stored",
     ),
 ]
@@ -289,7 +289,7 @@ def plan(
     ] = None,
     batch: Annotated[int, typer.Option(help="Sequences that are decoded together.")] = 1,
     dtype: Annotated[
-        str | None, typer.Option(help="q8, q4, bf16, fp8, mxfp4, q4_k ...", show_default="as the model comes")
+        str | None, typer.Option(help="q8, q4, bf16, bf16-raw, fp8, mxfp4, q4_k ...", show_default="as the model comes")
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Workers.", show_default="all cores")] = None,
     expanded_prefill: ExpandedOption = False,

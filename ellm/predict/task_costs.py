@@ -1,7 +1,8 @@
 """What the tasks of a step cost on a machine: the `StepWork` that `ellm.scheduler.simulate` runs.
 
 A task reads bytes of weights or of keys and values, and multiplies meanwhile for as long as its operations take at the
-machine's rates; weights that are not bf16 are expanded too. What it does to f32 elements comes on top: the panel that
+machine's rates; weights that are not bf16 are expanded too, before, or meanwhile where that is all that a format is
+for. What it does to f32 elements comes on top: the panel that
 each worker's first task of an operator makes of the rows, its results, softmax.
 """
 
@@ -80,7 +81,7 @@ class Costing:
         size = weights + work.cache_bytes * work.readers / tasks
         padding = self.padded(work.product_rows) / work.product_rows
         ns = work.tile_flops * padding / tasks / (1000 * machine.matmul_tflops_per_core)
-        if format.bits < PLAIN.bits:
+        if format.bits < PLAIN.bits and not format.packs:
             ns = ns + weights / self.expanded_gb_per_s(format)
         else:
             ns = np.maximum(ns, size / machine.llc_read_gb_per_s_per_core) * format.terms

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from ellm.checkpoint.loader import load_weights
 from ellm.compiled import Compiled
 from ellm.kernels import isa as isas
+from ellm.kernels.spill import Spill
 from ellm.scheduler import Pool
 from ellm.scheduler.placement import AUTO
 from ellm.scheduler.pool import LoadedProgram
@@ -25,8 +26,8 @@ class Runtime:
 
     The checkpoint that it was compiled from must be open until this is made. `progress` is called with the bytes loaded
     so far and in all. `ignored` are the checkpoint's tensors that the model does not use, `sampling` is how it asks to
-    be sampled. `executables` run the steps of its programs, the first one any. Raises InputError if the weights, an
-    option or this machine will not do.
+    be sampled. `spill` has what of the weights does not fit the bits that they are planned in. `executables` run the
+    steps of its programs, the first one any. Raises InputError if the weights, an option or this machine will not do.
     """
 
     def __init__(
@@ -48,11 +49,13 @@ class Runtime:
             checkpoint = self.checkpoint
             self.sampling = read_sampling(checkpoint.generation, checkpoint.generation_file, self.context)
             check_room(compiled.programs, self.pool.threads, checkpoint.source, compiled.context)
-            self.weights = memory.Mapping(self.program.weights_bytes, "the weights", huge=True)
-            load_weights(self.program, checkpoint, self.weights.address, self.pool.placement, progress)
+            reserved = self.program.weights_bytes + self.program.spill_bytes
+            self.weights = memory.Mapping(reserved, "the weights", huge=True)
+            address, placement = self.weights.address, self.pool.placement
+            self.spill = Spill(address + self.program.weights_bytes, self.program.spill_bytes)
+            load_weights(self.program, checkpoint, address, placement, progress, self.spill)
             self.ignored = checkpoint.ignored(self.program)
             self.table = isas.table(choice.isa)
-            address = self.weights.address
             self.executables = [self.pool.load(program, self.table, address) for program in compiled.programs]
         except BaseException:
             self.close()

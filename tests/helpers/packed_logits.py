@@ -8,6 +8,7 @@ from ellm.checkpoint import open_checkpoint
 from ellm.checkpoint.loader import load_weights
 from ellm.compiled import Source, compile_model
 from ellm.kernels import isa
+from ellm.kernels.spill import Spill
 from ellm.scheduler import Pool
 from ellm.scheduler.step import StepInput
 from ellm.system.memory import Mapping
@@ -18,10 +19,11 @@ def packed_logits(path, dtype: str | None) -> tuple[np.ndarray, set[str]]:
     with open_checkpoint(path) as checkpoint, Pool(1) as pool:
         program = compile_model(Source.of(checkpoint), context=64, chunk=64, dtype=dtype).program
         with (
-            closing(Mapping(program.weights_bytes, "the weights")) as weights,
+            closing(Mapping(program.weights_bytes + program.spill_bytes, "the weights")) as weights,
             closing(Mapping(program.range_bytes, "the KV range")) as cache,
         ):
-            load_weights(program, checkpoint, weights.address, pool.placement)
+            spill = Spill(weights.address + program.weights_bytes, program.spill_bytes)
+            load_weights(program, checkpoint, weights.address, pool.placement, spill=spill)
             executable = pool.load(program, isa.table(isa.choose().isa), weights.address)
             rows = np.arange(40)
             tokens, vocab = (7 * rows + 1) % program.vocab, program.vocab
