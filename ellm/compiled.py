@@ -109,7 +109,8 @@ def compile_model(
     """Compile a model for sequences of at most `context` positions (None: the model's own) and steps of `chunk` rows.
 
     `isa` is whose kernels will run it: how many rows a task takes suits them, and in how few bits they hold the numbers
-    of weights; it changes no bit of a result. With `dtype`, matrices are packed as `ellm.dsl.packing_of` says; None: as they are stored.
+    of weights; it changes no bit of a result. With `dtype`, matrices are packed as `ellm.dsl.packing_of` says; None: as
+    they are stored.
 
     With `expanded_prefill`, long prompts of a model with latent attention have a program of their own, which expands
     the cached latents to keys and values: such rows do not have the bits of absorbed ones, which all others are.

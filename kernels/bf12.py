@@ -52,6 +52,11 @@ class HighBytes(Format):
         """Bits of a weight in memory, with its share of a header."""
         return 8 * self.block_bytes / (self.block_tiles * TILE)
 
+    def exceptions(self, blocks: np.ndarray) -> tuple[int, int]:
+        """How many elements of packed blocks, uint8 [n, block_bytes], are patches, and how many blocks are wide."""
+        patches = blocks[:, : HEADER.itemsize].copy().view(HEADER)["patches"]
+        return int(patches[patches != WIDE].sum()), int((patches == WIDE).sum())
+
     def weight(self, address: int, n_tiles: int, k_tiles: int) -> np.ndarray:
         """As `Format.weight`, with what the weight has in a spill."""
         count = n_tiles * self.column_bytes(k_tiles) // self.block_bytes

@@ -121,6 +121,10 @@ class Format:
         """Most bytes that a block may have behind all weights."""
         return 0
 
+    def exceptions(self, blocks: np.ndarray) -> tuple[int, int]:
+        """Of packed blocks, uint8 [n, block_bytes]: elements that are listed in their header, and blocks that spill."""
+        return 0, 0
+
     @property
     def widths(self) -> tuple[int, ...]:
         """Bits of the parts that a code is cut into, the lowest first."""

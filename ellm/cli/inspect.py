@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ellm.checkpoint import Checkpoint, aliases
+from ellm.checkpoint.held import sample
 from ellm.cli.skipped import skipped
 from ellm.cli.views import Subject, Views, load
 from ellm.compiled import compile_model, read_source
@@ -53,6 +54,7 @@ def summary(subject: Subject, choice: isas.Choice) -> list[str]:
         *task_lines(program),
         "",
         *memory_lines(subject.compiled.program if subject.compiled else program),
+        *held_lines(subject),
         *price_lines(subject),
         *unused_lines(subject),
     ]
@@ -204,6 +206,20 @@ def memory_lines(program: Program) -> list[str]:
         f"scratch      {readable(program.scratch_bytes)} per worker",
         f"partials     {readable(4 * program.partials * program.partial_floats)} of attention",
     ]
+
+
+def held_lines(subject: Subject) -> list[str]:
+    """In how few bits numbers of another format are held, and how many are exceptions in a part of the checkpoint."""
+    program, lines = subject.program, []
+    checkpoint = subject.compiled.source.checkpoint if subject.compiled else None
+    for name, size in program.weight_bytes.items():
+        weights = [weight for weight in program.weights if weight.format == name and weight.packed.packs]
+        if not weights:
+            continue
+        bits = 8 * size / sum(weight.experts * weight.k * sum(run[2] for run in weight.runs) for weight in weights)
+        found = f"; {sample(checkpoint.source, weights)}" if checkpoint else ""
+        lines.append(f"{name:<13}holds {weights[0].packed.packs} in {bits:.2f} bits a weight{found}")
+    return lines
 
 
 def cache_lines(program: Program) -> list[str]:

@@ -1,5 +1,9 @@
 """Models whose bf16 weights are held in 12 bits: the bits of all logits are those of 16, and less memory is taken."""
 
+import re
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import tiny
@@ -83,3 +87,15 @@ def test_an_unknown_dtype_is_one_line():
     assert isinstance(source.model, ellm.models.Model)
     with pytest.raises(InputError, match=r"^dtype 'bf13' is unknown: choose one of bf16, fp8, .*bf12, bf16-raw$"):
         compile_model(source, dtype="bf13")
+
+
+def test_inspect_says_in_how_many_bits(tmp_path, exponents, request):
+    folder = tiny.write_checkpoint(tmp_path, "LlamaForCausalLM", hidden_size=512, intermediate_size=512, vocab=352)
+    command = [sys.executable, "-m", "ellm.cli.main", "inspect", str(folder), "--isa", "avx512"]
+    if isa.available()["avx512"]:
+        pytest.skip(f"avx512: {isa.available()['avx512']}")
+    looked = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    held = re.search(r"^bf12 +holds bf16 in 1[23]\.\d\d bits a weight; \d+ exceptions and (\d+) spilled", looked, re.M)
+    assert held and (int(held[1]) > 0) is ("far" in request.node.name)
+    planned = subprocess.run([*command, "--no-weights"], capture_output=True, text=True, check=True).stdout
+    assert re.search(r"^bf12 +holds bf16 in 1[23]\.\d\d bits a weight$", planned, re.M)
