@@ -16,7 +16,8 @@ from setuptools import Extension, setup
 
 COMMON = ["-O3", "-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-Wno-unused-function"]
 AVX2 = ["-mavx2", "-mfma", "-mf16c", "-mbmi2"]
-AVX512 = [*AVX2, *(f"-mavx512{part}" for part in ("f", "bw", "vl", "dq", "vbmi", "bf16")), "-mprefer-vector-width=512"]
+_PARTS = ("f", "bw", "vl", "dq", "vbmi", "bf16", "vnni")
+AVX512 = [*AVX2, *(f"-mavx512{part}" for part in _PARTS), "-mprefer-vector-width=512"]
 ISA_FLAGS = {
     "_portable": [],
     "_avx2": AVX2,

@@ -1,9 +1,10 @@
 """Prints how fast `linear` runs on each ISA, format of weights and row count, beside the limits that probes measure.
 
-    python bench/kernels.py [--isa avx512] [--format fp8] [--columns 65536] [--k 1024] [--seconds 1]
+    python bench/kernels.py [--isa avx512] [--format q4_k] [--activations int16] [--columns 65536] [--k 1024]
+                            [--seconds 1]
 
-GB/s counts the bytes of a weight as it is stored; `--k` is for bf16, and multiplied for formats with fewer
-bytes, down to whole blocks.
+Activations (x) are those of the format's route, unless asked for. GB/s counts the bytes of a weight as it is stored;
+`--k` is for bf16, and multiplied for formats with fewer bytes, down to whole blocks.
 
 Limits and measured work alternate in short windows, since a machine's speed moves within seconds; each ratio is the
 median over pairs of neighbouring windows. Every thread is pinned to a core of its own and has its share of the tasks.
@@ -22,6 +23,7 @@ import numpy as np
 from ellm.kernels import contract, isa
 from ellm.kernels.formats import FORMATS
 from ellm.kernels.records import RECORDS
+from ellm.kernels.routes import ACTIVATIONS, choose
 
 ROW_BLOCK = 256
 TASK_TILES = 8
@@ -61,8 +63,8 @@ def depth(format: str, k: int) -> int:
 class Bench:
     """Threads, memory and timed runs of one ISA's kernels."""
 
-    def __init__(self, name: str, format: str, k: int, columns: int):
-        self.name = name
+    def __init__(self, name: str, format: str, activations: str, k: int, columns: int):
+        self.name, self.activations = name, ACTIVATIONS[activations]
         self.module = importlib.import_module(f"ellm.kernels._{name}")
         self.cores = sorted(os.sched_getaffinity(0))
         self.threads = [ThreadPoolExecutor(1) for _ in self.cores]
@@ -99,6 +101,7 @@ class Bench:
         return self.seconds(
             "linear", rows, x=0, x_bf16=0, x_stride=self.k, norm=0, eps=0, k=self.k, k_tiles=self.k_tiles,
             weight=self.weights.ctypes.data, n_tiles=self.n_tiles, bias=0, task_tiles=TASK_TILES, format=self.format,
+            activations=self.activations,
             n=self.columns, out=ROW_BLOCK * self.k * 4, out_bf16=0, out_stride=self.columns, residual=-1,
         )  # fmt: skip
 
@@ -134,23 +137,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--isa", action="append", choices=isa.ISAS)
     parser.add_argument("--format", action="append", choices=FORMATS)
+    parser.add_argument("--activations", action="append", choices=ACTIVATIONS)
     parser.add_argument("--columns", type=int, default=65536)
     parser.add_argument("--k", type=int, default=1024)
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 16, 64, 256])
     parser.add_argument("--seconds", type=float, default=1, help="for each row of the table")
     options = parser.parse_args()
-    print("isa      format  rows    GB/s  of reading  TFLOP/s  of the peak")
+    print("isa      format  x      rows    GB/s  of reading  TFLOP/s  of the peak")
     obstacles = isa.available()  # asks for the permission to use AMX, too
     names = options.isa or [name for name, obstacle in obstacles.items() if obstacle is None]
     for name in names:
         if obstacles[name] is not None:
             parser.error(f"--isa {name}: {obstacles[name]}")
-    for name, format in itertools.product(names, options.format or FORMATS):
-        bench = Bench(name, format, depth(format, options.k), options.columns)
+    for name, format, asked in itertools.product(names, options.format or FORMATS, options.activations or [None]):
+        activations = choose(FORMATS[format], name, asked).activations
+        bench = Bench(name, format, activations, depth(format, options.k), options.columns)
         loop = bench.best_loop()
         for rows in options.rows:
             speed, rate, of_read, of_peak = measure(bench, rows, loop, options.seconds)
-            print(f"{name:8} {format:6} {rows:5} {speed:7.1f} {of_read:10.0%} {rate:9.3f} {of_peak:11.0%}")
+            print(f"{name:8} {format:6} {activations:5} {rows:5} {speed:7.1f} {of_read:10.0%}", end=" ")
+            print(f"{rate:9.3f} {of_peak:11.0%}")
         read, peak = bench.read(loop) / 1e9, bench.peak() / 1e12
         print(f"  {name}: best read loop {loop}; limits now {read:.1f} GB/s, {peak:.3f} TFLOP/s")
 

@@ -34,7 +34,7 @@ PROMPTS = "512,4096"
 CHUNK = 512
 PRODUCTS = ("--columns", "65536", "--k", "1024", "--rows", "1", "16", "64", "256")
 """Those of the kernels: with weights that no cache holds."""
-KERNEL = re.compile(r"^(\w+) +(\w+) +(\d+) +([\d.]+) +(\d+)% +([\d.]+) +(\d+)%$", re.MULTILINE)
+KERNEL = re.compile(r"^(\w+) +(\w+) +(\w+) +(\d+) +([\d.]+) +(\d+)% +([\d.]+) +(\d+)%$", re.MULTILINE)
 LIMITS = re.compile(r"^  (\w+): .* limits now ([\d.]+) GB/s, ([\d.]+) TFLOP/s$", re.MULTILINE)
 SCHEDULER = re.compile(r"│ (\S.*?) +│ +([\d.]+) │ +([\d.]*) +│ +([\d.]*) +│")
 
@@ -91,9 +91,10 @@ def kernels(seconds: float) -> Iterator[Row]:
     fast = [name for name in usable if name != "portable"] or usable
     each = [word for name in fast for word in ("--isa", name)]
     printed = run("kernels.py", "--seconds", str(seconds), *PRODUCTS, *each)
-    for name, format, rows, speed, of_read, rate, of_peak in KERNEL.findall(printed):
+    for name, format, activations, rows, speed, of_read, rate, of_peak in KERNEL.findall(printed):
         figure = f"{speed} GB/s, {rate} TFLOP/s"
-        yield Row(f"linear, {name}, {format}, {rows} rows", figure, f"read {of_read} %, multiplication {of_peak} %")
+        product = format if activations == "bf16" else f"{format} by {activations}"
+        yield Row(f"linear, {name}, {product}, {rows} rows", figure, f"read {of_read} %, multiplication {of_peak} %")
     limits: dict[str, list[tuple[float, float]]] = {}
     for name, read, peak in LIMITS.findall(printed):
         limits.setdefault(name, []).append((float(read), float(peak)))

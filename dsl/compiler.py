@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from ellm.dsl.rewrite import rewrite
 from ellm.dsl.tiling import ROWS
 from ellm.kernels import contract
 from ellm.kernels.records import Sync
+from ellm.kernels.routes import Routes, in_bf16
 from ellm.scheduler.contents import ArenaPlan, PlannedBuffer
 from ellm.scheduler.program import EVENT, GROUP, WAKE, Lists, Program
 
@@ -37,17 +39,18 @@ def compile(
     fuse: bool = True,
     packing: Policy = as_stored,
     packings: Mapping[str, str] | None = None,
+    routes: Routes = in_bf16,
 ) -> Program:
     """Compile a traced model.
 
     A sequence has at most `context` positions, rounded up to whole splits of the context, and a step at most `chunk`
     rows, rounded up to whole row blocks of `row_block` rows. Without `fuse`, one kernel runs per operator of the graph.
     `packing` decides in which format each matrix is packed, `packings` which one holds the numbers of another in fewer
-    bits (`ellm.kernels.formats.packings`). Raises GraphError (an InputError) for bad sizes, a
-    malformed graph, or an operator that no kernel can run.
+    bits (`ellm.kernels.formats.packings`), `routes` what activations that meet it become. Raises GraphError (an
+    InputError) for bad sizes, a malformed graph, or an operator that no kernel can run.
     """
-    sizes = {"context": context, "chunk": chunk, "row_block": row_block}
-    return compile_all([graph], **sizes, fuse=fuse, packing=packing, packings=packings)[0]
+    options: dict[str, Any] = {"fuse": fuse, "packing": packing, "packings": packings, "routes": routes}
+    return compile_all([graph], context=context, chunk=chunk, row_block=row_block, **options)[0]
 
 
 def compile_all(
@@ -59,6 +62,7 @@ def compile_all(
     fuse: bool = True,
     packing: Policy = as_stored,
     packings: Mapping[str, str] | None = None,
+    routes: Routes = in_bf16,
 ) -> list[Program]:
     """Compile graphs of one model into programs that share packed weights and KV ranges; else as `compile`.
 
@@ -69,7 +73,7 @@ def compile_all(
         _check_sizes(graph, context, chunk, row_block)
         sizes = _round_up(context, contract.SPLIT), row_block, -(-chunk // row_block)
         first = lowerings[0] if lowerings else None
-        lowerings.append(lower(rewrite(graph, fuse, packing), *sizes, first, packings))
+        lowerings.append(lower(rewrite(graph, fuse, packing), *sizes, first, packings, routes))
     weights_bytes = lowerings[0].region.place()
     return [_program(lowering, weights_bytes, context) for lowering in lowerings]
 

@@ -20,8 +20,8 @@ class Storage(Enum):
     """What the value of an operator is stored as."""
 
     F32 = "f32"
-    BF16 = "bf16: only readers that round it anyway may read it"
-    EITHER = "bf16 if all that read it round it anyway, unless a residual is added to it"
+    BF16 = "bf16: its rewriting saw to it that all that read it round it to that anyway"
+    EITHER = "bf16 if all that read it round it to that anyway, unless a residual is added to it"
     VIEW = "nothing: it lies in what the operator reads"
 
 
@@ -46,7 +46,7 @@ class Form:
     """What an operator is made of; names that end in `?` are optional, one that ends in `...` stands for many.
 
     `rounded` are the inputs that it rounds to bf16 itself, and so can read in bf16: the A operand of a matrix product,
-    if no norm stands in front of it.
+    if no norm stands in front of it. One that `passes` rows on rounds them if all that read them there do.
     """
 
     rule: Rule
@@ -55,6 +55,7 @@ class Form:
     attributes: tuple[str, ...] = ()
     stores: Storage = Storage.F32
     rounded: tuple[str, ...] = ()
+    passes: bool = False
     effect: Effect = Effect.NONE
     exempt: Exempt = Exempt.NONE
 
@@ -343,7 +344,7 @@ GRAMMAR: dict[str, Form] = {
         ("q", "cache"),
         ("sinks?",),
         ("cache", "scale", "window"),
-        Storage.BF16,
+        Storage.EITHER,
         rounded=("q", "cache"),  # where q, k and v are joined, both are one value
     ),
     "swiglu": Form(_swiglu, ("gate", "up"), (), ("limit?", "alpha?")),
@@ -356,7 +357,7 @@ GRAMMAR: dict[str, Form] = {
         ("k", "normalize", "scale", "groups?", "keep_groups?", "group_top?", "masked?", "score?"),
         exempt=Exempt.INPUT,
     ),
-    "dispatch": Form(_dispatch, ("routes", "x"), rounded=("x",)),
+    "dispatch": Form(_dispatch, ("routes", "x"), rounded=("x",), passes=True),
     "combine": Form(_combine, ("routes", "y", "residual?")),
     "add": Form(_add, ("a", "b")),
     "gather": Form(_gather, ("x",)),
@@ -369,7 +370,7 @@ GRAMMAR: dict[str, Form] = {
         ("x",),
         ("gate", "up", "gate_bias?", "up_bias?", "norm?"),
         ("eps?", "limit?", "alpha?"),
-        Storage.BF16,
+        Storage.EITHER,
         rounded=("x",),
     ),
     "qkv": Form(

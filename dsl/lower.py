@@ -1,6 +1,7 @@
 """Lowers a graph to operators: for each node its kernel and arguments.
 
-A value is stored in bf16 if it is only ever the A operand of a matrix product or the query of an attend, else in f32.
+A value is stored in bf16 if it is only ever the A operand of matrix products that round it to that, or the query of an
+attend, else in f32.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from ellm.dsl.node import Node
 from ellm.dsl.operator import Argument, Stored
 from ellm.dsl.tensor import R, Weight, features, text
 from ellm.dsl.tiling import depth_tiles, task_tiles, tiles
+from ellm.kernels.routes import Routes, in_bf16
 from ellm.scheduler.program import Kind
 
 
@@ -26,12 +28,13 @@ def lower(
     blocks: int,
     first: Lowering | None = None,
     packings: Mapping[str, str] | None = None,
+    routes: Routes = in_bf16,
 ) -> Lowering:
-    """Lower every node, and the sampling of logits; `first` and `packings`: see Lowering.
+    """Lower every node, and the sampling of logits; `first`, `packings` and `routes`: see Lowering.
 
     Raises LoweringError, naming the model line, if no kernel fits.
     """
-    low = Lowering(graph, context, row_block, blocks, first, packings)
+    low = Lowering(graph, context, row_block, blocks, first, packings, routes)
     for key, node in graph.items():
         if node.op == "tokens":
             continue
@@ -99,7 +102,8 @@ def _gate_up(low: Lowering, key: int, node: Node) -> None:
     task = task_tiles(n_tiles, depth_tiles(low.depth(node)))
     args = low.operand(node) | low.matrix(node, ["gate", "up"], packing.interleaved(n), n_tiles, task)
     out = low.store(key, "gate_up")
-    low.emit("gate_up", "gate_up", key, args | {"n": n, "out": out.buffer, "out_stride": out.stride})
+    args |= {"n": n, "out": out.buffer, "out_bf16": int(out.bf16), "out_stride": out.stride}
+    low.emit("gate_up", "gate_up", key, args)
 
 
 def _head_linear(low: Lowering, key: int, node: Node) -> None:
@@ -119,7 +123,7 @@ def _head_linear(low: Lowering, key: int, node: Node) -> None:
     packed = low.heads(weight)
     args: dict[str, Argument] = {"x": x.place, "x_bf16": int(x.bf16), "x_stride": x.stride}
     args |= {"x_head_stride": x.group_stride or k, "k": k, "k_tiles": k_tiles, "heads": heads, "n": n}
-    args |= {"weight": packed, "bank_stride": packed.stride, "format": packed.format.number, "n_tiles": n_tiles}
+    args |= {"weight": packed, "bank_stride": packed.stride, "n_tiles": n_tiles, **low.route(packed)}
     args |= {"task_tiles": packed.entry.task_tiles, "out": out.buffer, "out_bf16": int(out.bf16)}
     args |= {"out_stride": out.stride, "out_head_stride": total, "out_first": 0}
     low.emit(name, "head_linear", key, args | {"pad": out.stride - heads * total if total == n else 0})

@@ -75,6 +75,7 @@ def _attend(low: Lowering, key: int, node: Node) -> None:
     out = low.store(key, "attend")
     shared: dict[str, Argument] = {"heads": heads, "kv_heads": kv_heads, "value_dim": value_dim}
     shared |= {"window_class": window_class, "out": out.buffer, "out_stride": out.stride}
+    shared |= {"out_bf16": int(out.bf16)}
     shared |= {"sinks": low.vector(node.weights.get("sinks"))}
     args = shared | low.ranges.fields[node.attributes["cache"]] | {"head_dim": head_dim}
     args |= {"values_in_keys": int(writer.op == "append" and len(writer.inputs) == 1)}

@@ -41,7 +41,7 @@ def _dispatch(low: Lowering, key: int, node: Node) -> None:
     routes, source = node.inputs
     x, chosen = low.dense(source), low.graph.node(routes)
     (experts,), (top_k,) = features(low.graph.node(chosen.inputs[0]).shape), features(chosen.shape)
-    if not x.bf16:
+    if not x.bf16 and not low.reads_f32(key, source):
         low.keep(key, "rounded", math.prod(features(node.shape)), True)
         low.copy("rounded", key, source, x, node.shape)
     gathered = low.stored.pop(key, x)  # not written by dispatch
@@ -58,14 +58,17 @@ def _gate_up(low: Lowering, key: int, node: Node) -> None:
     n_tiles = 2 * tiles(n)
     x, task = low.stored[source], task_tiles(n_tiles, depth_tiles(low.depth(node)))
     k = low.depth(node)
-    args: dict[str, Argument] = {"x": x.buffer, "x_bf16": 1, "x_stride": x.stride, "k": k, "k_tiles": depth_tiles(k)}
+    args: dict[str, Argument] = {"x": x.buffer, "x_bf16": int(x.bf16), "x_stride": x.stride}
+    args |= {"k": k, "k_tiles": depth_tiles(k)}
     args |= _bank(low, node, ["gate", "up"], packing.interleaved(n), n_tiles, task)
     clamped = "limit" in node.attributes
-    args |= {"n": n, "out_stride": padded(n), "activation": _CLAMPED if clamped else _GATED}
+    bf16 = not any(low.reads_f32(reader, key) for reader in low.graph.consumers(key))
+    stride = padded(n) if bf16 else n
+    args |= {"n": n, "out_bf16": int(bf16), "out_stride": stride, "activation": _CLAMPED if clamped else _GATED}
     args |= {name: node.attributes.get(name) for name in ("limit", "alpha")}
     low.emit("experts.gate_up", "expert_gate_up", key, args, experts=_experts(node))
     rows = _routed(dispatched) + ROWS - 1  # `down` reads whole tiles of rows, also at an expert's last row
-    low.share(key, {name: dispatched[name] for name in ("begin", "rows")}, out=2 * rows * padded(n))
+    low.share(key, {name: dispatched[name] for name in ("begin", "rows")}, out=(2 if bf16 else 4) * rows * stride)
     _guard(low, dispatched)
 
 
@@ -79,9 +82,10 @@ def _down(low: Lowering, key: int, node: Node) -> None:
     dispatched = _dispatched(low, node, producer.inputs[0])
     (n,), k = features(node.shape), low.depth(node)
     n_tiles = tiles(n)
+    bf16 = not low.reads_f32(key, source)
     args: dict[str, Argument] = {
-        "x_bf16": 1,
-        "x_stride": padded(k),
+        "x_bf16": int(bf16),
+        "x_stride": padded(k) if bf16 else k,
         "k": k,
         "k_tiles": depth_tiles(k),
         "x": None,

@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 
 from ellm.dsl import packing
 from ellm.dsl.arena import ALIGNMENT, Buffer, union
-from ellm.dsl.errors import LoweringError
 from ellm.dsl.grammar import GRAMMAR, Storage
 from ellm.dsl.graph import Graph
 from ellm.dsl.node import Node
 from ellm.dsl.operator import Argument, Operator, Stored
 from ellm.dsl.packing import PAGE, Packed, Region, Run
-from ellm.dsl.tensor import L, Scope, Shape, Weight, features, text
+from ellm.dsl.tensor import L, Scope, Shape, Weight, features
 from ellm.dsl.tiling import COLUMNS, DEPTH, depth_tiles, matrix_task_tiles, padded, tiles
 from ellm.kernels.formats import FORMATS, PLAIN
+from ellm.kernels.routes import Routes, in_bf16
 from ellm.scheduler.contents import CacheEntry, CacheKind
 from ellm.scheduler.program import Kind
 
@@ -74,7 +74,7 @@ class Lowering:
     """Operators in an order in which producers come first, and what they share.
 
     `first` is another lowering of the same model, whose packed weights and caches this one uses; else `packings` are
-    those of its weights (`Region`).
+    those of its weights (`Region`). `routes` says what activations become where they meet a format.
     """
 
     def __init__(
@@ -85,8 +85,9 @@ class Lowering:
         blocks: int,
         first: Lowering | None = None,
         packings: Mapping[str, str] | None = None,
+        routes: Routes = in_bf16,
     ):
-        self.graph, self.row_block, self.blocks = graph, row_block, blocks
+        self.graph, self.row_block, self.blocks, self.routes = graph, row_block, blocks, routes
         self.operators: list[Operator] = []
         self.buffers: list[Buffer] = []  # of a row block's section
         self.shared: list[Buffer] = []  # of all row blocks
@@ -153,19 +154,15 @@ class Lowering:
         return self.routed[key]
 
     def store(self, key: int, name: str, width: int = 0) -> Stored:
-        """Make the buffer of a node's value, as its form says. Raises LoweringError.
+        """Make the buffer of a node's value, as its form says.
 
         Its rows have `width` elements, by default those of its shape.
         """
         node = self.graph.node(key)
-        other, stores = self._other_reader(key), GRAMMAR[node.op].stores
-        if stores is Storage.BF16 and other is not None:
-            raise LoweringError(
-                f"{node.line}: {node.op}: its value {text(node.shape)} is stored in bf16, for matrix products and "
-                f"attend only, but {other.op} at {other.line} reads it"
-            )
+        stores = GRAMMAR[node.op].stores
         either = stores is Storage.EITHER and not ("weight" in node.weights and len(node.inputs) == 2)
-        bf16 = stores is Storage.BF16 or (either and other is None)
+        wide = any(self.reads_f32(reader, key) for reader in self.graph.consumers(key))
+        bf16 = stores is Storage.BF16 or (either and not wide)
         return self.keep(key, name, width or math.prod(features(node.shape)), bf16)
 
     def keep(self, key: int, name: str, width: int, bf16: bool) -> Stored:
@@ -251,15 +248,22 @@ class Lowering:
         sources = [node.weights[role] for role in roles]
         weight = self.region.tiles(sources, runs, self.depth(node), n_tiles, task_tiles)
         args: dict[str, Argument] = {"weight": weight, "n_tiles": n_tiles, "bias": bias, "task_tiles": task_tiles}
-        return args | {"format": weight.format.number}
+        return args | self.route(weight)
 
-    def _other_reader(self, key: int) -> Node | None:
-        """Return a consumer that needs the value in f32, if there is one."""
-        for consumer in self.graph.consumers(key):
-            node = self.graph.node(consumer)
-            if not GRAMMAR[node.op].rounds(node, key):
-                return node
-        return None
+    def route(self, weight: Packed) -> dict[str, Argument]:
+        """Return the arguments for how activations meet a packed weight."""
+        return {"format": weight.format.number, "activations": self.routes(weight.format)}
+
+    def reads_f32(self, reader: int, source: int) -> bool:
+        """Whether a node needs what node `source` gives it in f32: it or who has that from it rounds otherwise."""
+        node = self.graph.node(reader)
+        form = GRAMMAR[node.op]
+        if not form.rounds(node, source):
+            return True
+        if form.passes:
+            return any(self.reads_f32(behind, reader) for behind in self.graph.consumers(reader))
+        matrices = (weight for role, weight in node.weights.items() if len(weight.shape) > 1 and "bias" not in role)
+        return any(self.routes(FORMATS[weight.packed]) for weight in matrices)
 
     def _unique(self, scope: Scope, name: str) -> str:
         part, number = name, 2

@@ -16,6 +16,7 @@ from ellm.checkpoint.json_file import read_json
 from ellm.checkpoint.text_part import text_config
 from ellm.dsl import as_stored, packing_of, packings_of
 from ellm.kernels import isa as isas
+from ellm.kernels.routes import routes
 from ellm.models import Model
 from ellm.scheduler.program import Program
 from ellm.system.errors import InputError
@@ -105,12 +106,14 @@ def compile_model(
     isa: str = "portable",
     expanded_prefill: bool = False,
     dtype: str | None = None,
+    activations: str | None = None,
 ) -> Compiled:
     """Compile a model for sequences of at most `context` positions (None: the model's own) and steps of `chunk` rows.
 
     `isa` is whose kernels will run it: how many rows a task takes suits them, and in how few bits they hold the numbers
     of weights; it changes no bit of a result. With `dtype`, matrices are packed as `ellm.dsl.packing_of` says; None: as
-    they are stored.
+    they are stored. `activations`, a name of `ellm.kernels.routes`, is what they are rounded to where they meet formats
+    of whole numbers; None: what stands there for the format and the ISA.
 
     With `expanded_prefill`, long prompts of a model with latent attention have a program of their own, which expands
     the cached latents to keys and values: such rows do not have the bits of absorbed ones, which all others are.
@@ -136,6 +139,7 @@ def compile_model(
         row_block=isas.ROW_BLOCK[isa],
         packing=packing,
         packings=packings_of(dtype, isa),
+        routes=routes(isa, activations),
     )
     named = zip(variants, programs, strict=True)
     programs = [replace(program, variant=name, least_rows=rows) for (name, rows), program in named]

@@ -40,7 +40,9 @@ class LLM:
     model was made for; it costs address space, not memory). `chunk`: most rows in a step. `isa`: "amx", "avx512",
     "avx2" or "portable" (None: $ELLM_ISA, else the best here). `dtype`: "q8" or "q4" packs matrices in fewer bits when
     they are loaded, but for routers, head and embedding; "q4,head=q8" these two as well; "bf16" expands what is stored
-    in fewer, "bf16-raw" to 16 bits where others would hold the same numbers.
+    in fewer, "bf16-raw" to 16 bits where others would hold the same numbers. `activations`: "bf16", "int16" or "int8",
+    what they are rounded to where they meet weights that are whole numbers times scales (None: what is faster on this
+    ISA, but never int8).
     `expanded_prefill`, of a model with latent attention: long prompts are computed with keys and values expanded, which
     is faster, takes more memory, and gives up that a prompt's rows have the bits of decoded or differently cut ones.
     `needs_text`: refuse a model without a tokenizer before its weights are loaded.
@@ -60,6 +62,7 @@ class LLM:
         chunk: int = CHUNK,
         isa: str | None = None,
         dtype: str | None = None,
+        activations: str | None = None,
         expanded_prefill: bool = False,
         needs_text: bool = False,
         progress: Callable[[int, int], None] | None = None,
@@ -78,7 +81,13 @@ class LLM:
                 raise self.tokenizer.error("prompts are lists of token ids")
             source = Source.of(checkpoint)
             compiled = compile_model(
-                source, context=context, chunk=chunk, isa=choice.isa, expanded_prefill=expanded_prefill, dtype=dtype
+                source,
+                context=context,
+                chunk=chunk,
+                isa=choice.isa,
+                dtype=dtype,
+                activations=activations,
+                expanded_prefill=expanded_prefill,
             )
             self.runtime = Runtime(compiled, choice, threads=threads, pin=pin, progress=progress)
         self.context = self.runtime.context

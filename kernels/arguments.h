@@ -54,7 +54,8 @@ typedef struct ellm_rms_norm {
     ellm_int n_tiles;                                                                                      \
     ellm_weight bias;         /* f32 [16 * n_tiles] in packed column order; NULL: none */                  \
     ellm_int task_tiles;      /* column tiles of one task (the last may have fewer) */                     \
-    ellm_int format;          /* of the weight */
+    ellm_int format;          /* of the weight */                                                          \
+    ellm_int activations;     /* what x is rounded to: 0: bf16, ELLM_INT16, ELLM_INT8 */
 
 /* out = bf16(norm(x)) . W^T (+ bias) (+ residual), accumulated in f32. ceil(n_tiles / task_tiles) tasks. */
 typedef struct ellm_linear {
@@ -76,7 +77,8 @@ typedef struct ellm_logits {
 typedef struct ellm_gate_up {
     ELLM_MATMUL
     ellm_int n;               /* width of out */
-    ellm_buffer out;          /* bf16 [rows, n] */
+    ellm_buffer out;          /* f32 or bf16 [rows, n] */
+    ellm_int out_bf16;
     ellm_int out_stride;
 } ellm_gate_up;
 
@@ -170,7 +172,8 @@ typedef struct ellm_attend {
     ellm_int window;          /* keys position - window + 1 .. position are seen; 0: all */
     ellm_int window_class;    /* index of step->items */
     ellm_weight sinks;        /* f32 [heads]: e^sink joins each softmax's denominator, with no value; NULL: none */
-    ellm_buffer out;          /* bf16 [rows, heads * value_dim] */
+    ellm_buffer out;          /* f32 or bf16 [rows, heads * value_dim] */
+    ellm_int out_bf16;
     ellm_int out_stride;
 } ellm_attend;
 
@@ -181,7 +184,8 @@ typedef struct ellm_merge {
     ellm_int value_dim;
     ellm_int window_class;
     ellm_weight sinks;        /* as of attend */
-    ellm_buffer out;          /* bf16 [rows, heads * value_dim] */
+    ellm_buffer out;          /* f32 or bf16 [rows, heads * value_dim] */
+    ellm_int out_bf16;
     ellm_int out_stride;
 } ellm_merge;
 
@@ -275,7 +279,8 @@ typedef struct ellm_expert_gate_up {
                                  (u + 1) * g * sigmoid(alpha * g) */
     ellm_real limit;
     ellm_real alpha;
-    ellm_shared out;          /* bf16 [chunk * top_k, n] by routed position */
+    ellm_shared out;          /* f32 or bf16 [chunk * top_k, n] by routed position */
+    ellm_int out_bf16;
     ellm_int out_stride;      /* elements */
 } ellm_expert_gate_up;
 
@@ -285,7 +290,7 @@ typedef struct ellm_expert_down {
     ellm_int bank_stride;
     ellm_int bias_stride;
     ellm_shared begin;
-    ellm_shared routed;       /* bf16 [chunk * top_k, k] by routed position */
+    ellm_shared routed;       /* f32 or bf16 [chunk * top_k, k] by routed position */
     ellm_int n;
     ellm_shared out;          /* f32 [chunk * top_k, n] by routed position */
 } ellm_expert_down;

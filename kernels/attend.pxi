@@ -196,9 +196,9 @@ cdef inline void merge_part(
     max[0] = top
 
 
-# out = o / sum with the sink of a head, if there are sinks.
+# Columns of a head of the row `out` = o / sum with the head's sink, if there are sinks. o is changed.
 cdef inline void write_quotient(
-    float *o, float max, float sum, const float *sinks, int64_t head, ellm_bf16 *out, int64_t n
+    float *o, float max, float sum, const float *sinks, int64_t head, char *out, int64_t bf16, int64_t n
 ) noexcept nogil:
     cdef float top, old
     cdef int64_t i
@@ -209,7 +209,8 @@ cdef inline void write_quotient(
         for i in range(n):
             o[i] *= old
     for i in range(n):
-        out[i] = bf16_from_f32(o[i] / sum)
+        o[i] /= sum
+    vector_store(o, out, bf16, head * n, n)
 
 
 # Stores the split for `merge`, at the index that task.h gives.
@@ -230,15 +231,15 @@ cdef inline void write_outputs(
     const ellm_task *task, const ellm_attend *op, const ellm_attend_item *item, const Fold *fold
 ) noexcept nogil:
     cdef int64_t f, head, n = op.value_dim
-    cdef ellm_bf16 *out
+    cdef char *out
     for f in range(fold.rows):
-        out = <ellm_bf16 *> (task.section + op.out) + (item.row - task.row + f // fold.heads) * op.out_stride
+        out = row_of(task.section + op.out, item.row - task.row + f // fold.heads, op.out_stride, op.out_bf16)
         head = fold.first + f % fold.heads
         write_quotient(
-            fold.o + f * fold.o_stride, fold.max[f], fold.sum[f], <const float *> op.sinks, head, out + head * n, n
+            fold.o + f * fold.o_stride, fold.max[f], fold.sum[f], <const float *> op.sinks, head, out, op.out_bf16, n
         )
-        if head + 1 == op.heads:
-            memset(out + op.heads * n, 0, 2 * (op.out_stride - op.heads * n))
+        if head + 1 == op.heads and op.out_bf16:
+            memset(<ellm_bf16 *> out + op.heads * n, 0, 2 * (op.out_stride - op.heads * n))
 
 
 cdef void attend(const ellm_task *task) noexcept nogil:

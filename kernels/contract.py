@@ -59,6 +59,8 @@ ARGS_BYTES = _define("ELLM_ARGS")
 WINDOWS = _define("ELLM_WINDOWS")
 PROBE_FLOPS = _define("ELLM_PROBE_FLOPS")
 EXPAND_BYTES = _define("ELLM_EXPAND")
+INT16 = _define("ELLM_INT16")
+INT8 = _define("ELLM_INT8")
 
 _STRUCTS = structs()
 ATTEND_ITEM = _dtype(_STRUCTS.pop("attend_item"))

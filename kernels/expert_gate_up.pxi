@@ -46,19 +46,20 @@ cdef void expert_gate_up(const ellm_task *task) noexcept nogil:
     )
     cdef int64_t begin = ELLM_TILE_N // 2 * p.tile
     cdef int64_t end = min(op.n, begin + ELLM_TILE_N // 2 * p.tiles)
-    cdef int64_t row, pair, column, width
+    cdef int64_t row, pair, column
+    cdef float gated[ELLM_TILE_N]
     cdef const float *c
-    cdef ellm_bf16 *out
+    cdef char *out
     for row in range(part.rows):
-        out = <ellm_bf16 *> (task.arena + op.out) + (part.first + row) * op.out_stride
+        out = row_of(task.arena + op.out, part.first + row, op.out_stride, op.out_bf16)
         c = p.c + row * p.stride
         for pair in range(p.tiles // 2):
             column = begin + ELLM_TILE_N * pair
-            width = min(<int64_t> ELLM_TILE_N, end - column)
             if op.activation == 0:
-                vector_silu_mul(c, c + ELLM_TILE_N, out + column, width)
+                vector_silu_mul(c, c + ELLM_TILE_N, gated, ELLM_TILE_N)
             else:
-                vector_clamped_glu(c, c + ELLM_TILE_N, <float> op.limit, <float> op.alpha, out + column, width)
+                vector_clamped_glu(c, c + ELLM_TILE_N, <float> op.limit, <float> op.alpha, gated, ELLM_TILE_N)
+            vector_store(gated, out, op.out_bf16, column, min(<int64_t> ELLM_TILE_N, end - column))
             c += 2 * ELLM_TILE_N
-        if end == op.n:
-            memset(out + end, 0, (op.out_stride - op.n) * sizeof(ellm_bf16))
+        if end == op.n and op.out_bf16:
+            memset(<ellm_bf16 *> out + end, 0, (op.out_stride - op.n) * sizeof(ellm_bf16))

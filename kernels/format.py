@@ -31,6 +31,7 @@ BLOCK_K = 128
 """k of a block, unless its format says otherwise."""
 BLOCK_TILES = BLOCK_K // TILE_K
 _LINE = 64
+_DIGITS = 256 * 127 + 127
 _WORD = np.array([0, 16, 8, 24], np.uint32)  # bits before the bytes of four neighbours
 _F16, _I8 = np.dtype(np.float16), np.dtype(np.int8)
 
@@ -70,6 +71,16 @@ class Part:
         return self.groups * TILE_N * self.dtype.itemsize
 
 
+@dataclass(frozen=True)
+class Numbers:
+    """A packed weight of whole numbers, arrays [n, k]: worth * factor * scale (+ minimum) in order."""
+
+    worth: np.ndarray  # int64
+    factor: np.ndarray  # int64: scales of a nested format
+    scale: np.ndarray  # float32
+    minimum: np.ndarray | None
+
+
 @dataclass(frozen=True, eq=False)
 class Format:
     """One format. `decode` takes codes (an array of unsigned integers) to what they are worth, float32."""
@@ -85,6 +96,8 @@ class Format:
     k_per_block: int = BLOCK_K
     k_per_scale: int = 0  # 0: no scales
     nested: bool = False  # scales and minimums are int8, times an f16 of the block
+    most_scale: int = 1  # of a nested format, the most that an int8 is, its sign aside
+    unit: float = 1  # what all codes are worth whole numbers of, unless `paired`; a power of two
     scale: np.dtype[Any] | None = None
     decode_scale: Decode = np.asarray
     minimum: np.dtype[Any] | None = None  # is added
@@ -107,9 +120,22 @@ class Format:
 
     @property
     def worth(self) -> np.ndarray:
-        """What each code is worth, int8; a zero unless all are whole numbers of 8 bits."""
-        values = np.zeros(1) if self.paired else self.decode(np.arange(2**self.bits, dtype=np.uint8))
-        return values.astype(np.int8) if (values % 1 == 0).all() else np.zeros(1, np.int8)
+        """What each code is worth in units, int8; a zero where that is no whole number of 8 bits."""
+        values = np.zeros(1) if self.paired else self.decode(np.arange(2**self.bits, dtype=np.uint8)) / self.unit
+        return values.astype(np.int8)
+
+    @property
+    def whole(self) -> bool:
+        """Whether codes are worth whole numbers of 8 bits, which can be multiplied as such before they are scaled."""
+        return not self.paired and self.zero is None
+
+    @property
+    def levels(self) -> int:
+        """The most that an activation of 16 bits may be, so that a sum of TILE_K products fits in 32 bits.
+
+        256 times one signed byte and another one are no more than _DIGITS.
+        """
+        return min(_DIGITS, (2**31 - 1) // (int(np.abs(self.worth.astype(int)).max()) * self.most_scale * TILE_K))
 
     @property
     def numbers(self) -> str:
@@ -190,14 +216,32 @@ class Format:
 
     def weight(self, address: int, n_tiles: int, k_tiles: int) -> np.ndarray:
         """The packed weight at an address as float32 [TILE_N * n_tiles, TILE_K * k_tiles]."""
+        header, tiles = self._blocks(address, n_tiles, k_tiles)
+        values = self.decode(tiles)
+        return self._rows(self._scaled(values, header) if self.k_per_scale else values, k_tiles)
+
+    def numbers(self, address: int, n_tiles: int, k_tiles: int) -> Numbers:
+        """The packed weight at an address, of a `whole` format, before it is scaled."""
+        header, tiles = self._blocks(address, n_tiles, k_tiles)
+        worth, scale, minimum = self.worth.astype(np.int64)[tiles], self._spread(header, "scale"), None
+        factor = scale.astype(np.int64) if self.nested else np.ones_like(worth)
+        scale = self._spread(header, "super_scale") if self.nested else self.decode_scale(scale)
+        if self.minimum:
+            minimum = self._rows(self._minimums(header), k_tiles)
+        scale = scale.astype(np.float32) * np.float32(self.unit)
+        return Numbers(self._rows(worth, k_tiles), self._rows(factor, k_tiles), self._rows(scale, k_tiles), minimum)
+
+    def _blocks(self, address: int, n_tiles: int, k_tiles: int) -> tuple[np.ndarray, np.ndarray]:
+        """Headers [n tile, block, bytes], and codes as `_tiles` has them."""
         size = self.column_bytes(k_tiles)
         blocks = size // self.block_bytes if self.k_per_scale else 1
         data = memory(address, (n_tiles, blocks, size // blocks), np.uint8)
-        header = self.header_bytes
-        values = self.decode(self._tiles(data[:, :, header:]))
-        if self.k_per_scale:
-            values = self._scaled(values, data[:, :, :header])
-        rows = values.transpose(0, 4, 1, 2, 3, 5).reshape(TILE_N * n_tiles, -1)
+        return data[:, :, : self.header_bytes], self._tiles(data[:, :, self.header_bytes :])
+
+    @staticmethod
+    def _rows(tiles: np.ndarray, k_tiles: int) -> np.ndarray:
+        """Numbers laid out as `_tiles` has codes, as [n, k]."""
+        rows = tiles.transpose(0, 4, 1, 2, 3, 5).reshape(TILE_N * tiles.shape[0], -1)
         return rows[:, : TILE_K * k_tiles]
 
     def _tiles(self, data: np.ndarray) -> np.ndarray:
@@ -229,11 +273,13 @@ class Format:
         with np.errstate(over="ignore"):
             values = values * scale
             if self.minimum:
-                minimum = self._spread(header, "minimum").astype(np.float32)
-                if self.nested:
-                    minimum = self._spread(header, "super_minimum").astype(np.float32) * minimum
-                values = values + minimum
+                values = values + self._minimums(header)
             return from_bf16(to_bf16(values.astype(np.float32)))
+
+    def _minimums(self, header: np.ndarray) -> np.ndarray:
+        """What is added to each element, float32."""
+        minimum = self._spread(header, "minimum").astype(np.float32)
+        return self._spread(header, "super_minimum").astype(np.float32) * minimum if self.nested else minimum
 
     def _spread(self, header: np.ndarray, name: str) -> np.ndarray:
         """A part of headers, bytes [n tile, block, bytes], for each element of its block."""

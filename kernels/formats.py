@@ -74,7 +74,7 @@ def _of_gguf() -> list[Format]:
     plain: dict[str, Any] = {"k_per_scale": 32, "scale": np.dtype(np.float16)}
     added = plain | {"minimum": np.dtype(np.float16)}
     nested = {"nested": True, "k_per_block": 256, "scale": np.dtype(np.int8)}
-    eights = nested | {"k_per_scale": 32}
+    eights = nested | {"k_per_scale": 32, "most_scale": 63}
     sixteens = nested | {"k_per_scale": 16}
     minimum = {"minimum": np.dtype(np.int8)}
     known: list[tuple[str, int, Any, dict[str, Any]]] = [
@@ -86,10 +86,10 @@ def _of_gguf() -> list[Format]:
         ("IQ4_NL", 4, IQ4.__getitem__, plain | {"tried": (-127, -120, -113, -104, -134, 113, 105, 97, 120)}),
         ("Q4_K", 4, _from(0), eights | minimum),
         ("Q5_K", 5, _from(0), eights | minimum),
-        ("Q6_K", 6, _from(-32), sixteens),
-        ("IQ4_XS", 4, IQ4.__getitem__, eights),
-        ("Q3_K", 3, _from(-4), sixteens),
-        ("Q2_K", 2, _from(0), sixteens | minimum),
+        ("Q6_K", 6, _from(-32), sixteens | {"most_scale": 128}),
+        ("IQ4_XS", 4, IQ4.__getitem__, eights | {"most_scale": 32}),
+        ("Q3_K", 3, _from(-4), sixteens | {"most_scale": 32}),
+        ("Q2_K", 2, _from(0), sixteens | minimum | {"most_scale": 15}),
     ]
     return [
         Format(
@@ -122,6 +122,7 @@ _MXFP4 = Format(
     ),
     computed=_EXPANDED,
     k_per_scale=32,
+    unit=0.5,
     scale=np.dtype(np.uint8),
     decode_scale=e8m0,
 )

@@ -1,7 +1,7 @@
 # gate_up: out = silu(gate) * up; tile 2i of the product is column tile i of gate, tile 2i + 1 that of up
 #
 #   x       f32 or bf16 [rows, k]             weight  tiles [n_tiles][k_tiles], n_tiles = 2 * ceil(n / ELLM_TILE_N)
-#   out     bf16 [rows, n]; the task that owns the last column zeroes the pad [n, out_stride)
+#   out     f32 or bf16 [rows, n]; the task that owns the last column zeroes a bf16 row's pad [n, out_stride)
 #
 # SwiGLU: Shazeer, 2020 (https://arxiv.org/abs/2002.05202). silu and the product are f32, rounded once.
 
@@ -11,14 +11,16 @@ cdef void gate_up(const ellm_task *task) noexcept nogil:
     cdef int64_t begin = ELLM_TILE_N // 2 * p.tile
     cdef int64_t end = min(op.n, begin + ELLM_TILE_N // 2 * p.tiles)
     cdef int64_t row, pair, column
+    cdef float part[ELLM_TILE_N]
     cdef const float *c
-    cdef ellm_bf16 *out
+    cdef char *out
     for row in range(task.rows):
-        out = <ellm_bf16 *> (task.section + op.out) + row * op.out_stride
+        out = row_of(task.section + op.out, row, op.out_stride, op.out_bf16)
         c = p.c + row * p.stride
         for pair in range(p.tiles // 2):
             column = begin + ELLM_TILE_N * pair
-            vector_silu_mul(c, c + ELLM_TILE_N, out + column, min(<int64_t> ELLM_TILE_N, end - column))
+            vector_silu_mul(c, c + ELLM_TILE_N, part, ELLM_TILE_N)
+            vector_store(part, out, op.out_bf16, column, min(<int64_t> ELLM_TILE_N, end - column))
             c += 2 * ELLM_TILE_N
-        if end == op.n:
-            memset(out + end, 0, (op.out_stride - op.n) * sizeof(ellm_bf16))
+        if end == op.n and op.out_bf16:
+            memset(<ellm_bf16 *> out + end, 0, (op.out_stride - op.n) * sizeof(ellm_bf16))

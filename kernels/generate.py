@@ -8,6 +8,7 @@ kernels.pxi  every kernel's body, the table of their addresses, and the sizes of
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -38,8 +39,11 @@ def formats_header() -> str:
             lines.append(f"#define ELLM_{format.name.upper()}_HEADER {format.header_bytes}")
     lines += ["", "/* Formats that expand.h turns into bf16, each by code of its own; and those of expand_blocks.h. */"]
     lines += [
-        f"#define ELLM_EXPANDED(X) {_listed(blocks=False)}",
-        f"#define ELLM_BLOCKED(X) {_listed(blocks=True)}",
+        f"#define ELLM_EXPANDED(X) {_listed(lambda format: not format.stored.blocks)}",
+        f"#define ELLM_BLOCKED(X) {_listed(lambda format: bool(format.stored.blocks))}",
+        "",
+        "/* Formats whose codes integer.h multiplies. */",
+        f"#define ELLM_WHOLE(X) {_listed(lambda format: format.whole)}",
         "",
     ]
     lines += ["typedef struct ellm_format {"]
@@ -51,24 +55,28 @@ def formats_header() -> str:
     lines += ["    int64_t group;  /* k that share a scale */"]
     lines += ["    int64_t nested; /* scales and minimums are int8, times an f16 of the block */"]
     lines += [f"    int64_t {', '.join(_PARTS)}; /* where they are in a header; -1: nowhere */"]
+    lines += ["    int64_t powers; /* scales are E8M0 */"]
+    lines += ["    float unit;     /* what codes are worth whole numbers of */"]
+    lines += ["    int64_t levels; /* the most that an activation of 16 bits is */"]
     lines += ["    int64_t zero;   /* the code that is worth nothing, if each is worth one more than the one before */"]
-    lines += ["    int64_t table;  /* codes of 4 bits are worth anything: */"]
+    lines += ["    int64_t table;  /* codes of 4 bits are worth any numbers: */"]
     lines += ["    int8_t worth[16];"]
     lines += ["} ellm_format;", "", f"static const ellm_format ELLM_FORMATS[{len(NUMBERED)}] = {{"]
     lines += [f"    {{{_described(format)}}}, /* {format.name} */" for format in NUMBERED]
     return "\n".join([*lines, "};", "", "#endif", ""])
 
 
-def _listed(blocks: bool) -> str:
-    names = [format.name for format in NUMBERED if format is not PLAIN and bool(format.stored.blocks) is blocks]
+def _listed(wanted: Callable[[Format], bool]) -> str:
+    names = [format.name for format in NUMBERED if format is not PLAIN and wanted(format)]
     return " ".join(f"X({name.upper()}, {name})" for name in names)
 
 
 def _described(format: Format) -> str:
     """The initialiser of a format's `ellm_format`."""
-    numbers = [format.tile_bytes, format.header_bytes, format.block_tiles, format.terms, format.bits]
+    numbers: list[float] = [format.tile_bytes, format.header_bytes, format.block_tiles, format.terms, format.bits]
     numbers += [format.k_per_scale, int(format.nested)]
     numbers += [format.parts[name].offset if name in format.parts else -1 for name in _PARTS]
+    numbers += [int(format.scale == np.uint8), format.unit, format.levels if format.whole else 0]
     worth, table = format.worth, [0]
     if (np.diff(worth) != 1).any():
         numbers, table = [*numbers, 0, 1], worth.tolist()

@@ -38,6 +38,6 @@ cdef inline ellm_panel head_panel(const ellm_task *task, const ellm_head_linear 
     cdef const ellm_matmul *m = <const ellm_matmul *> op
     cdef const char *x = task.section + op.x
     x += head * op.x_head_stride * <int64_t> (sizeof(ellm_bf16) if op.x_bf16 else sizeof(float))
-    if op.x_bf16 and op.k == ELLM_TILE_K * op.k_tiles:
+    if op.x_bf16 and op.k == ELLM_TILE_K * op.k_tiles and not op.activations:
         return panel_in_place(task, m, x)
-    return panel_rows(task, m, head, x)
+    return panel_rows(task, m, head, x, task.rows)

@@ -12,18 +12,14 @@ cdef void linear(const ellm_task *task) noexcept nogil:
     cdef product p = multiply(task, op)
     cdef int64_t begin = ELLM_TILE_N * p.tile
     cdef int64_t end = min(op.n, begin + ELLM_TILE_N * p.tiles)
-    cdef int64_t row, start
+    cdef int64_t row
     cdef float *c
-    cdef ellm_bf16 *narrow
+    cdef char *out
     for row in range(task.rows):
         c = p.c + row * p.stride
-        start = row * op.out_stride + begin
+        out = row_of(task.section + op.out, row, op.out_stride, op.out_bf16)
         if op.residual >= 0:
-            vector_add(c, <float *> (task.section + op.residual) + start, c, end - begin)
-        if op.out_bf16:
-            narrow = <ellm_bf16 *> (task.section + op.out) + start
-            vector_to_bf16(c, narrow, end - begin)
-            if end == op.n:
-                memset(narrow + end - begin, 0, (op.out_stride - op.n) * sizeof(ellm_bf16))
-        else:
-            memcpy(<float *> (task.section + op.out) + start, c, (end - begin) * sizeof(float))
+            vector_add(c, <float *> (task.section + op.residual) + row * op.out_stride + begin, c, end - begin)
+        vector_store(c, out, op.out_bf16, begin, end - begin)
+        if op.out_bf16 and end == op.n:
+            memset(<ellm_bf16 *> out + end, 0, (op.out_stride - op.n) * sizeof(ellm_bf16))

@@ -10,8 +10,9 @@ cdef extern from "panel.h" nogil:
         ellm_weight bias
         ellm_int task_tiles
         ellm_int format
+        ellm_int activations
     ctypedef struct ellm_panel:
-        const ellm_bf16 *a
+        const void *a
         int64_t lda
         float *c
     char *scratch_memory(const ellm_task *task)
@@ -19,7 +20,8 @@ cdef extern from "panel.h" nogil:
     bint panel_claim(const ellm_task *task, const ellm_matmul *m, int64_t part)
     ellm_panel panel(const ellm_task *task, const ellm_matmul *m)
     ellm_panel panel_in_place(const ellm_task *task, const ellm_matmul *m, const char *x)
-    ellm_panel panel_rows(const ellm_task *task, const ellm_matmul *m, int64_t part, const char *x)
+    ellm_panel panel_rows(const ellm_task *task, const ellm_matmul *m, int64_t part, const char *x, int64_t rows)
+    ellm_panel panel_of(const ellm_task *task, const ellm_matmul *m, int64_t part, const char *x, int64_t rows)
     ellm_panel panel_gather(
         const ellm_task *task, const ellm_matmul *m, int64_t part, const int32_t *step_rows, int64_t rows
     )
@@ -29,6 +31,15 @@ cdef extern from "expand.h" nogil:
     void weight_matmul(const ellm_bf16 *a, int64_t lda, int rows, const char *weight, int64_t format, int n_tiles,
                        int k_tiles, float *c, int64_t ldc, ellm_bf16 *tiles)
     float expand_element(const char *column, int64_t format, int64_t n, int64_t k)
+
+cdef extern from "integer.h" nogil:
+    void integer_matmul(const char *a, int64_t lda, int rows, int64_t activations, const char *weight, int64_t format,
+                        int n_tiles, int k_tiles, float *c, int64_t ldc, char *scratch)
+
+
+# A row of f32 or bf16 rows that are `stride` elements apart.
+cdef inline char *row_of(char *rows, int64_t row, int64_t stride, int64_t bf16) noexcept nogil:
+    return rows + row * stride * <int64_t> (sizeof(ellm_bf16) if bf16 else sizeof(float))
 
 
 cdef struct product:
@@ -43,16 +54,25 @@ cdef inline product multiply_by(
     const ellm_task *task, const ellm_matmul *m, ellm_panel x, int64_t rows, int64_t index, const char *weight,
     const float *bias
 ) noexcept nogil:
+    cdef const char *columns = weight + index * m.task_tiles * column_bytes(m.format, m.k_tiles)
     cdef product p
     cdef int64_t row
+    cdef char *tiles
     p.tile = index * m.task_tiles
     p.tiles = min(m.task_tiles, m.n_tiles - p.tile)
     p.c = x.c
     p.stride = ELLM_TILE_N * m.task_tiles
-    weight_matmul(
-        x.a, x.lda, <int> rows, weight + p.tile * column_bytes(m.format, m.k_tiles), m.format, <int> p.tiles,
-        <int> m.k_tiles, p.c, p.stride, <ellm_bf16 *> (p.c + task.row_block * p.stride),
-    )
+    tiles = <char *> (p.c + task.row_block * p.stride)
+    if m.activations:
+        integer_matmul(
+            <const char *> x.a, x.lda, <int> rows, m.activations, columns, m.format, <int> p.tiles, <int> m.k_tiles,
+            p.c, p.stride, tiles,
+        )
+    else:
+        weight_matmul(
+            <const ellm_bf16 *> x.a, x.lda, <int> rows, columns, m.format, <int> p.tiles, <int> m.k_tiles, p.c,
+            p.stride, <ellm_bf16 *> tiles,
+        )
     if bias != NULL:
         for row in range(rows):
             vector_add(p.c + row * p.stride, bias + ELLM_TILE_N * p.tile, p.c + row * p.stride, ELLM_TILE_N * p.tiles)

@@ -1,20 +1,20 @@
 /* A worker's scratch memory, and the A operand of a matmul in it.
  *
- * Scratch is a 64-byte tag, then memory. A panel, bf16(rms_norm(x)) of all rows of the block, is the same for every
- * task of an operator on a row block (or on a head or a row tile of an expert: a part), so the tag says whose panel the
- * memory holds and a worker prepares it once.
+ * Scratch is a 64-byte tag, then memory. A panel, rms_norm(x) of all rows of the block in bf16 or in whole numbers, is
+ * the same for every task of an operator on a row block (or on a head or a row tile of an expert: a part), so the tag
+ * says whose panel the memory holds and a worker prepares it once.
  */
 #ifndef ELLM_PANEL_H
 #define ELLM_PANEL_H
-#include "vector.h"
+#include "activations.h"
 
 typedef struct ellm_matmul {
     ELLM_MATMUL
 } ellm_matmul;
 
 typedef struct ellm_panel {
-    const ellm_bf16 *a;   /* [row_block][ELLM_TILE_K * k_tiles] */
-    int64_t lda;          /* elements */
+    const void *a;        /* [row_block] rows of ELLM_TILE_K * k_tiles elements */
+    int64_t lda;          /* bf16 elements; bytes of activations in whole numbers */
     float *c;             /* scratch behind it, 64-byte aligned */
 } ellm_panel;
 
@@ -33,11 +33,11 @@ static inline char *scratch_memory(const ellm_task *task) {
     return task->scratch + PANEL_HEADER;
 }
 
-/* Elements between a panel's rows: an odd number of cache lines, so that rows spread over the sets of L1. */
+/* Elements between a bf16 panel's rows: an odd number of cache lines, so that rows spread over the sets of L1. */
 static inline int64_t panel_stride(int64_t k_tiles) { return ELLM_TILE_K * (k_tiles | 1); }
 
-/* One row of a panel from x, bf16 or f32 [k]. */
-static inline void panel_row(const ellm_matmul *m, const char *x, ellm_bf16 *out) {
+/* One row of a bf16 panel from x, bf16 or f32 [k]. */
+static inline void panel_row_bf16(const ellm_matmul *m, const char *x, ellm_bf16 *out) {
     if (m->x_bf16)
         memcpy(out, x, (size_t)m->k * sizeof *out);
     else if (m->norm)
@@ -48,6 +48,37 @@ static inline void panel_row(const ellm_matmul *m, const char *x, ellm_bf16 *out
     memset(out + m->k, 0, (size_t)(ELLM_TILE_K * m->k_tiles - m->k) * sizeof *out);
 }
 
+/* One row of a panel in whole numbers. */
+static inline void panel_row_whole(const ellm_matmul *m, const char *x, int form, char *out) {
+    float scale = m->norm ? vector_rms_scale((const float *)x, m->eps, m->k) : 0;
+    for (int64_t tile = 0; tile < m->k_tiles; tile++) {
+        float part[ELLM_TILE_K] = {0};
+        int64_t begin = ELLM_TILE_K * tile, n = m->k - begin < ELLM_TILE_K ? m->k - begin : ELLM_TILE_K;
+        if (m->x_bf16)
+            vector_from_bf16((const ellm_bf16 *)x + begin, part, n);
+        else if (m->norm)
+            vector_norm((const float *)x + begin, (const float *)m->norm + begin, scale, part, n);
+        else
+            memcpy(part, (const float *)x + begin, (size_t)n * sizeof *part);
+        activation_tile(part, m->activations, form, &ELLM_FORMATS[m->format], out + ACTIVATION_CELL * tile,
+                        activation_sides(out, m->k_tiles) + tile);
+    }
+}
+
+/* Bytes between a panel's rows. */
+static inline int64_t panel_bytes(const ellm_matmul *m) {
+    return m->activations ? activation_stride(m->k_tiles) : panel_stride(m->k_tiles) * (int64_t)sizeof(ellm_bf16);
+}
+
+/* Row `row` of a panel of `rows` rows. */
+static inline void panel_row(const ellm_matmul *m, const char *x, int64_t rows, int64_t row, char *panel) {
+    char *out = panel + row * panel_bytes(m);
+    if (m->activations)
+        panel_row_whole(m, x, activation_form(m->activations, rows), out);
+    else
+        panel_row_bf16(m, x, (ellm_bf16 *)out);
+}
+
 /* Bytes between the rows of x. */
 static inline int64_t panel_source_stride(const ellm_matmul *m) {
     return m->x_stride * (int64_t)(m->x_bf16 ? sizeof(ellm_bf16) : sizeof(float));
@@ -55,11 +86,11 @@ static inline int64_t panel_source_stride(const ellm_matmul *m) {
 
 /* bf16 rows used where they are, each followed by what pads it to ELLM_TILE_K * k_tiles. */
 static inline ellm_panel panel_in_place(const ellm_task *task, const ellm_matmul *m, const char *x) {
-    return (ellm_panel){(const ellm_bf16 *)x, m->x_stride, (float *)scratch_memory(task)};
+    return (ellm_panel){x, m->x_stride, (float *)scratch_memory(task)};
 }
 
-/* Whether scratch lacks the panel of this operator, step, block and part (0, or which rows of x it is); now it is tagged
- * as theirs. */
+/* Whether scratch lacks the panel of this operator, step, block and part (0, or which rows of x it is); now it is
+ * tagged as theirs. */
 static inline int panel_claim(const ellm_task *task, const ellm_matmul *m, int64_t part) {
     panel_tag wanted = {m, task->step->number, task->block, part};
     if (memcmp(task->scratch, &wanted, sizeof wanted) == 0) return 0;
@@ -67,33 +98,41 @@ static inline int panel_claim(const ellm_task *task, const ellm_matmul *m, int64
     return 1;
 }
 
-/* A panel of the task's rows of x. */
-static inline ellm_panel panel_rows(const ellm_task *task, const ellm_matmul *m, int64_t part, const char *x) {
-    ellm_bf16 *a = (ellm_bf16 *)(task->scratch + PANEL_HEADER);
-    int64_t stride = panel_stride(m->k_tiles);
+/* What products read of a panel that is in scratch. */
+static inline ellm_panel panel_in_scratch(const ellm_task *task, const ellm_matmul *m) {
+    char *a = task->scratch + PANEL_HEADER;
+    int64_t stride = m->activations ? panel_bytes(m) : panel_stride(m->k_tiles);
+    return (ellm_panel){a, stride, (float *)(a + task->row_block * panel_bytes(m))};
+}
+
+/* A panel of rows of x. */
+static inline ellm_panel panel_rows(const ellm_task *task, const ellm_matmul *m, int64_t part, const char *x, int64_t rows) {
     if (panel_claim(task, m, part))
-        for (int64_t row = 0; row < task->rows; row++) panel_row(m, x + row * panel_source_stride(m), a + row * stride);
-    return (ellm_panel){a, stride, (float *)(a + task->row_block * stride)};
+        for (int64_t row = 0; row < rows; row++)
+            panel_row(m, x + row * panel_source_stride(m), rows, row, task->scratch + PANEL_HEADER);
+    return panel_in_scratch(task, m);
 }
 
 /* A panel of step rows, each in the section of its own row block. */
 static inline ellm_panel panel_gather(const ellm_task *task, const ellm_matmul *m, int64_t part, const int32_t *step_rows,
                                       int64_t rows) {
-    ellm_bf16 *a = (ellm_bf16 *)(task->scratch + PANEL_HEADER);
-    int64_t stride = panel_stride(m->k_tiles);
     if (panel_claim(task, m, part))
         for (int64_t row = 0; row < rows; row++) {
             const char *section = task->arena + step_rows[row] / task->row_block * task->section_bytes;
             const char *x = section + m->x + step_rows[row] % task->row_block * panel_source_stride(m);
-            panel_row(m, x, a + row * stride);
+            panel_row(m, x, rows, row, task->scratch + PANEL_HEADER);
         }
-    return (ellm_panel){a, stride, (float *)(a + task->row_block * stride)};
+    return panel_in_scratch(task, m);
 }
 
-/* The A operand of this task: bf16 rows in place, f32 rows as a panel. */
+/* The A operand of rows x: where they are if they are bf16 and shall be, else as a panel. */
+static inline ellm_panel panel_of(const ellm_task *task, const ellm_matmul *m, int64_t part, const char *x, int64_t rows) {
+    return m->x_bf16 && !m->activations ? panel_in_place(task, m, x) : panel_rows(task, m, part, x, rows);
+}
+
+/* The A operand of this task. */
 static inline ellm_panel panel(const ellm_task *task, const ellm_matmul *m) {
-    const char *x = task->section + m->x;
-    return m->x_bf16 ? panel_in_place(task, m, x) : panel_rows(task, m, 0, x);
+    return panel_of(task, m, 0, task->section + m->x, task->rows);
 }
 
 #endif

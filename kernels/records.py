@@ -18,6 +18,7 @@ Args = Mapping[str, Any]
 
 _HEADER = 64  # of a worker's scratch: panel.h
 _LINE = 64
+_SIDE = 16  # what goes with a tile of activations in whole numbers: activations.h
 _EXPANDED_ROWS = 128  # positions that are multiplied at a time: expand_latent.pxi
 _ROUTE_PASSES = 4  # of a row's scores, to find the top k
 
@@ -139,13 +140,15 @@ def _product_memory(args: Args, row_block: int) -> int:
 
 
 def _panel_memory(args: Args, row_block: int) -> int:
-    """The panel bf16(norm(x)), its rows an odd number of cache lines apart, and the product."""
-    return row_block * (args["k_tiles"] | 1) * _LINE + _product_memory(args, row_block)
+    """The panel of norm(x), its rows an odd number of cache lines apart, and the product."""
+    cell = _LINE + (_SIDE if args["activations"] else 0)
+    return row_block * (-(-args["k_tiles"] * cell // _LINE) | 1) * _LINE + _product_memory(args, row_block)
 
 
 def _matmul_memory(args: Args, row_block: int) -> int:
-    """As _panel_memory, but bf16 rows are used where they are."""
-    return (_product_memory if args["x_bf16"] else _panel_memory)(args, row_block)
+    """As _panel_memory, but bf16 rows that are multiplied as such are used where they are."""
+    in_place = args["x_bf16"] and not args["activations"]
+    return (_product_memory if in_place else _panel_memory)(args, row_block)
 
 
 def _products(args: Args, rows: Any, columns: int, panel: bool, banks: int = 1) -> Work:
@@ -165,7 +168,7 @@ def _matmul(columns: Count, **more: Any) -> Kernel:
     """A kernel that multiplies the rows of its block by one weight, of so many columns."""
 
     def done(args: Args, rows: Any, keys: Any, splits: Any) -> Work:
-        return _products(args, rows, columns(args), not args["x_bf16"])
+        return _products(args, rows, columns(args), not args["x_bf16"] or bool(args["activations"]))
 
     return Kernel(Family.MATMUL, tasks=_column_tasks, memory=_matmul_memory, done=done, **more)
 
@@ -307,8 +310,8 @@ RECORDS: dict[str, Kernel] = {
         Family.EXPERTS,
         Sync.JOIN,
         tasks=_column_tasks,
-        memory=_product_memory,
-        done=lambda args, rows, keys, splits: _products(args, rows, args["n"], False),
+        memory=_matmul_memory,
+        done=lambda args, rows, keys, splits: _products(args, rows, args["n"], bool(args["activations"])),
     ),
     "combine": _rows(
         lambda args: (1 + args["top_k"]) * args["n"],

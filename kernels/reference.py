@@ -283,8 +283,8 @@ def _write_head(task: Task, row: int, head: int, parts: list[np.ndarray]) -> Non
         top = max(m, part[n])
         old, new = np.exp(m - top), np.exp(part[n] - top)
         o, m, total = o * old + part[:n] * new, top, total * old + part[n + 1] * new
-    out = task.buffer(task.out, task.out_stride, dtype=np.uint16)[row - task.row]
-    out[head * n : (head + 1) * n] = to_bf16(o / total)
+    out = task.buffer(task.out, task.out_stride, dtype=np.uint16 if task.out_bf16 else np.float32)[row - task.row]
+    out[head * n : (head + 1) * n] = to_bf16(o / total) if task.out_bf16 else o / total
     if head + 1 == task.heads:
         out[task.heads * n :] = 0
 

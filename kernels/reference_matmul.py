@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ellm.kernels import layout
-from ellm.kernels.contract import TILE_N
+from ellm.kernels import layout, reference_integer
+from ellm.kernels.contract import TILE_K, TILE_N
 from ellm.kernels.formats import NUMBERED
 from ellm.kernels.layout import from_bf16, memory, to_bf16
 from ellm.kernels.reference_task import Task, append_keys, append_values, norm, rotate, silu, write
@@ -26,15 +26,12 @@ def logits(task: Task) -> None:
 
 
 def gate_up(task: Task) -> None:
-    """out = silu(gate) * up, bf16 [rows, n]; W's column tile 2i is gate's tile i, 2i + 1 is up's (Shazeer, 2020)."""
+    """out = silu(gate) * up, f32 or bf16 [rows, n] (Shazeer, 2020); W's tiles 2i are gate's tiles i, 2i + 1 up's."""
     y, begin, end = _product(task, 2 * TILE_N * -(-task.n // TILE_N))
     pairs = y.reshape(task.rows, -1, 2, TILE_N)
     gate, up = (pairs[:, :, i].reshape(task.rows, -1) for i in (0, 1))
     begin, end = begin // 2, min(task.n, end // 2)
-    out = task.buffer(task.out, task.out_stride, dtype=np.uint16)
-    out[:, begin:end] = to_bf16(silu(gate) * up)[:, : end - begin]
-    if end == task.n:
-        out[:, end:] = 0
+    write(task, (silu(gate) * up)[:, : end - begin], task.n, begin)
 
 
 def qkv(task: Task) -> None:
@@ -78,7 +75,7 @@ def head_linear(task: Task) -> None:
 
 
 def expert_gate_up(task: Task) -> None:
-    """gate_up, or gpt-oss's clamped form of it, of expert `block` for its routed rows, bf16 [routed, out_stride]."""
+    """gate_up, or gpt-oss's clamped form of it, of expert `block` for its routed rows, [routed, out_stride]."""
     positions, column_task = _routed(task)
     rows = task.shared(task.args["rows"], int(positions.stop), dtype=np.int32)[positions]
     x = np.array([_section_row(task, int(row)) for row in rows])
@@ -87,8 +84,10 @@ def expert_gate_up(task: Task) -> None:
     y = y.reshape(len(rows), -1, 2, TILE_N)
     gate, up = (y[:, :, i].reshape(len(rows), -1) for i in (0, 1))
     begin, end = begin // 2, min(task.n, end // 2)
-    out = task.shared(task.out, int(positions.stop), task.out_stride, dtype=np.uint16)[positions]
-    out[:, begin:end] = to_bf16(silu(gate) * up if task.activation == 0 else _clamped(task, gate, up))[:, : end - begin]
+    dtype = np.dtype(np.uint16 if task.out_bf16 else np.float32)
+    out = task.shared(task.out, int(positions.stop), task.out_stride, dtype=dtype)[positions]
+    y = (silu(gate) * up if task.activation == 0 else _clamped(task, gate, up))[:, : end - begin]
+    out[:, begin:end] = to_bf16(y) if task.out_bf16 else y
     if end == task.n:
         out[:, end:] = 0
 
@@ -96,7 +95,8 @@ def expert_gate_up(task: Task) -> None:
 def expert_down(task: Task) -> None:
     """linear of expert `block` on its routed rows, f32 [routed, n]."""
     positions, column_task = _routed(task)
-    x = task.shared(task.routed, int(positions.stop), task.k, dtype=np.uint16, stride=task.x_stride)[positions]
+    dtype = np.dtype(np.uint16 if task.x_bf16 else np.float32)
+    x = task.shared(task.routed, int(positions.stop), task.k, dtype=dtype, stride=task.x_stride)[positions]
     y, begin, end = _multiply(task, x, column_task, task.n, *_bank(task))
     task.shared(task.out, int(positions.stop), task.n)[positions, begin:end] = y
 
@@ -138,14 +138,24 @@ def _product(task: Task, columns: int) -> tuple[np.ndarray, int, int]:
 def _multiply(
     task: Task, x: np.ndarray, column_task: int, columns: int, weight: int, bias: int
 ) -> tuple[np.ndarray, int, int]:
-    """f32 bf16(norm(x)) . W^T + bias for columns [begin, end) of `columns`, those of the column task."""
+    """f32 norm(x) . W^T + bias for columns [begin, end) of `columns`, those of the column task.
+
+    norm(x) is rounded to bf16, or to whole numbers as `activations` says.
+    """
     if task.norm:
         x = norm(x, memory(task.norm, (task.k,), np.float32), task.eps)
-    a = from_bf16(x if task.x_bf16 else to_bf16(x)).astype(np.float64)
+    format = NUMBERED[task.format]
     begin = TILE_N * column_task * task.task_tiles
     end = min(columns, begin + TILE_N * task.task_tiles)
-    w = NUMBERED[task.format].weight(weight, task.n_tiles, task.k_tiles)[begin:end, : task.k]
-    y = a @ w.T.astype(np.float64)
+    if task.activations:
+        padded = np.zeros((len(x), TILE_K * task.k_tiles), np.float32)
+        padded[:, : task.k] = from_bf16(x) if task.x_bf16 else x
+        y = reference_integer.product(
+            padded, task.activations, format, format.numbers(weight, task.n_tiles, task.k_tiles)
+        )[:, begin:end]
+    else:
+        a = from_bf16(x if task.x_bf16 else to_bf16(x)).astype(np.float64)
+        y = a @ format.weight(weight, task.n_tiles, task.k_tiles)[begin:end, : task.k].T.astype(np.float64)
     if bias:
         y = y + memory(bias, (TILE_N * task.n_tiles,), np.float32)[begin:end]
     return y.astype(np.float32), begin, end

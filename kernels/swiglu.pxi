@@ -6,7 +6,7 @@
 
 cdef void swiglu(const ellm_task *task) noexcept nogil:
     cdef const ellm_swiglu *op = <const ellm_swiglu *> task.args
-    vector_silu_mul_f32(
+    vector_silu_mul(
         <const float *> (task.section + op.gate),
         <const float *> (task.section + op.up),
         <float *> (task.section + op.out),

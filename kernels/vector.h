@@ -128,28 +128,31 @@ static inline void vector_norm_to_bf16(const float *restrict x, const float *res
     for (int64_t i = 0; i < n; i++) out[i] = bf16_from_f32((x[i] * scale) * weight[i]);
 }
 
+/* Elements [begin, begin + n) of a row that is f32 or bf16. */
+static inline void vector_store(const float *x, void *row, int64_t bf16, int64_t begin, int64_t n) {
+    if (bf16)
+        vector_to_bf16(x, (ellm_bf16 *)row + begin, n);
+    else
+        memcpy((float *)row + begin, x, (size_t)n * sizeof *x);
+}
+
 /* out may be a or b. */
 static inline void vector_add(const float *a, const float *b, float *out, int64_t n) {
     for (int64_t i = 0; i < n; i++) out[i] = a[i] + b[i];
 }
 
-static inline void vector_silu_mul(const float *restrict gate, const float *restrict up, ellm_bf16 *restrict out,
-                                   int64_t n) {
-    for (int64_t i = 0; i < n; i++) out[i] = bf16_from_f32(silu_f32(gate[i]) * up[i]);
-}
-
-/* As vector_silu_mul, to f32; out may be gate or up. */
-static inline void vector_silu_mul_f32(const float *gate, const float *up, float *out, int64_t n) {
+/* out may be gate or up. */
+static inline void vector_silu_mul(const float *gate, const float *up, float *out, int64_t n) {
     for (int64_t i = 0; i < n; i++) out[i] = silu_f32(gate[i]) * up[i];
 }
 
 /* g = min(gate, limit), u = clamp(up, -limit, limit): out = (u + 1) * g * sigmoid(alpha * g), as in gpt-oss. */
 static inline void vector_clamped_glu(const float *restrict gate, const float *restrict up, float limit, float alpha,
-                                      ellm_bf16 *restrict out, int64_t n) {
+                                      float *restrict out, int64_t n) {
     for (int64_t i = 0; i < n; i++) {
         float g = gate[i] > limit ? limit : gate[i];
         float u = up[i] > limit ? limit : up[i] < -limit ? -limit : up[i];
-        out[i] = bf16_from_f32((u + 1.0f) * (g / (1.0f + exp_f32(-(alpha * g)))));
+        out[i] = (u + 1.0f) * (g / (1.0f + exp_f32(-(alpha * g))));
     }
 }
 

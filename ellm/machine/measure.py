@@ -169,6 +169,7 @@ class Meter:
             "bias": 0,
             "task_tiles": TASK_TILES,
             "format": format.number,
+            "activations": 0,
             "n": TILE_N * n_tiles,
             "out": 1 << 20,
             "out_bf16": 0,
@@ -227,6 +228,7 @@ class Meter:
             "window_class": 0,
             "sinks": 0,
             "out": 8 << 20,
+            "out_bf16": 1,
             "out_stride": heads * pool.threads * dim,
         }
         rows = 16

@@ -41,6 +41,8 @@ def test_a_model_in_one_format(tmp_path, kind):
     assert np.isfinite(kept).all() and kept.std() > 0
     assert formats_used == {formats.NAMES[kind], "f32"}
     np.testing.assert_array_equal(kept, packed_logits(path, "bf16")[0])
+    whole, _ = packed_logits(path, None, "int16")
+    assert np.corrcoef(whole.reshape(-1), kept.reshape(-1))[0, 1] > 0.9  # random blocks make much of a rounding
 
 
 @pytest.mark.parametrize("architecture", ["LlamaForCausalLM", "Qwen3ForCausalLM"])

@@ -184,7 +184,7 @@ def gpt_oss(folder, **settings):
 
 
 def logits(source) -> np.ndarray:
-    with LLM(source, threads=1, context=256) as llm:
+    with LLM(source, threads=1, context=256, activations="bf16") as llm:
         return llm.logits([(7 * number) % 280 for number in range(90)])
 
 

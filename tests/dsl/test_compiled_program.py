@@ -22,7 +22,10 @@ from ellm.dsl import (
     swiglu,
     trace,
 )
+from ellm.dsl.policy import packed_as
 from ellm.kernels import contract
+from ellm.kernels.formats import FORMATS
+from ellm.kernels.routes import routes
 from ellm.models import from_config
 from ellm.scheduler import saved
 from ellm.scheduler.contents import CacheKind, NamedTensor
@@ -275,15 +278,15 @@ def test_more_windows_than_the_step_has_room_for_are_refused():
         compile(trace(model, 64), context=64)
 
 
-def test_value_that_no_kernel_can_store_is_refused_by_line():
+def test_attention_that_is_added_to_something_is_f32():
     def model(tokens, w, caches):
         x = embed(tokens, w.embed[50, 16])
         kv = caches[0].append(k=linear(x, w.k[2, 8, 16]), v=linear(x, w.v[2, 8, 16]))
         o = attend(linear(x, w.q[2, 8, 16]), kv["k"], kv["v"], scale=1.0)
         return logits(linear(o + o, w.o[16, 2, 8]), w.head[50, 16])
 
-    with pytest.raises(LoweringError, match=r"^dsl/test_compiled_program.py:\d+: attend: .* but add at .* reads it$"):
-        compile(trace(model, 64), context=64)
+    args = arguments(compile(trace(model, 64), context=64), "attend")
+    assert (args["out_bf16"], args["out_stride"]) == (0, 16)
 
 
 def test_values_are_bf16_only_for_matrix_products_and_attend():
@@ -362,3 +365,22 @@ def test_routed_rows_can_be_read_in_whole_tiles_of_rows():
         name = program.op_names[op].replace("down", "gate_up.out")
         (routed,) = (buffer for buffer in buffers if buffer.name == name)
         assert (routed.offset, routed.bytes) == (args["routed"], 2 * (rows + 15) * args["x_stride"])
+
+
+def test_values_are_f32_for_products_of_whole_numbers():
+    dense = compile(one_layer_graph(), context=64, packing=packed_as(FORMATS["q8_0"]), routes=routes("avx2"))
+    assert [arguments(dense, f"layers.0.{name}")["activations"] for name in ("qkv", "o", "gate_up", "down")] == [1] * 4
+    assert arguments(dense, "layers.0.attend")["out_bf16"] == arguments(dense, "layers.0.gate_up")["out_bf16"] == 0
+    assert arguments(dense, "layers.0.down")["x_bf16"] == 0
+    plain = compile(one_layer_graph(), context=64, packing=packed_as(FORMATS["q8_0"]), routes=routes("avx2", "bf16"))
+    assert arguments(plain, "layers.0.o")["activations"] == 0
+    assert arguments(plain, "layers.0.attend")["out_bf16"] == 1
+
+
+def test_experts_of_whole_numbers_take_and_leave_f32():
+    model = graph("Qwen3MoeForCausalLM", num_hidden_layers=1)
+    program = compile(model, context=64, packing=packed_as(FORMATS["q4_0"]), routes=routes("avx2", "int8"))
+    gate_up, down = (arguments(program, f"layers.0.experts.{name}") for name in ("gate_up", "down"))
+    assert (gate_up["activations"], gate_up["x_bf16"], gate_up["out_bf16"]) == (2, 0, 0)
+    assert (down["activations"], down["x_bf16"], down["x_stride"]) == (2, 0, gate_up["out_stride"])
+    assert "layers.0.rounded" not in program.op_names

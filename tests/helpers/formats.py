@@ -121,6 +121,14 @@ def random_weight(format: int, n: int, k: int, random: np.random.Generator, any_
     return pack_mxfp4(codes, random.integers(low, high, (n, -(-k // 32))).astype(np.uint8))
 
 
+def numbers(packed: np.ndarray, format: int, n: int, k: int) -> np.ndarray:
+    """What a packed weight of a `whole` format is worth before it is rounded to bf16, float64 [n, k]."""
+    memory = Memory.of(packed)
+    found = NUMBERED[format].numbers(memory.address, up(n, 16) // 16, up(k, 32) // 32)
+    worth = found.worth * found.factor * found.scale.astype(np.float64)
+    return (worth if found.minimum is None else worth + found.minimum)[:n, :k]
+
+
 def values(packed: np.ndarray, format: int, n: int, k: int) -> np.ndarray:
     """What a packed weight is worth, float32 [n, k]."""
     memory = Memory.of(packed)

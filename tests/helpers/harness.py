@@ -83,7 +83,7 @@ class Case:
     def __init__(self, kernel: str, rows: int, *, row_block: int = 64, block=0, blocks=1, section=1 << 19):
         self.kernel, self.rows, self.row_block, self.block = kernel, rows, row_block, block
         self.section_bytes = section
-        self.args: dict = {}
+        self.args: dict = {"activations": 0} if "activations" in contract.FIELDS[kernel] else {}
         self.arena = Memory(blocks * self.section_bytes + SHARED_BYTES)
         self.shared_used = blocks * self.section_bytes + GUARD
         self.memories = [self.arena]

@@ -14,10 +14,11 @@ from ellm.scheduler.step import StepInput
 from ellm.system.memory import Mapping
 
 
-def packed_logits(path, dtype: str | None) -> tuple[np.ndarray, set[str]]:
+def packed_logits(path, dtype: str | None, activations: str = "bf16") -> tuple[np.ndarray, set[str]]:
     """Of 40 tokens, and the formats of the weights; None packs them as they are stored."""
     with open_checkpoint(path) as checkpoint, Pool(1) as pool:
-        program = compile_model(Source.of(checkpoint), context=64, chunk=64, dtype=dtype).program
+        options = {"dtype": dtype, "activations": activations}
+        program = compile_model(Source.of(checkpoint), context=64, chunk=64, **options).program
         with (
             closing(Mapping(program.weights_bytes + program.spill_bytes, "the weights")) as weights,
             closing(Mapping(program.range_bytes, "the KV range")) as cache,

@@ -135,8 +135,9 @@ def _expand_fp8(column):
 def _expand_mxfp4(column):
     blocks = column.reshape(-1, 64 + 4 * 256)
     scales = blocks[:, :64].reshape(-1, 16).T  # n, k group
-    pairs = blocks[:, 64:].reshape(-1, 16, 16)  # k tile, k pair, n
-    return expand_mxfp4(pairs.transpose(2, 0, 1), scales)
+    words = blocks[:, 64:].reshape(-1, 4, 16, 4)[..., [0, 2, 1, 3]]  # k tile, word, n, byte by its first k
+    codes = np.concatenate((words & 15, words >> 4), -1).transpose(2, 0, 1, 3).reshape(16, -1, 32)
+    return expand_mxfp4(codes[..., ::2] | codes[..., 1::2] << 4, scales)
 
 
 _EXPAND = {

@@ -1,10 +1,13 @@
 """Small models for the compiler's tests, and their weights packed as a loader would."""
 
+import formats
+import gguf
 import numpy as np
 from families import FAMILIES, family
 
 from ellm.dsl import attend, embed, experts, linear, logits, rms_norm, rope, route, sigmoid, swiglu, trace
 from ellm.dsl.tensor import Rope
+from ellm.kernels.formats import FORMATS
 from ellm.models import from_config
 
 ROPE = Rope((1.0, 0.5, 0.25, 0.125))
@@ -130,7 +133,7 @@ def random_weights(program, seed=0) -> dict[str, np.ndarray]:
 
 
 def packed_region(program, weights) -> np.ndarray:
-    """The weights region as bytes at a page-aligned address; every weight in bf16."""
+    """The weights region as bytes at a page-aligned address; every weight in bf16 or as the gguf package quantizes."""
     memory = np.zeros(program.weights_bytes + 4096, np.uint8)
     region = memory[-memory.ctypes.data % 4096 :][: program.weights_bytes]
     for entry in program.weights:
@@ -164,10 +167,13 @@ def _packed(entry, sources) -> np.ndarray:
             out[position : position + count] = sources[source][_taken(first, count, *step)]
         return out
     n_tiles, k_tiles = entry.n_tiles, entry.k_tiles
-    out = np.zeros((16 * n_tiles, 32 * k_tiles), np.uint16)
+    out = np.zeros((16 * n_tiles, 32 * k_tiles), np.float32)
     for source, first, count, column, *step in entry.runs:
-        out[column : column + count, : entry.k] = to_bf16(sources[source][_taken(first, count, *step)])
-    return out.reshape(n_tiles, 16, k_tiles, 16, 2).transpose(0, 2, 3, 1, 4)
+        out[column : column + count, : entry.k] = sources[source][_taken(first, count, *step)]
+    if entry.format != "bf16":
+        name = FORMATS[entry.format].stored.dtype
+        return formats.pack_blocks(name, gguf.quants.quantize(out, gguf.GGMLQuantizationType[name]))
+    return to_bf16(out).reshape(n_tiles, 16, k_tiles, 16, 2).transpose(0, 2, 3, 1, 4)
 
 
 def _taken(first, count, step=1) -> slice:

@@ -94,7 +94,7 @@ def make(
     case.args |= {"keys": 64, "key_stride": longest.key_stride}
     case.args |= {"values": longest.at_values, "value_stride": longest.value_stride}
     case.constant("sinks", shape.sink)
-    case.args["out_stride"] = up(heads * value_dim, 32)
+    case.args |= {"out_bf16": 1, "out_stride": up(heads * value_dim, 32)}
     case.output("out", (case.args["out_stride"],), np.uint16)
     case.memories += [sequence.memory for sequence in sequences]
     case.step.ranges = np.array([sequence.memory.address for sequence in sequences], np.uint64)
@@ -138,7 +138,7 @@ def make_merge(shape: Shape, partials: np.ndarray, merges: list[tuple], rows: in
     n, heads = shape.value_dim, shape.heads
     case.args |= {"heads": heads, "kv_heads": shape.kv_heads, "value_dim": n, "window_class": 1}
     case.constant("sinks", shape.sink)
-    case.args["out_stride"] = up(heads * n, 32)
+    case.args |= {"out_bf16": 1, "out_stride": up(heads * n, 32)}
     case.output("out", (case.args["out_stride"],), np.uint16)
     case.step.partials = case.memory(partials).view(partials.shape, np.float32)
     case.step.merges = [np.zeros(0, contract.MERGE_ITEM), np.array([(0, 0, 0, 0), *merges], contract.MERGE_ITEM)]

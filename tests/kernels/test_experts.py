@@ -79,7 +79,8 @@ def make_gate_up(
         case.arena.view((width,), np.uint16, offset)[:] = np.pad(to_bf16(x), (0, width - bank.k))
     case.place_shared("rows", step_rows.astype(np.int32))
     n = bank.n // 2 - 3  # the last pair of column tiles is not full
-    case.args |= {"n": n, "activation": activation, "limit": 1.5, "alpha": 1.702, "out_stride": up(n, 32)}
+    case.args |= {"n": n, "activation": activation, "limit": 1.5, "alpha": 1.702, "out_bf16": 1}
+    case.args["out_stride"] = up(n, 32)
     case.output_shared("out", (int(begin[-1]), up(n, 32)), np.uint16)
     return case
 

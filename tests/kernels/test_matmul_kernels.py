@@ -131,7 +131,7 @@ def make_gate_up(product: Product, row: slice, n: int, tiles: int) -> Case:
     gate = columns_of(n).reshape(-1, 16)
     up_columns = np.where(gate < 0, -1, gate + n)
     part.place(case, np.stack((gate, up_columns), 1).reshape(-1), 2 * tiles)
-    case.args |= {"n": n, "out_stride": up(n, 32)}
+    case.args |= {"n": n, "out_bf16": 1, "out_stride": up(n, 32)}
     case.output("out", (up(n, 32),), np.uint16)
     return case
 

@@ -68,7 +68,7 @@ def test_a_prompt_cache_changes_no_bit(folder, tokens):
 def test_codes_and_scales_give_the_bits_of_the_bf16_numbers_they_mean(name, tmp_path, tokens):
     found = []
     for number, arguments in enumerate((SPARSE[name], expanded(SPARSE[name]))):
-        with LLM(write_checkpoint(tmp_path / str(number), **arguments)) as llm:
+        with LLM(write_checkpoint(tmp_path / str(number), **arguments), activations="bf16") as llm:
             found.append(llm.logits(tokens))
     np.testing.assert_array_equal(*found)
 

@@ -1,0 +1,380 @@
+/* integer.h by AVX-512 with VNNI: one row, or activations of 8 bits, by VPDPBUSD, as codes are bytes; many rows by
+ * VPDPWSSD with weights widened to 16 bits, the scales of nested formats in them. */
+#ifndef ELLM_INTEGER_AVX512_H
+#define ELLM_INTEGER_AVX512_H
+
+#define INTEGER_DEPTH 4 /* most k tiles of a part: weights of 4 column tiles and cells of a block of rows stay in L1 */
+#define INTEGER_ROWS 4  /* most rows of a block: 4 x 4 sums, 4 registers of codes and one of activations */
+#define INTEGER_BYTES_ROWS 2 /* of activations of 8 bits: 2 x 4 sums of a group and as many of a tile */
+#define INTEGER_DIGIT (ACTIVATION_CELL / 2)
+#define INTEGER_LINE 64
+
+/* Sums in registers: gcc 12 keeps a copy of each in memory if they pass through its intrinsics in a loop. */
+static inline void integer_dot_bytes(__m512i *sum, __m512i codes, __m512i row) {
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(*sum) : "v"(codes), "v"(row));
+}
+
+static inline void integer_dot_pairs(__m512i *sum, __m512i weights, __m512i row) {
+    __asm__("vpdpwssd %2, %1, %0" : "+v"(*sum) : "v"(weights), "v"(row));
+}
+
+static inline __m512i integer_word(const char *cell) {
+    int32_t word;
+    memcpy(&word, cell, sizeof word);
+    return _mm512_set1_epi32(word);
+}
+
+/* The codes of a step as unsigned numbers. */
+BLOCKED __m512i integer_codes(const char *tile, int step, const ellm_format *f) {
+    __m512i codes = block_codes(tile, step, f);
+    if (!f->table) return codes;
+    __m128i worth = _mm_xor_si128(_mm_loadu_si128((const __m128i *)f->worth), _mm_set1_epi8((char)0x80));
+    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(worth), codes);
+}
+
+/* What scales a tile's sum: the scales of its group of k or, of a nested format, of the block. */
+BLOCKED __m512 integer_scales(const char *block, int tile, const ellm_format *f) {
+    if (f->nested) return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(block + f->super_scale)));
+    if (!f->powers) return block_numbers(block, f->scale, f->super_scale, tile, f);
+    __m512i codes = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(block + f->scale + ELLM_TILE_N * tile)));
+    __m512i powers = _mm512_max_epi32(_mm512_slli_epi32(codes, 23), _mm512_set1_epi32(1 << 22));
+    return _mm512_mul_ps((__m512)powers, _mm512_set1_ps(f->unit));
+}
+
+/* The scales of a group of k of a nested format. */
+BLOCKED __m512i integer_factors(const char *block, int group, const ellm_format *f) {
+    return _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(block + f->scale + ELLM_TILE_N * group)));
+}
+
+BLOCKED __m512 integer_add(__m512 sum, __m512i dot, __m512 scale) {
+    return _mm512_add_ps(sum, _mm512_mul_ps(_mm512_cvtepi32_ps(dot), scale));
+}
+
+BLOCKED __m512 integer_add_minimum(__m512 sum, __m512 minimum, int32_t scaled) {
+    return _mm512_add_ps(sum, _mm512_mul_ps(minimum, _mm512_set1_ps(float_of((uint32_t)scaled))));
+}
+
+/* One tile of a column tile times one row. */
+BLOCKED __m512 integer_row_tile(const char *cell, const activation_side *side, const int bytes, const char *block, int tile,
+                                __m512 sum, const ellm_format *f) {
+    const int groups = ELLM_TILE_K / (int)f->group, steps = (int)f->group / 4;
+    const char *codes = block + f->header + tile * f->tile;
+    __m512i dot = _mm512_setzero_si512();
+#pragma GCC unroll 2
+    for (int group = 0; group < groups; group++) {
+        __m512i low = f->minimum < 0 ? _mm512_set1_epi32(side->sums[group]) : _mm512_setzero_si512();
+        __m512i high = _mm512_setzero_si512();
+#pragma GCC unroll 8
+        for (int step = group * steps; step < (group + 1) * steps; step++) {
+            __m512i x = integer_codes(codes, step, f);
+            low = _mm512_dpbusd_epi32(low, x, integer_word(cell + 4 * step));
+            if (!bytes) high = _mm512_dpbusd_epi32(high, x, integer_word(cell + INTEGER_DIGIT + 4 * step));
+        }
+        if (!bytes) low = _mm512_add_epi32(low, _mm512_slli_epi32(high, 8));
+        if (f->nested) low = _mm512_mullo_epi32(low, integer_factors(block, tile * groups + group, f));
+        dot = group ? _mm512_add_epi32(dot, low) : low;
+    }
+    sum = integer_add(sum, dot, _mm512_mul_ps(integer_scales(block, tile, f), _mm512_set1_ps(side->scale)));
+    for (int group = 0; f->minimum >= 0 && group < groups; group++) {
+        __m512 minimum = block_numbers(block, f->minimum, f->super_minimum, tile * groups + group, f);
+        sum = integer_add_minimum(sum, minimum, side->sums[group]);
+    }
+    return sum;
+}
+
+BLOCKED void integer_row_of(const int bytes, integer_operand x, integer_columns w, integer_sums sums, const ellm_format *f) {
+    for (int tile = 0; tile < w.count; tile++)
+        for (int n = 0; n < w.n_tiles; n++) {
+            float *c = sums.c + ELLM_TILE_N * n;
+            __m512 sum = sums.accumulate || tile ? _mm512_loadu_ps(c) : _mm512_setzero_ps();
+            block_prefetch(w.block + n * w.stride, w.first + tile, w.ahead, f);
+            sum = integer_row_tile(x.cells + ACTIVATION_CELL * tile, x.sides + tile, bytes, w.block + n * w.stride,
+                                   w.first + tile, sum, f);
+            _mm512_storeu_ps(c, sum);
+        }
+}
+
+/* One row, codes and sums in registers. */
+BLOCKED void integer_row(integer_operand x, integer_columns w, integer_sums sums, const ellm_format *f) {
+    if (x.bytes)
+        integer_row_of(1, x, w, sums, f);
+    else
+        integer_row_of(0, x, w, sums, f);
+}
+
+/* What a block of rows takes of a part of column tiles: lines of weights, of column tile n and tile k at n * columns +
+ * k * tile, and numbers [tile][EXPAND_COLUMNS][ELLM_TILE_N]. */
+typedef struct integer_part {
+    const char *lines;
+    int64_t columns, tile;
+    int groups;              /* of a tile */
+    int minimums;            /* f32 of each group; none: 0 */
+    int ordinary;            /* whether scales are powers of two up to 2^+-60, but for their mantissa */
+    float *scale;            /* f32 */
+    float *minimum;          /* [tile][group][..] f32 */
+    int32_t *factor;         /* [tile][group][..]; none: NULL */
+} integer_part;
+
+#define INTEGER_NUMBERS (EXPAND_COLUMNS * ELLM_TILE_N) /* of a tile or group */
+
+BLOCKED integer_part integer_part_of(char *scratch, integer_columns w, int bytes, const ellm_format *f) {
+    const int groups = ELLM_TILE_K / (int)f->group;
+    float *numbers = (float *)scratch;
+    integer_part part = {.groups = groups, .minimums = f->minimum >= 0, .ordinary = 1};
+    part.scale = numbers;
+    part.minimum = numbers + INTEGER_DEPTH * INTEGER_NUMBERS;
+    part.factor = bytes && f->nested ? (int32_t *)(part.minimum + 2 * INTEGER_DEPTH * INTEGER_NUMBERS) : 0;
+    part.lines = (char *)(part.minimum + 4 * INTEGER_DEPTH * INTEGER_NUMBERS);
+    part.tile = bytes ? ELLM_TILE : 2 * ELLM_TILE;
+    part.columns = INTEGER_DEPTH * part.tile + INTEGER_LINE; /* spread over the sets of L1 */
+    for (int n = 0; n < w.n_tiles; n++)
+        for (int tile = 0; tile < w.count; tile++) {
+            const char *block = w.block + n * w.stride;
+            __m512 scale = integer_scales(block, w.first + tile, f);
+            __m512i exponent = _mm512_sub_epi32((__m512i)scale, _mm512_set1_epi32((127 - 60) << 23));
+            _mm512_store_ps(part.scale + tile * INTEGER_NUMBERS + n * ELLM_TILE_N, scale);
+            part.ordinary &= _mm512_cmpge_epu32_mask(_mm512_and_si512(exponent, _mm512_set1_epi32(INT32_MAX)),
+                                                     _mm512_set1_epi32(120 << 23)) == 0;
+            for (int group = 0; group < groups; group++) {
+                int place = (tile * groups + group) * INTEGER_NUMBERS + n * ELLM_TILE_N, at = (w.first + tile) * groups + group;
+                if (f->minimum >= 0)
+                    _mm512_store_ps(part.minimum + place, block_numbers(block, f->minimum, f->super_minimum, at, f));
+                if (part.factor) _mm512_store_si512(part.factor + place, integer_factors(block, at, f));
+            }
+        }
+    return part;
+}
+
+/* Weights of 16 bits in lines of two k, with the scales of nested formats in them. */
+BLOCKED void integer_widen(integer_part part, integer_columns w, const ellm_format *f) {
+    const int groups = ELLM_TILE_K / (int)f->group, steps = (int)f->group / 4;
+    for (int n = 0; n < w.n_tiles; n++)
+        for (int tile = 0; tile < w.count; tile++) {
+            const char *block = w.block + n * w.stride, *codes = block + f->header + (w.first + tile) * f->tile;
+            char *out = (char *)part.lines + n * part.columns + tile * part.tile;
+            block_prefetch(block, w.first + tile, w.ahead, f);
+#pragma GCC unroll 2
+            for (int group = 0; group < groups; group++) {
+                __m512i factor = _mm512_setzero_si512();
+                if (f->nested) factor = integer_factors(block, (w.first + tile) * groups + group, f);
+                factor = _mm512_mask_blend_epi16(0xaaaaaaaa, factor, _mm512_slli_epi32(factor, 16));
+#pragma GCC unroll 8
+                for (int step = group * steps; step < (group + 1) * steps; step++) {
+                    __m512i worths = block_worths(block_codes(codes, step, f), f);
+                    __m512i first = _mm512_srai_epi16(_mm512_slli_epi16(worths, 8), 8), second = _mm512_srai_epi16(worths, 8);
+                    if (f->nested) first = _mm512_mullo_epi16(first, factor), second = _mm512_mullo_epi16(second, factor);
+                    _mm512_store_si512(out + 2 * INTEGER_LINE * step, first);
+                    _mm512_store_si512(out + 2 * INTEGER_LINE * step + INTEGER_LINE, second);
+                }
+            }
+        }
+}
+
+/* A block of R rows and T column tiles; both are constants where this is inlined, and so are the others: `ordinary`,
+ * whether scales are multiplied by powers of two through their bits, which leaves the multiplier to the dots, and
+ * `minimums` of a tile. */
+BLOCKED void integer_pairs(const int R, const int T, const int ordinary, const int minimums, integer_operand x,
+                           integer_part part, int count, integer_sums sums) {
+    __m512i dot[INTEGER_ROWS][EXPAND_COLUMNS];
+#pragma GCC unroll 1
+    for (int tile = 0; tile < count; tile++) {
+        const char *lines = part.lines + tile * part.tile, *a = x.cells + tile * ACTIVATION_CELL;
+        const float *scale = part.scale + tile * INTEGER_NUMBERS;
+        const float *minimum = part.minimum + tile * part.groups * INTEGER_NUMBERS;
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
+            for (int t = 0; t < T; t++) dot[r][t] = _mm512_setzero_si512();
+#pragma GCC unroll 1
+        for (int pair = 0; pair < ELLM_TILE_PAIRS; pair++) {
+            __m512i column[EXPAND_COLUMNS];
+#pragma GCC unroll 8
+            for (int t = 0; t < T; t++) column[t] = _mm512_load_si512(lines + t * part.columns + INTEGER_LINE * pair);
+#pragma GCC unroll 8
+            for (int r = 0; r < R; r++) {
+                __m512i row = integer_word(a + r * x.lda + 4 * pair);
+#pragma GCC unroll 8
+                for (int t = 0; t < T; t++) integer_dot_pairs(&dot[r][t], column[t], row);
+            }
+        }
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++) {
+            const activation_side *side = integer_side(x.sides + tile, r * x.lda);
+            float *c = sums.c + r * sums.ldc;
+            __m512 sum[EXPAND_COLUMNS];
+#pragma GCC unroll 8
+            for (int t = 0; t < T; t++) {
+                __m512 both = _mm512_load_ps(scale + ELLM_TILE_N * t);
+                if (ordinary)
+                    both = (__m512)_mm512_add_epi32((__m512i)both, _mm512_set1_epi32(side->power));
+                else
+                    both = _mm512_mul_ps(both, _mm512_set1_ps(side->scale));
+                sum[t] = integer_add(_mm512_loadu_ps(c + ELLM_TILE_N * t), dot[r][t], both);
+            }
+#pragma GCC unroll 2
+            for (int group = 0; group < minimums; group++)
+#pragma GCC unroll 8
+                for (int t = 0; t < T; t++) {
+                    __m512 m = _mm512_load_ps(minimum + group * INTEGER_NUMBERS + ELLM_TILE_N * t);
+                    sum[t] = integer_add_minimum(sum[t], m, side->sums[group]);
+                }
+#pragma GCC unroll 8
+            for (int t = 0; t < T; t++) _mm512_storeu_ps(c + ELLM_TILE_N * t, sum[t]);
+        }
+    }
+}
+
+/* Whether the powers of two of a block of rows are ordinary. */
+static inline int integer_ordinary(integer_operand x, int count) {
+    int found = 0;
+    for (int r = 0; r < INTEGER_ROWS; r++)
+        for (int tile = 0; tile < count; tile++)
+            found |= integer_side(x.sides + tile, r * x.lda)->power == ACTIVATION_MULTIPLY;
+    return !found;
+}
+
+/* c += a . W, by blocks of rows. */
+static __attribute__((noinline)) void integer_blocks(integer_operand x, integer_part part, int n_tiles, int count,
+                                                     integer_sums sums) {
+#define INTEGER_BLOCK(R, T, ordinary, minimums) integer_pairs(R, T, ordinary, minimums, x, part, count, sums)
+    int minimums = part.minimums ? part.groups : 0;
+    for (; x.rows > 0; x.rows -= INTEGER_ROWS) {
+        int left = x.rows < INTEGER_ROWS ? x.rows : INTEGER_ROWS, wide = n_tiles == EXPAND_COLUMNS;
+        int ordinary = wide && left == INTEGER_ROWS && part.ordinary && integer_ordinary(x, count);
+        switch (ordinary ? 10 + minimums : wide ? left : 4 + left) {
+        case 1: INTEGER_BLOCK(1, 4, 0, minimums); break;
+        case 2: INTEGER_BLOCK(2, 4, 0, minimums); break;
+        case 3: INTEGER_BLOCK(3, 4, 0, minimums); break;
+        case 4: INTEGER_BLOCK(4, 4, 0, minimums); break;
+        case 5: INTEGER_BLOCK(1, 1, 0, minimums); break;
+        case 6: INTEGER_BLOCK(2, 1, 0, minimums); break;
+        case 7: INTEGER_BLOCK(3, 1, 0, minimums); break;
+        case 8: INTEGER_BLOCK(4, 1, 0, minimums); break;
+        case 10: INTEGER_BLOCK(4, 4, 1, 0); break;
+        case 11: INTEGER_BLOCK(4, 4, 1, 1); break;
+        default: INTEGER_BLOCK(4, 4, 1, 2); break;
+        }
+        x.cells += INTEGER_ROWS * x.lda;
+        x.sides = integer_side(x.sides, INTEGER_ROWS * x.lda);
+        sums.c += INTEGER_ROWS * sums.ldc;
+    }
+#undef INTEGER_BLOCK
+}
+
+/* Codes as unsigned bytes, in lines of four k. */
+BLOCKED void integer_unpack(integer_part part, integer_columns w, const ellm_format *f) {
+    for (int n = 0; n < w.n_tiles; n++)
+        for (int tile = 0; tile < w.count; tile++) {
+            const char *block = w.block + n * w.stride, *codes = block + f->header + (w.first + tile) * f->tile;
+            char *out = (char *)part.lines + n * part.columns + tile * part.tile;
+            block_prefetch(block, w.first + tile, w.ahead, f);
+#pragma GCC unroll 8
+            for (int step = 0; step < ELLM_TILE_K / 4; step++)
+                _mm512_store_si512(out + INTEGER_LINE * step, integer_codes(codes, step, f));
+        }
+}
+
+/* A group of k of a block of R rows and T column tiles, activations of 8 bits. */
+BLOCKED void integer_bytes_group(const int R, const int T, integer_operand x, integer_part part, int tile, int group,
+                                 __m512i dot[INTEGER_BYTES_ROWS][EXPAND_COLUMNS]) {
+    const int steps = ELLM_TILE_K / 4 / part.groups;
+    const char *lines = part.lines + tile * part.tile, *a = x.cells + tile * ACTIVATION_CELL;
+    __m512i low[INTEGER_BYTES_ROWS][EXPAND_COLUMNS];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) {
+        int32_t sum = integer_side(x.sides + tile, r * x.lda)->sums[group];
+        __m512i start = _mm512_set1_epi32(part.minimums ? 0 : sum);
+#pragma GCC unroll 8
+        for (int t = 0; t < T; t++) low[r][t] = start;
+    }
+#pragma GCC unroll 1
+    for (int step = group * steps; step < (group + 1) * steps; step++) {
+        __m512i column[EXPAND_COLUMNS];
+#pragma GCC unroll 8
+        for (int t = 0; t < T; t++) column[t] = _mm512_load_si512(lines + t * part.columns + INTEGER_LINE * step);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++) {
+            __m512i row = integer_word(a + r * x.lda + 4 * step);
+#pragma GCC unroll 8
+            for (int t = 0; t < T; t++) integer_dot_bytes(&low[r][t], column[t], row);
+        }
+    }
+    const int32_t *factor = part.factor + (tile * part.groups + group) * INTEGER_NUMBERS;
+#pragma GCC unroll 8
+    for (int t = 0; t < T; t++) {
+        __m512i each = part.factor ? _mm512_load_si512(factor + ELLM_TILE_N * t) : _mm512_set1_epi32(1);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++) dot[r][t] = _mm512_add_epi32(dot[r][t], _mm512_mullo_epi32(low[r][t], each));
+    }
+}
+
+/* As integer_pairs, of activations of 8 bits. */
+BLOCKED void integer_bytes(const int R, const int T, integer_operand x, integer_part part, int count, integer_sums sums) {
+#pragma GCC unroll 1
+    for (int tile = 0; tile < count; tile++) {
+        __m512i dot[INTEGER_BYTES_ROWS][EXPAND_COLUMNS];
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
+            for (int t = 0; t < T; t++) dot[r][t] = _mm512_setzero_si512();
+#pragma GCC unroll 1
+        for (int group = 0; group < part.groups; group++) integer_bytes_group(R, T, x, part, tile, group, dot);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++) {
+            const activation_side *side = integer_side(x.sides + tile, r * x.lda);
+#pragma GCC unroll 8
+            for (int t = 0; t < T; t++) {
+                float *c = sums.c + r * sums.ldc + ELLM_TILE_N * t;
+                __m512 both = _mm512_load_ps(part.scale + tile * INTEGER_NUMBERS + ELLM_TILE_N * t);
+                __m512 sum = integer_add(_mm512_loadu_ps(c), dot[r][t], _mm512_mul_ps(both, _mm512_set1_ps(side->scale)));
+                for (int group = 0; part.minimums && group < part.groups; group++) {
+                    const float *minimum = part.minimum + (tile * part.groups + group) * INTEGER_NUMBERS + ELLM_TILE_N * t;
+                    sum = integer_add_minimum(sum, _mm512_load_ps(minimum), side->sums[group]);
+                }
+                _mm512_storeu_ps(c, sum);
+            }
+        }
+    }
+}
+
+static __attribute__((noinline)) void integer_bytes_blocks(integer_operand x, integer_part part, int n_tiles, int count,
+                                                           integer_sums sums) {
+    for (; x.rows > 0; x.rows -= INTEGER_BYTES_ROWS) {
+        if (n_tiles == EXPAND_COLUMNS && x.rows > 1)
+            integer_bytes(2, 4, x, part, count, sums);
+        else if (n_tiles == EXPAND_COLUMNS)
+            integer_bytes(1, 4, x, part, count, sums);
+        else if (x.rows > 1)
+            integer_bytes(2, 1, x, part, count, sums);
+        else
+            integer_bytes(1, 1, x, part, count, sums);
+        x.cells += INTEGER_BYTES_ROWS * x.lda;
+        x.sides = integer_side(x.sides, INTEGER_BYTES_ROWS * x.lda);
+        sums.c += INTEGER_BYTES_ROWS * sums.ldc;
+    }
+}
+
+/* Many rows. */
+BLOCKED void integer_rows(integer_operand x, integer_columns w, integer_sums sums, char *scratch, const ellm_format *f) {
+    integer_part part = integer_part_of(scratch, w, x.bytes, f);
+    int width = w.n_tiles == EXPAND_COLUMNS ? EXPAND_COLUMNS : 1;
+    if (x.bytes)
+        integer_unpack(part, w, f);
+    else
+        integer_widen(part, w, f);
+    if (!sums.accumulate)
+        for (int r = 0; r < x.rows; r++) memset(sums.c + r * sums.ldc, 0, sizeof(float) * (size_t)(ELLM_TILE_N * w.n_tiles));
+    for (int n = 0; n < w.n_tiles; n += width) {
+        if (x.bytes)
+            integer_bytes_blocks(x, part, width, w.count, sums);
+        else
+            integer_blocks(x, part, width, w.count, sums);
+        part.lines += width * part.columns;
+        part.scale += width * ELLM_TILE_N;
+        part.minimum += width * ELLM_TILE_N;
+        if (part.factor) part.factor += width * ELLM_TILE_N;
+        sums.c += width * ELLM_TILE_N;
+    }
+}
+
+#endif

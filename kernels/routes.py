@@ -1,0 +1,70 @@
+"""What activations are rounded to where they meet a packed weight: the route of each format on each ISA.
+
+bf16: the weight is expanded to bf16 next to the multiplication. int16, int8: a sum of whole numbers for each 32 of k
+(integer.h); the format must be `whole`. A route is the same for any number of rows, as a row's bits must be.
+
+Measured on one core of an AMD EPYC (Zen 4, 2026-11) from L2, `int16` beside `bf16`, in bytes of weights a cycle at one
+row (memory gives 7) and in shares of the peak of VDPBF16PS, of FMA on AVX2, at 64 rows:
+
+              AVX-512, 1 row  64 rows      AVX2, 1 row   64 rows
+    q8_0      17.0    4.9     80%  85%     9.7    2.0    121%  82%
+    q4_0      11.2    2.4     81%  85%     5.5    1.0    122%  82%
+    q4_k       9.7    2.1     76%  83%     4.9    1.0    113%  81%
+    q5_k       8.7    2.3     76%  82%     5.0    1.1    112%  80%
+    q6_k      10.6    3.1     78%  83%     5.6    1.3    119%  81%
+    mxfp4      9.1    6.8     81%  89%     4.4    1.6    123%  86%
+
+Two to five times the speed of a token outweigh a tenth of a prompt's. `int8` is faster, but rounds activations more
+than bf16 does, so it is never chosen unless asked for. AMX was never measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ellm.kernels.contract import INT8, INT16
+from ellm.kernels.format import Format
+from ellm.system.errors import InputError
+
+ACTIVATIONS = {"bf16": 0, "int16": INT16, "int8": INT8}
+"""By name, as arguments of kernels have them."""
+
+
+@dataclass(frozen=True)
+class Route:
+    """What activations are rounded to, and why, in a few words."""
+
+    activations: str
+    reason: str
+
+
+_DEFAULT = {
+    "amx": Route("bf16", "int16 was never measured on amx"),
+    "avx512": Route("int16", "faster on avx512"),
+    "avx2": Route("int16", "faster on avx2"),
+    "portable": Route("int16", "faster on portable"),
+}
+"""For each ISA, of formats that are whole."""
+
+Routes = Callable[[Format], int]
+"""What activations that meet a format are rounded to, a value of ACTIVATIONS."""
+
+
+def choose(format: Format, isa: str, asked: str | None = None) -> Route:
+    """The route of a format: what is `asked` for where the format can be multiplied so, else the table's."""
+    if not format.whole:
+        return Route("bf16", "the only one of this format")
+    return Route(asked, "asked for") if asked else _DEFAULT[isa]
+
+
+def routes(isa: str, asked: str | None = None) -> Routes:
+    """All routes on an ISA. Raises InputError if what is asked for is unknown."""
+    if asked is not None and asked not in ACTIVATIONS:
+        raise InputError(f"activations {asked!r} are unknown: choose one of {', '.join(ACTIVATIONS)}")
+    return lambda format: ACTIVATIONS[choose(format, isa, asked).activations]
+
+
+def in_bf16(format: Format) -> int:
+    """The routes that every format has."""
+    return ACTIVATIONS["bf16"]
