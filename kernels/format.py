@@ -121,13 +121,14 @@ class Format:
     @property
     def worth(self) -> np.ndarray:
         """What each code is worth in units, int8; a zero where that is no whole number of 8 bits."""
-        values = np.zeros(1) if self.paired else self.decode(np.arange(2**self.bits, dtype=np.uint8)) / self.unit
+        coded = self.scale is not None and not self.paired
+        values = self.decode(np.arange(2**self.bits, dtype=np.uint8)) / self.unit if coded else np.zeros(1)
         return values.astype(np.int8)
 
     @property
     def whole(self) -> bool:
         """Whether codes are worth whole numbers of 8 bits, which can be multiplied as such before they are scaled."""
-        return not self.paired and self.zero is None
+        return self.scale is not None and not self.paired and self.zero is None
 
     @property
     def levels(self) -> int:
@@ -220,7 +221,7 @@ class Format:
         values = self.decode(tiles)
         return self._rows(self._scaled(values, header) if self.k_per_scale else values, k_tiles)
 
-    def numbers(self, address: int, n_tiles: int, k_tiles: int) -> Numbers:
+    def integers(self, address: int, n_tiles: int, k_tiles: int) -> Numbers:
         """The packed weight at an address, of a `whole` format, before it is scaled."""
         header, tiles = self._blocks(address, n_tiles, k_tiles)
         worth, scale, minimum = self.worth.astype(np.int64)[tiles], self._spread(header, "scale"), None

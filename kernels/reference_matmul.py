@@ -151,7 +151,7 @@ def _multiply(
         padded = np.zeros((len(x), TILE_K * task.k_tiles), np.float32)
         padded[:, : task.k] = from_bf16(x) if task.x_bf16 else x
         y = reference_integer.product(
-            padded, task.activations, format, format.numbers(weight, task.n_tiles, task.k_tiles)
+            padded, task.activations, format, format.integers(weight, task.n_tiles, task.k_tiles)
         )[:, begin:end]
     else:
         a = from_bf16(x if task.x_bf16 else to_bf16(x)).astype(np.float64)

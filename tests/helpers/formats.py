@@ -124,7 +124,7 @@ def random_weight(format: int, n: int, k: int, random: np.random.Generator, any_
 def numbers(packed: np.ndarray, format: int, n: int, k: int) -> np.ndarray:
     """What a packed weight of a `whole` format is worth before it is rounded to bf16, float64 [n, k]."""
     memory = Memory.of(packed)
-    found = NUMBERED[format].numbers(memory.address, up(n, 16) // 16, up(k, 32) // 32)
+    found = NUMBERED[format].integers(memory.address, up(n, 16) // 16, up(k, 32) // 32)
     worth = found.worth * found.factor * found.scale.astype(np.float64)
     return (worth if found.minimum is None else worth + found.minimum)[:n, :k]
 
