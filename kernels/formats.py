@@ -58,6 +58,7 @@ IQ4 = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69,
 
 
 _EXPANDED = "expanded to bf16 with their block scales on the way to the multiplication"
+_WHOLE = "multiplied as whole numbers and then scaled, or expanded to bf16 before"
 
 
 def _from(first: int) -> Callable[[np.ndarray], np.ndarray]:
@@ -98,7 +99,7 @@ def _of_gguf() -> list[Format]:
             bits=bits,
             decode=decode,
             stored=_stored_in_blocks(name),
-            computed=_EXPANDED,
+            computed=_WHOLE,
             **rest,
         )
         for place, (name, bits, decode, rest) in enumerate(known)
@@ -120,7 +121,7 @@ _MXFP4 = Format(
         scale_dtypes=("U8",),
         experts_only=True,
     ),
-    computed=_EXPANDED,
+    computed=_WHOLE,
     k_per_scale=32,
     unit=0.5,
     scale=np.dtype(np.uint8),
