@@ -68,6 +68,18 @@ def test_product_is_that_of_bf16(isa, rows, kind, k, n, tiles, seed):
 
 
 @each_isa
+@pytest.mark.parametrize("kind", ["tails", "some far", "far"])
+@pytest.mark.parametrize("count", [1, 6, 13, 24, 25, 64])
+def test_many_blocks_and_columns(isa, kind, count):
+    """Every way in which kernels expand, with exceptions in most blocks, and a last block that is not whole."""
+    random = np.random.default_rng(count)
+    x, bits = normal(random, count, 576), drawn_bits(kind, 150, 576, random)
+    native = linear(x, formats.pack_bf12(bits), BF12, 150, 8).run(isa)["out"]
+    expected = linear(x, pack_weight(from_bf16(bits)), BF16, 150, 8).run(isa)["out"]
+    np.testing.assert_array_equal(native.view(np.uint32), expected.view(np.uint32))
+
+
+@each_isa
 @pytest.mark.parametrize("kind", ["tails", "far"])
 def test_embedding_looks_up_every_element(isa, kind):
     bits = drawn_bits(kind, 40, 200, np.random.default_rng(0))
