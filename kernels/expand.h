@@ -64,6 +64,16 @@ static inline float f32_from_f16(uint32_t half) {
     return float_signed((half & 0x7c00) == 0x7c00 ? float_of(0x7f800000 | (half & 0x3ff) << 13) : magnitude, half >> 15);
 }
 
+/* x rounded to f16, to nearest even; infinite beyond its numbers. Where f16 has subnormals, a sum with a number of the
+ * right size rounds. */
+static inline float f16_round(float x) {
+    float magnitude = float_of(bits_of(x) & 0x7fffffff);
+    float rounded = magnitude + 0.75f - 0.75f;
+    if (magnitude >= 0x1p-14f) rounded = float_of((bits_of(magnitude) + 0xfff + (bits_of(magnitude) >> 13 & 1)) & ~0x1fffu);
+    if (rounded > 65504) rounded = float_of(0x7f800000);
+    return float_signed(rounded, bits_of(x) >> 31);
+}
+
 static inline float fp8_element(const char *block, int64_t n, int64_t k) {
     float scale;
     memcpy(&scale, block + n * sizeof scale, sizeof scale);
@@ -185,9 +195,9 @@ static inline void expand_column(const char *column, int64_t format, int k, int 
     case ELLM_##NAME:                                  \
         EXPAND_##NAME(block, tiles, high, low, ahead); \
         break;
-#define EXPAND_BLOCK(NAME, name)                                                      \
-    case ELLM_##NAME:                                                                 \
-        EXPAND_BLOCKS(block, first, tiles, high, ahead, &ELLM_FORMATS[ELLM_##NAME]); \
+#define EXPAND_BLOCK(NAME, name)                                                           \
+    case ELLM_##NAME:                                                                      \
+        EXPAND_BLOCKS(block, first, tiles, high, low, ahead, &ELLM_FORMATS[ELLM_##NAME]); \
         break;
             ELLM_EXPANDED(EXPAND)
             ELLM_BLOCKED(EXPAND_BLOCK)

@@ -2,25 +2,34 @@
 #ifndef ELLM_EXPAND_BLOCKS_AVX2_H
 #define ELLM_EXPAND_BLOCKS_AVX2_H
 
-/* The numbers of a group of k for each column, by halves of the columns; scales times 2^-24. */
+/* The numbers of a group of k for each column, by halves of the columns; scales times 2^-24, zeros times 2^24. */
 typedef struct block_scales {
-    __m256 scale[2], minimum[2];
+    __m256 scale[2], minimum[2], zero[2];
 } block_scales;
 
 BLOCKED __m256 block_halves(const char *at) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)at)); }
 
+BLOCKED __m256 block_brains(const char *at) {
+    return (__m256)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)at)), 16);
+}
+
+BLOCKED __m256i block_signed(const char *at) { return _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)at)); }
+
 BLOCKED __m256 block_numbers(const char *block, int64_t part, int64_t super, int64_t group, int half, const ellm_format *f) {
     int64_t at = ELLM_TILE_N * group + ELLM_TILE_N / 2 * half;
+    if (f->bf16) return block_brains(block + part + 2 * at);
     if (!f->nested) return block_halves(block + part + 2 * at);
-    __m128i bytes = _mm_loadl_epi64((const __m128i *)(block + part + at));
-    return _mm256_mul_ps(block_halves(block + super + ELLM_TILE_N * half), _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)));
+    return _mm256_mul_ps(block_halves(block + super + ELLM_TILE_N * half), _mm256_cvtepi32_ps(block_signed(block + part + at)));
 }
 
 BLOCKED block_scales block_scales_load(const char *block, int64_t group, const ellm_format *f) {
     block_scales scales;
     for (int half = 0; half < 2; half++) {
         __m256 scale = block_numbers(block, f->scale, f->super_scale, group, half, f);
-        scales.scale[half] = _mm256_mul_ps(scale, _mm256_set1_ps(0x1p-24f)); /* exact, as an f16 is at least 2^-24 */
+        scales.scale[half] = _mm256_mul_ps(scale, _mm256_set1_ps(0x1p-24f)); /* exact, as an f16 is at least 2^-24; of bf16, those
+                                                                             * of weights that are not subnormal */
+        const char *zeros = block + f->zeros + ELLM_TILE_N * group + ELLM_TILE_N / 2 * half;
+        if (f->zeros >= 0) scales.zero[half] = _mm256_cvtepi32_ps(_mm256_slli_epi32(block_signed(zeros), 24));
         if (f->minimum >= 0) scales.minimum[half] = block_numbers(block, f->minimum, f->super_minimum, group, half, f);
     }
     return scales;
@@ -51,24 +60,36 @@ BLOCKED __m256i block_worths(__m256i codes, const ellm_format *f) {
     return f->zero ? _mm256_sub_epi8(codes, _mm256_set1_epi8((char)f->zero)) : codes;
 }
 
-/* Byte `byte` of each word of whole numbers, scaled, as bf16 in the upper half of each 32 bits. On its way it is 2^24 times as
- * much. */
-BLOCKED __m256i block_scaled(__m256i worths, int byte, const block_scales *scales, int half, const ellm_format *f) {
+/* Byte `byte` of each word of whole numbers, scaled. On its way it is 2^24 times as much. */
+BLOCKED __m256 block_scaled(__m256i worths, int byte, const block_scales *scales, int half, const ellm_format *f) {
     worths = byte == 3 ? worths : _mm256_slli_epi32(worths, 24 - 8 * byte);
     if (byte) worths = _mm256_and_si256(worths, _mm256_set1_epi32((int)0xff000000));
-    __m256 x = _mm256_mul_ps(_mm256_cvtepi32_ps(worths), scales->scale[half]);
-    return expand_round(f->minimum >= 0 ? _mm256_add_ps(x, scales->minimum[half]) : x);
+    __m256 x = _mm256_cvtepi32_ps(worths);
+    if (f->zeros >= 0) x = _mm256_sub_ps(x, scales->zero[half]);
+    x = _mm256_mul_ps(x, scales->scale[half]);
+    if (f->terms > 1) return _mm256_cvtph_ps(_mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+    return f->minimum >= 0 ? _mm256_add_ps(x, scales->minimum[half]) : x;
 }
 
-/* The two rows of a step, 32 bf16 each, stored. */
-BLOCKED void block_store(const char *tile, int step, const block_scales *scales, ellm_bf16 *out, const ellm_format *f) {
+/* Rounded to bf16, `even` and `odd` ones in turn. */
+BLOCKED __m256i block_joined(__m256 even, __m256 odd) {
+    return _mm256_blend_epi16(_mm256_srli_epi32(expand_round(even), 16), expand_round(odd), 0xaa);
+}
+
+/* The two rows of a step, 32 bf16 each, stored; where there are two terms, in `low` what is left of them. */
+BLOCKED void block_store(const char *tile, int step, const block_scales *scales, ellm_bf16 *out, ellm_bf16 *low,
+                         const ellm_format *f) {
     for (int half = 0; half < 2; half++) {
         __m256i worths = block_worths(block_codes(tile, step, half, f), f);
         for (int row = 0; row < 2; row++) {
-            __m256i even = _mm256_srli_epi32(block_scaled(worths, row, scales, half, f), 16);
-            __m256i odd = block_scaled(worths, row + 2, scales, half, f);
-            ellm_bf16 *target = out + ELLM_TILE_ROW * row + ELLM_TILE_N * half;
-            _mm256_store_si256((__m256i *)target, _mm256_blend_epi16(even, odd, 0xaa));
+            __m256 even = block_scaled(worths, row, scales, half, f), odd = block_scaled(worths, row + 2, scales, half, f);
+            __m256i joined = block_joined(even, odd);
+            int64_t place = ELLM_TILE_ROW * row + ELLM_TILE_N * half;
+            _mm256_store_si256((__m256i *)(out + place), joined);
+            if (f->terms == 1) continue;
+            even = _mm256_sub_ps(even, (__m256)_mm256_slli_epi32(joined, 16));
+            odd = _mm256_sub_ps(odd, (__m256)_mm256_and_si256(joined, _mm256_set1_epi32((int)0xffff0000)));
+            _mm256_store_si256((__m256i *)(low + place), block_joined(even, odd));
         }
     }
 }

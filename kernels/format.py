@@ -11,7 +11,8 @@ A format with scales has a block for each `k_per_block` k of a column tile (the 
 block's tiles. A header is its `parts` one after the other, each `part[k group][n]`, and what fills its last line.
 Scales and what else there is for a group of `k_per_scale` k are numbers; of a `nested` format they are signed bytes, to
 be multiplied with an f16 that the block has for each column, `super_scale` or `super_minimum`. A weight is worth
-bf16(f32(f32(code - zero) * f32(scale)) + minimum), and without scales what its code is worth.
+bf16(f32(f32(code - zero) * f32(scale)) + minimum), f16 in place of bf16 if it has two terms; without scales, what its
+code is worth.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ class Stored:
     rows_per_scale: int = 1
     experts_only: bool = False  # checkpoints keep all other weights of a model that has experts in more precision
     blocks: Blocks | None = None  # codes and scales are in one tensor, block by block
+    joined: bool = False  # tensors of codes, scales and zeros, in one of several layouts, are read as one of the weights
 
 
 @dataclass(frozen=True)
@@ -127,8 +129,11 @@ class Format:
 
     @property
     def whole(self) -> bool:
-        """Whether codes are worth whole numbers of 8 bits, which can be multiplied as such before they are scaled."""
-        return self.scale is not None and not self.paired and self.zero is None
+        """Whether codes are worth whole numbers of 8 bits, which are multiplied as such before they are scaled.
+
+        Not those of formats that stand for what a reference makes of its product with a scale.
+        """
+        return self.scale is not None and not self.paired and not self.stored.joined
 
     @property
     def levels(self) -> int:
@@ -151,6 +156,11 @@ class Format:
     def exceptions(self, blocks: np.ndarray) -> tuple[int, int]:
         """Of packed blocks, uint8 [n, block_bytes]: elements that are listed in their header, and blocks that spill."""
         return 0, 0
+
+    @property
+    def blocked(self) -> bool:
+        """Whether its code is that of expand_blocks.h, and a checkpoint's reader gives the parts of its headers."""
+        return self.stored.blocks is not None or self.stored.joined
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -197,12 +207,12 @@ class Format:
         if self.stored.blocks:
             return 8 * self.stored.blocks.bytes / self.stored.blocks.k
         shared = self.stored.rows_per_scale * self.k_per_scale
-        return self.bits + (8 * self.scale.itemsize / shared if self.scale else 0)
+        return self.bits + sum(8 * part.dtype.itemsize for part in self.parts.values()) / max(shared, 1)
 
     @property
     def codes_per_item(self) -> int:
         """Codes in an element of the tensor that stores them; of blocks, elements count."""
-        return 1 if self.stored.blocks else 8 * np.dtype(self.stored.item).itemsize // self.bits
+        return 1 if self.blocked else 8 * np.dtype(self.stored.item).itemsize // self.bits
 
     def scale_bits(self, scales: np.ndarray) -> np.ndarray:
         """Scales as a checkpoint has them as the bits of numbers of the packed type, unsigned."""
@@ -275,7 +285,8 @@ class Format:
             values = values * scale
             if self.minimum:
                 values = values + self._minimums(header)
-            return from_bf16(to_bf16(values.astype(np.float32)))
+            values = values.astype(np.float32)
+            return values.astype(_F16).astype(np.float32) if self.terms > 1 else from_bf16(to_bf16(values))
 
     def _minimums(self, header: np.ndarray) -> np.ndarray:
         """What is added to each element, float32."""

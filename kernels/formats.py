@@ -59,6 +59,7 @@ IQ4 = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69,
 
 _EXPANDED = "expanded to bf16 with their block scales on the way to the multiplication"
 _WHOLE = "multiplied as whole numbers and then scaled, or expanded to bf16 before"
+_IN_TERMS = "expanded to f16 with their block scales, as two exact bf16 terms, on the way to the multiplication"
 
 
 def _from(first: int) -> Callable[[np.ndarray], np.ndarray]:
@@ -106,6 +107,61 @@ def _of_gguf() -> list[Format]:
     ]
 
 
+def _integers(first: int) -> list[Format]:
+    """Whole numbers times a scale, less a zero first in those with a z, for groups of k.
+
+    Those that end in f16 are worth numbers of f16, as in a model of that dtype; their scales are f16 too, others bf16.
+    Both kinds of zero are less what stands for 0, half of all codes.
+    """
+    kinds = [
+        (f"int{bits}{'z' if zero else ''}_{group}{'_f16' if half else ''}", bits, zero, group, half)
+        for bits, zero, half in (
+            (4, False, False),
+            (4, True, False),
+            (4, True, True),
+            (8, True, False),
+            (8, True, True),
+        )
+        for group in (32, BLOCK_K)
+    ]
+    return [
+        Format(
+            number=first + place,
+            name=name,
+            bits=bits,
+            decode=_from(-(1 << bits - 1)),
+            stored=Stored(name, "u1", joined=True),
+            computed=_IN_TERMS if half else _EXPANDED,
+            terms=2 if half else 1,
+            k_per_scale=group,
+            scale=np.dtype(np.float16 if half else np.uint16),
+            decode_scale=np.asarray if half else from_bf16,
+            zero=np.dtype(np.int8) if zero else None,
+        )
+        for place, (name, bits, zero, group, half) in enumerate(kinds)
+    ]
+
+
+_FP8 = Format(
+    number=2,
+    name="fp8",
+    bits=8,
+    decode=E4M3.__getitem__,
+    # DeepSeek-V3, inference/kernel.py, weight_dequant
+    stored=Stored(
+        "F8_E4M3",
+        "u1",
+        scales="_scale_inv",
+        scale_dtypes=("F32", "BF16", "F16"),
+        rows_per_scale=128,
+    ),
+    computed=_EXPANDED,
+    paired=True,
+    k_per_scale=128,
+    scale=np.dtype(np.float32),
+    nan=0x7F,
+)
+
 _MXFP4 = Format(
     number=3,
     name="mxfp4",
@@ -128,6 +184,9 @@ _MXFP4 = Format(
     decode_scale=e8m0,
 )
 
+FP8_ROWS = replace(_FP8, name="fp8_rows", stored=Stored("fp8_rows", "u1", joined=True))
+"""FP8 with a scale for each row, or for all of them: packed as if blocks of k had scales."""
+
 FORMATS: dict[str, Format] = {
     format.name: format
     for format in (
@@ -142,27 +201,10 @@ FORMATS: dict[str, Format] = {
             paired=True,
             terms=2,
         ),
-        Format(
-            number=2,
-            name="fp8",
-            bits=8,
-            decode=E4M3.__getitem__,
-            # DeepSeek-V3, inference/kernel.py, weight_dequant
-            stored=Stored(
-                "F8_E4M3",
-                "u1",
-                scales="_scale_inv",
-                scale_dtypes=("F32", "BF16", "F16"),
-                rows_per_scale=128,
-            ),
-            computed=_EXPANDED,
-            paired=True,
-            k_per_scale=128,
-            scale=np.dtype(np.float32),
-            nan=0x7F,
-        ),
+        _FP8,
         _MXFP4,
         *_of_gguf(),
+        FP8_ROWS,
         replace(_MXFP4, name="mxfp4_gguf", stored=_stored_in_blocks("MXFP4")),
         HighBytes(
             number=16,
@@ -174,6 +216,7 @@ FORMATS: dict[str, Format] = {
             packs="bf16",
             pays=("avx512",),
         ),
+        *_integers(17),
     )
 }
 """Formats by name. A checkpoint's tensor whose dtype none of them stores is rounded to the first."""
@@ -198,6 +241,32 @@ MADE = tuple(format for format in NUMBERED if format is PLAIN or format.tried)
 def packings(isa: str) -> dict[str, str]:
     """Formats of checkpoints, and those that hold their numbers in fewer bits and pay on an ISA."""
     return {format.packs: format.name for format in FORMATS.values() if isa in format.pays}
+
+
+def expanded(format: Format) -> Format:
+    """The format without scales that holds exactly what a format's weights are worth."""
+    return next(one for one in FORMATS.values() if not one.k_per_scale and one.terms == format.terms)
+
+
+def unquantized(dtype: object) -> Format:
+    """The format of numbers of a dtype as config.json names it: f16, or PLAIN."""
+    return FORMATS["f16"] if str(dtype).removeprefix("torch.") in ("float16", "half") else PLAIN
+
+
+def integer_format(bits: int, zeros: bool, number: Format, group: int) -> Format:
+    """What packs whole numbers of so many bits whose groups of k have scales, and perhaps zeros; else `number`.
+
+    `number` is what they are worth: PLAIN or f16. A `group` of 0 is all k. Without zeros, the middle one of the numbers
+    is 0, which a format of more bits must be told.
+    """
+    found = [
+        format
+        for format in FORMATS.values()
+        if format.stored.joined and format.terms == number.terms and format is not FP8_ROWS
+        if format.bits >= bits and group % format.k_per_scale == 0
+        if format.zero or (not zeros and bits == format.bits)
+    ]
+    return min(found, key=lambda format: format.stored_bits, default=number)
 
 
 def stored_format(name: str, dtype: str) -> Format:

@@ -18,7 +18,8 @@ from ellm.kernels.format import Format
 from ellm.kernels.formats import NUMBERED, PLAIN
 
 _FOLDER = Path(__file__).parent
-_PARTS = ("super_scale", "super_minimum", "scale", "minimum")
+_PARTS = {name: name for name in ("super_scale", "super_minimum", "scale", "minimum")} | {"zero": "zeros"}
+"""Parts of a header, and what C calls where they are."""
 
 
 def write() -> None:
@@ -39,8 +40,8 @@ def formats_header() -> str:
             lines.append(f"#define ELLM_{format.name.upper()}_HEADER {format.header_bytes}")
     lines += ["", "/* Formats that expand.h turns into bf16, each by code of its own; and those of expand_blocks.h. */"]
     lines += [
-        f"#define ELLM_EXPANDED(X) {_listed(lambda format: not format.stored.blocks)}",
-        f"#define ELLM_BLOCKED(X) {_listed(lambda format: bool(format.stored.blocks))}",
+        f"#define ELLM_EXPANDED(X) {_listed(lambda format: not format.blocked)}",
+        f"#define ELLM_BLOCKED(X) {_listed(lambda format: format.blocked)}",
         "",
         "/* Formats whose codes integer.h multiplies. */",
         f"#define ELLM_WHOLE(X) {_listed(lambda format: format.whole)}",
@@ -54,7 +55,8 @@ def formats_header() -> str:
     lines += ["    int64_t bits;   /* of a code */"]
     lines += ["    int64_t group;  /* k that share a scale */"]
     lines += ["    int64_t nested; /* scales and minimums are int8, times an f16 of the block */"]
-    lines += [f"    int64_t {', '.join(_PARTS)}; /* where they are in a header; -1: nowhere */"]
+    lines += ["    int64_t bf16;   /* scales are bf16; else, of blocks, f16 */"]
+    lines += [f"    int64_t {', '.join(_PARTS.values())}; /* where they are in a header; -1: nowhere */"]
     lines += ["    int64_t powers; /* scales are E8M0 */"]
     lines += ["    float unit;     /* what codes are worth whole numbers of */"]
     lines += ["    int64_t levels; /* the most that an activation of 16 bits is */"]
@@ -74,7 +76,7 @@ def _listed(wanted: Callable[[Format], bool]) -> str:
 def _described(format: Format) -> str:
     """The initialiser of a format's `ellm_format`."""
     numbers: list[float] = [format.tile_bytes, format.header_bytes, format.block_tiles, format.terms, format.bits]
-    numbers += [format.k_per_scale, int(format.nested)]
+    numbers += [format.k_per_scale, int(format.nested), int(format.scale == np.uint16)]
     numbers += [format.parts[name].offset if name in format.parts else -1 for name in _PARTS]
     numbers += [int(format.scale == np.uint8), format.unit, format.levels if format.whole else 0]
     worth, table = format.worth, [0]

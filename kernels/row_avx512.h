@@ -64,6 +64,7 @@ static inline void row_mxfp4(const ellm_bf16 *a, const char *block, int64_t stri
 BLOCKED void row_blocks(const ellm_bf16 *a, const char *block, int64_t stride, int first, int count, float *c,
                         int accumulate, int64_t ahead, const ellm_format *f) {
     __m512 sum[EXPAND_COLUMNS];
+    __m512i low[EXPAND_COLUMNS][EXPAND_SHALLOW][ELLM_TILE_PAIRS]; /* second terms, added after all of the first ones */
     for (int n = 0; n < EXPAND_COLUMNS; n++)
         sum[n] = accumulate ? _mm512_loadu_ps(c + ELLM_TILE_N * n) : _mm512_setzero_ps();
     for (int tile = first; tile < first + count; tile++) {
@@ -77,12 +78,16 @@ BLOCKED void row_blocks(const ellm_bf16 *a, const char *block, int64_t stride, i
                 __m512i rows[2];
                 if (4 * step % f->group == 0)
                     scales = block_scales_load(block + n * stride, (ELLM_TILE_K * tile + 4 * step) / f->group, f);
-                block_rows(codes + n * stride, step, &scales, rows, f);
+                block_rows(codes + n * stride, step, &scales, rows, &low[n][(tile - first) % EXPAND_SHALLOW][2 * step], f);
                 sum[n] = _mm512_dpbf16_ps(sum[n], row_pair(x), (__m512bh)rows[0]);
                 sum[n] = _mm512_dpbf16_ps(sum[n], row_pair(x + 2), (__m512bh)rows[1]);
             }
         }
     }
+    if (f->terms > 1)
+        for (int row = 0; row < ELLM_TILE_PAIRS * count; row++)
+            for (int n = 0; n < EXPAND_COLUMNS; n++)
+                sum[n] = _mm512_dpbf16_ps(sum[n], row_pair(a + 2 * row), (__m512bh)(&low[n][0][0])[row]);
     for (int n = 0; n < EXPAND_COLUMNS; n++) _mm512_storeu_ps(c + ELLM_TILE_N * n, sum[n]);
 }
 

@@ -82,7 +82,7 @@ class Costing:
         padding = self.padded(work.product_rows) / work.product_rows
         ns = work.tile_flops * padding / tasks / (1000 * machine.matmul_tflops_per_core)
         if format.bits < PLAIN.bits and not format.packs:
-            ns = ns + weights / self.expanded_gb_per_s(format)
+            ns = ns * format.terms + weights / self.expanded_gb_per_s(format)
         else:
             ns = np.maximum(ns, size / machine.llc_read_gb_per_s_per_core) * format.terms
         more = self.elements(work.elements / tasks)

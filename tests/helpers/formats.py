@@ -4,7 +4,7 @@ import gguf
 import numpy as np
 from harness import Memory, pack_weight, up
 
-from ellm.kernels.formats import FORMATS, NUMBERED
+from ellm.kernels.formats import FORMATS, NUMBERED, Format
 from ellm.kernels.gguf_blocks import BLOCKS
 from ellm.kernels.layout import to_bf16
 from ellm.kernels.pack import pack_codes, pack_scales
@@ -14,6 +14,8 @@ BF16, F16, FP8, MXFP4 = (FORMATS[name].number for name in ("bf16", "f16", "fp8",
 PACKED = FORMATS["bf12"]
 BF12 = PACKED.number
 BLOCKED = [format.number for format in NUMBERED if format.stored.blocks]
+INTEGERS = [format.number for format in NUMBERED if format.stored.joined]
+IN_TERMS = [format.number for format in NUMBERED if format.terms > 1]
 NAMES = {format.stored.dtype: format.name for format in FORMATS.values() if format.stored.blocks}
 _HALVES = {
     "Q4_1": (0, 2),
@@ -90,15 +92,34 @@ def pack_blocks(name: str, rows: np.ndarray) -> np.ndarray:
     """Rows of blocks as a packed weight, bytes [n_tiles, bytes of a column tile]."""
     kind, format = BLOCKS[name], FORMATS[NAMES[name]]
     parts = kind.split(rows.reshape(-1, kind.bytes))
-    codes = np.ascontiguousarray(parts.pop("codes")).reshape(len(rows), -1)
-    k_tiles = codes.shape[1] // 32
-    packed = np.zeros((up(len(rows), 16) // 16, format.column_bytes(k_tiles)), np.uint8)
-    runs = np.array([[0, 0, len(rows), 0, 1]])
-    pack_codes(codes, 0, runs, packed.ctypes.data, format.name, k_tiles)
+    return pack_parts(format, parts.pop("codes").reshape(len(rows), -1), parts)
+
+
+def pack_parts(format: Format, codes: np.ndarray, parts: dict[str, np.ndarray]) -> np.ndarray:
+    """Codes [n, k] and the parts of headers [n, groups] as a packed weight, bytes [n_tiles, bytes of a column tile]."""
+    k_tiles = up(codes.shape[1], 32) // 32
+    packed = np.zeros((up(len(codes), 16) // 16, format.column_bytes(k_tiles)), np.uint8)
+    runs = np.array([[0, 0, len(codes), 0, 1]])
+    pack_codes(np.ascontiguousarray(codes), 0, runs, packed.ctypes.data, format.name, k_tiles)
     for part, numbers in parts.items():
-        numbers = np.ascontiguousarray(numbers).reshape(len(rows), -1)
-        pack_scales(numbers, 1, 0, len(rows), 0, runs, packed.ctypes.data, format.name, k_tiles, part=part)
+        numbers = np.ascontiguousarray(numbers).reshape(len(codes), -1)
+        pack_scales(numbers, 1, 0, len(codes), 0, runs, packed.ctypes.data, format.name, k_tiles, part=part)
     return packed
+
+
+def random_integers(format: Format, n: int, k: int, random: np.random.Generator) -> np.ndarray:
+    """A packed weight [n, k] of any codes and zeros and scales of ordinary size; some f16 results are subnormal."""
+    codes = pad(random.integers(0, 1 << format.bits, (n, k), np.uint8), n, up(k, 8))
+    groups = (n, -(-k // format.k_per_scale))
+    scales = random.standard_normal(groups) * 2.0 ** random.integers(-22, 2, groups)
+    parts = {"scale": to_bf16(scales) if format.scale == np.uint16 else scales.astype(np.float16).view(np.uint16)}
+    if format.zero:
+        parts["zero"] = (
+            random.integers(0, 256, groups, np.uint8)
+            if format.bits == 8
+            else random.integers(-8, 8, groups).astype(np.uint8)
+        )
+    return pack_parts(format, codes, parts)
 
 
 def random_weight(format: int, n: int, k: int, random: np.random.Generator, any_scale: bool = False) -> np.ndarray:
@@ -116,6 +137,8 @@ def random_weight(format: int, n: int, k: int, random: np.random.Generator, any_
     if format in BLOCKED:
         name = NUMBERED[format].stored.dtype
         return pack_blocks(name, random_blocks(name, n, up(k, 32), random))
+    if format in INTEGERS:
+        return random_integers(NUMBERED[format], n, k, random)
     low, high = (0, 255) if any_scale else (110, 130)
     codes = random.integers(0, 16, (n, k), np.uint8)
     return pack_mxfp4(codes, random.integers(low, high, (n, -(-k // 32))).astype(np.uint8))

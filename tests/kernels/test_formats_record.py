@@ -29,9 +29,10 @@ def test_sizes():
     assert (INT4.word_bytes, INT4.tile_bytes, INT4.codes_per_item) == (4, 256, 8)
     assert INT4.header_bytes == 4 * 16 * (2 + 1)
     assert INT4.column_bytes(5) == 2 * (192 + 4 * 256)
-    assert INT4.stored_bits == 4.5
+    assert INT4.stored_bits == 4.75
     assert [format.stored_bits for format in NUMBERED] == [
-        16, 16, 8 + 32 / 128**2, 4.25, 8.5, 4.5, 5, 5.5, 6, 4.5, 4.5, 5.5, 6.5625, 4.25, 3.4375, 2.625, 12.25
+        16, 16, 8 + 32 / 128**2, 4.25, 8.5, 4.5, 5, 5.5, 6, 4.5, 4.5, 5.5, 6.5625, 4.25, 3.4375, 2.625, 12.25,
+        4.5, 4.125, 4.75, 4.1875, 4.75, 4.1875, 8.75, 8.1875, 8.75, 8.1875
     ]  # fmt: skip
 
 

@@ -1,14 +1,14 @@
-"""Weights in FP8, MXFP4 and F16: the same bits as with the weight expanded to bf16 beforehand, on every ISA."""
+"""Weights in FP8, MXFP4, F16 and integers: the same bits as with the weight expanded beforehand, on every ISA."""
 
 import formats
 import numpy as np
 import pytest
-from formats import BF12, BF16, BLOCKED, F16, FP8, MXFP4
+from formats import BF12, BF16, BLOCKED, F16, FP8, IN_TERMS, INTEGERS, MXFP4
 from harness import Case, Memory, each_isa, for_cases, pack_weight, up
 from hypothesis import strategies as st
 
 from ellm.kernels import contract
-from ellm.kernels.formats import E4M3, e8m0
+from ellm.kernels.formats import E4M3, NUMBERED, e8m0
 from ellm.kernels.layout import from_bf16, to_bf16
 from ellm.kernels.records import RECORDS
 
@@ -35,9 +35,10 @@ def normal(random: np.random.Generator, *shape: int) -> np.ndarray:
     return random.standard_normal(shape).astype(np.float32)
 
 
-@for_cases(
-    60, rows=rows, k=depths, n=widths, tiles=tiles, format=st.sampled_from([FP8, MXFP4]), far=st.booleans(), seed=seeds
-)
+one_term = st.sampled_from([FP8, MXFP4, *(number for number in INTEGERS if number not in IN_TERMS)])
+
+
+@for_cases(100, rows=rows, k=depths, n=widths, tiles=tiles, format=one_term, far=st.booleans(), seed=seeds)
 def test_product_is_that_of_the_expanded_weight(isa, rows, k, n, tiles, format, far, seed):
     random = np.random.default_rng(seed)
     x = normal(random, rows, k)
@@ -47,13 +48,14 @@ def test_product_is_that_of_the_expanded_weight(isa, rows, k, n, tiles, format, 
     np.testing.assert_array_equal(native, linear(x, expanded, BF16, n, tiles).run(isa)["out"])
 
 
-@for_cases(40, rows=rows, k=depths, n=widths, tiles=tiles, seed=seeds)
-def test_f16_product_is_that_of_two_bf16_terms(isa, rows, k, n, tiles, seed):
+@for_cases(80, rows=rows, k=depths, n=widths, tiles=tiles, format=st.sampled_from(IN_TERMS), seed=seeds)
+def test_f16_product_is_that_of_two_bf16_terms(isa, rows, k, n, tiles, format, seed):
     """Of each 128 k first the high terms, then the low ones."""
     random = np.random.default_rng(seed)
     x = normal(random, rows, k)
-    packed = formats.random_weight(F16, n, k, random)
-    w = formats.values(packed, F16, n, k)
+    packed = formats.random_weight(format, n, k, random)
+    w = formats.values(packed, format, n, k)
+    assert np.array_equal(w, w.astype(np.float16))
     high = from_bf16(to_bf16(w))
     low = w - high
     assert np.array_equal(low, from_bf16(to_bf16(low)))
@@ -61,7 +63,7 @@ def test_f16_product_is_that_of_two_bf16_terms(isa, rows, k, n, tiles, seed):
     whole = [np.pad(part, ((0, 0), (0, up(k, 32) - k))) for part in (x, high, low)]
     x2 = np.concatenate([whole[0][:, [*range(i, min(i + 128, up(k, 32)))] * 2] for i in starts], 1)
     w2 = np.concatenate([part[:, i : i + 128] for i in starts for part in whole[1:]], 1)
-    native = linear(x, packed, F16, n, tiles).run(isa)["out"]
+    native = linear(x, packed, format, n, tiles).run(isa)["out"]
     np.testing.assert_array_equal(native, linear(x2, pack_weight(w2), BF16, n, tiles).run(isa)["out"])
     exact = from_bf16(to_bf16(x)).astype(np.float64) @ w.T
     bound = (2 * k + 4) * 2.0**-23 * (np.abs(x).astype(np.float64) @ np.abs(w).T) * 1.01
@@ -69,7 +71,7 @@ def test_f16_product_is_that_of_two_bf16_terms(isa, rows, k, n, tiles, seed):
 
 
 @each_isa
-@pytest.mark.parametrize("format", [F16, FP8, MXFP4, BF12, *BLOCKED])
+@pytest.mark.parametrize("format", [F16, FP8, MXFP4, BF12, *BLOCKED, *INTEGERS])
 def test_row_does_not_depend_on_other_rows(isa, format):
     random = np.random.default_rng(format)
     x, packed = normal(random, 64, 330), formats.random_weight(format, 150, 330, random)
@@ -102,6 +104,32 @@ def test_every_code(isa, format):
     has_nan = np.isnan(w).any(1)
     np.testing.assert_array_equal(native[:, ~has_nan], finite.T[:, ~has_nan])
     assert np.isnan(native[:, has_nan]).all()
+
+
+@each_isa
+@pytest.mark.parametrize("format", INTEGERS)
+def test_every_code_of_integers(isa, format):
+    """One-hot rows pick out every code, with every zero, exactly."""
+    record, random = NUMBERED[format], np.random.default_rng(format)
+    codes = np.tile(np.arange(256, dtype=np.uint8) & (1 << record.bits) - 1, (48, 1))
+    groups = (48, 256 // record.k_per_scale)
+    scales = random.uniform(0.5, 2, groups) * 2.0 ** random.integers(-26, 4, groups)
+    parts = {"scale": to_bf16(scales) if record.scale == np.uint16 else scales.astype(np.float16).view(np.uint16)}
+    half, zeros = 1 << record.bits - 1, np.full(groups, 0)
+    if record.zero:
+        zeros = np.linspace(-half, half - 1, zeros.size).round().astype(int).reshape(groups)
+        parts["zero"] = zeros.astype(np.int8).view(np.uint8)
+    packed = formats.pack_parts(record, codes, parts)
+    worth = from_bf16(parts["scale"]) if record.scale == np.uint16 else parts["scale"].view(np.float16)
+    each = [np.repeat(numbers, record.k_per_scale, 1) for numbers in (zeros, worth.astype(np.float32))]
+    exact = (codes.astype(np.float32) - half - each[0]) * each[1]
+    expected = exact.astype(np.float16).astype(np.float32) if format in IN_TERMS else from_bf16(to_bf16(exact))
+    np.testing.assert_array_equal(formats.values(packed, format, 48, 256), expected)
+    for first in range(0, 256, 64):
+        native = linear(np.eye(256, dtype=np.float32)[first : first + 64], packed, format, 48, 4).run(isa)["out"]
+        np.testing.assert_array_equal(native, expected.T[first : first + 64])
+    one = linear(np.eye(256, dtype=np.float32)[255:], packed, format, 48, 4).run(isa)["out"]
+    np.testing.assert_array_equal(one, expected.T[255:])
 
 
 @each_isa
