@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from ellm.dsl.tensor import Weight
 from ellm.dsl.tiling import COLUMNS, depth_tiles, tiles
-from ellm.kernels.formats import FORMATS, PLAIN, Format
+from ellm.kernels.formats import FORMATS, Format, expanded
 from ellm.scheduler.contents import NamedTensor, Run, Source, WeightEntry
 
 PAGE = 4096
@@ -204,11 +204,11 @@ def _bank(entry: WeightEntry, count: int, alignment: int) -> WeightEntry:
 
 
 def _aligned(weight: Weight, *first_columns: int) -> str:
-    """The format to pack in: bf16 if the stored scales' blocks, to be kept, do not begin where the matrices do."""
+    """The format to pack in: without scales if blocks of stored ones, to be kept, do not begin where matrices do."""
     format = FORMATS[weight.packed]
     block = format.stored.blocks.k if format.stored.blocks else format.k_per_scale or 1
     kept = weight.packed == weight.precision
-    return PLAIN.name if kept and any(first % block for first in first_columns) else weight.packed
+    return expanded(format).name if kept and any(first % block for first in first_columns) else weight.packed
 
 
 def _source(weight: Weight, rows: int, k: int) -> Source:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from ellm.dsl.grammar import GRAMMAR, Exempt
 from ellm.dsl.graph import Graph
 from ellm.dsl.tensor import Weight
-from ellm.kernels.formats import DTYPES, FORMATS, PLAIN, RAW, Format, packings
+from ellm.kernels.formats import DTYPES, FORMATS, PLAIN, RAW, Format, expanded, packings
 from ellm.system.errors import InputError
 
 _ENDS = "head="
@@ -96,9 +96,10 @@ def assign(graph: Graph, policy: Policy) -> None:
 
 
 def _packed(weight: Weight, name: str) -> Weight:
-    """In the format of this name, or bf16 if that is how it is stored, transposed, and its scales cannot be turned."""
-    kept = name != weight.precision or FORMATS[name].keeps(weight.transposed)
-    return replace(weight, packed=name if kept else PLAIN.name)
+    """In the format of this name; if that is how it is stored, transposed, and its scales cannot be turned, without."""
+    format = FORMATS[name]
+    kept = name != weight.precision or format.keeps(weight.transposed)
+    return replace(weight, packed=name if kept else expanded(format).name)
 
 
 def _exempt(graph: Graph) -> Iterator[tuple[int, Exempt]]:

@@ -17,7 +17,7 @@ from ellm.dsl.node import Node
 from ellm.dsl.policy import Policy, as_stored, assign
 from ellm.dsl.tensor import R, Weight
 from ellm.dsl.verify import verify
-from ellm.kernels.formats import PLAIN
+from ellm.kernels.formats import FORMATS, PLAIN, expanded
 
 
 def share_equal(graph: Graph) -> None:
@@ -51,7 +51,7 @@ def fold_scores(graph: Graph) -> None:
 
 
 def join_experts(graph: Graph) -> None:
-    """Join the gate and up projections of experts, which no kernel does apart: in bf16 if their formats differ.
+    """Join the gate and up projections of experts, which no kernel does apart: without scales if their formats differ.
 
     Raises LoweringError.
     """
@@ -59,8 +59,10 @@ def join_experts(graph: Graph) -> None:
         parts = [(source, graph.node(source)) for source in graph.node(key).inputs]
         matrices = [part.weights["weight"] for _, part in parts if "weight" in part.weights]
         if len({matrix.packed for matrix in matrices}) > 1:
+            whole = {expanded(FORMATS[matrix.packed]) for matrix in matrices}
+            common = whole.pop() if len(whole) == 1 else PLAIN
             for source, part in parts:
-                plain = replace(part.weights["weight"], packed=PLAIN.name)
+                plain = replace(part.weights["weight"], packed=common.name)
                 graph.put(source, replace(part, weights={**part.weights, "weight": plain}))
         if not _join_gate_up(graph, key):
             names = [str(weight) for _, part in parts for weight in part.weights.values()]

@@ -56,7 +56,9 @@ class Stored:
     rows_per_scale: int = 1
     experts_only: bool = False  # checkpoints keep all other weights of a model that has experts in more precision
     blocks: Blocks | None = None  # codes and scales are in one tensor, block by block
-    joined: bool = False  # tensors of codes, scales and zeros, in one of several layouts, are read as one of the weights
+    joined: bool = (
+        False  # tensors of codes, scales and zeros, in one of several layouts, are read as one of the weights
+    )
 
 
 @dataclass(frozen=True)

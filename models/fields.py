@@ -57,6 +57,10 @@ class Fields:
         """Make the error for a field; the caller raises it."""
         return InputError(f"config.json: {self._path}{name}: {self._values.get(name)!r} {problem}")
 
+    def problem(self, name: str, text: str) -> InputError:
+        """Make an error that says more of a field than its value; the caller raises it."""
+        return InputError(f"config.json: {self._path}{name}: {text}")
+
     def get(self, name: str, default: Any = None) -> Any:
         """Return a value as it is written."""
         self._asked.add(f"{self._path}{name}")
@@ -82,6 +86,13 @@ class Fields:
     def objects(self) -> list[str]:
         """Return the names of the fields that are objects."""
         return [name for name, value in self._values.items() if isinstance(value, Mapping)]
+
+    def strings(self, name: str) -> list[str]:
+        """Return a list of strings, none if it is absent. Raises InputError."""
+        value = self.get(name, [])
+        if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+            raise self.error(name, "is not a list of names")
+        return value
 
     def size(self, name: str, default: int | None = None) -> int:
         """Return a positive int. Raises InputError."""

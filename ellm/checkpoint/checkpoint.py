@@ -102,11 +102,11 @@ class Checkpoint:
         """Rows [begin, end) of a matrix in the tensor's own precision. See `TensorFiles.read_rows`."""
         return self._files.read_rows(name, begin, end, matrix=matrix, columns=columns)
 
-    def read_blocks(
-        self, name: str, begin: int, end: int, *, matrix: int | None = None, columns: tuple[int, int] | None = None
-    ) -> np.ndarray:
-        """The blocks of GGUF in which rows [begin, end) are stored. See `TensorFiles.read_blocks`."""
-        return self._files.read_blocks(name, begin, end, matrix=matrix, columns=columns)
+    def read_parts(
+        self, name: str, begin: int, end: int, *, matrix: int | None = None, columns: tuple[int, int]
+    ) -> dict[str, np.ndarray]:
+        """Codes, and the parts of headers, of rows [begin, end). See `TensorFiles.read_parts`."""
+        return self._files.read_parts(name, begin, end, matrix=matrix, columns=columns)
 
     def read_scales(self, name: str, begin: int, end: int, *, matrix: int | None = None) -> np.ndarray:
         """Rows [begin, end) of a matrix of scales, float32, or uint8 as stored. See `TensorFiles.read_scales`."""

@@ -11,7 +11,8 @@ from ellm.checkpoint import folder_tokenizer, shards
 from ellm.checkpoint.chat_templates import read_templates
 from ellm.checkpoint.checkpoint import Checkpoint
 from ellm.checkpoint.json_file import read_json, read_json_if_any
-from ellm.checkpoint.text_part import text_part
+from ellm.checkpoint.partners import join
+from ellm.checkpoint.text_part import text_config, text_part
 from ellm.system.errors import InputError
 from ellm.text.end_of_turn import end_of_turn_ids
 from ellm.text.token_ids import TokenIds
@@ -41,7 +42,8 @@ def open_folder(folder: Path) -> Checkpoint:
         raise InputError(f"{folder}: has no config.json, so it is not a checkpoint{_instead(folder)}")
     config = read_json(folder / "config.json")
     generation = read_json_if_any(folder / "generation_config.json")
-    config, tensors = text_part(config, shards.read_tensors(folder))
+    tensors = join(text_config(config), shards.read_tensors(folder))
+    config, tensors = text_part(config, tensors)
     return Checkpoint(str(folder), config, generation, tensors, lambda: _build_tokenizer(folder, config, generation))
 
 

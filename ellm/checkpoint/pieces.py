@@ -8,6 +8,7 @@ import numpy as np
 
 from ellm.checkpoint.checkpoint import Checkpoint
 from ellm.checkpoint.sources import tensor_name
+from ellm.checkpoint.tensors import TensorInfo
 from ellm.kernels.contract import TILE_K, TILE_N
 from ellm.kernels.encode import LARGEST, encode
 from ellm.kernels.formats import BLOCK_K, PLAIN, Format
@@ -15,6 +16,7 @@ from ellm.kernels.pack import has_nan, pack_codes, pack_rows, pack_scales, to_bf
 from ellm.scheduler.contents import Source, WeightEntry
 from ellm.system.errors import InputError
 
+_COLUMNS_AT_ONCE = 4
 _BLOCK_BYTES = 1 << 19  # packed at a time by each thread: with the f32 that some dtypes need, some 3 MB
 
 
@@ -57,8 +59,8 @@ def pack_piece(checkpoint: Checkpoint, weight: WeightEntry, piece: Piece, matrix
     if checkpoint.tensors[tensor_name(piece.source, matrix)].format is not weight.packed:
         _pack_values(checkpoint, weight, piece, matrix, address)
         return
-    if weight.packed.stored.blocks:
-        _pack_blocks(checkpoint, weight, piece, matrix, address)
+    if weight.packed.blocked:
+        _pack_parts(checkpoint, weight, piece, matrix, address)
         return
     if piece.source.transposed:
         _pack_transposed(checkpoint, weight, piece, matrix, address)
@@ -76,24 +78,28 @@ def pack_piece(checkpoint: Checkpoint, weight: WeightEntry, piece: Piece, matrix
             pack_scales(scales, shared, row, end, offset, piece.runs, address, format.name, k_tiles)
 
 
-def _pack_blocks(checkpoint: Checkpoint, weight: WeightEntry, piece: Piece, matrix: int, address: int) -> None:
-    """`pack_piece` of a weight that keeps its blocks of GGUF."""
+def _pack_parts(checkpoint: Checkpoint, weight: WeightEntry, piece: Piece, matrix: int, address: int) -> None:
+    """`pack_piece` of a weight that keeps its codes, its scales and what else a block has."""
     format, k_tiles, source = weight.packed, weight.k_tiles, piece.source
-    blocks, name = format.stored.blocks, tensor_name(source, matrix)
-    assert blocks
+    name = tensor_name(source, matrix)
     columns, shift = (source.first_k, source.first_k + weight.k), matrix * source.head_rows
     stacked = matrix if source.stacked else None
-    most = max(_BLOCK_BYTES // format.column_bytes(k_tiles), 1) * TILE_N
+    most = max(_rectangle(checkpoint.tensors[name]) // format.column_bytes(k_tiles), 1) * TILE_N
     for row in range(piece.first, piece.last, most):
         end = min(row + most, piece.last)
-        data = checkpoint.read_blocks(name, shift + row, shift + end, matrix=stacked, columns=columns)
-        parts = blocks.split(data.reshape(-1, blocks.bytes))
-        codes = np.ascontiguousarray(parts.pop("codes")).reshape(end - row, -1)
-        pack_codes(codes, row, piece.runs, address, format.name, k_tiles)
+        parts = checkpoint.read_parts(name, shift + row, shift + end, matrix=stacked, columns=columns)
+        codes = parts.pop("codes")
+        _refuse_nan_codes(checkpoint, format, name, codes)
+        pack = pack_rows if format.paired else pack_codes
+        pack(codes, row, piece.runs, address, format.name, k_tiles)
         for part, numbers in parts.items():
             _refuse_infinite(checkpoint, name, format, part, numbers)
-            numbers = numbers.reshape(end - row, -1)
             pack_scales(numbers, 1, row, end, -row, piece.runs, address, format.name, k_tiles, part=part)
+
+
+def _rectangle(tensor: TensorInfo) -> int:
+    """How many bytes to pack at a time: more where the file has columns, of which each is read on its own."""
+    return _BLOCK_BYTES * (_COLUMNS_AT_ONCE if tensor.joined and tensor.joined.codes.turned else 1)
 
 
 def _refuse_infinite(checkpoint: Checkpoint, name: str, format: Format, part: str, bits: np.ndarray) -> None:
@@ -101,7 +107,9 @@ def _refuse_infinite(checkpoint: Checkpoint, name: str, format: Format, part: st
     finite = np.isfinite(format.decode_scale(numbers) if part == "scale" else numbers)
     if not finite.all():
         tensor = checkpoint.tensors[name]
-        raise InputError(f"{tensor.path}: {tensor}: holds {numbers[~finite][0]}, a scale must be finite")
+        of = tensor.joined.scales.tensor if tensor.joined else tensor
+        found = format.decode_scale(numbers)[~finite][0] if tensor.joined else numbers[~finite][0]
+        raise InputError(f"{of.path}: {of}: holds {found}, a scale must be finite")
 
 
 def _pack_values(checkpoint: Checkpoint, weight: WeightEntry, piece: Piece, matrix: int, address: int) -> None:
@@ -149,9 +157,10 @@ def _write_values(
 ) -> None:
     """Encode rows of a source, float32 [rows, k] from packed k `first` on, into the packed weight."""
     format, end = weight.packed, row + len(values)
-    if format is PLAIN:
-        bits = to_bf16(values).view(np.uint8)
-        pack_rows(bits, row, piece.runs, address, format.name, weight.k_tiles, first // TILE_K)
+    if not format.k_per_scale:
+        numbers = to_bf16(values) if format is PLAIN else np.ascontiguousarray(values, np.float16)
+        bits, k_tile = numbers.view(np.uint8), first // TILE_K
+        pack_rows(bits, row, piece.runs, address, format.name, weight.k_tiles, k_tile)
         return
     large = ~(np.abs(values) <= LARGEST)
     if large.any():
@@ -223,12 +232,16 @@ def _read_codes(
     return codes, scales
 
 
-def _refuse_nan(
-    checkpoint: Checkpoint, format: Format, name: str, codes: np.ndarray, scales_name: str, scales: np.ndarray
-) -> None:
+def _refuse_nan_codes(checkpoint: Checkpoint, format: Format, name: str, codes: np.ndarray) -> None:
     if format.nan is not None and has_nan(codes, format.nan):
         tensor, nans = checkpoint.tensors[name], f"{format.nan:#x} or {format.nan | 0x80:#x}"
         raise InputError(f"{tensor.path}: {tensor}: holds NaN (code {nans}), a weight must be a number")
+
+
+def _refuse_nan(
+    checkpoint: Checkpoint, format: Format, name: str, codes: np.ndarray, scales_name: str, scales: np.ndarray
+) -> None:
+    _refuse_nan_codes(checkpoint, format, name, codes)
     bad = ~np.isfinite(format.decode_scale(scales))
     if bad.any():
         tensor = checkpoint.tensors[scales_name]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ellm.checkpoint.tensors import NUMBERS, READABLE, TensorInfo
-from ellm.kernels.formats import FORMATS, MADE, PLAIN
+from ellm.kernels.formats import FORMATS, MADE, expanded
 from ellm.scheduler.contents import NamedTensor, Source, WeightEntry
 from ellm.system.errors import InputError
 
@@ -81,18 +81,19 @@ def _find(checkpoint: Checkpoint, name: str, shape: tuple[int, ...], line: str) 
 def _check_dtype(weight: WeightEntry, source: Source, tensor: TensorInfo) -> None:
     if weight.layout == "vector":
         return _refuse_dtype(tensor, NUMBERS, "ellm reads vectors as")
-    _refuse_dtype(tensor, READABLE, "ellm reads")
+    if not tensor.joined:
+        _refuse_dtype(tensor, READABLE, "ellm reads")
     wanted, format = FORMATS[weight.packed.numbers], tensor.format
     if format is wanted:
         return
-    converted = source.format != wanted.name
-    if converted and wanted not in MADE:
+    converted, whole = source.format != wanted.name, wanted is expanded(format)
+    if converted and wanted not in MADE and not whole:
         known = ", ".join(one.name for one in MADE)
         raise InputError(
             f"{tensor.path}: {tensor}: dtype is {tensor.dtype}, ellm makes {known} of it, not {wanted.name}"
         )
     scaled = not format.stored.scales or source.scales
-    if not scaled or not (converted or (wanted is PLAIN and format.k_per_scale)):
+    if not scaled or not (converted or (whole and format.k_per_scale)):
         raise InputError(
             f"{tensor.path}: {tensor}: dtype is {tensor.dtype}, the program was compiled for {source.format}"
         )

@@ -12,13 +12,16 @@ from typing import Any
 import gguf
 import numpy as np
 
+from ellm.checkpoint.joined import Joined
 from ellm.kernels.formats import FORMATS, PLAIN, Format, stored_format
 from ellm.kernels.layout import from_bf16
 from ellm.kernels.pack import read_strided, to_bf16
 from ellm.system.errors import InputError
 
 _PLAIN: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4")}
-_PLAIN |= {one.stored.dtype: np.dtype(one.stored.item) for one in FORMATS.values() if not one.stored.blocks}
+_PLAIN |= {one.stored.dtype: np.dtype(one.stored.item) for one in FORMATS.values() if not one.blocked}
+_OF_PARTNERS: dict[str, np.dtype[Any]] = {"I8": np.dtype("u1"), "I32": np.dtype("<u4")}
+_ITEMS = _PLAIN | _OF_PARTNERS
 NUMBERS = ("F32", "F16", "BF16")  # dtypes of which each element is a number, without scales or blocks
 # The gguf package knows more names than it can decode: those of its classes.
 _QUANTIZED = tuple(
@@ -34,16 +37,22 @@ class TensorInfo:
     name: str  # as Hugging Face names it
     stored: str  # as the file names it
     shape: tuple[int, ...]
-    dtype: str  # "BF16", "F16", "F32", "F8_E4M3", "U8", or a GGUF quantisation such as "Q4_K"
+    dtype: str  # "BF16", "F16", "F32", "F8_E4M3", "U8", a GGUF quantisation such as "Q4_K", or what `joined` makes
     path: Path
     offset: int  # of its first byte in the file
     row_bytes: int  # bytes of one index of the first axis: of a row, a vector's element, or a stacked tensor's matrix
     interleaved_heads: int = 0  # heads whose rows are stored in the order 0, d/2, 1, d/2 + 1, ...; 0: rows are in order
     in_gguf: bool = False
     scale: float = 1.0  # what each number is to be multiplied with, in f32
+    joined: Joined | None = None  # it stands for the weight that several tensors hold, of which it is the codes
 
     def __str__(self) -> str:
         return self.stored if self.stored == self.name else f"{self.stored} ({self.name})"
+
+    @property
+    def paths(self) -> set[Path]:
+        """The files that it lies in."""
+        return {self.path} | ({table.tensor.path for table in self.joined.tables} if self.joined else set())
 
     @property
     def format(self) -> Format:
@@ -59,7 +68,7 @@ class TensorFiles:
         self.tensors = tensors
         self._files: dict[Path, int] = {}
         try:
-            for path in {tensor.path for tensor in tensors.values()}:
+            for path in {path for tensor in tensors.values() for path in tensor.paths}:
                 self._files[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             self.close()
@@ -87,17 +96,23 @@ class TensorFiles:
         values = self._read(tensor, begin, end, matrix, columns)
         return to_bf16(values) if values.dtype == np.float32 else values
 
-    def read_blocks(
-        self, name: str, begin: int, end: int, *, matrix: int | None = None, columns: tuple[int, int] | None = None
-    ) -> np.ndarray:
-        """The blocks of GGUF in which these rows are stored, uint8 [rows, bytes]. Arguments and errors of `read_rows`.
+    def read_parts(
+        self, name: str, begin: int, end: int, *, matrix: int | None = None, columns: tuple[int, int]
+    ) -> dict[str, np.ndarray]:
+        """Rows as a blocked format packs them. Arguments and errors of `read_rows`; the columns are whole blocks of it.
 
-        The columns are whole blocks.
+        "codes", uint8 [rows, columns], and the bits of each part of its headers, [rows, groups].
         """
         tensor = self.tensors[name]
-        return self._in_order(
+        if tensor.joined:
+            return tensor.joined.parts(self._items, (begin, end), columns)
+        blocks = tensor.format.stored.blocks
+        assert blocks
+        data = self._in_order(
             tensor, begin, end, lambda first, last: self._blocks(tensor, first, last, matrix, columns)
         )
+        parts = blocks.split(data.reshape(-1, blocks.bytes))
+        return {part: np.ascontiguousarray(numbers).reshape(end - begin, -1) for part, numbers in parts.items()}
 
     def read_scales(self, name: str, begin: int, end: int, *, matrix: int | None = None) -> np.ndarray:
         """Rows [begin, end) of a matrix of scales: uint8 as stored, or float32. [rows, columns]. See `read_rows`."""
@@ -142,13 +157,15 @@ class TensorFiles:
     def _decode(
         self, tensor: TensorInfo, begin: int, end: int, matrix: int | None, columns: tuple[int, int] | None
     ) -> np.ndarray:
+        if tensor.joined:
+            return tensor.joined.numbers(self._items, (begin, end), columns or (0, tensor.shape[1]))
         if tensor.dtype in _QUANTIZED:
             data = self._blocks(tensor, begin, end, matrix, None)
             values = gguf.quants.dequantize(data, gguf.GGMLQuantizationType[tensor.dtype])
             return values[:, slice(*columns)] if columns else values
-        if tensor.dtype not in _PLAIN:
+        if tensor.dtype not in _ITEMS:
             raise InputError(f"{tensor.path}: {tensor}: dtype is {tensor.dtype}, ellm reads {', '.join(READABLE)}")
-        dtype = _PLAIN[tensor.dtype]
+        dtype = _ITEMS[tensor.dtype]
         offset, row_bytes = tensor.offset, tensor.row_bytes
         if matrix is not None:
             offset += matrix * tensor.row_bytes
@@ -157,6 +174,10 @@ class TensorFiles:
         bits = np.empty((end - begin, last - first), dtype)
         self._pread(tensor, offset + begin * row_bytes + first * dtype.itemsize, row_bytes, bits.view(np.uint8))
         return _to_float(tensor, bits) if tensor.dtype == "F16" and tensor.format is PLAIN else bits
+
+    def _items(self, tensor: TensorInfo, rows: tuple[int, int], columns: tuple[int, int]) -> np.ndarray:
+        """A rectangle of a tensor that is not joined: float32, or whole numbers as the file has them."""
+        return _to_float(tensor, self._decode(tensor, *rows, None, columns))
 
     def _blocks(
         self, tensor: TensorInfo, begin: int, end: int, matrix: int | None, columns: tuple[int, int] | None
@@ -190,4 +211,5 @@ def _to_float(tensor: TensorInfo, values: np.ndarray) -> np.ndarray:
     """Bits of BF16 or F16 as float32; anything else as it is."""
     if values.dtype != np.uint16:
         return values
-    return values.view(np.float16).astype(np.float32) if tensor.dtype == "F16" else from_bf16(values)
+    dtype = tensor.joined.number.stored.dtype if tensor.joined else tensor.dtype
+    return values.view(np.float16).astype(np.float32) if dtype == "F16" else from_bf16(values)

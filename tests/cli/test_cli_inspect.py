@@ -214,13 +214,13 @@ def test_the_sizes_that_doctor_reckons_with_are_those_of_the_models(model, confi
 
 
 def test_an_unknown_quantization_is_one_line(folder, monkeypatch, capsys):
-    path = folder("qwen3-moe", quantization_config={"quant_method": "awq"})
+    path = folder("qwen3-moe", quantization_config={"quant_method": "hqq"})
     monkeypatch.setattr(sys, "argv", ["ellm", "inspect", str(path)])
     with pytest.raises(SystemExit) as caught:
         main()
     printed = capsys.readouterr()
     assert caught.value.code == 2 and printed.out == "" and printed.err.count("\n") == 1
-    assert "quant_method" in printed.err and "awq" in printed.err
+    assert "quant_method" in printed.err and "hqq" in printed.err
 
 
 def test_metadata_that_is_not_used_is_named(tmp_path, inspect):

@@ -14,6 +14,7 @@ from pathlib import Path
 import gguf
 import probes
 from gguf import GGMLQuantizationType
+from quantized import FORMS
 
 from ellm.kernels.formats import FORMATS
 from ellm.kernels.gguf_blocks import BLOCKS
@@ -26,7 +27,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 BEGIN = "## What runs\n"
 QUANTIZATIONS = ("awq", "bitsandbytes", "compressed-tensors", "fbgemm_fp8", "gptq", "modelopt", "quark", "torchao")
 """What checkpoints have besides, as quant_method."""
-IN_SAFETENSORS = [one.name for one in FORMATS.values() if not one.stored.blocks and not one.packs]
+IN_SAFETENSORS = [one.name for one in FORMATS.values() if not one.blocked and not one.packs]
 OTHER_ROPES = ("axial", "ntk", "xdrope")
 IN_GGUF = " in GGUF"
 MOST_NAMES = 25  # in a cell
@@ -104,7 +105,19 @@ def gguf_names(folder: Path) -> tuple[dict[str, list[str]], Said]:
 
 def quantizations() -> list[str]:
     said = {name: probes.quantization(name) for name in QUANTIZATIONS if name not in METHODS}
-    return ["### Quantised safetensors", "", *table(["`quant_method`", ""], refusals(said))]
+    heads = ["`quantization_config`", *(f"in a {dtype} model" for dtype in ("bfloat16", "float16"))]
+    rows = [
+        [name, *(probes.packed_in(form, dtype) for dtype in ("bfloat16", "float16"))] for name, form in FORMS.items()
+    ]
+    return [
+        "### Quantised safetensors",
+        "",
+        "What matrices are kept in, and bits of a weight, in every family:",
+        "",
+        *table(heads, rows),
+        "",
+        *table(["`quant_method`", ""], refusals(said)),
+    ]
 
 
 def ropes() -> list[str]:

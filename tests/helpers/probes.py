@@ -18,6 +18,8 @@ from tiny_shapes import shapes
 from ellm.checkpoint import open_checkpoint
 from ellm.checkpoint.sources import check_tensors
 from ellm.compiled import Source, compile_model
+from ellm.kernels.contract import TILE
+from ellm.kernels.formats import FORMATS
 from ellm.models import Model, from_config
 from ellm.system.errors import InputError
 
@@ -83,6 +85,13 @@ def precision(name: str) -> str | None:
 
 def quantization(method: str) -> str | None:
     return line(lambda: from_config({**CONFIGS["qwen3_moe"], "quantization_config": {"quant_method": method}}))
+
+
+def packed_in(quantization: dict, dtype: str) -> str:
+    """What a projection is packed in where the config is alone, and its bits."""
+    model = from_config(make_config() | {"quantization_config": quantization, "torch_dtype": dtype})
+    format = FORMATS[model.precision("model.layers.0.mlp.down_proj.weight")]
+    return f"{format.name}, {8 * format.column_bytes(64) / (64 * TILE):.4g} bits"
 
 
 def rope(kind: str) -> Model:

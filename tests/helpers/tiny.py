@@ -64,6 +64,7 @@ QUANTIZATION: dict[str, dict] = {
         ],
     },
 }
+SAFETENSORS = {"uint16": "BF16", "float16": "F16", "float32": "F32", "int8": "I8", "int32": "I32", "int64": "I64"}
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 MERGES = [("t", "h"), ("th", "e"), ("Ġ", "the"), ("i", "n"), ("e", "r"), ("a", "n"), ("Ġ", "a"), ("o", "n")]
 CHAT_TEMPLATE = (
@@ -241,7 +242,7 @@ def stored_type(name: str, values: np.ndarray) -> str:
     """The safetensors type of a stored tensor."""
     if values.dtype == np.uint8:
         return "U8" if name.endswith(("_blocks", "_scales")) else "F8_E4M3"
-    return {"uint16": "BF16", "float16": "F16", "float32": "F32"}[values.dtype.name]
+    return SAFETENSORS[values.dtype.name]
 
 
 def write_tokenizer(folder: Path) -> None:

@@ -93,7 +93,7 @@ def test_bytes_of_a_column_tile():
     found = {name: format.column_bytes(5) for name, format in FORMATS.items()}
     expected = {"bf16": 5 * 1024, "f16": 5 * 1024, "fp8": 2 * (64 + 2048), "mxfp4": 2 * (64 + 1024)}
     expected["bf12"] = 2 * (64 + 3072)
-    assert found == expected | {name: size for name, size in found.items() if FORMATS[name].stored.blocks}
+    assert found == expected | {name: size for name, size in found.items() if FORMATS[name].blocked}
 
 
 def test_scratch_of_a_matmul_holds_its_panel_and_its_product():

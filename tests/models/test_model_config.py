@@ -6,6 +6,7 @@ import pytest
 from model_configs import BASE, CONFIGS
 
 from ellm.models import ARCHITECTURES, from_config
+from ellm.models.precision import METHODS
 from ellm.system.errors import InputError
 
 LLAMA, QWEN3 = CONFIGS["llama"], CONFIGS["qwen3"]
@@ -168,12 +169,12 @@ LONGROPE = {
         ({**OSS, "layer_types": ["full_attention"]}, "layer_types: ['full_attention'] is not a list of 2 layers"),
         ({**OSS, "swiglu_limit": 0}, "swiglu_limit: 0 is not a positive number"),
         (
-            {**MOE, "quantization_config": {"quant_method": "gptq"}},
-            "quantization_config: quant_method: 'gptq' is not supported, only fp8, mxfp4 are",
+            {**MOE, "quantization_config": {"quant_method": "hqq"}},
+            f"quantization_config: quant_method: 'hqq' is not supported, only {', '.join(METHODS)} are",
         ),
         (
             {**MOE, "quantization_config": {"quant_method": ["fp8"]}},
-            "quantization_config: quant_method: ['fp8'] is not supported, only fp8, mxfp4 are",
+            f"quantization_config: quant_method: ['fp8'] is not supported, only {', '.join(METHODS)} are",
         ),
         (
             {
@@ -193,7 +194,7 @@ LONGROPE = {
         ({**MOE, "quantization_config": 8}, "quantization_config: 8 is not an object"),
         (
             {**MOE, "quantization_config": {"quant_method": "fp8", "weight_block_size": [64, 128]}},
-            "quantization_config: weight_block_size: [64, 128] is not [128, 128]",
+            "quantization_config: weight_block_size: [64, 128] is not [128, 128], nor null: one for a row or all",
         ),
     ],
 )
