@@ -14,6 +14,8 @@ def read(kind: Any, value: Any, where: str) -> Any:
 
     Raises ValueError, naming the place by `where`, if it is something else.
     """
+    if type(value) is kind:  # most are numbers and texts, of which saved programs have tens of thousands
+        return value
     if is_dataclass(kind):
         return _dataclass(kind, value, where)
     origin, parts = get_origin(kind), get_args(kind)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ellm.checkpoint.gguf_file import GGUFFile
+from ellm.checkpoint.gguf_metadata import Metadata
 from ellm.checkpoint.json_file import check_file, read_json_if_any
 from ellm.system.errors import InputError, one_line
 
@@ -53,7 +53,7 @@ def _named(value: Any, path: Path) -> dict[str, str]:
     return named
 
 
-def gguf_templates(file: GGUFFile) -> dict[str, str]:
+def gguf_templates(file: Metadata) -> dict[str, str]:
     """The templates of a GGUF file: tokenizer.chat_template and those that tokenizer.chat_templates names."""
     names = file.field("tokenizer.chat_templates", list, [])
     prefix = "tokenizer.chat_template."

@@ -13,11 +13,12 @@ import struct
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO
 
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 
+from ellm.checkpoint.gguf_metadata import Metadata
 from ellm.checkpoint.json_file import check_file
 from ellm.system.errors import InputError
 
@@ -40,8 +41,6 @@ _ITEMS = 4 << 20  # fields, tensors, or elements of one array
 _NAME_LENGTH = 200
 _DIMS = 4
 _MAGIC = b"GGUF"
-
-Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -66,18 +65,15 @@ class GGUFTensor:
         return self.offset + self.bytes
 
 
-class GGUFFile:
+class GGUFFile(Metadata):
     """Metadata and tensors of a GGUF file (version 2 or 3, little-endian).
 
-    `asked` are the keys of metadata that somebody has asked for. Raises InputError, naming the file and the field, if
-    the header is truncated, malformed or does not fit the file.
+    Raises InputError, naming the file and the field, if the header is truncated, malformed or does not fit the file.
     """
 
     def __init__(self, path: Path):
         check_file(path, largest=None)
-        self.path = path
-        self.metadata: dict[str, Any] = {}
-        self.asked: set[str] = set()
+        super().__init__(path, {})
         self.tensors: dict[str, GGUFTensor] = {}
         check_file(path, largest=None)
         try:
@@ -87,22 +83,6 @@ class GGUFFile:
                 self._read_header(file)
         except OSError as error:
             raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-
-    def field(self, key: str, kind: type[Value], default: Value | None = None) -> Value:
-        """A metadata value of this type; `default` if it is absent.
-
-        Raises InputError if it is of another type, or absent without a default.
-        """
-        self.asked.add(key)
-        value = self.metadata.get(key, default)
-        if value is None:
-            raise InputError(f"{self.path}: {key} is missing")
-        if kind is float and type(value) is int:
-            value = float(value)
-        if type(value) is not kind:
-            found = f"{type(value).__name__} {str(value)[:40]!r}"
-            raise InputError(f"{self.path}: {key} is {found}, must be {kind.__name__}")
-        return value  # type: ignore[return-value]
 
     def _read_header(self, file: BinaryIO) -> None:
         magic = self._take(file, len(_MAGIC), "magic")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ellm.checkpoint.chat_templates import gguf_templates
-from ellm.checkpoint.gguf_file import GGUFFile
+from ellm.checkpoint.gguf_metadata import Metadata
 from ellm.checkpoint.gguf_vocabulary import Vocabulary
 from ellm.system.errors import InputError
 from ellm.text.end_of_turn import end_of_turn_ids
@@ -20,7 +20,7 @@ _SENTENCEPIECE_IDS = {"unknown": 0, "bos": 1, "eos": 2}  # where the file does n
 _WITHOUT_MERGES = "kimi-k2"  # the one pre-tokenizer whose files may lack them
 
 
-def build_tokenizer(file: GGUFFile) -> Tokenizer:
+def build_tokenizer(file: Metadata) -> Tokenizer:
     """The tokenizer of a GGUF file whose `tokenizer.ggml.model` is gpt2, gemma4 (both BPE) or llama (SentencePiece).
 
     Raises InputError if it is of another kind or broken.
@@ -64,7 +64,7 @@ def _eos_ids(vocabulary: Vocabulary, named: Sequence[int | None]) -> set[int]:
     return end_of_turn_ids(vocabulary.ids, control) | {number for number in named if number is not None}
 
 
-def _pre_tokenizer(file: GGUFFile, model: str) -> tuple[PreTokenizer, list[str]]:
+def _pre_tokenizer(file: Metadata, model: str) -> tuple[PreTokenizer, list[str]]:
     """The pre-tokenizer, and what is to be said of it."""
     name = "gemma4" if model == "gemma4" else file.field("tokenizer.ggml.pre", str, "")
     if not name:
@@ -79,29 +79,35 @@ def _pre_tokenizer(file: GGUFFile, model: str) -> tuple[PreTokenizer, list[str]]
     return PRE_TOKENIZERS[name], []
 
 
-def _byte_pairs(file: GGUFFile, vocabulary: Vocabulary, pre: PreTokenizer) -> BytePairs:
+def _byte_pairs(file: Metadata, vocabulary: Vocabulary, pre: PreTokenizer) -> BytePairs:
     key = "tokenizer.ggml.merges"
     bare = key not in file.metadata and file.metadata.get("tokenizer.ggml.pre") == _WITHOUT_MERGES
-    merges = []
-    for merge in [] if bare else vocabulary.strings(key):
-        cut = merge.find(" ", 1)
-        if cut < 0 or " " in merge[cut + 1 :]:
-            raise InputError(f"{file.path}: {key} has {merge[:40]!r}, must be pairs of tokens with one space between")
-        merges.append((merge[:cut], merge[cut + 1 :]))
+    strings = [] if bare else vocabulary.strings(key)
+    merges: list[tuple[str, ...]] = [tuple(merge.split(" ")) for merge in strings]
+    if not all(len(pair) == 2 and pair[0] for pair in merges):
+        merges = [_pair(file, key, merge) for merge in strings]
     return BytePairs(vocabulary.ids, merges, pre)
+
+
+def _pair(file: Metadata, key: str, merge: str) -> tuple[str, str]:
+    """What a merge joins, the first of which may begin with a space."""
+    cut = merge.find(" ", 1)
+    if cut < 0 or " " in merge[cut + 1 :]:
+        raise InputError(f"{file.path}: {key} has {merge[:40]!r}, must be pairs of tokens with one space between")
+    return merge[:cut], merge[cut + 1 :]
 
 
 def _sentence_pieces(vocabulary: Vocabulary, unknown_id: int | None) -> SentencePieces:
     return SentencePieces(vocabulary.ids, vocabulary.by_token("tokenizer.ggml.scores", float), unknown_id)
 
 
-def _adds_bos(file: GGUFFile, pre: PreTokenizer | None, bos_id: int | None) -> bool:
+def _adds_bos(file: Metadata, pre: PreTokenizer | None, bos_id: int | None) -> bool:
     if pre is PRE_TOKENIZERS["gemma4"]:
         return True  # whatever the file says: there are files that say otherwise and are wrong
     return _adds(file, "bos", pre is None or pre.add_bos, bos_id)
 
 
-def _adds(file: GGUFFile, role: str, default: bool, number: int | None) -> bool:
+def _adds(file: Metadata, role: str, default: bool, number: int | None) -> bool:
     key = f"tokenizer.ggml.add_{role}_token"
     if key not in file.metadata:
         return default
@@ -111,7 +117,7 @@ def _adds(file: GGUFFile, role: str, default: bool, number: int | None) -> bool:
     return adds
 
 
-def _strip_right(file: GGUFFile, vocabulary: Vocabulary) -> set[int]:
+def _strip_right(file: Metadata, vocabulary: Vocabulary) -> set[int]:
     """The special tokens that swallow the white space behind them: known by the model's name alone."""
     name = file.metadata.get("general.name")
     if not isinstance(name, str) or not any(part in name.lower() for part in ("phi-3", "phi3")):

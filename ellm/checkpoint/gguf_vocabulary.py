@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ellm.checkpoint.gguf_file import GGUFFile
+from ellm.checkpoint.gguf_metadata import Metadata
 from ellm.system.errors import InputError
 from ellm.text.end_of_turn import ENDS
 from ellm.text.ggml_tokenizer import TokenType
@@ -17,7 +17,7 @@ _CONTROL_TEXTS = ENDS | {  # control tokens whatever the file says of them (llam
     *("<|code_middle|>", "<|middle|>"),
 }
 _GEMMA4_TEXT = "<|tool_response>"
-_TYPES = frozenset(TokenType)
+_TYPES = {int(kind): kind for kind in TokenType}
 
 
 class Vocabulary:
@@ -32,40 +32,48 @@ class Vocabulary:
     Raises InputError if a field is malformed, or one text stands for two tokens that are in use.
     """
 
-    def __init__(self, file: GGUFFile):
+    def __init__(self, file: Metadata):
         self._file = file
         self.tokens = self.strings("tokenizer.ggml.tokens")
         kinds = self.by_token("tokenizer.ggml.token_type", int, [TokenType.NORMAL] * len(self.tokens))
         forced = dict.fromkeys(_CONTROL_TEXTS, TokenType.CONTROL)
         if _GEMMA4_TEXT in self.tokens:
             forced["</s>"] = TokenType.NORMAL  # a tag of HTML
-        self.types = [
-            forced.get(token) or (TokenType(kind) if kind in _TYPES else TokenType.UNDEFINED)
-            for token, kind in zip(self.tokens, kinds, strict=True)
-        ]
-        self.ids: dict[str, int] = {}
+        self.types = [_TYPES.get(kind, TokenType.UNDEFINED) for kind in kinds]
+        for number, token in enumerate(self.tokens):
+            if token in forced:
+                self.types[number] = forced[token]
+        self.ids = {token: number for number, token in enumerate(self.tokens)}
+        if len(self.ids) < len(self.tokens) or "" in self.ids or "\0" in "".join(self.tokens):
+            self.ids = self._sorted_out()
+
+    def _sorted_out(self) -> dict[str, int]:
+        """`ids` of a vocabulary in which some texts are empty, end early or stand for several tokens."""
+        ids: dict[str, int] = {}
         for number, text in enumerate(self.tokens):
             token = text.partition("\0")[0] or f"[EMPTY_{number}]"
-            other = self.ids.setdefault(token, number)
+            other = ids.setdefault(token, number)
             if other == number or self._unused(number):
                 continue
             if not self._unused(other):
                 raise InputError(
-                    f"{file.path}: tokenizer.ggml.tokens has {token!r} twice, as {other} and {number}, both in use"
+                    f"{self._file.path}: tokenizer.ggml.tokens has {token!r} twice, as {other} and {number}, both in "
+                    f"use"
                 )
-            self.ids[token] = number
+            ids[token] = number
+        return ids
 
     def strings(self, key: str) -> list[str]:
         """An array of strings. Raises InputError if the field is anything else, or empty."""
         values = self._file.field(key, list)
-        if not values or not all(type(value) is str for value in values):
+        if {*map(type, values)} != {str}:
             raise InputError(f"{self._file.path}: {key} must be an array of strings")
         return values
 
     def by_token(self, key: str, kind: type, default: list[Any] | None = None) -> list[Any]:
         """An array with a number for each token. Raises InputError if it has fewer, or something else."""
         values = self._file.field(key, list, default)
-        if len(values) < len(self.tokens) or not all(isinstance(value, (kind, int)) for value in values):
+        if len(values) < len(self.tokens) or not all(issubclass(one, (kind, int)) for one in {*map(type, values)}):
             raise InputError(
                 f"{self._file.path}: {key} has {len(values)} values, must have {len(self.tokens)} of {kind.__name__}"
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ellm.checkpoint.tensors import NUMBERS, READABLE, TensorInfo
+from ellm.checkpoint.tensors import NUMBERS, TensorInfo, readable
 from ellm.kernels.formats import FORMATS, MADE, expanded
 from ellm.scheduler.contents import NamedTensor, Source, WeightEntry
 from ellm.system.errors import InputError
@@ -82,7 +82,7 @@ def _check_dtype(weight: WeightEntry, source: Source, tensor: TensorInfo) -> Non
     if weight.layout == "vector":
         return _refuse_dtype(tensor, NUMBERS, "ellm reads vectors as")
     if not tensor.joined:
-        _refuse_dtype(tensor, READABLE, "ellm reads")
+        _refuse_dtype(tensor, readable(), "ellm reads")
     wanted, format = FORMATS[weight.packed.numbers], tensor.format
     if format is wanted:
         return

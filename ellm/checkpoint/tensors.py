@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections.abc import Callable
@@ -9,7 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 
 from ellm.checkpoint.joined import Joined
@@ -23,11 +23,20 @@ _PLAIN |= {one.stored.dtype: np.dtype(one.stored.item) for one in FORMATS.values
 _OF_PARTNERS: dict[str, np.dtype[Any]] = {"I8": np.dtype("u1"), "I32": np.dtype("<u4")}
 _ITEMS = _PLAIN | _OF_PARTNERS
 NUMBERS = ("F32", "F16", "BF16")  # dtypes of which each element is a number, without scales or blocks
-# The gguf package knows more names than it can decode: those of its classes.
-_QUANTIZED = tuple(
-    kind.name for kind in gguf.GGMLQuantizationType if kind.name not in NUMBERS and hasattr(gguf.quants, kind.name)
-)
-READABLE = tuple(dict.fromkeys((*NUMBERS, *_PLAIN, *_QUANTIZED)))
+
+
+@functools.cache
+def dequantisable() -> tuple[str, ...]:
+    """The block types of GGUF that the gguf package turns into numbers: it knows more names than it can decode."""
+    import gguf  # takes as long to import as a packed model to start
+
+    kinds = gguf.GGMLQuantizationType
+    return tuple(kind.name for kind in kinds if kind.name not in NUMBERS and hasattr(gguf.quants, kind.name))
+
+
+def readable() -> tuple[str, ...]:
+    """The dtypes of tensors that can be read."""
+    return tuple(dict.fromkeys((*NUMBERS, *_PLAIN, *dequantisable())))
 
 
 @dataclass(frozen=True)
@@ -159,12 +168,14 @@ class TensorFiles:
     ) -> np.ndarray:
         if tensor.joined:
             return tensor.joined.numbers(self._items, (begin, end), columns or (0, tensor.shape[1]))
-        if tensor.dtype in _QUANTIZED:
+        if tensor.dtype not in _ITEMS and tensor.dtype in dequantisable():
+            from gguf import GGMLQuantizationType, quants
+
             data = self._blocks(tensor, begin, end, matrix, None)
-            values = gguf.quants.dequantize(data, gguf.GGMLQuantizationType[tensor.dtype])
+            values = quants.dequantize(data, GGMLQuantizationType[tensor.dtype])
             return values[:, slice(*columns)] if columns else values
         if tensor.dtype not in _ITEMS:
-            raise InputError(f"{tensor.path}: {tensor}: dtype is {tensor.dtype}, ellm reads {', '.join(READABLE)}")
+            raise InputError(f"{tensor.path}: {tensor}: dtype is {tensor.dtype}, ellm reads {', '.join(readable())}")
         dtype = _ITEMS[tensor.dtype]
         offset, row_bytes = tensor.offset, tensor.row_bytes
         if matrix is not None:
@@ -183,7 +194,9 @@ class TensorFiles:
         self, tensor: TensorInfo, begin: int, end: int, matrix: int | None, columns: tuple[int, int] | None
     ) -> np.ndarray:
         """Rows of blocks as the file has them, uint8 [rows, bytes]."""
-        block, block_bytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[tensor.dtype]]
+        from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+        block, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType[tensor.dtype]]
         first, last = columns or (0, tensor.shape[-1])
         row_bytes = tensor.shape[-1] // block * block_bytes
         offset = tensor.offset + (matrix or 0) * tensor.row_bytes + begin * row_bytes

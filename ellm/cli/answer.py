@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
-from rich.console import Group
-from rich.live import Live
-from rich.text import Text
-
-from ellm.cli.terminal import console, interruptible, note, write
+from ellm.cli.terminal import console, has_terminal, interruptible, note, write
 from ellm.llm import Stream
 from ellm.system.errors import InputError, harmless
+
+if TYPE_CHECKING:
+    from rich.live import Live
 
 LINES, TAIL = 4, 4096  # of thoughts: what is seen at once, and the characters that this is cut from
 REFRESH = 0.05  # seconds
@@ -51,11 +51,15 @@ class Thoughts:
 
     def show(self, text: str) -> None:
         """Add some text."""
-        if not console.is_terminal:
+        if not has_terminal():
             return
+        from rich.console import Group
+        from rich.live import Live
+        from rich.text import Text
+
         if self._live is None:
             self._live = Live(
-                console=console, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False
+                console=console(), auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False
             )
             self._live.start()
         self._text = (self._text + text)[-TAIL:]
@@ -63,7 +67,7 @@ class Thoughts:
         if now - self._shown >= REFRESH:
             self._shown = now
             lines = (harmless(line) for line in self._text.expandtabs(4).split("\n"))
-            wrapped = Text("\n".join(lines), style="dim").wrap(console, console.width)
+            wrapped = Text("\n".join(lines), style="dim").wrap(console(), console().width)
             self._live.update(Group(*wrapped[-LINES:]), refresh=True)
 
     def close(self) -> bool:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from ellm.checkpoint.aliases import DEFAULT
 from ellm.cli.answer import show
-from ellm.cli.chat import Chat
 from ellm.cli.model_sampling import choose
 from ellm.cli.skipped import note_price, note_skipped
-from ellm.cli.stats import report
 from ellm.cli.template_options import TemplateOptions
 from ellm.cli.terminal import loading, note
 from ellm.llm import LLM
+from ellm.serving.output import Output
 from ellm.serving.sampling import SamplingParams
 from ellm.system import memory
 from ellm.system.errors import InputError
@@ -51,7 +51,9 @@ def run(
     with open_llm(DEFAULT if model is None else model, options) as llm:
         params = choose(llm, given)
         if text is None:
-            Chat(llm, params, system, template.of_chat(llm), report if stats else None).loop()
+            from ellm.cli.chat import Chat  # these are slow to import
+
+            Chat(llm, params, system, template.of_chat(llm), reporter(stats)).loop()
         else:
             answer(llm, text, params, template, raw=raw, system=system, stats=stats)
 
@@ -109,5 +111,14 @@ def answer(
     pressed = show(stream)
     if pressed:
         raise KeyboardInterrupt
-    if stats:
+    if report := reporter(stats):
         report(llm, stream.output)
+
+
+def reporter(stats: bool) -> Callable[[LLM, Output], None] | None:
+    """What prints the figures of an answer, if they are wanted."""
+    if not stats:
+        return None
+    from ellm.cli.stats import report
+
+    return report

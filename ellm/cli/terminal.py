@@ -2,39 +2,53 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
-
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from typing import TYPE_CHECKING, Any
 
 from ellm.system.errors import harmless
 
-console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@functools.cache
+def console() -> Console:
+    """What writes to stderr."""
+    from rich.console import Console  # takes a while to import, and a short answer without a terminal needs none
+
+    return Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+
+def has_terminal() -> bool:
+    """Whether somebody sees stderr."""
+    return sys.stderr.isatty()
 
 
 def note(text: str) -> None:
     """A line for the user, beside the text that was asked for."""
-    console.print(*map(harmless, text.split("\n")), sep="\n", style="dim")
+    console().print(*map(harmless, text.split("\n")), sep="\n", style="dim")
 
 
 @contextmanager
-def loading(model: str) -> Iterator[Callable[[int, int], None] | None]:
+def loading(model: str, work: str = "loading") -> Iterator[Callable[[int, int], None] | None]:
     """What shows a bar, from its first call (bytes done, bytes in all) on; None where stderr is no terminal."""
-    if not console.is_terminal:
+    if not has_terminal():
         yield None
         return
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+
     columns: list[Any] = [
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         DownloadColumn(),
         TimeElapsedColumn(),
     ]
-    bar = Progress(*columns, console=console, transient=True)
-    task = bar.add_task(f"loading {harmless(model)}", total=None)
+    bar = Progress(*columns, console=console(), transient=True)
+    task = bar.add_task(f"{work} {harmless(model)}", total=None)
 
     def move(done: int, total: int) -> None:
         bar.update(task, completed=done, total=total)
@@ -49,8 +63,10 @@ def loading(model: str) -> Iterator[Callable[[int, int], None] | None]:
 @contextmanager
 def counting(what: str, total: int) -> Iterator[Callable[[], None]]:
     """What moves a bar of so many steps by one; it does nothing where stderr is no terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
     columns = [TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=console(), transient=True, disable=not has_terminal()) as bar:
         task = bar.add_task(what, total=total)
         yield lambda: bar.advance(task)
 

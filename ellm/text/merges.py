@@ -37,11 +37,11 @@ LETTER_OF_BYTE = _alphabet()
 class BytePairs:
     """Merges the pair of lowest rank first, within the pieces that the pre-tokenizer cuts."""
 
-    def __init__(self, ids: Mapping[str, int], merges: Sequence[tuple[str, str]], pre_tokenizer: PreTokenizer):
-        """`merges` by rank; of two alike the first counts."""
+    def __init__(self, ids: Mapping[str, int], merges: Sequence[tuple[str, ...]], pre_tokenizer: PreTokenizer):
+        """`merges`, pairs of tokens, by rank; of two alike the first counts."""
         self._ids = ids
         self._pre = pre_tokenizer
-        self._ranks = {pair: rank for rank, pair in reversed([*enumerate(merges)])}
+        self._ranks = dict(zip(reversed(merges), range(len(merges) - 1, -1, -1), strict=True))
         self._cached = lru_cache(_CACHED_WORDS)(self._merge)
 
     def encode(self, text: str) -> list[int]:
