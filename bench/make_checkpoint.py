@@ -84,7 +84,7 @@ def assignment(text: str) -> tuple[str, object]:
 def stored(config: dict[str, Any]) -> dict[str, Tensor]:
     """Every tensor that the compiled model reads, in the precision that the config says; by name, so that each gets the
     same numbers however the model is compiled."""
-    source = Source.of_config(config)
+    source = Source(config)
     plain = {"bf16": "BF16", "f16": "F16"}[source.model.precision("model.norm.weight")]
     found: dict[str, Tensor] = {}
     for weight in compile_model(source).program.weights:

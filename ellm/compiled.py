@@ -5,22 +5,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import ellm.dsl
-import ellm.models
+from ellm import program_cache
 from ellm.checkpoint import Checkpoint, aliases, open_checkpoint
-from ellm.checkpoint.hub import download, is_hub_name
 from ellm.checkpoint.json_file import read_json
-from ellm.checkpoint.text_part import text_config
-from ellm.dsl import as_stored, packing_of, packings_of
 from ellm.kernels import isa as isas
 from ellm.kernels.routes import routes
-from ellm.models import Model
 from ellm.scheduler.program import Program
 from ellm.system.errors import InputError
 from ellm.system.memory import readable
+
+if TYPE_CHECKING:
+    from ellm.models import Model
 
 CHUNK = 512  # most rows in a step, unless told otherwise
 EXPANDED_ROWS = 192
@@ -32,23 +31,25 @@ EXPANDED_ROWS = 192
 class Source:
     """What a name stands for: a model's configuration and, unless there is none or it is not looked at, its checkpoint.
 
-    `model` is what the configuration describes, with weights in the precisions that the checkpoint stores.
+    Without one the configuration also says in what precisions weights are. The checkpoint may be open or closed.
     """
 
     config: Mapping[str, Any]
-    model: Model
     checkpoint: Checkpoint | None = None
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> Source:
-        """A checkpoint, open or closed. Raises InputError if its configuration describes no model."""
-        config = checkpoint.config
-        return cls(config, ellm.models.from_config(config, checkpoint.precision, checkpoint.config_file), checkpoint)
+        """What a checkpoint is the source of."""
+        return cls(checkpoint.config, checkpoint)
 
-    @classmethod
-    def of_config(cls, config: Mapping[str, Any]) -> Source:
-        """A configuration alone, which also says in what precisions weights are. Raises InputError as `of` does."""
-        return cls(config, ellm.models.from_config(config))
+    @cached_property
+    def model(self) -> Model:
+        """What the configuration describes. Raises InputError if that is no model."""
+        import ellm.models  # where a program is at hand, it takes longer to import this than to do all else
+
+        if self.checkpoint is None:
+            return ellm.models.from_config(self.config)
+        return ellm.models.from_config(self.config, self.checkpoint.precision, self.checkpoint.config_file)
 
 
 def read_source(name: str | Path, *, no_weights: bool = False) -> Source:
@@ -57,6 +58,9 @@ def read_source(name: str | Path, *, no_weights: bool = False) -> Source:
     Of a hub name, only config.json is downloaded, unless it has none; weights count as there if they are in the local
     cache. Raises InputError if there is no such model or its files are broken.
     """
+    from ellm.checkpoint.hub import download, is_hub_name
+    from ellm.checkpoint.text_part import text_config
+
     path = aliases.path_of(str(name))
     if not path.exists() and is_hub_name(str(name)):
         snapshot = download(str(name), progress=False, files=["config.json"])
@@ -64,9 +68,9 @@ def read_source(name: str | Path, *, no_weights: bool = False) -> Source:
     config = path / "config.json"
     stored = any(any(path.glob(pattern)) for pattern in ("model*.safetensors*", "*.gguf"))
     if config.is_file() and (no_weights or not stored):
-        return Source.of_config(text_config(read_json(config)))
+        return Source(text_config(read_json(config)))
     with open_checkpoint(path if path.exists() else name) as checkpoint:
-        return Source.of_config(checkpoint.config) if no_weights else Source.of(checkpoint)
+        return Source(checkpoint.config) if no_weights else Source.of(checkpoint)
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,8 @@ class Compiled:
 
     source: Source
     programs: tuple[Program, ...]  # by rising `least_rows`
-    context: int | None  # most positions of a sequence, as they were asked for; None: all that the model has
+    context: int  # most positions of a sequence
+    asked: int | None  # the same as it was asked for; None: all that the model has
     chunk: int  # most rows of a step
     dtype: str | None = None  # what matrices were to be packed in; None: as they are stored
 
@@ -112,8 +117,8 @@ def compile_model(
 
     `isa` is whose kernels will run it: how many rows a task takes suits them, and in how few bits they hold the numbers
     of weights; it changes no bit of a result. With `dtype`, matrices are packed as `ellm.dsl.packing_of` says; None: as
-    they are stored. `activations`, a name of `ellm.kernels.routes`, is what they are rounded to where they meet formats
-    of whole numbers; None: what stands there for the format and the ISA.
+    they are stored, or were packed. `activations`, a name of `ellm.kernels.routes`, is what they are rounded to where
+    they meet formats of whole numbers; None: what stands there for the format and the ISA.
 
     With `expanded_prefill`, long prompts of a model with latent attention have a program of their own, which expands
     the cached latents to keys and values: such rows do not have the bits of absorbed ones, which all others are.
@@ -121,29 +126,85 @@ def compile_model(
     Raises InputError if the context is more than the model has, there are no latents, no step has so many rows, or
     there is no such dtype.
     """
-    model, asked = source.model, context
-    context = model.context if context is None else context
-    if not 1 <= context <= model.longest:
-        raise InputError(f"context {context}: this model has 1 to {model.longest} positions")
     if expanded_prefill and chunk < EXPANDED_ROWS:
         raise InputError(f"expanded prefill: chunk {chunk}: it takes steps of at least {EXPANDED_ROWS} rows")
+    import ellm.dsl
+
+    packed = source.checkpoint.packed if source.checkpoint else None
+    packings = ellm.dsl.packings_of(dtype, isa)
+    packing = _Packing(dtype, packings) if dtype or not packed else _Packing(packed.dtype, packed.packings)
+    asked, context = context, source.model.context if context is None else context
+    programs = _compile(source.model, context, chunk, isa, activations, expanded_prefill, packing)
+    return Compiled(source, tuple(programs), context, asked, chunk, dtype)
+
+
+class _Packing(NamedTuple):
+    """What matrices are packed in, as users write it, and what holds the numbers of a format in fewer bits."""
+
+    dtype: str | None
+    packings: Mapping[str, str]
+
+
+def _compile(
+    model: Model,
+    context: int,
+    chunk: int,
+    isa: str,
+    activations: str | None,
+    expanded_prefill: bool,
+    packed: _Packing,
+) -> list[Program]:
+    import ellm.dsl
+
+    if not 1 <= context <= model.longest:
+        raise InputError(f"context {context}: this model has 1 to {model.longest} positions")
     variants, graphs = [("", 1)], [model.graph(context)]
     if expanded_prefill:
         variants.append(("expanded prefill", EXPANDED_ROWS))
         graphs.append(model.graph(context, expanded=True))
-    packing = packing_of(dtype) if dtype is not None else as_stored
+    packing = ellm.dsl.packing_of(packed.dtype) if packed.dtype is not None else ellm.dsl.as_stored
     programs = ellm.dsl.compile_all(
         graphs,
         context=context,
         chunk=chunk,
         row_block=isas.ROW_BLOCK[isa],
         packing=packing,
-        packings=packings_of(dtype, isa),
+        packings=packed.packings,
         routes=routes(isa, activations),
     )
     named = zip(variants, programs, strict=True)
-    programs = [replace(program, variant=name, least_rows=rows) for (name, rows), program in named]
-    return Compiled(source, tuple(programs), asked, chunk, dtype)
+    return [replace(program, variant=name, least_rows=rows) for (name, rows), program in named]
+
+
+def compile_to_run(
+    source: Source,
+    *,
+    context: int | None = None,
+    chunk: int = CHUNK,
+    isa: str = "portable",
+    expanded_prefill: bool = False,
+    dtype: str | None = None,
+    activations: str | None = None,
+) -> Compiled:
+    """`compile_model` for a source whose checkpoint is there; the programs of a packed one are kept for the next time.
+
+    Raises InputError too if a packed checkpoint was packed for another `dtype`, without expanded prefill, or by an ellm
+    that has another order of weights.
+    """
+    packed = source.checkpoint.packed if source.checkpoint else None
+    if packed is None:
+        options: dict[str, Any] = {"chunk": chunk, "isa": isa, "expanded_prefill": expanded_prefill}
+        return compile_model(source, context=context, dtype=dtype, activations=activations, **options)
+    packed.check_asked(dtype, expanded_prefill)
+    asked, context = context, (packed.context or source.model.context) if context is None else context
+    key = packed.header.digest, context, chunk, isa, activations
+    programs = program_cache.load(1 + packed.expanded, *key)
+    if programs is None:
+        packing = _Packing(packed.dtype, packed.packings)
+        programs = _compile(source.model, context, chunk, isa, activations, packed.expanded, packing)
+        packed.check_fits(programs[0])
+        program_cache.store(programs, *key)
+    return Compiled(source, tuple(programs if expanded_prefill else programs[:1]), context, asked, chunk)
 
 
 def _packed(program: Program, dtype: str) -> str:

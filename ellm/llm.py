@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ellm.checkpoint import open_checkpoint
-from ellm.compiled import CHUNK, Source, compile_model
+from ellm.checkpoint import Checkpoint, open_checkpoint
+from ellm.compiled import CHUNK, Source, compile_to_run
 from ellm.kernels import isa as isas
 from ellm.scheduler import placement
 from ellm.serving.completion import Completion
@@ -32,19 +32,20 @@ Message = Mapping[str, Any]
 class LLM:
     """A model on this machine's cores; close it, or use it as a context manager.
 
-    `model` is a folder with config.json, safetensors and a tokenizer, a GGUF file, a hub name ("org/name") or an
-    alias ("smollm2"). A folder without a tokenizer serves token ids: prompts are lists of ids, outputs have no text,
-    and what needs text raises InputError. `threads`: workers, one a core (None: every physical core that this process
-    may use, but for those of other ellm processes). `pin`: "auto" pins them to idle cores, "none" lets the operating
-    system move them, a list such as "0-3,8" names their cores. `context`: most tokens of a sequence (None: all that the
-    model was made for; it costs address space, not memory). `chunk`: most rows in a step. `isa`: "amx", "avx512",
-    "avx2" or "portable" (None: $ELLM_ISA, else the best here). `dtype`: "q8" or "q4" packs matrices in fewer bits when
-    they are loaded, but for routers, head and embedding; "q4,head=q8" these two as well; "bf16" expands what is stored
-    in fewer, "bf16-raw" to 16 bits where others would hold the same numbers. `activations`: "bf16", "int16" or "int8",
-    what they are rounded to where they meet weights that are whole numbers times scales (None: what is faster on this
-    ISA, but never int8).
+    `model` is a folder with config.json, safetensors and a tokenizer, a GGUF file, a file of `ellm pack`, a hub name
+    ("org/name") or an alias ("smollm2"). A folder without a tokenizer serves token ids: prompts are lists of ids,
+    outputs have no text, and what needs text raises InputError. `threads`: workers, one a core (None: every physical
+    core that this process may use, but for those of other ellm processes). `pin`: "auto" pins them to idle cores,
+    "none" lets the operating system move them, a list such as "0-3,8" names their cores. `context`: most tokens of a
+    sequence (None: all that the model was made for; it costs address space, not memory). `chunk`: most rows in a step.
+    `isa`: "amx", "avx512", "avx2" or "portable" (None: $ELLM_ISA, else the best here). `dtype`: "q8" or "q4" packs
+    matrices in fewer bits when they are loaded, but for routers, head and embedding; "q4,head=q8" these two as well;
+    "bf16" expands what is stored in fewer, "bf16-raw" to 16 bits where others would hold the same numbers.
+    `activations`: "bf16", "int16" or "int8", what they are rounded to where they meet weights that are whole numbers
+    times scales (None: what is faster on this ISA, but never int8).
     `expanded_prefill`, of a model with latent attention: long prompts are computed with keys and values expanded, which
     is faster, takes more memory, and gives up that a prompt's rows have the bits of decoded or differently cut ones.
+    `cache`: run the packed form of the model that is kept in ~/.cache/ellm, and make it if it is not there.
     `needs_text`: refuse a model without a tokenizer before its weights are loaded.
     `progress` is called with the bytes loaded so far and in all, and makes a download show a bar.
 
@@ -64,6 +65,7 @@ class LLM:
         dtype: str | None = None,
         activations: str | None = None,
         expanded_prefill: bool = False,
+        cache: bool = False,
         needs_text: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ):
@@ -75,12 +77,12 @@ class LLM:
             raise InputError(f"chunk must be from 1 to {LONGEST_CHUNK}, not {chunk}")
         choice = isas.choose(isa)
         placement.check(threads, pin)
-        with open_checkpoint(model, progress=progress) as checkpoint:
+        with _open(model, cache, progress, dtype=dtype, expanded_prefill=expanded_prefill) as checkpoint:
             self.tokenizer = checkpoint.tokenizer  # whatever is wrong with it is said before weights are loaded
             if needs_text and isinstance(self.tokenizer, TokenIds):
                 raise self.tokenizer.error("prompts are lists of token ids")
             source = Source.of(checkpoint)
-            compiled = compile_model(
+            compiled = compile_to_run(
                 source,
                 context=context,
                 chunk=chunk,
@@ -237,7 +239,7 @@ class LLM:
         if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
             raise InputError(f"a prompt must be a text or a flat list of token ids, not {tokens.dtype} {tokens.shape}")
         if len(tokens) > self.context:
-            longest = self.runtime.model.longest
+            longest = self.runtime.compiled.source.model.longest
             more = f" of the model's {longest}" if longest > self.context else ""
             raise InputError(f"the prompt has {len(tokens)} tokens, the context has {self.context}{more}")
         self._check_ids(tokens)
@@ -247,6 +249,14 @@ class LLM:
         wrong = ids[(ids < 0) | (ids >= self.runtime.program.vocab)]
         if len(wrong):
             raise InputError(f"{where}token id {wrong[0]} is not in the vocabulary of {self.runtime.program.vocab}")
+
+
+def _open(model: str | Path, cache: bool, progress: Callable[[int, int], None] | None, **packing: Any) -> Checkpoint:
+    if not cache:
+        return open_checkpoint(model, progress=progress)
+    from ellm.pack_cache import open_cached  # what packs is imported where something is packed
+
+    return open_cached(model, progress=progress, **packing)
 
 
 def _prompts(prompts: Any) -> list[Any]:

@@ -8,9 +8,10 @@ All functions release the GIL.
 first column + i; the source is the caller's business.
 """
 
-from libc.errno cimport EINTR, errno
+from libc.errno cimport EINTR, EINVAL, errno
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uintptr_t
 from libc.string cimport memcpy
+from posix.mman cimport madvise
 
 import os
 
@@ -23,6 +24,10 @@ from ellm.kernels.vector cimport vector_to_bf16
 
 cdef extern from "<unistd.h>" nogil:
     ssize_t pread(int file, void *data, size_t size, int64_t offset)
+
+cdef enum:
+    PAGE = 4096
+    MADV_POPULATE_READ = 22
 
 ctypedef fused Word:
     uint32_t
@@ -286,6 +291,21 @@ def read_strided(int file, int64_t offset, int64_t stride, uint8_t[:, ::1] out) 
     if error:
         raise OSError(error, os.strerror(error))
     return done
+
+
+def populate(uintptr_t address, int64_t size):
+    """Have the pages of `size` bytes at `address`, where a file is mapped, in memory and in the tables of this process.
+
+    Linux before 5.14 cannot do it beforehand: there they come when they are touched. Raises OSError if a page cannot be
+    had, as that of a file that was cut short.
+    """
+    cdef uintptr_t begin = address & ~<uintptr_t>(PAGE - 1)
+    cdef int failure = 0
+    with nogil:
+        if madvise(<void *>begin, address - begin + size, MADV_POPULATE_READ):
+            failure = errno
+    if failure not in (0, EINVAL):
+        raise OSError(failure, os.strerror(failure))
 
 
 def to_bf16(x):

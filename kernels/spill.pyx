@@ -1,12 +1,19 @@
 """Packing of bf16 tiles into the 12 bits of bf12.py, and the memory for what does not fit them."""
 
-from libc.stdint cimport int64_t, uint16_t, uintptr_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uintptr_t
+from libc.string cimport memcpy
 
 from ellm.kernels.formats import FORMATS
 
 cdef extern from "pack_bf12.h" nogil:
     enum:
         BF12_BLOCK
+        BF12_DISTANCE
+        BF12_PATCHES
+        BF12_WIDE
+    ctypedef struct bf12_header:
+        uint8_t patches
+        uint16_t place[BF12_PATCHES]
     bint bf12_pack(const uint16_t *elements, char *block)
     void bf12_pack_wide(const uint16_t *elements, char *block, char *spill)
 
@@ -60,3 +67,31 @@ cdef class Spill:
                     )
         if full:
             raise MemoryError(f"the spill of {self.bytes} bytes is full")
+
+
+def are_sound(uintptr_t address, int64_t size, uintptr_t end, str format) -> bool:
+    """Whether expanding packed blocks, `size` bytes at `address`, stays within them and what spills before `end`.
+
+    That is so of all that `pack` has written; others may hold anything.
+    """
+    cdef int64_t block = FORMATS[format].block_bytes, part = FORMATS[format].spill_bytes
+    cdef int64_t count = size // block, number, distance
+    cdef const char *at
+    cdef const bf12_header *header
+    cdef bint sound = True
+    cdef int i
+    with nogil:
+        for number in range(count):
+            at = <const char *> address + number * block
+            header = <const bf12_header *> at
+            if header.patches == BF12_WIDE:
+                memcpy(&distance, at + BF12_DISTANCE, sizeof(distance))
+                sound = block <= distance <= <int64_t> (end - <uintptr_t> at) - part
+            elif header.patches > BF12_PATCHES:
+                sound = False
+            else:
+                for i in range(header.patches):
+                    sound = sound and header.place[i] < BF12_BLOCK
+            if not sound:
+                break
+    return sound

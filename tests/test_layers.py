@@ -23,15 +23,18 @@ ROOMS = {  # of ellm/: which of the others each knows, and which layers
     "pages": set(),
     "checkpoint": {"system", "text", "scheduler", "kernels"},
     "machine": {"system", "scheduler", "kernels"},
-    "compiled": {"system", "checkpoint", "models", "dsl", "scheduler", "kernels"},
+    "program_cache": {"system", "scheduler"},
+    "compiled": {"system", "checkpoint", "program_cache", "models", "dsl", "scheduler", "kernels"},
+    "pack": {"system", "checkpoint", "compiled", "dsl", "scheduler", "kernels"},
+    "pack_cache": {"system", "checkpoint", "pack"},
     "serving": {"system", "text", "checkpoint", "compiled", "scheduler", "kernels"},
-    "llm": {"system", "text", "checkpoint", "compiled", "serving", "scheduler", "kernels"},
+    "llm": {"system", "text", "checkpoint", "compiled", "pack_cache", "serving", "scheduler", "kernels"},
     "evaluation": set(),
     "predict": {"system", "machine", "scheduler", "kernels"},
     "inspection": {"system", "predict", "pages", "scheduler", "kernels"},
     "profiling": {"system", "machine", "serving", "predict", "inspection", "scheduler", "kernels"},
-    "cli": {"system", "checkpoint", "machine", "compiled", "llm", "serving", "predict", "inspection", "profiling"}
-    | {"evaluation", "pages", "scheduler", "kernels"},
+    "cli": {"system", "checkpoint", "machine", "compiled", "pack", "llm", "serving", "predict", "inspection"}
+    | {"evaluation", "profiling", "pages", "scheduler", "kernels"},
     "__init__": {"llm", "serving", "system"},
 }
 LINKS = ["dsl", "kernels", "models", "scheduler"]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from ellm.system.errors import InputError
 from ellm.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
+    from ellm.checkpoint.packed_weights import PackedWeights
     from ellm.scheduler.program import Program
 
 _LAYER = re.compile(r"model\.layers\.(\d{1,9})\.")
@@ -32,6 +34,8 @@ class Checkpoint:
         tensors: tensors by their Hugging Face names.
         notes: lines for the user on what was opened.
         unused_metadata: keys of a GGUF file that nothing here knows.
+        metadata: of a GGUF file, all of it.
+        packed: its weights as they lie in memory, if they are packed already; then no tensor can be read.
     """
 
     def __init__(
@@ -42,6 +46,8 @@ class Checkpoint:
         tensors: dict[str, TensorInfo],
         build_tokenizer: Callable[[], Tokenizer],
         unused_metadata: Sequence[str] = (),
+        metadata: Mapping[str, Any] = MappingProxyType({}),
+        packed: PackedWeights | None = None,
     ):
         self.source = source
         self.config = config
@@ -49,9 +55,11 @@ class Checkpoint:
         self.tensors = tensors
         self.notes: list[str] = []
         self.unused_metadata = unused_metadata
+        self.metadata = metadata
+        self.packed = packed
         self._build_tokenizer = build_tokenizer
         self._check_layers()
-        self._files = TensorFiles(tensors)
+        self._files = TensorFiles({} if packed else tensors)
 
     @property
     def config_file(self) -> str:

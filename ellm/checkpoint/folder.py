@@ -18,16 +18,19 @@ from ellm.text.end_of_turn import end_of_turn_ids
 from ellm.text.token_ids import TokenIds
 from ellm.text.tokenizer import Tokenizer
 
+TOKENIZER_FILES = (  # what `build_tokenizer` reads
+    *folder_tokenizer.FILES,
+    "chat_template.jinja",
+    "chat_template.json",
+    "additional_chat_templates/*.jinja",
+)
 FILES = (  # what `open_folder` reads
     "config.json",
     "generation_config.json",
     "model.safetensors",
     "model.safetensors.index.json",
     "model-*-of-*.safetensors",
-    *folder_tokenizer.FILES,
-    "chat_template.jinja",
-    "chat_template.json",
-    "additional_chat_templates/*.jinja",
+    *TOKENIZER_FILES,
 )
 
 
@@ -44,7 +47,9 @@ def open_folder(folder: Path) -> Checkpoint:
     generation = read_json_if_any(folder / "generation_config.json")
     tensors = join(text_config(config), shards.read_tensors(folder))
     config, tensors = text_part(config, tensors)
-    return Checkpoint(str(folder), config, generation, tensors, lambda: _build_tokenizer(folder, config, generation))
+    return Checkpoint(
+        str(folder), config, generation, tensors, lambda: build_tokenizer(folder, config, generation, str(folder))
+    )
 
 
 def _instead(folder: Path) -> str:
@@ -56,15 +61,20 @@ def _instead(folder: Path) -> str:
     return ""
 
 
-def _build_tokenizer(folder: Path, config: dict[str, Any], generation: dict[str, Any]) -> Tokenizer:
+def build_tokenizer(folder: Path, config: dict[str, Any], generation: dict[str, Any], source: str) -> Tokenizer:
+    """The tokenizer whose files are in a folder, of a checkpoint; TokenIds if there are none.
+
+    `config` is config.json, `generation` generation_config.json or empty, `source` the checkpoint, for messages. Raises
+    InputError if a file is broken.
+    """
     settings = read_json_if_any(folder / "tokenizer_config.json")
     built = folder_tokenizer.build(folder, config, settings)
     if built is None:
-        return TokenIds(str(folder), _eos_ids(folder, config, generation))
+        return TokenIds(source, _eos_ids(folder, config, generation))
     backend, special = built
     eos_ids = [*_eos_ids(folder, config, generation), *_ends_of_turn(backend, generation)]
     templates = read_templates(folder, settings)
-    return Tokenizer(backend, source=str(folder), special_tokens=special, eos_ids=eos_ids, chat_templates=templates)
+    return Tokenizer(backend, source=source, special_tokens=special, eos_ids=eos_ids, chat_templates=templates)
 
 
 def _eos_ids(folder: Path, config: dict[str, Any], generation: dict[str, Any]) -> list[int]:

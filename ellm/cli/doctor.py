@@ -16,6 +16,7 @@ from ellm.scheduler import Pool, topology
 from ellm.scheduler.topology import core_ranges
 from ellm.system import memory
 from ellm.system.errors import harmless
+from ellm.system.files import cache_folder
 
 MODELS = {  # GB of weights that a decoded token reads, and billions of weights: those of its experts, no embedding rows
     "SmolLM2-135M": (0.27, 0.13),
@@ -118,7 +119,15 @@ def memory_lines() -> list[str]:
         f"memory       {memory.readable(memory.available())} available of "
         f"{memory.readable(memory.meminfo()['MemTotal'])}",
         f"  huge pages transparent: {pages['transparent']}; reserved: {', '.join(reserved) or 'none'}",
+        cache_line(),
     ]
+
+
+def cache_line() -> str:
+    """Where models are kept that were downloaded or packed with --cache, and how much that is."""
+    folder = cache_folder()
+    sizes = [path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file()]
+    return f"cache        {memory.readable(sum(sizes))} in {folder}"
 
 
 def speed_lines(read: float, matmul: float) -> list[str]:

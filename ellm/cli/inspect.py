@@ -217,7 +217,7 @@ def held_lines(subject: Subject) -> list[str]:
         if not weights:
             continue
         bits = 8 * size / sum(weight.experts * weight.k * sum(run[2] for run in weight.runs) for weight in weights)
-        found = f"; {sample(checkpoint.source, weights)}" if checkpoint else ""
+        found = f"; {sample(checkpoint.source, weights)}" if checkpoint and not checkpoint.packed else ""
         lines.append(f"{name:<13}holds {weights[0].packed.packs} in {bits:.2f} bits a weight{found}")
     return lines
 

@@ -31,7 +31,13 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 UsageError: type[typer.BadParameter] = typer.BadParameter.__base__  # type: ignore[assignment]  # typer exports only its subclass
 
 ModelArgument = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A folder, a GGUF file, a hub name (org/name) or an alias (smollm2).")
+    str,
+    typer.Argument(
+        metavar="MODEL", help="A folder, a GGUF or packed file, a hub name (org/name) or an alias (smollm2)."
+    ),
+]
+CacheOption = Annotated[
+    bool, typer.Option("--cache", help="Keep the model packed in ~/.cache/ellm: later starts are faster.")
 ]
 ThreadsOption = Annotated[
     int | None,
@@ -89,7 +95,7 @@ def run(
     model: Annotated[
         str | None,
         typer.Argument(
-            metavar="MODEL", help="A folder, a GGUF file, a hub name (org/name) or an alias.", show_default="smollm2"
+            metavar="MODEL", help="A folder, a GGUF or packed file, a hub name or an alias.", show_default="smollm2"
         ),
     ] = None,
     prompt: Annotated[
@@ -148,6 +154,7 @@ def run(
     pin: PinOption = "auto",
     isa: IsaOption = None,
     expanded_prefill: ExpandedOption = False,
+    cache: CacheOption = False,
     stats: Annotated[bool, typer.Option("--stats", help="Say how fast it was, beside this machine's limits.")] = False,
 ) -> None:
     """Answer PROMPT, or chat in the terminal. A lone argument is the MODEL."""
@@ -172,6 +179,7 @@ def run(
         "isa": isa,
         "dtype": dtype,
         "expanded_prefill": expanded_prefill,
+        "cache": cache,
     }
     command.run(model, prompt, sampling, template, raw=raw, system=system, stats=stats, options=options)
 
@@ -228,6 +236,7 @@ def bench(
     pin: PinOption = "auto",
     isa: IsaOption = None,
     expanded_prefill: ExpandedOption = False,
+    cache: CacheOption = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Time MODEL beside the limits of this machine.
@@ -237,7 +246,14 @@ def bench(
     from ellm.cli import bench as command
 
     lengths = [parse_length(text) for text in prompt.split(",") if text.strip()]
-    options = {"threads": threads, "pin": pin, "isa": isa, "dtype": dtype, "expanded_prefill": expanded_prefill}
+    options = {
+        "threads": threads,
+        "pin": pin,
+        "isa": isa,
+        "dtype": dtype,
+        "expanded_prefill": expanded_prefill,
+        "cache": cache,
+    }
     command.bench(model, lengths, generate, depth, repeat, chunk, as_json=json, options=options)
 
 
@@ -277,6 +293,31 @@ def compare(
         pin=pin,
         as_json=json,
     )
+
+
+@app.command()
+def pack(
+    model: ModelArgument,
+    out: Annotated[
+        str | None, typer.Argument(metavar="OUT", help="The file to write.", show_default="none, with --verify")
+    ] = None,
+    dtype: DtypeOption = None,
+    expanded_prefill: ExpandedOption = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read the packed file MODEL, and say if it is whole.")
+    ] = False,
+) -> None:
+    """Write MODEL to one file that starts at once, on any machine, and is shared by the processes that run it."""
+    from ellm.cli import pack as command
+
+    if verify:
+        if out is not None or dtype is not None or expanded_prefill:
+            raise InputError("--verify takes a packed file alone")
+        command.verify(model)
+    elif out is None:
+        raise InputError("there is no OUT, the file to write")
+    else:
+        command.pack(model, out, dtype, expanded_prefill)
 
 
 @app.command()

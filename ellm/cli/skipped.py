@@ -28,8 +28,9 @@ def note_skipped(runtime: Runtime) -> None:
     """Say on stderr which of several models was loaded, and what it leaves out."""
     for line in runtime.checkpoint.notes:
         note(line)
-    for line in skipped(runtime.ignored, runtime.model.config.num_hidden_layers):
-        note(line)
+    if runtime.ignored:
+        for line in skipped(runtime.ignored, runtime.compiled.source.model.config.num_hidden_layers):
+            note(line)
 
 
 def note_price(runtime: Runtime) -> None:

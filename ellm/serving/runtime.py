@@ -42,18 +42,14 @@ class Runtime:
         source = compiled.source
         assert source.checkpoint is not None
         self.compiled, self.choice, self.checkpoint = compiled, choice, source.checkpoint
-        self.model, self.program, self.chunk = source.model, compiled.program, compiled.chunk
-        self.context = self.model.context if compiled.context is None else compiled.context
+        self.program, self.chunk, self.context = compiled.program, compiled.chunk, compiled.context
         self.pool = Pool(threads, pin=pin)
         try:
             checkpoint = self.checkpoint
             self.sampling = read_sampling(checkpoint.generation, checkpoint.generation_file, self.context)
-            check_room(compiled.programs, self.pool.threads, checkpoint.source, compiled.context)
-            reserved = self.program.weights_bytes + self.program.spill_bytes
-            self.weights = memory.Mapping(reserved, "the weights", huge=True)
-            address, placement = self.weights.address, self.pool.placement
-            self.spill = Spill(address + self.program.weights_bytes, self.program.spill_bytes)
-            load_weights(self.program, checkpoint, address, placement, progress, self.spill)
+            check_room(compiled.programs, self.pool.threads, checkpoint.source, compiled.asked)
+            self.weights = self._weights(progress)
+            address = self.weights.address
             self.ignored = checkpoint.ignored(self.program)
             self.table = isas.table(choice.isa)
             self.executables = [self.pool.load(program, self.table, address) for program in compiled.programs]
@@ -64,6 +60,20 @@ class Runtime:
     def __str__(self) -> str:
         """The kernels and workers that it runs on, and why these."""
         return f"{self.choice.isa} ({self.choice.reason}), {self.pool.placement}"
+
+    def _weights(self, progress: Callable[[int, int], None] | None) -> memory.Region:
+        """Mapped from the checkpoint's file if they are packed there, else packed into memory."""
+        if self.checkpoint.packed:
+            return self.checkpoint.packed.map(self.program, self.pool.placement, progress)
+        program = self.program
+        region = memory.Mapping(program.weights_bytes + program.spill_bytes, "the weights", huge=True)
+        self.spill = Spill(region.address + program.weights_bytes, program.spill_bytes)
+        try:
+            load_weights(program.weights, self.checkpoint, region.address, self.pool.placement, progress, self.spill)
+        except BaseException:
+            region.close()
+            raise
+        return region
 
     @property
     def executable(self) -> LoadedProgram:

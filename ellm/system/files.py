@@ -1,4 +1,4 @@
-"""Files that a command writes at its end: whether that will work is said at its begin."""
+"""Files that are written whole or not at all, whether that will work, and the folder of what can be made again."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ def write_whole(path: Path, content: bytes) -> None:
 
     Raises InputError if it cannot be written.
     """
-    with _replacing(path) as part:
+    with replacing(path) as part:
         part.write_bytes(content)
 
 
 def write_parts(path: Path, parts: Iterable[bytes]) -> None:
     """Write a file as `write_whole` does, of parts that are not in memory all at once."""
-    with _replacing(path) as part, part.open("wb") as file:
+    with replacing(path) as part, part.open("wb") as file:
         file.writelines(parts)
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
     """A file to write, which then takes the place of the one that is meant; a device or a pipe is written to itself."""
     special = _is_special(_mode(path))
     meant = path if special else path.resolve()  # a link stays a link
@@ -74,3 +74,11 @@ def _mode(file: Path) -> int:
         return file.stat().st_mode
     except FileNotFoundError:
         return 0
+
+
+def cache_folder() -> Path:
+    """$XDG_CACHE_HOME/ellm (~/.cache/ellm), which need not be there. Raises InputError if there is no home folder."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "ellm")
+    except RuntimeError as error:
+        raise InputError(f"no home folder to keep a model in: {error}; set XDG_CACHE_HOME") from error

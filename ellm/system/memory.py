@@ -1,4 +1,4 @@
-"""Anonymous memory with an address, and how much of it there is."""
+"""Memory with an address, anonymous or of a file, and how much of it there is."""
 
 from __future__ import annotations
 
@@ -12,32 +12,57 @@ from ellm.system.errors import InputError
 MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # named by the standard library since Python 3.13
 
 
-class Mapping:
-    """A private anonymous mapping: virtual address space that gets a zeroed physical page where it is first touched.
+class Region:
+    """Bytes at an address."""
 
-    Raises InputError if the address space cannot be reserved.
-    """
-
-    def __init__(self, size: int, purpose: str, *, huge: bool = False):
-        self.size = max(size, mmap.PAGESIZE)
-        try:
-            self._map = mmap.mmap(-1, self.size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE)
-        except (OSError, OverflowError, ValueError) as error:
-            raise InputError(f"cannot reserve {readable(size)} of address space for {purpose}: {error}") from error
-        if huge and hasattr(mmap, "MADV_HUGEPAGE"):
-            self._map.madvise(mmap.MADV_HUGEPAGE)
-        self.array: np.ndarray = np.frombuffer(self._map, np.uint8)
+    def __init__(self, mapped: mmap.mmap):
+        self._map = mapped
+        self.size = len(mapped)
+        self.array: np.ndarray = np.frombuffer(mapped, np.uint8)
         self.address: int = self.array.ctypes.data
-
-    def clear(self, begin: int = 0) -> None:
-        """Give the physical pages from a page boundary on back; every byte there reads as zero again."""
-        self._map.madvise(mmap.MADV_DONTNEED, begin)
 
     def close(self) -> None:
         """Unmap. The address must no longer be in use."""
         self.array = np.empty(0, np.uint8)
         self.address = 0
         self._map.close()
+
+
+class FileMapping(Region):
+    """Bytes of a file, shared with every process that maps them; a page that is written to becomes this one's own.
+
+    The file must not become shorter meanwhile. Raises InputError if it cannot be mapped.
+    """
+
+    def __init__(self, path: Path, offset: int, size: int):
+        try:
+            with path.open("rb") as file:
+                flags = mmap.MAP_PRIVATE | MAP_NORESERVE
+                super().__init__(mmap.mmap(file.fileno(), size, flags, offset=offset))
+            if hasattr(mmap, "MADV_HUGEPAGE"):  # file systems that can will then read pages of that size
+                self._map.madvise(mmap.MADV_HUGEPAGE)
+        except (OSError, OverflowError, ValueError) as error:
+            raise InputError(f"{path}: cannot be mapped: {error}") from error
+
+
+class Mapping(Region):
+    """A private anonymous mapping: virtual address space that gets a zeroed physical page where it is first touched.
+
+    Raises InputError if the address space cannot be reserved.
+    """
+
+    def __init__(self, size: int, purpose: str, *, huge: bool = False):
+        size = max(size, mmap.PAGESIZE)
+        try:
+            super().__init__(mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE))
+        except (OSError, OverflowError, ValueError) as error:
+            raise InputError(f"cannot reserve {readable(size)} of address space for {purpose}: {error}") from error
+        if huge and hasattr(mmap, "MADV_HUGEPAGE"):
+            self._map.madvise(mmap.MADV_HUGEPAGE)
+
+    def clear(self, begin: int = 0, end: int | None = None) -> None:
+        """Give the physical pages between page boundaries back; every byte there reads as zero again."""
+        self._map.madvise(mmap.MADV_DONTNEED, begin, (self.size if end is None else end) - begin)
 
 
 def available() -> int:

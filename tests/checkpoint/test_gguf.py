@@ -226,7 +226,9 @@ def test_a_gguf_packs_to_the_bytes_of_its_folder(tmp_path, architecture, tied):
             model = ellm.models.from_config(checkpoint.config)
             program = ellm.dsl.compile(model.graph(), context=512, chunk=64)
             region = np.zeros(program.weights_bytes, np.uint8)
-            load_weights(program, checkpoint, region.ctypes.data, Placement(sorted(os.sched_getaffinity(0))[:1]))
+            load_weights(
+                program.weights, checkpoint, region.ctypes.data, Placement(sorted(os.sched_getaffinity(0))[:1])
+            )
         regions.append(region)
     assert regions[0].any()
     np.testing.assert_array_equal(*regions)

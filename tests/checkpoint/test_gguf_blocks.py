@@ -1,37 +1,16 @@
 """Models whose weights stay in GGUF's blocks: the bits of what the gguf package decodes, rounded to bf16."""
 
 import formats
-import gguf
 import numpy as np
 import pytest
-import tiny_gguf
-from gguf import GGMLQuantizationType as Type
 from packed_logits import packed_logits
+from tiny_gguf import write_blocks
 
 from ellm.checkpoint import open_checkpoint
 from ellm.kernels.gguf_blocks import BLOCKS
 from ellm.system.errors import InputError
 
 MIXED = {"attn_v": "Q6_K", "ffn_down": "Q5_K", "token_embd": "Q4_0", "output": "Q8_0"}  # all others Q4_K
-
-
-def write_blocks(path, architecture, kinds, expanded=False, **settings):
-    """A tiny model whose matrices are random blocks; `kinds` tells the type of a stored stem."""
-    config, weights, _ = tiny_gguf.write_tiny(path, architecture, config=settings or None)
-    random = np.random.default_rng(1)
-    written = gguf.GGUFWriter.add_tensor
-
-    def add_tensor(writer, name, tensor, *rest, **options):
-        if tensor.ndim < 2 or "ffn_gate_inp" in name:
-            return written(writer, name, tensor, *rest, **options)
-        kind = kinds(name.split(".")[-2])
-        rows = formats.random_blocks(kind, tensor.size // tensor.shape[-1], tensor.shape[-1], random)
-        shape = (*tensor.shape[:-1], -1)
-        return written(writer, name, rows.reshape(shape), raw_dtype=Type[kind])
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gguf.GGUFWriter, "add_tensor", add_tensor)
-        return tiny_gguf.write_gguf(path / "blocks.gguf", config, weights, expanded=expanded)
 
 
 @pytest.mark.parametrize("kind", BLOCKS)

@@ -44,7 +44,8 @@ def packed(source, packing=ellm.dsl.as_stored) -> np.ndarray:
         model = ellm.models.from_config(checkpoint.config, checkpoint.precision)
         program = ellm.dsl.compile(model.graph(), context=512, chunk=64, packing=packing)
         region = np.zeros(program.weights_bytes, np.uint8)
-        load_weights(program, checkpoint, region.ctypes.data, Placement(sorted(os.sched_getaffinity(0))[:1]))
+        placement = Placement(sorted(os.sched_getaffinity(0))[:1])
+        load_weights(program.weights, checkpoint, region.ctypes.data, placement)
         assert checkpoint.ignored(program) == []
     assert region.any()
     return region

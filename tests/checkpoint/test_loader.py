@@ -12,7 +12,7 @@ import pytest
 import tiny
 from packed_weights import floats, load, matrix, program, source, write_checkpoint
 
-from ellm.checkpoint import loader, open_checkpoint, pieces
+from ellm.checkpoint import homes, loader, open_checkpoint, pieces
 from ellm.system.errors import InputError
 
 CORES = sorted(os.sched_getaffinity(0))[:2]
@@ -87,7 +87,7 @@ def test_every_byte(folder, tensors, workers, block, monkeypatch):
 
 
 def home(weight, workers):
-    return [list(loader._home(weight, worker, workers)) for worker in range(workers)]
+    return [list(homes.home(weight, worker, workers)) for worker in range(workers)]
 
 
 def test_each_worker_packs_its_home_tasks():
@@ -164,7 +164,7 @@ size = weights[-1].offset + weights[-1].bytes
 region = mmap.mmap(-1, size)
 address = ctypes.addressof(ctypes.c_char.from_buffer(region))
 with open_checkpoint({model!r}) as checkpoint:
-    load_weights(SimpleNamespace(weights=weights), checkpoint, address, Placement({cores!r}))
+    load_weights(weights, checkpoint, address, Placement({cores!r}))
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(int(peak.split()[1]) * 1024, size)
 """

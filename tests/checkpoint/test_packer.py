@@ -26,7 +26,7 @@ def load(weights, path, cores) -> tuple[list[np.ndarray], Spill]:
     address = region.ctypes.data + -region.ctypes.data % 64
     spill = Spill(address + program.weights_bytes, sum(weight.spill_bytes for weight in weights))
     with open_checkpoint(path) as checkpoint:
-        load_weights(program, checkpoint, address, Placement(cores), spill=spill)
+        load_weights(program.weights, checkpoint, address, Placement(cores), spill=spill)
     return [
         one.packed.weight(address + one.offset + i * one.bank_stride, one.n_tiles, one.k_tiles).copy()
         for one in program.weights

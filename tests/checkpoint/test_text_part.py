@@ -93,4 +93,4 @@ def test_an_unknown_part_is_named(tmp_path):
     config = {"architectures": ["Gemma3ForConditionalGeneration"], "text_config": {"model_type": "gemma3_text"}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match=r"model_type: 'gemma3_text' is unknown; known are llama, "):
-        read_source(tmp_path)
+        read_source(tmp_path).model  # noqa: B018

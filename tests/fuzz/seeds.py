@@ -1,7 +1,9 @@
 """Sound files that fuzzing starts from, small ones of every kind that a model's files have."""
 
 import base64
+import hashlib
 import json
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +18,10 @@ import vocabulary_files
 from families import FAMILIES
 from mutations import Files
 
+from ellm.checkpoint import open_checkpoint, packed_file
+from ellm.pack import pack
+
+_WEIGHTS = 1 << 21  # bytes at least of the seeds' weights
 _TOKENS = ["<unk>", "<s>", "</s>", "<|im_end|>", *"abcdefgh", "Ġ", "ab", "abc", "Ġa", "<0x0A>", "▁", "▁a", "<tool>"]
 _GGUF_SIZES = dict(
     vocab=len(_TOKENS), layers=1, hidden_size=32, head_dim=8, num_attention_heads=4, intermediate_size=32
@@ -152,6 +158,53 @@ def ggufs() -> list[Files]:
     records = [*((record, False) for record in FAMILIES), *((record, True) for record in latent)]
     forms = [(record.architecture, kinds[number % 3], old) for number, (record, old) in enumerate(records)]
     return _folders([lambda folder, form=form: write(folder, *form) for form in forms])  # type: ignore[misc]
+
+
+def packed() -> list[Files]:
+    """Headers of packed files, with the metadata of those that come from GGUF files."""
+    found = []
+    for files in [configs()[0], ggufs()[0], ggufs()[-1]]:
+        with TemporaryDirectory() as name:
+            folder = Path(name, "model")
+            folder.mkdir()
+            for file, content in files.items():
+                (folder / file).write_bytes(content)
+            source = folder / "model.gguf"
+            with open_checkpoint(source if source.exists() else folder) as checkpoint:
+                pack(checkpoint, Path(name, "packed"))
+            found.append(_packed_parts(Path(name, "packed")))
+    return found
+
+
+def _packed_parts(path: Path) -> Files:
+    header = packed_file.read_header(path)
+    weights = {"bytes": header.weights_bytes, "pieces": header.pieces}
+    members = {name: packed_file.read_member(path, header, name) for name in header.members}
+    said = {"about": header.about, "weights": weights, "members": {name: None for name in members}}
+    return {"header.json": json.dumps(said).encode(), **{f"{name}.json": data for name, data in members.items()}}
+
+
+def write_packed(path: Path, header: bytes, members: Files) -> None:
+    """A packed file of a header, in which members without a place get theirs, and its checksum."""
+    end = packed_file.WEIGHTS_AT + _WEIGHTS
+    with path.open("wb") as file:
+        file.truncate(end)
+        try:
+            said = json.loads(header)
+            for name, content in members.items():
+                if said["members"].get(name, "") is None:
+                    said["members"][name] = [end, len(content), hashlib.sha256(content).hexdigest()]
+                    file.seek(end)
+                    end += file.write(content)
+            header = json.dumps(said).encode()
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            pass  # it stays as it is
+        digest = hashlib.sha256(header).digest()
+        begin = struct.pack("<8sQQQ32s", packed_file.MAGIC, packed_file.LAYOUT, end, len(header), digest)
+        file.seek(end)
+        file.write(header)
+        file.seek(0)
+        file.write(begin)
 
 
 def _add_tokens(writer: gguf.GGUFWriter, kind: str) -> None:

@@ -15,6 +15,7 @@ from ellm.checkpoint import open_checkpoint, safetensors_file
 from ellm.checkpoint.json_file import read_json
 from ellm.checkpoint.sources import check_tensors
 from ellm.compiled import Source, compile_model
+from ellm.scheduler.placement import Placement
 from ellm.serving.model_sampling import read_sampling
 from ellm.system.errors import InputError
 from ellm.text.chat_template import ChatTemplate, Conversation
@@ -66,6 +67,24 @@ def _read_gguf(folder: Path) -> str:
         return _compile(checkpoint)
 
 
+def _read_packed(folder: Path) -> str:
+    """A packed file of this header, with its checksum, and with these metadata; its weights are zeros."""
+    path = folder / "model"
+    found = {file.stem: file.read_bytes() for file in folder.iterdir() if file.suffix == ".json"}
+    seeds.write_packed(path, found.pop("header", b""), found)
+    with open_checkpoint(path) as checkpoint:
+        packed = checkpoint.packed
+        assert packed
+        if found:
+            _use(checkpoint.tokenizer)
+        said = _compile(checkpoint)
+        if _seldom(packed.header.digest):
+            program = compile_model(Source.of(checkpoint), context=64, chunk=16).program
+            packed.check_fits(program)
+            packed.map(program, Placement([0], pinned=False)).close()
+        return said
+
+
 def _read_tokenizer(folder: Path) -> str:
     with open_checkpoint(folder) as checkpoint:
         return _use(checkpoint.tokenizer)
@@ -96,7 +115,8 @@ def _compile(checkpoint) -> str:
         return "large"
     if _seldom(f"{source.model.family} {config}"):
         program = compile_model(source, context=min(64, source.model.longest), chunk=16).program
-        check_tensors(program.weights, checkpoint)
+        if not checkpoint.packed:
+            check_tensors(program.weights, checkpoint)
     return source.model.family
 
 
@@ -118,6 +138,7 @@ def _seldom(value: str) -> bool:
 TARGETS = {
     "safetensors": Target(seeds.safetensors, _read_safetensors),
     "gguf": Target(seeds.ggufs, _read_gguf),
+    "packed": Target(seeds.packed, _read_packed),
     "tokenizer": Target(seeds.tokenizers, _read_tokenizer, ("model.safetensors",)),
     "config": Target(
         seeds.configs, _read_config, ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")

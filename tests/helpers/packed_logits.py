@@ -24,7 +24,7 @@ def packed_logits(path, dtype: str | None, activations: str = "bf16") -> tuple[n
             closing(Mapping(program.range_bytes, "the KV range")) as cache,
         ):
             spill = Spill(weights.address + program.weights_bytes, program.spill_bytes)
-            load_weights(program, checkpoint, weights.address, pool.placement, spill=spill)
+            load_weights(program.weights, checkpoint, weights.address, pool.placement, spill=spill)
             executable = pool.load(program, isa.table(isa.choose().isa), weights.address)
             rows = np.arange(40)
             tokens, vocab = (7 * rows + 1) % program.vocab, program.vocab

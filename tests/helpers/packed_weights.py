@@ -50,7 +50,7 @@ def program(weights):
 
 def load(program, checkpoint, cores, progress=None) -> np.ndarray:
     region = np.zeros(program.weights_bytes, np.uint8)
-    load_weights(program, checkpoint, region.ctypes.data, Placement(cores), progress)
+    load_weights(program.weights, checkpoint, region.ctypes.data, Placement(cores), progress)
     return region
 
 

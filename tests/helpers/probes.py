@@ -73,8 +73,8 @@ def told(error: InputError, path: Path | None) -> str:
 
 def stored_formats(architecture: str, precision: str | None) -> set[str]:
     """The formats of the packed weights of a family's checkpoint in this precision. Raises InputError."""
-    model = from_config(make_config(architecture, precision=precision))
-    program = compile_model(Source({}, model), context=64, chunk=64).program
+    source = Source(make_config(architecture, precision=precision))
+    program = compile_model(source, context=64, chunk=64).program
     return {weight.format for weight in program.weights if weight.layout == "tiles"}
 
 

@@ -3,7 +3,9 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
+import formats
 import gguf
 import latent_gguf
 import numpy as np
@@ -199,6 +201,24 @@ def write_gguf(
     writer.write_tensors_to_file()
     writer.close()
     return min(path.parent.glob(f"{path.stem}-00001-of-*.gguf")) if most_tensors else path
+
+
+def write_blocks(path, architecture, kinds, expanded=False, **settings):
+    """A tiny model whose matrices are random blocks; `kinds` tells the type of a stored stem."""
+    config, weights, _ = write_tiny(path, architecture, config=settings or None)
+    random = np.random.default_rng(1)
+    written = gguf.GGUFWriter.add_tensor
+
+    def add_tensor(writer, name, tensor, *rest, **options):
+        if tensor.ndim < 2 or "ffn_gate_inp" in name:
+            return written(writer, name, tensor, *rest, **options)
+        kind = kinds(name.split(".")[-2])
+        rows = formats.random_blocks(kind, tensor.size // tensor.shape[-1], tensor.shape[-1], random)
+        shape = (*tensor.shape[:-1], -1)
+        return written(writer, name, rows.reshape(shape), raw_dtype=GGMLQuantizationType[kind])
+
+    with mock.patch.object(gguf.GGUFWriter, "add_tensor", add_tensor):
+        return write_gguf(path / "blocks.gguf", config, weights, expanded=expanded)
 
 
 def head_keys(config: dict) -> dict:

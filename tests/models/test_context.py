@@ -13,8 +13,12 @@ LONGROPE = {"type": "su", "short_factor": [1.0] * 9, "long_factor": [4.0] * 9}
 DYNAMIC = {"type": "dynamic", "factor": 2.0}
 
 
+def config(rope, **overrides):
+    return {**LLAMA, "rope_scaling": rope, **overrides}
+
+
 def model(rope, **overrides):
-    return from_config({**LLAMA, "rope_scaling": rope, **overrides})
+    return from_config(config(rope, **overrides))
 
 
 @pytest.mark.parametrize(
@@ -37,17 +41,17 @@ def model(rope, **overrides):
 def test_a_rope_that_extends_makes_the_context_longer(rope, usual, longest):
     found = model(rope)
     assert (found.context, found.longest) == (usual, longest)
-    assert compile_model(Source(LLAMA, found)).program.context >= usual
+    assert compile_model(Source(config(rope))).program.context >= usual
     with pytest.raises(InputError, match=f"context {longest + 1}: this model has 1 to {longest} positions"):
-        compile_model(Source(LLAMA, found), context=longest + 1)
+        compile_model(Source(config(rope)), context=longest + 1)
 
 
 def test_dynamic_rope_needs_to_be_told_the_context():
-    found = model(DYNAMIC)
+    source = Source(config(DYNAMIC))
     words = "config.json: rope_type 'dynamic' has other frequencies for each context from 4096 to 8192: choose one"
     with pytest.raises(InputError, match=words):
-        compile_model(Source(LLAMA, found))
-    compile_model(Source(LLAMA, found), context=8192)
+        compile_model(source)
+    compile_model(source, context=8192)
 
 
 @pytest.mark.parametrize("rope", [DYNAMIC, {**LONGROPE, "original_max_position_embeddings": 4096, "factor": 2.0}])

@@ -64,7 +64,7 @@ def programs(config, context):
     """The program with weights in a dtype."""
 
     def compiled(dtype):
-        return compile_model(Source.of_config(config), context=context, dtype=dtype).program
+        return compile_model(Source(config), context=context, dtype=dtype).program
 
     return functools.cache(compiled)
 

@@ -223,10 +223,10 @@ def test_counters(profile, trace):
 
 def test_experts_of_the_heat_map_are_those_routed_to(runtime, profile):
     found = routing(profile.recorder.steps)
-    if not runtime.model.config.__dict__.get("num_experts"):
+    if not runtime.compiled.source.model.config.__dict__.get("num_experts"):
         assert found is None
         return
-    config = runtime.model.config
+    config = runtime.compiled.source.model.config
     rows = sum(step.rows for step in profile.recorder.steps)
     assert found.rows.shape == (2, config.num_experts)
     assert (found.rows.sum(1) == rows * config.num_experts_per_tok).all()

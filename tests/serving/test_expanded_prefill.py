@@ -108,7 +108,7 @@ def test_pages_of_an_expansion_are_given_back(one_folder, chunk):
 
 
 def test_both_programs_share_weights_and_caches(one_folder):
-    source = Source.of_config(json.loads((one_folder / "config.json").read_text()))
+    source = Source(json.loads((one_folder / "config.json").read_text()))
     program, prefill = compile_model(source, context=512, chunk=256, expanded_prefill=True).programs
     alone = compile_model(source, context=512, chunk=256).program
     assert program.weights == prefill.weights
