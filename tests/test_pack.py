@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import quantized
 import tiny
 import tokenizer_folders
 import vocabulary_files
@@ -72,6 +73,21 @@ def test_every_family(tmp_path, architecture, batch):
 @pytest.mark.parametrize(("architecture", "precision"), PRECISIONS)
 def test_every_precision_of_safetensors(tmp_path, architecture, precision, batch):
     folder = tiny.write_checkpoint(tmp_path / "model", architecture, precision=precision)
+    same(folder, pack(folder))
+
+
+@pytest.mark.parametrize(
+    ("write", "config", "options"),
+    [
+        (quantized.awq, quantized.AWQ, {"number": "F16", "group": 64}),
+        (quantized.gptq, quantized.GPTQ, {}),
+        (quantized.int_quantized, quantized.INT8, {}),
+        (quantized.fp8, quantized.FLOAT, {}),
+        (quantized.pack_quantized, quantized.compressed(symmetric=False), {"zeros": True}),
+    ],
+)
+def test_weights_of_several_tensors(tmp_path, write, config, options):
+    folder, _ = quantized.write_pair(tmp_path, "LlamaForCausalLM", write, config, **options)
     same(folder, pack(folder))
 
 

@@ -60,7 +60,7 @@ def build_tokenizer(file: Metadata) -> Tokenizer:
 
 
 def _eos_ids(vocabulary: Vocabulary, named: Sequence[int | None]) -> set[int]:
-    control = {number for number, kind in enumerate(vocabulary.types) if kind == TokenType.CONTROL}
+    control = {number for number, kind in enumerate(vocabulary.types) if kind is TokenType.CONTROL}
     return end_of_turn_ids(vocabulary.ids, control) | {number for number in named if number is not None}
 
 
