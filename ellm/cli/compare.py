@@ -80,7 +80,12 @@ def compare(
 
 def parse(option: str, texts: list[str]) -> dict[str, Any]:
     """KEY=VALUE of --a or --b as options of LLM. Raises InputError."""
-    kinds: dict[str, Callable[[str], Any]] = {"dtype": str, "isa": str, "expanded-prefill": _flag}
+    kinds: dict[str, Callable[[str], Any]] = {
+        "dtype": str,
+        "activations": str,
+        "isa": str,
+        "expanded-prefill": _flag,
+    }
     found = {}
     for text in texts:
         key, equals, value = text.partition("=")

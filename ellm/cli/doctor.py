@@ -9,6 +9,7 @@ from ellm.cli.terminal import note
 from ellm.kernels import contract
 from ellm.kernels import isa as isas
 from ellm.kernels.formats import DTYPES, FORMATS, MADE
+from ellm.kernels.routes import choose
 from ellm.machine.limits import Limits
 from ellm.machine.neighbours import Neighbour, neighbours
 from ellm.profiling.report import several
@@ -43,7 +44,13 @@ def doctor(threads: int | None, isa: str | None) -> None:
     choice = isas.choose(isa)
     others = neighbours()
     with Pool(threads) as pool:
-        lines = [*isa_lines(choice), *precision_lines(), *core_lines(pool), *other_lines(others), *memory_lines()]
+        lines = [
+            *isa_lines(choice),
+            *precision_lines(choice.isa),
+            *core_lines(pool),
+            *other_lines(others),
+            *memory_lines(),
+        ]
         print("\n".join(lines), flush=True)
         note("measuring ...")
         with closing(Limits(pool, isas.table(choice.isa))) as limits:
@@ -61,13 +68,15 @@ def isa_lines(choice: isas.Choice) -> list[str]:
     return lines
 
 
-def precision_lines() -> list[str]:
+def precision_lines(isa: str) -> list[str]:
     """The precisions in which weights stay in memory, and the kernels that take all of them."""
     short = {format: f"{name} ({format.name})" for name, format in DTYPES.items() if name != format.name}
     dtypes = ", ".join(short.get(format, format.name) for format in MADE)
+    whole = choose(next(format for format in FORMATS.values() if format.whole), isa)
     kernels = ", ".join(kernel for kernel, fields in contract.FIELDS.items() if "format" in fields)
     return [
-        "precisions   as stored in the checkpoint; activations bf16, sums f32",
+        "precisions   as stored in the checkpoint; sums f32",
+        f"  activations {whole.activations} ({whole.reason}) where they meet whole numbers times scales, else bf16",
         f"  --dtype    {dtypes}, from whatever is stored",
         *(f"  {format.name:<10} {format.computed}" for format in FORMATS.values()),
         f"  kernels    {kernels}",

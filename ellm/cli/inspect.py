@@ -101,17 +101,21 @@ def read_subject(
     isa: str,
     context: int | None,
     dtype: str | None = None,
+    activations: str | None = None,
     expanded_prefill: bool = False,
 ) -> Subject:
     """A model, compiled, or a saved program (.npz), which can no longer be compiled in another way."""
     path = aliases.path_of(model)
     if path.suffix == ".npz":
-        for option, given in (("--expanded-prefill", expanded_prefill), ("--dtype", dtype is not None)):
+        choices = {"--expanded-prefill": expanded_prefill, "--dtype": dtype, "--activations": activations}
+        for option, given in choices.items():
             if given:
                 raise InputError(f"{path}: a saved program is as it is: {option} needs a model")
         return load(path)
     source = read_source(model, no_weights=no_weights)
-    compiled = compile_model(source, context=context, isa=isa, expanded_prefill=expanded_prefill, dtype=dtype)
+    compiled = compile_model(
+        source, context=context, isa=isa, expanded_prefill=expanded_prefill, dtype=dtype, activations=activations
+    )
     return Subject(Path(model).absolute().name, compiled.programs[-1], compiled)
 
 
@@ -121,6 +125,7 @@ def operator_lines(program: Program, why: dict[operator_kinds.OperatorKind, str]
     return [
         *operator_kinds.table(program, why),
         *(f"{precision} weights are {FORMATS[precision].computed}" for precision in used),
+        f"activations are rounded to {operator_kinds.activations(program)}",
     ]
 
 

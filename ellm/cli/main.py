@@ -65,6 +65,14 @@ DtypeOption = Annotated[
         show_default="as stored",
     ),
 ]
+ActivationsOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="bf16|int16|int8",
+        help="What activations are rounded to where they meet weights that are whole numbers times scales.",
+        show_default="what is faster here, never int8",
+    ),
+]
 ExpandedOption = Annotated[
     bool,
     typer.Option(
@@ -149,6 +157,7 @@ def run(
         typer.Option(metavar="TEXT", help="Ends the answer, also as a special token; may be repeated."),
     ] = None,
     dtype: DtypeOption = None,
+    activations: ActivationsOption = None,
     context: ContextOption = None,
     threads: ThreadsOption = None,
     pin: PinOption = "auto",
@@ -178,6 +187,7 @@ def run(
         "pin": pin,
         "isa": isa,
         "dtype": dtype,
+        "activations": activations,
         "expanded_prefill": expanded_prefill,
         "cache": cache,
     }
@@ -188,6 +198,7 @@ def run(
 def inspect(
     model: ModelArgument,
     dtype: DtypeOption = None,
+    activations: ActivationsOption = None,
     context: ContextOption = None,
     isa: IsaOption = None,
     expanded_prefill: ExpandedOption = False,
@@ -216,7 +227,7 @@ def inspect(
     from ellm.cli.views import Views
 
     views = Views(graph=graph, tasks=tasks, memory=memory, json=json, dot=dot, diff=diff, html=html, save=save)
-    choices = {"context": context, "dtype": dtype, "expanded_prefill": expanded_prefill}
+    choices = {"context": context, "dtype": dtype, "activations": activations, "expanded_prefill": expanded_prefill}
     command.inspect(model, no_weights=no_weights, isa=isa, choices=choices, views=views)
 
 
@@ -232,6 +243,7 @@ def bench(
         typer.Option(help="Rows in a step of a prompt.", show_default="128, or 64 where that takes over 0.1 s"),
     ] = None,
     dtype: DtypeOption = None,
+    activations: ActivationsOption = None,
     threads: ThreadsOption = None,
     pin: PinOption = "auto",
     isa: IsaOption = None,
@@ -251,6 +263,7 @@ def bench(
         "pin": pin,
         "isa": isa,
         "dtype": dtype,
+        "activations": activations,
         "expanded_prefill": expanded_prefill,
         "cache": cache,
     }
@@ -264,7 +277,9 @@ def compare(
     text: Annotated[str, typer.Option(metavar="FILE", help="UTF-8 text to run both on.")] = ...,  # type: ignore[assignment]
     option_a: Annotated[
         list[str] | None,
-        typer.Option("--a", metavar="KEY=VALUE", help="Of A alone: dtype, isa or expanded-prefill; may be repeated."),
+        typer.Option(
+            "--a", metavar="KEY=VALUE", help="Of A alone: dtype, activations, isa or expanded-prefill; may be repeated."
+        ),
     ] = None,
     option_b: Annotated[
         list[str] | None, typer.Option("--b", metavar="KEY=VALUE", help="The same of B: --b dtype=q4.")
@@ -382,6 +397,7 @@ def profile(
     trace: Annotated[str | None, typer.Option(metavar="FILE", help="Write a trace for ui.perfetto.dev.")] = None,
     html: Annotated[str | None, typer.Option(metavar="FILE", help="Write a page with a timeline.")] = None,
     dtype: DtypeOption = None,
+    activations: ActivationsOption = None,
     context: ContextOption = None,
     threads: ThreadsOption = None,
     pin: PinOption = "auto",
@@ -390,7 +406,14 @@ def profile(
     """Show where the time goes: by operator, by core, and on the critical path."""
     from ellm.cli import profile as command
 
-    options = {"context": context, "threads": threads, "pin": pin, "isa": isa, "dtype": dtype}
+    options = {
+        "context": context,
+        "threads": threads,
+        "pin": pin,
+        "isa": isa,
+        "dtype": dtype,
+        "activations": activations,
+    }
     command.profile(model, prompt, tokens, trace=trace, html=html, options=options)
 
 

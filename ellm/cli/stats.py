@@ -58,6 +58,7 @@ def setup(llm: LLM) -> list[str]:
         f"isa      {runtime.choice.isa} ({runtime.choice.reason})",
         f"workers  {runtime.pool.placement}",
         "dtype    bf16 keys and values, f32 sums and residual stream, weights as below",
+        f"rounded  activations, to {operator_kinds.activations(runtime.program)}",
         f"weights  a token reads {by_precision(Cost.of(runtime.program).weight_bytes)}",
         *runtime.compiled.notes(runtime.pool.threads),
         *operator_kinds.table(runtime.program),

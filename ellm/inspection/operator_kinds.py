@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+from ellm.kernels import contract
+from ellm.kernels.routes import ACTIVATIONS
 from ellm.scheduler.contents import OperatorInfo
 from ellm.scheduler.program import Program
+
+_ROUNDED = {number: name for name, number in ACTIVATIONS.items()}
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,17 @@ class OperatorKind:
 def kinds(program: Program) -> Counter[OperatorKind]:
     """How many operators of each kind there are, in the order of the program."""
     return Counter(map(OperatorKind.of, program.operators))
+
+
+def activations(program: Program) -> str:
+    """What activations are rounded to where they meet matrices, and in which precisions those are."""
+    found: dict[str, set[str]] = {}
+    for operator, kernel, args in zip(program.operators, program.op_kernel, program.args, strict=True):
+        fields = contract.unpack(program.kernels[kernel], args)
+        if "activations" in fields:
+            found.setdefault(_ROUNDED[fields["activations"]], set()).add(operator.precision)
+    parts = (f"{name} at {', '.join(sorted(precisions))} weights" for name, precisions in sorted(found.items()))
+    return "; ".join(parts) or "bf16"
 
 
 def table(program: Program, why: dict[OperatorKind, str] | None = None) -> list[str]:

@@ -181,6 +181,18 @@ def test_forced_isa_is_used_and_said(checkpoint):
     assert "isa      portable (ELLM_ISA)" in result.stderr
 
 
+@pytest.mark.parametrize("activations", ["bf16", "int16", "int8"])
+def test_what_activations_are_rounded_to_is_said(activations):
+    """Smollm2's weights are whole numbers times scales."""
+    result = ellm("run", "smollm2", "x", "--max-tokens", 2, "--stats", "--activations", activations)
+    assert re.search(rf"^rounded  activations, to {activations} at q4_1, q8_0 weights$", result.stderr, re.MULTILINE)
+
+
+def test_activations_that_ellm_does_not_have(checkpoint):
+    message = "activations 'int4' are unknown: choose one of bf16, int16, int8"
+    assert message in refused(ellm("run", checkpoint, "x", "--activations", "int4"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

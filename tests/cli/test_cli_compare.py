@@ -138,11 +138,15 @@ def test_a_short_text_is_scored_whole(ran, folder, tmp_path):
         (None, (), "text.txt: cannot be read: No such file or directory"),
         (b"text", ("--context", "1"), "--context must be at least 2, not 1"),
         (b"text", ("--windows", "0"), "--windows must be at least 1, not 0"),
-        (b"text", ("--b", "q4"), "--b must be KEY=VALUE with KEY one of dtype, isa, expanded-prefill, not 'q4'"),
+        (
+            b"text",
+            ("--b", "q4"),
+            "--b must be KEY=VALUE with KEY one of dtype, activations, isa, expanded-prefill, not 'q4'",
+        ),
         (
             b"text",
             ("--a", "chunk=4"),
-            "--a must be KEY=VALUE with KEY one of dtype, isa, expanded-prefill, not 'chunk=4'",
+            "--a must be KEY=VALUE with KEY one of dtype, activations, isa, expanded-prefill, not 'chunk=4'",
         ),
         (b"text", ("--a", "expanded-prefill=1"), "expanded-prefill must be true or false, not '1'"),
         (b"text text", ("--b", "dtype=q5"), "dtype 'q5' is unknown: choose one of"),

@@ -50,6 +50,13 @@ def folder(tmp_path):
     return make
 
 
+def test_activations(inspect, tmp_path):
+    path = write_tiny(tmp_path, "Qwen3ForCausalLM", GGMLQuantizationType.Q8_0)[2]
+    for rounded in ("bf16", "int16", "int8"):
+        printed = inspect(path, "--isa", "portable", "--activations", rounded)
+        assert f"activations are rounded to {rounded} at q8_0 weights" in printed.splitlines()
+
+
 def read(name):
     return json.loads((CONFIGS / f"{name}.json").read_text())
 
