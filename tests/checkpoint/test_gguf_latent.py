@@ -80,7 +80,7 @@ def as_stored(weights, config, dtype, expanded):
 
 
 def logits(source, prompt=PROMPT, **options) -> np.ndarray:
-    with LLM(source, threads=1, context=512, **options) as llm:
+    with LLM(source, threads=1, context=512, activations="bf16", **options) as llm:
         return llm.logits(prompt)
 
 

@@ -30,7 +30,7 @@ def matrix(name, sources, runs, k, n_tiles, task_tiles=2, format="bf16", experts
         stride = -(-size // 4096) * 4096
         rest |= {"experts": experts, "bank_stride": stride}
         size = experts * stride
-    rest |= {"sources": tuple(one if isinstance(one, Source) else source(*one) for one in sources)}
+    rest |= {"sources": tuple(one if isinstance(one, Source) else source(*one, format=format) for one in sources)}
     rest |= {"runs": tuple(map(tuple, runs)), "n_tiles": n_tiles, "k_tiles": k_tiles, "task_tiles": task_tiles}
     return WeightEntry(name, "tiles", size, format=format, k=k, **rest)
 
