@@ -124,6 +124,7 @@ def _read_merges(vocab: Path, kind: str, settings: Mapping[str, Any]) -> Vocabul
     with refusing(f"{vocab.parent}: broken {vocab.name} or {merges.name}"):
         tokens, pairs = BPE.read_file(str(vocab), str(merges))
         model = BPE(vocab=tokens, merges=pairs)
+    tokenizer_json.check_ids(vocab, tokens)
     space = settings.get("add_prefix_space") is True
     if kind == "GPT2Tokenizer":
         return byte_level_bpe.around(model, None, space), dict(_ROLES[kind])

@@ -18,6 +18,8 @@ from ellm.text.package_errors import refusing
 
 # Where neither is found there is no prefix: no key says so, and none of its letters is written as an escape.
 _PREFIXES = re.compile(rb'"continuing_subword_prefix"\s*:\s*(?!null|""|\s)'), re.compile(rb"\\u00[567]")
+_MANY_DIGITS = re.compile(rb"\d{8}")  # as ids of _MOST_TOKENS and more have
+_MOST_TOKENS = 1 << 24
 
 
 def read(path: Path) -> tokenizers.Tokenizer:
@@ -31,6 +33,8 @@ def read(path: Path) -> tokenizers.Tokenizer:
         _check_prefix(path)
     with refusing(f"{path}: broken tokenizer"):
         backend = tokenizers.Tokenizer.from_buffer(data)
+    if _MANY_DIGITS.search(data):
+        check_ids(path, backend.get_vocab())
     for step in _steps(backend.normalizer):
         if step["type"] == "Precompiled":
             check_charsmap(path, base64.b64decode(step["precompiled_charsmap"]))
@@ -38,6 +42,14 @@ def read(path: Path) -> tokenizers.Tokenizer:
         if step["type"] == "TemplateProcessing":
             _check_template(path, step)
     return backend
+
+
+def check_ids(path: Path, ids: Mapping[str, int]) -> None:
+    """Refuse ids that no model has: the package counts up to the highest when it writes a tokenizer. InputError."""
+    token, highest = max(ids.items(), key=lambda item: item[1], default=("", 0))
+    if highest >= _MOST_TOKENS:
+        shown = one_line(repr(token), 60)
+        raise InputError(f"{path}: token {shown} has the id {highest}, must be below {_MOST_TOKENS}")
 
 
 def _check_prefix(path: Path) -> None:
