@@ -193,8 +193,15 @@ def compile_to_run(
     """
     packed = source.checkpoint.packed if source.checkpoint else None
     if packed is None:
-        options: dict[str, Any] = {"chunk": chunk, "isa": isa, "expanded_prefill": expanded_prefill}
-        return compile_model(source, context=context, dtype=dtype, activations=activations, **options)
+        return compile_model(
+            source,
+            context=context,
+            chunk=chunk,
+            isa=isa,
+            expanded_prefill=expanded_prefill,
+            dtype=dtype,
+            activations=activations,
+        )
     packed.check_asked(dtype, expanded_prefill)
     asked, context = context, (packed.context or source.model.context) if context is None else context
     key = packed.header.digest, context, chunk, isa, activations

@@ -126,7 +126,7 @@ class Format:
     def worth(self) -> np.ndarray:
         """What each code is worth in units, int8; a zero where that is no whole number of 8 bits."""
         coded = self.scale is not None and not self.paired
-        values = self.decode(np.arange(2**self.bits, dtype=np.uint8)) / self.unit if coded else np.zeros(1)
+        values = self.worths / self.unit if coded else np.zeros(1)
         return values.astype(np.int8)
 
     @property
