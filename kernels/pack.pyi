@@ -10,6 +10,19 @@ def pack_rows(
     k_tiles: int,
     first_tile: int = 0,
 ) -> None: ...
+def pack_file_rows(
+    file: int,
+    offset: int,
+    stride: int,
+    size: int,
+    first_row: int,
+    end_row: int,
+    runs: np.ndarray,
+    address: int,
+    format: str,
+    k_tiles: int,
+    nan: int = -1,
+) -> tuple[int, bool]: ...
 def pack_codes(
     codes: np.ndarray, first_row: int, runs: np.ndarray, address: int, format: str, k_tiles: int, first_tile: int = 0
 ) -> None: ...

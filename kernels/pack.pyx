@@ -10,6 +10,7 @@ first column + i; the source is the caller's business.
 
 from libc.errno cimport EINTR, EINVAL, errno
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uintptr_t
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 from posix.mman cimport madvise
 
@@ -27,6 +28,7 @@ cdef extern from "<unistd.h>" nogil:
 
 cdef enum:
     PAGE = 4096
+    READ_BYTES = 1 << 19    # of a file at a time: packed from the core's own cache
     MADV_POPULATE_READ = 22
 
 ctypedef fused Word:
@@ -71,21 +73,72 @@ def pack_rows(
     the rows are longer than the tiles.
     """
     cdef Layout layout = _layout(format, k_tiles)
-    cdef int64_t size = rows.shape[1], run, index, last, column, count
-    cdef const uint8_t *source
-    if first_tile < 0 or size > (k_tiles - first_tile) * layout.tile // ELLM_TILE_N:
-        raise ValueError(f"rows of {size} bytes from tile {first_tile} on do not fit {k_tiles} tiles of {format}")
+    cdef int64_t size = rows.shape[1]
+    _refuse_long(size, first_tile, k_tiles, layout, format)
     if size == 0 or rows.shape[0] == 0:
         return
     with nogil:
-        for run in range(runs.shape[0]):
-            index, last = _clip(&runs[run, 0], first_row, first_row + rows.shape[0])
-            while index < last:
-                column = runs[run, 3] + index
-                count = min(ELLM_TILE_N - column % ELLM_TILE_N, last - index)
-                source = &rows[runs[run, 1] + index * runs[run, 4] - first_row, 0]
-                _pack_columns(source, runs[run, 4] * size, count, size, first_tile, address, column, layout)
-                index += count
+        _pack_runs(&rows[0, 0], size, first_row, first_row + rows.shape[0], runs, address, first_tile, layout)
+
+
+def pack_file_rows(
+    int file, int64_t offset, int64_t stride, int64_t size, int64_t first_row, int64_t end_row,
+    const int64_t[:, ::1] runs, uintptr_t address, str format, int64_t k_tiles, int nan=-1,
+) -> tuple:
+    """Write source rows [first_row, end_row) to the packed weight at `address`, as `pack_rows` does, out of a file.
+
+    The first row is `size` bytes from `offset` on, the next one `stride` bytes further. All of it is done without the
+    GIL: any number of threads is then as fast as the file. Returns the bytes read, fewer where the file ends, and
+    whether there was a code `nan`, with the sign bit or without. Raises OSError, ValueError as `pack_rows`, MemoryError.
+    """
+    cdef Layout layout = _layout(format, k_tiles)
+    cdef int64_t rows, row, part, count = 0, done = 0
+    cdef int error = 0
+    cdef bint found = False
+    _refuse_long(size, 0, k_tiles, layout, format)
+    if size == 0 or first_row >= end_row:
+        return 0, False
+    rows = min(max(READ_BYTES // size, 1), end_row - first_row)
+    cdef uint8_t *data = <uint8_t *> malloc(rows * size)
+    if data == NULL:
+        raise MemoryError(f"rows of {size} bytes")
+    with nogil:
+        row = first_row
+        while row < end_row:
+            part = min(rows, end_row - row)
+            count = _read_rows(file, offset + (row - first_row) * stride, stride, size, part, data, &error)
+            done += count
+            if count < part * size:
+                break
+            found = found or nan >= 0 and _holds(data, count, nan)
+            _pack_runs(data, size, row, row + part, runs, address, 0, layout)
+            row += part
+        free(data)
+    if error:
+        raise OSError(error, os.strerror(error))
+    return done, found
+
+
+def _refuse_long(int64_t size, int64_t first_tile, int64_t k_tiles, Layout layout, str format):
+    if first_tile < 0 or size > (k_tiles - first_tile) * layout.tile // ELLM_TILE_N:
+        raise ValueError(f"rows of {size} bytes from tile {first_tile} on do not fit {k_tiles} tiles of {format}")
+
+
+# What runs take of source rows [first_row, end_row), whose bytes are at `rows`, `size` bytes each.
+cdef void _pack_runs(
+    const uint8_t *rows, int64_t size, int64_t first_row, int64_t end_row, const int64_t[:, ::1] runs, uintptr_t address,
+    int64_t first_tile, Layout layout,
+) noexcept nogil:
+    cdef int64_t run, index, last, column, count
+    cdef const uint8_t *source
+    for run in range(runs.shape[0]):
+        index, last = _clip(&runs[run, 0], first_row, end_row)
+        while index < last:
+            column = runs[run, 3] + index
+            count = min(ELLM_TILE_N - column % ELLM_TILE_N, last - index)
+            source = rows + (runs[run, 1] + index * runs[run, 4] - first_row) * size
+            _pack_columns(source, runs[run, 4] * size, count, size, first_tile, address, column, layout)
+            index += count
 
 
 def pack_codes(
@@ -250,14 +303,19 @@ cdef inline uint32_t _bytes_of_nibbles(uint32_t codes) noexcept nogil:
 
 def has_nan(const uint8_t[:, ::1] codes, uint8_t nan) -> bool:
     """Whether codes of 8 bits hold one of the two NaNs: `nan`, with the sign bit or without."""
-    cdef int64_t i, n = codes.shape[0] * codes.shape[1]
-    cdef const uint8_t *code
-    cdef uint8_t found = 0
+    cdef int64_t n = codes.shape[0] * codes.shape[1]
+    cdef bint found = False
     if n:
-        code = &codes[0, 0]
         with nogil:
-            for i in range(n):
-                found |= (code[i] & 0x7F) == nan
+            found = _holds(&codes[0, 0], n, nan)
+    return found
+
+
+cdef bint _holds(const uint8_t *codes, int64_t n, uint8_t nan) noexcept nogil:
+    cdef uint8_t found = 0
+    cdef int64_t i
+    for i in range(n):
+        found |= (codes[i] & 0x7F) == nan
     return found != 0
 
 
@@ -266,30 +324,35 @@ def read_strided(int file, int64_t offset, int64_t stride, uint8_t[:, ::1] out) 
 
     Returns the bytes read, fewer than asked for where the file ends. Raises OSError.
     """
-    cdef int64_t row = 0, rows = out.shape[0], size = out.shape[1], done = 0, count, part
+    cdef int64_t rows = out.shape[0], size = out.shape[1], done
     cdef int error = 0
-    if stride == size:
-        rows, size = 1, rows * size
     if rows * size == 0:
         return 0
-    cdef uint8_t *data = &out[0, 0]
     with nogil:
-        while row < rows:
-            part = 0
-            while part < size:
-                count = pread(file, data + row * size + part, size - part, offset + row * stride + part)
-                if count < 0 and errno == EINTR:
-                    continue
-                if count <= 0:
-                    error = errno if count < 0 else 0
-                    break
-                part += count
-            done += part
-            if part < size:
-                break
-            row += 1
+        done = _read_rows(file, offset, stride, size, rows, &out[0, 0], &error)
     if error:
         raise OSError(error, os.strerror(error))
+    return done
+
+
+# Bytes read of rows of a file, those before the first that cannot be; `error` says why if not because the file ends.
+cdef int64_t _read_rows(
+    int file, int64_t offset, int64_t stride, int64_t size, int64_t rows, uint8_t *out, int *error
+) noexcept nogil:
+    cdef int64_t row, part, count, done = 0
+    if stride == size:
+        rows, size = 1, rows * size
+    for row in range(rows):
+        part = 0
+        while part < size:
+            count = pread(file, out + row * size + part, size - part, offset + row * stride + part)
+            if count < 0 and errno == EINTR:
+                continue
+            if count <= 0:
+                error[0] = errno if count < 0 else 0
+                return done + part
+            part += count
+        done += part
     return done
 
 

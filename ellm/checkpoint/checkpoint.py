@@ -14,6 +14,7 @@ import numpy as np
 from ellm.checkpoint.sources import used_tensors
 from ellm.checkpoint.tensors import TensorFiles, TensorInfo
 from ellm.kernels.formats import FORMATS, PLAIN
+from ellm.system import memory
 from ellm.system.errors import InputError
 from ellm.text.tokenizer import Tokenizer
 
@@ -104,11 +105,33 @@ class Checkpoint:
         """Tensors that no weight of the program is made of, such as layers for multi-token prediction."""
         return sorted(self.tensors.keys() - used_tensors(program.weights))
 
+    def read_once(self, needed: int) -> None:
+        """Keep out of the page cache what will be read, unless there is room for all of it beside `needed` bytes.
+
+        Else it would fill up the memory next to the cores that read, and what these touch first would lie elsewhere.
+        """
+        self._files.once = self._files.total_bytes() + needed > memory.available()
+
     def read_rows(
         self, name: str, begin: int, end: int, *, matrix: int | None = None, columns: tuple[int, int] | None = None
     ) -> np.ndarray:
         """Rows [begin, end) of a matrix in the tensor's own precision. See `TensorFiles.read_rows`."""
         return self._files.read_rows(name, begin, end, matrix=matrix, columns=columns)
+
+    def pack_rows(
+        self,
+        name: str,
+        begin: int,
+        rows: tuple[int, int],
+        columns: tuple[int, int],
+        runs: np.ndarray,
+        address: int,
+        k_tiles: int,
+        *,
+        matrix: int | None = None,
+    ) -> bool:
+        """Pack rows of a tensor that is `as_packed`. See `TensorFiles.pack_rows`."""
+        return self._files.pack_rows(name, begin, rows, columns, runs, address, k_tiles, matrix=matrix)
 
     def read_parts(
         self, name: str, begin: int, end: int, *, matrix: int | None = None, columns: tuple[int, int]

@@ -53,7 +53,9 @@ def load_weights(
     """
     check_tensors(weights, checkpoint)
     spill = spill or Spill(0, 0)
-    report = Report(sum(weight.bytes for weight in weights), progress)
+    total = sum(weight.bytes for weight in weights)
+    checkpoint.read_once(total)
+    report = Report(total, progress)
 
     def work(worker: int, workers: int, stop: Event) -> None:
         packer = Packer(checkpoint, spill, stop)

@@ -65,17 +65,36 @@ def pack_piece(checkpoint: Checkpoint, weight: WeightEntry, piece: Piece, matrix
     if piece.source.transposed:
         _pack_transposed(checkpoint, weight, piece, matrix, address)
         return
-    k, k_tiles, format = weight.k, weight.k_tiles, weight.packed
-    shift, first_k = matrix * piece.source.head_rows, piece.source.first_k
-    shared = format.stored.rows_per_scale
-    most = max(_BLOCK_BYTES // format.column_bytes(k_tiles), 1) * TILE_N
+    if checkpoint.tensors[tensor_name(piece.source, matrix)].as_packed:
+        _pack_as_stored(checkpoint, weight, piece, matrix, address)
+        return
+    source, format, shift = piece.source, weight.packed, matrix * piece.source.head_rows
+    columns, stacked = (source.first_k, source.first_k + weight.k), matrix if source.stacked else None
+    most = max(_BLOCK_BYTES // format.column_bytes(weight.k_tiles), 1) * TILE_N
     for row in range(piece.first, piece.last, most):
-        end = min(row + most, piece.last)
-        codes, scales = _read(checkpoint, weight, piece, matrix, (shift + row, shift + end), (first_k, first_k + k))
-        pack_rows(codes.view(np.uint8), row, piece.runs, address, format.name, k_tiles)
-        if scales is not None:
-            offset = shift - (shift + row) // shared * shared
-            pack_scales(scales, shared, row, end, offset, piece.runs, address, format.name, k_tiles)
+        rows = shift + row, shift + min(row + most, piece.last)
+        codes = checkpoint.read_rows(tensor_name(source, matrix), *rows, matrix=stacked, columns=columns)
+        pack_rows(np.ascontiguousarray(codes).view(np.uint8), row, piece.runs, address, format.name, weight.k_tiles)
+
+
+def _pack_as_stored(checkpoint: Checkpoint, weight: WeightEntry, piece: Piece, matrix: int, address: int) -> None:
+    """`pack_piece` of rows whose bytes are packed as the file has them, and their scales if the format has any."""
+    source, format = piece.source, weight.packed
+    name, shift, per_item = tensor_name(source, matrix), matrix * source.head_rows, format.codes_per_item
+    first, end = source.first_k, source.first_k + weight.k
+    items, rows = (first // per_item, -(-end // per_item)), (piece.first, piece.last)
+    stacked = matrix if source.stacked else None
+    if format.stored.scales:
+        _refuse_middle(weight, name, first)
+        begin, shared = shift + piece.first, format.stored.rows_per_scale
+        scales = _read_scales(checkpoint, source, matrix, (begin, shift + piece.last), (first, end))
+        offset = shift - begin // shared * shared
+        pack_scales(format.scale_bits(scales), shared, *rows, offset, piece.runs, address, format.name, weight.k_tiles)
+    found = checkpoint.pack_rows(
+        name, shift + piece.first, rows, items, piece.runs, address, weight.k_tiles, matrix=stacked
+    )
+    if found:
+        _refuse_nan(checkpoint, format, name)
 
 
 def _pack_parts(checkpoint: Checkpoint, weight: WeightEntry, piece: Piece, matrix: int, address: int) -> None:
@@ -89,7 +108,8 @@ def _pack_parts(checkpoint: Checkpoint, weight: WeightEntry, piece: Piece, matri
         end = min(row + most, piece.last)
         parts = checkpoint.read_parts(name, shift + row, shift + end, matrix=stacked, columns=columns)
         codes = parts.pop("codes")
-        _refuse_nan_codes(checkpoint, format, name, codes)
+        if format.nan is not None and has_nan(codes, format.nan):
+            _refuse_nan(checkpoint, format, name)
         pack = pack_rows if format.paired else pack_codes
         pack(codes, row, piece.runs, address, format.name, k_tiles)
         for part, numbers in parts.items():
@@ -205,12 +225,15 @@ def _read(
         stacked = matrix if source.stacked else None
         name = tensor_name(source, matrix)
         return np.ascontiguousarray(checkpoint.read_rows(name, *rows, matrix=stacked, columns=columns)), None
-    first_k = rows[0] if source.transposed else columns[0]
-    if first_k % format.k_per_scale:
-        name = tensor_name(source, matrix)
-        raise ValueError(f"{weight.name}: k begins at {first_k} of {name}, must be a multiple of {format.k_per_scale}")
+    _refuse_middle(weight, tensor_name(source, matrix), rows[0] if source.transposed else columns[0])
     codes, scales = _read_codes(checkpoint, source, matrix, rows, columns)
     return codes, format.scale_bits(scales)
+
+
+def _refuse_middle(weight: WeightEntry, name: str, first_k: int) -> None:
+    if first_k % weight.packed.k_per_scale:
+        per_scale = weight.packed.k_per_scale
+        raise ValueError(f"{weight.name}: k begins at {first_k} of {name}, must be a multiple of {per_scale}")
 
 
 def _read_codes(
@@ -219,30 +242,33 @@ def _read_codes(
     """A rectangle of a stored matrix of codes as it is, and the scales of the blocks that it lies in."""
     name = tensor_name(source, matrix)
     format = checkpoint.tensors[name].format
-    stacked = matrix if source.stacked else None
     per_item = format.codes_per_item
     items = columns[0] // per_item, -(-columns[1] // per_item)
+    stacked = matrix if source.stacked else None
     codes = np.ascontiguousarray(checkpoint.read_rows(name, *rows, matrix=stacked, columns=items))
+    if format.nan is not None and has_nan(codes, format.nan):
+        _refuse_nan(checkpoint, format, name)
+    return codes, _read_scales(checkpoint, source, matrix, rows, columns)
+
+
+def _read_scales(
+    checkpoint: Checkpoint, source: Source, matrix: int, rows: tuple[int, int], columns: tuple[int, int]
+) -> np.ndarray:
+    """The scales of the blocks that a rectangle of a stored matrix of codes lies in."""
+    format = checkpoint.tensors[tensor_name(source, matrix)].format
     height, width = format.scale_block(source.transposed)
     assert source.scales
-    scales_name = tensor_name(source.scales, matrix)
-    scales = checkpoint.read_scales(scales_name, rows[0] // height, -(-rows[1] // height), matrix=stacked)
+    name, stacked = tensor_name(source.scales, matrix), matrix if source.stacked else None
+    scales = checkpoint.read_scales(name, rows[0] // height, -(-rows[1] // height), matrix=stacked)
     scales = scales[:, columns[0] // width : -(-columns[1] // width)]
-    _refuse_nan(checkpoint, format, name, codes, scales_name, scales)
-    return codes, scales
-
-
-def _refuse_nan_codes(checkpoint: Checkpoint, format: Format, name: str, codes: np.ndarray) -> None:
-    if format.nan is not None and has_nan(codes, format.nan):
-        tensor, nans = checkpoint.tensors[name], f"{format.nan:#x} or {format.nan | 0x80:#x}"
-        raise InputError(f"{tensor.path}: {tensor}: holds NaN (code {nans}), a weight must be a number")
-
-
-def _refuse_nan(
-    checkpoint: Checkpoint, format: Format, name: str, codes: np.ndarray, scales_name: str, scales: np.ndarray
-) -> None:
-    _refuse_nan_codes(checkpoint, format, name, codes)
     bad = ~np.isfinite(format.decode_scale(scales))
     if bad.any():
-        tensor = checkpoint.tensors[scales_name]
+        tensor = checkpoint.tensors[name]
         raise InputError(f"{tensor.path}: {tensor}: holds {scales[bad][0]}, a scale must be finite")
+    return scales
+
+
+def _refuse_nan(checkpoint: Checkpoint, format: Format, name: str) -> None:
+    assert format.nan is not None
+    tensor, nans = checkpoint.tensors[name], f"{format.nan:#x} or {format.nan | 0x80:#x}"
+    raise InputError(f"{tensor.path}: {tensor}: holds NaN (code {nans}), a weight must be a number")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 from ellm.checkpoint.joined import Joined
 from ellm.kernels.formats import FORMATS, PLAIN, Format, stored_format
 from ellm.kernels.layout import from_bf16
-from ellm.kernels.pack import read_strided, to_bf16
+from ellm.kernels.pack import pack_file_rows, read_strided, to_bf16
 from ellm.system.errors import InputError
 
 _PLAIN: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4")}
@@ -64,6 +65,12 @@ class TensorInfo:
         return {self.path} | ({table.tensor.path for table in self.joined.tables} if self.joined else set())
 
     @property
+    def as_packed(self) -> bool:
+        """Whether the bytes of its rows in the file are those that are packed."""
+        plain = not self.joined and not self.interleaved_heads and self.scale == 1.0
+        return plain and self.dtype == self.format.stored.dtype
+
+    @property
     def format(self) -> Format:
         """What it is computed with. F32, and of GGUF all but blocks that kernels know, is rounded to bf16."""
         format = stored_format(self.name, self.dtype)
@@ -71,10 +78,15 @@ class TensorInfo:
 
 
 class TensorFiles:
-    """Reads rows of tensors by `pread`, so that no page of a file counts as memory of the process. Thread-safe."""
+    """Reads rows of tensors by `pread`, so that no page of a file counts as memory of the process. Thread-safe.
+
+    Attributes:
+        once: what was read leaves the page cache.
+    """
 
     def __init__(self, tensors: dict[str, TensorInfo]):
         self.tensors = tensors
+        self.once = False
         self._files: dict[Path, int] = {}
         try:
             for path in {path for tensor in tensors.values() for path in tensor.paths}:
@@ -104,6 +116,36 @@ class TensorFiles:
         tensor = self.tensors[name]
         values = self._read(tensor, begin, end, matrix, columns)
         return to_bf16(values) if values.dtype == np.float32 else values
+
+    def pack_rows(
+        self,
+        name: str,
+        begin: int,
+        rows: tuple[int, int],
+        columns: tuple[int, int],
+        runs: np.ndarray,
+        address: int,
+        k_tiles: int,
+        *,
+        matrix: int | None = None,
+    ) -> bool:
+        """Pack rows from `begin` on of a tensor that is `as_packed`, which runs know as [first, end): `pack_file_rows`.
+
+        Returns whether one of its codes is NaN. Other arguments and errors are those of `read_rows`.
+        """
+        tensor = self.tensors[name]
+        size = _ITEMS[tensor.dtype].itemsize
+        offset, row_bytes = self._place(tensor, matrix)
+        offset += begin * row_bytes + columns[0] * size
+        wanted, format = (columns[1] - columns[0]) * size, tensor.format
+        nan = -1 if format.nan is None else format.nan
+        with _readable(tensor):
+            count, found = pack_file_rows(
+                self._files[tensor.path], offset, row_bytes, wanted, *rows, runs, address, format.name, k_tiles, nan
+            )
+        _check_end(tensor, offset, row_bytes, wanted, rows[1] - rows[0], count)
+        self._forget(tensor, offset, row_bytes * (rows[1] - rows[0]))
+        return found
 
     def read_parts(
         self, name: str, begin: int, end: int, *, matrix: int | None = None, columns: tuple[int, int]
@@ -177,14 +219,17 @@ class TensorFiles:
         if tensor.dtype not in _ITEMS:
             raise InputError(f"{tensor.path}: {tensor}: dtype is {tensor.dtype}, ellm reads {', '.join(readable())}")
         dtype = _ITEMS[tensor.dtype]
-        offset, row_bytes = tensor.offset, tensor.row_bytes
-        if matrix is not None:
-            offset += matrix * tensor.row_bytes
-            row_bytes = dtype.itemsize * math.prod(tensor.shape[2:])
+        offset, row_bytes = self._place(tensor, matrix)
         first, last = columns or (0, row_bytes // dtype.itemsize)
         bits = np.empty((end - begin, last - first), dtype)
         self._pread(tensor, offset + begin * row_bytes + first * dtype.itemsize, row_bytes, bits.view(np.uint8))
         return _to_float(tensor, bits) if tensor.dtype == "F16" and tensor.format is PLAIN else bits
+
+    def _place(self, tensor: TensorInfo, matrix: int | None) -> tuple[int, int]:
+        """Where a matrix of a tensor that has no blocks begins in the file, and the bytes of its rows."""
+        if matrix is None:
+            return tensor.offset, tensor.row_bytes
+        return tensor.offset + matrix * tensor.row_bytes, _ITEMS[tensor.dtype].itemsize * math.prod(tensor.shape[2:])
 
     def _items(self, tensor: TensorInfo, rows: tuple[int, int], columns: tuple[int, int]) -> np.ndarray:
         """A rectangle of a tensor that is not joined: float32, or whole numbers as the file has them."""
@@ -206,18 +251,39 @@ class TensorFiles:
 
     def _pread(self, tensor: TensorInfo, offset: int, stride: int, out: np.ndarray) -> None:
         """Fill the rows of `out`, uint8 [rows, bytes], from `offset` on, `stride` bytes apart in the file."""
-        try:
+        with _readable(tensor):
             count = read_strided(self._files[tensor.path], offset, stride, out)
-        except OSError as error:
-            raise InputError(f"{tensor.path}: {tensor}: cannot be read: {error.strerror}") from error
-        if count < out.size:
-            row, byte = divmod(count, out.shape[1])
-            raise InputError(f"{tensor.path}: {tensor}: the file ends at byte {offset + row * stride + byte}")
+        _check_end(tensor, offset, stride, out.shape[1], len(out), count)
+        self._forget(tensor, offset, stride * len(out))
+
+    def _forget(self, tensor: TensorInfo, offset: int, size: int) -> None:
+        """Let whole pages of a file leave the page cache, where `once` says so."""
+        if self.once and size:
+            os.posix_fadvise(self._files[tensor.path], offset, size, os.POSIX_FADV_DONTNEED)
+
+    def total_bytes(self) -> int:
+        """Of all files."""
+        return sum(os.fstat(file).st_size for file in self._files.values())
 
     def close(self) -> None:
         """Close the files. No row can be read afterwards."""
         while self._files:
             os.close(self._files.popitem()[1])
+
+
+@contextmanager
+def _readable(tensor: TensorInfo) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{tensor.path}: {tensor}: cannot be read: {error.strerror}") from error
+
+
+def _check_end(tensor: TensorInfo, offset: int, stride: int, size: int, rows: int, count: int) -> None:
+    """`count` bytes are all of these rows."""
+    if count < rows * size:
+        row, byte = divmod(count, size)
+        raise InputError(f"{tensor.path}: {tensor}: the file ends at byte {offset + row * stride + byte}")
 
 
 def _to_float(tensor: TensorInfo, values: np.ndarray) -> np.ndarray:

@@ -1,6 +1,8 @@
 """Packing: every byte where task.h puts it, home tiles, refusals before anything is read, and peak memory."""
 
+import ctypes
 import json
+import mmap
 import os
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import tiny
 from packed_weights import floats, load, matrix, program, source, write_checkpoint
 
 from ellm.checkpoint import homes, loader, open_checkpoint, pieces
+from ellm.system import memory
 from ellm.system.errors import InputError
 
 CORES = sorted(os.sched_getaffinity(0))[:2]
@@ -147,6 +150,33 @@ def test_a_thread_that_fails_stops_the_others(tmp_path, monkeypatch):
         os.truncate(folder / "model.safetensors", checkpoint.tensors["model.embed_tokens.weight"].offset + 88 * 2 * 100)
         with pytest.raises(InputError, match=r"model.embed_tokens.weight: the file ends at byte"):
             load(program(weights_of_every_layout()), checkpoint, CORES)
+
+
+def cached(path: Path) -> float:
+    """How much of a file is in the page cache."""
+    libc, page = ctypes.CDLL(None, use_errno=True), mmap.PAGESIZE
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
+        pages = (ctypes.c_ubyte * (-(-len(mapped) // page)))()
+        start = ctypes.c_char.from_buffer(mapped)
+        assert libc.mincore(ctypes.c_void_p(ctypes.addressof(start)), ctypes.c_size_t(len(mapped)), pages) == 0
+        del start
+    return sum(page & 1 for page in pages) / len(pages)
+
+
+@pytest.mark.parametrize("there, kept", [(1 << 40, True), (1 << 20, False)])
+def test_files_that_do_not_fit_beside_the_weights_leave_the_page_cache(tmp_path, monkeypatch, there, kept):
+    folder = write_checkpoint(tmp_path, {"w": ("BF16", np.ones((16384, 1024), np.uint16))})
+    path = folder / "model.safetensors"
+    with path.open("rb") as file:
+        file.read()
+        os.fsync(file.fileno())
+    assert cached(path) == 1
+    monkeypatch.setattr(memory, "available", lambda: there)
+    with open_checkpoint(folder) as checkpoint:
+        load(program([matrix("w", [("w", [16384, 1024])], [[0, 0, 16384, 0]], 1024, 1024)]), checkpoint, CORES)
+    assert (
+        cached(path) == 1 if kept else cached(path) < 0.5
+    )  # pages at the ends of what is read may be parts of larger ones
 
 
 PEAK = """

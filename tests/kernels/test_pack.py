@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ellm.kernels import layout, pack
+from ellm.kernels.contract import TILE_N
 from ellm.kernels.formats import FORMATS
 
 HEADERS = {"bf16": 0, "f16": 0, "fp8": 64, "mxfp4": 64}
@@ -153,6 +154,43 @@ def test_strided_bytes(tmp_path, offset, stride, rows, size):
         os.close(file)
     with pytest.raises(OSError, match="Bad file descriptor"):
         pack.read_strided(file, 0, 1, np.zeros((1, 1), np.uint8))
+
+
+@pytest.mark.parametrize("name, k, rows", [("bf16", 70, 40), ("f16", 32, 600), ("fp8", 4096, 300), ("bf16", 300000, 3)])
+def test_rows_of_a_file_are_packed_as_rows_in_memory_are(tmp_path, name, k, rows):
+    format, k_tiles = FORMATS[name], -(-k // 128) * 4
+    size = k * format.bits // 8
+    content = np.random.default_rng(k).integers(0, 0x7F, 100 + rows * (size + 20), np.uint8)
+    (tmp_path / "file").write_bytes(content.tobytes())
+    file, stride = os.open(tmp_path / "file", os.O_RDONLY), size + 20
+    stored = np.stack([content[60 + row * stride :][:size] for row in range(rows)])
+    runs = np.array([[0, 5, rows // 2, 3, 1], [0, 6 + rows // 2, rows // 8, rows, 2]], np.int64)
+    packed = np.zeros((2, -(-2 * rows // TILE_N), format.column_bytes(k_tiles)), np.uint8)
+    try:
+        pack.pack_rows(stored, 5, runs, packed[0].ctypes.data, name, k_tiles)
+        where = (60, stride, size, 5, 5 + rows, runs, packed[1].ctypes.data, name, k_tiles)
+        assert pack.pack_file_rows(file, *where, nan=0x7F) == (rows * size, False)
+        np.testing.assert_array_equal(*packed)
+        assert pack.pack_file_rows(file, 60 + len(content) - 130, *where[1:])[0] < rows * size
+    finally:
+        os.close(file)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        pack.pack_file_rows(file, *where)
+    with pytest.raises(ValueError, match="do not fit"):
+        pack.pack_file_rows(
+            file, 60, stride, (k_tiles + 1) * 64, 5, 5 + rows, runs, packed[1].ctypes.data, name, k_tiles
+        )
+
+
+def test_a_nan_in_a_file_is_found(tmp_path):
+    codes = np.zeros((300, 4096), np.uint8)
+    codes[299, 4095] = 0xFF
+    (tmp_path / "file").write_bytes(codes.tobytes())
+    runs, out = np.array([[0, 0, 300, 0, 1]], np.int64), np.zeros(19 * FORMATS["fp8"].column_bytes(128), np.uint8)
+    with open(tmp_path / "file", "rb") as file:
+        for nan, found in ((0x7F, True), (0x7E, False), (-1, False)):
+            where = (file.fileno(), 0, 4096, 4096, 0, 300, runs, out.ctypes.data, "fp8", 128)
+            assert pack.pack_file_rows(*where, nan=nan) == (codes.size, found)
 
 
 def test_rounding_is_to_nearest_even():
