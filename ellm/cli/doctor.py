@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from contextlib import closing
+from pathlib import Path
 
 from ellm.cli.terminal import note
 from ellm.kernels import contract
@@ -128,8 +129,19 @@ def memory_lines() -> list[str]:
         f"memory       {memory.readable(memory.available())} available of "
         f"{memory.readable(memory.meminfo()['MemTotal'])}",
         f"  huge pages transparent: {pages['transparent']}; reserved: {', '.join(reserved) or 'none'}",
+        *overcommit_lines(),
         cache_line(),
     ]
+
+
+def overcommit_lines(root: Path = Path("/")) -> list[str]:
+    """A warning where the system counts memory that is only reserved."""
+    try:
+        strict = (root / "proc/sys/vm/overcommit_memory").read_text().strip() == "2"
+    except OSError:
+        return []
+    words = "a sequence reserves its whole context, and vm.overcommit_memory=2 counts that as used: set it to 0 or 1"
+    return [f"  WARNING    {words}"] if strict else []
 
 
 def cache_line() -> str:

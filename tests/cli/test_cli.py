@@ -13,6 +13,7 @@ import pytest
 import small_caches
 from tiny import write_checkpoint
 
+from ellm.cli.doctor import overcommit_lines
 from ellm.cli.main import main
 from ellm.cli.terminal import note
 from ellm.kernels import isa
@@ -440,6 +441,16 @@ def test_doctor_names_every_isa_and_the_limits():
         assert word in result.stdout
     assert "Qwen3-8B" in result.stdout
     assert re.search(r"measured +[\d.]+ GB/s memory read, [\d.]+ TFLOP/s", result.stdout)
+
+
+def test_doctor_warns_where_reserved_memory_counts(tmp_path):
+    setting = tmp_path / "proc/sys/vm/overcommit_memory"
+    assert overcommit_lines(tmp_path) == []
+    setting.parent.mkdir(parents=True)
+    for value, lines in (("0", 0), ("1", 0), ("2", 1)):
+        setting.write_text(f"{value}\n")
+        found = overcommit_lines(tmp_path)
+        assert len(found) == lines and all("vm.overcommit_memory=2" in line for line in found)
 
 
 def test_help_and_version():
