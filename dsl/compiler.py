@@ -142,12 +142,14 @@ def _program(lowering: Lowering, weights_bytes: int, context: int) -> Program:
         partials=_partials(context, partial_floats),
         weights_bytes=weights_bytes,
         range_bytes=_round_up(lowering.ranges.bytes, PAGE),
+        first_block=lowering.ranges.first_block,
+        block_bytes=lowering.ranges.block_bytes,
         context=lowering.ranges.context,
         vocab=graph.node(graph.output).weights["weight"].shape[0],
         graph=show.text(graph, lines=True),
         operators=tuple(cost.describe(operator) for operator in operators),
         weights=lowering.region.entries(),
-        caches=tuple(lowering.ranges.caches.values()),
+        caches=lowering.ranges.entries(),
         plan=_arena_plan(lowering, section, shared),
     )
 

@@ -45,6 +45,7 @@ def lower(
     output = graph.output
     vocab = graph.node(output).weights["weight"].shape[0]
     low.emit("sample", "sample", output, {"vocab": vocab}, Kind.SAMPLE, reads=(output,))
+    low.ranges.place()
     return low
 
 

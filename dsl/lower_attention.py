@@ -77,6 +77,7 @@ def _attend(low: Lowering, key: int, node: Node) -> None:
     shared |= {"window_class": window_class, "out": out.buffer, "out_stride": out.stride}
     shared |= {"out_bf16": int(out.bf16)}
     shared |= {"sinks": low.vector(node.weights.get("sinks"))}
+    low.ranges.parts[node.attributes["cache"]].windows.add(node.attributes["window"])
     args = shared | low.ranges.fields[node.attributes["cache"]] | {"head_dim": head_dim}
     args |= {"values_in_keys": int(writer.op == "append" and len(writer.inputs) == 1)}
     args |= {"scale": node.attributes["scale"], "window": node.attributes["window"], "q": q.buffer}

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ellm.dsl import packing
 from ellm.dsl.arena import ALIGNMENT, Buffer, union
 from ellm.dsl.grammar import GRAMMAR, Storage
 from ellm.dsl.graph import Graph
 from ellm.dsl.node import Node
-from ellm.dsl.operator import Argument, Operator, Stored
+from ellm.dsl.operator import Argument, CachePart, Operator, Stored, View
 from ellm.dsl.packing import PAGE, Packed, Region, Run
 from ellm.dsl.tensor import L, Scope, Shape, Weight, features
 from ellm.dsl.tiling import COLUMNS, DEPTH, depth_tiles, matrix_task_tiles, padded, tiles
+from ellm.kernels.contract import SPLIT
 from ellm.kernels.formats import FORMATS, PLAIN
 from ellm.kernels.routes import Routes, in_bf16
 from ellm.scheduler.contents import CacheEntry, CacheKind
@@ -23,19 +24,23 @@ from ellm.scheduler.program import Kind
 
 @dataclass
 class RangeLayout:
-    """One sequence's KV range: for each cache its keys, head by head, then its values.
+    """One sequence's KV range: states, then blocks of SPLIT positions, then what serves a prompt alone.
 
-    What layers expand from their latents is one more cache, as one layer at a time needs it.
+    A block has for each layer, and in it for each head, keys and values. Layers with windows come last, so that what no
+    row sees any more can be given back in one piece. What layers expand from their latents lies behind the blocks,
+    split by split, one layer's over the last one's, as one layer at a time needs it.
     """
 
     context: int
+    first_block: int = 0
+    block_bytes: int = 0
     bytes: int = 0
-    caches: dict[str, CacheEntry] = field(default_factory=dict)
-    fields: dict[str, dict[str, int]] = field(default_factory=dict)  # arguments of the kernels that use it
+    parts: dict[str, CachePart] = field(default_factory=dict)
+    fields: dict[str, dict[str, Argument]] = field(default_factory=dict)  # arguments of the kernels that use a cache
 
     def add(
         self, node: Node, kv_heads: int, head_dim: int, value_dim: int, values_in_keys: bool, *, kept: bool = True
-    ) -> dict[str, int]:
+    ) -> dict[str, Argument]:
         """Lay out the cache that a node writes, unless it is there; return its offsets and strides in bytes.
 
         Unless it is `kept`, every layer writes it anew in each step.
@@ -43,31 +48,56 @@ class RangeLayout:
         cache = node.attributes["cache"]
         if cache in self.fields:
             return self.fields[cache]
-        key_stride = self.context // COLUMNS * depth_tiles(head_dim) * PLAIN.tile_bytes
-        value_stride = 0 if values_in_keys else self.context // DEPTH * tiles(value_dim) * PLAIN.tile_bytes
-        keys = self.bytes
-        values = keys + kv_heads * key_stride
-        self.bytes = values + kv_heads * value_stride
-        self.fields[cache] = dict(keys=keys, key_stride=key_stride, values=values, value_stride=value_stride)
+        key_bytes = SPLIT // COLUMNS * depth_tiles(head_dim) * PLAIN.tile_bytes
+        head_bytes = key_bytes + (0 if values_in_keys else SPLIT // DEPTH * tiles(value_dim) * PLAIN.tile_bytes)
         position_bytes = 2 * kv_heads * (head_dim + (0 if values_in_keys else value_dim))
         kind = CacheKind("latents" if values_in_keys else "keys and values", position_bytes, kept=kept)
-        layer = node.scope.layer if kept else -1
-        self.caches[cache] = CacheEntry(cache, layer, kind, keys, self.bytes - keys)
+        part = self.parts[cache] = CachePart(node.scope.layer if kept else -1, kind, kv_heads * head_bytes)
+        self.fields[cache] = {"keys": part, "key_stride": head_bytes}
+        self.fields[cache] |= {"values": View(part, key_bytes), "value_stride": head_bytes}
+        self.fields[cache] |= {"block_stride": 0 if kept else part.bytes}
         return self.fields[cache]
 
     def add_state(self, node: Node, kind: CacheKind) -> int:
         """Lay out a cache of one size for any sequence, unless it is there; return its offset."""
         cache = node.attributes["cache"]
-        if cache not in self.fields:
-            self.bytes = -(-self.bytes // ALIGNMENT) * ALIGNMENT
-            self.fields[cache] = {"state": self.bytes}
-            self.caches[cache] = CacheEntry(cache, node.scope.layer, kind, self.bytes, kind.sequence_bytes)
-            self.bytes += kind.sequence_bytes
-        return self.fields[cache]["state"]
+        if cache not in self.parts:
+            begin = _round_up(self.first_block, ALIGNMENT)
+            self.parts[cache] = CachePart(node.scope.layer, kind, kind.sequence_bytes, offset=begin)
+            self.first_block = begin + kind.sequence_bytes
+        return self.parts[cache].offset
+
+    def place(self) -> None:
+        """Decide where keys and values are, when all caches and who reads them are known."""
+        self.first_block, self.block_bytes = _round_up(self.first_block, PAGE), 0
+        parts = [self.parts[cache] for cache in self.fields]
+        for part in sorted((part for part in parts if part.kind.kept), key=lambda part: -(part.window or self.context)):
+            part.offset = self.block_bytes
+            self.block_bytes += part.bytes
+        blocks = self.context // SPLIT
+        self.bytes = self.first_block + blocks * self.block_bytes
+        for part in parts:
+            if not part.kind.kept:
+                part.offset = self.bytes
+                self.bytes += blocks * part.bytes
+
+    def entries(self) -> tuple[CacheEntry, ...]:
+        """What a Program says of the caches."""
+        blocks = self.context // SPLIT
+        return tuple(
+            CacheEntry(
+                name,
+                part.layer,
+                replace(part.kind, window=part.window),
+                part.offset,
+                part.bytes * (blocks if name in self.fields else 1),
+            )
+            for name, part in self.parts.items()
+        )
 
     def extended(self) -> RangeLayout:
-        """A layout that begins with this one; what it adds begins on a page."""
-        return RangeLayout(self.context, -(-self.bytes // PAGE) * PAGE, dict(self.caches), dict(self.fields))
+        """A layout that begins with this one."""
+        return replace(self, parts=dict(self.parts), fields=dict(self.fields))
 
 
 class Lowering:
@@ -271,3 +301,7 @@ class Lowering:
             part, number = f"{name}_{number}", number + 1
         self.names.add((scope, part))
         return part
+
+
+def _round_up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple

@@ -9,14 +9,31 @@ from ellm.dsl.node import Node
 from ellm.dsl.packing import Packed
 from ellm.kernels import contract
 from ellm.kernels.records import RECORDS, Kernel, Sync
+from ellm.scheduler.contents import CacheKind
 from ellm.scheduler.program import Kind
+
+
+@dataclass(eq=False)
+class CachePart:
+    """A cache of a range: keys and values of each of its blocks, or a state."""
+
+    layer: int  # -1: none
+    kind: CacheKind
+    bytes: int  # of a block; of a state, all
+    windows: set[int] = field(default_factory=set)  # of who reads it; 0: all of the context
+    offset: int = -1  # in each block; of a state and of what serves a prompt alone, in the range
+
+    @property
+    def window(self) -> int:
+        """Positions up to a row that it reads at most; 0: all."""
+        return 0 if 0 in self.windows else max(self.windows, default=0)
 
 
 @dataclass(frozen=True)
 class View:
-    """A place within a buffer, `bytes` from its start."""
+    """A place within a buffer or a cache, `bytes` from its start."""
 
-    buffer: Buffer
+    buffer: Buffer | CachePart
     bytes: int
 
     @property
@@ -25,7 +42,7 @@ class View:
         return self.buffer.offset + self.bytes
 
 
-Argument = int | float | Buffer | View | Packed | None
+Argument = int | float | Buffer | CachePart | View | Packed | None
 ABSENT: dict[str, int | float] = {
     "buffer": -1,
     "shared": -1,
@@ -115,4 +132,4 @@ class Operator:
     def _number(value: Argument, kind: str) -> int | float:
         if value is None:
             return ABSENT[kind]
-        return value.offset if isinstance(value, (Buffer, View, Packed)) else value
+        return value.offset if isinstance(value, (Buffer, CachePart, View, Packed)) else value

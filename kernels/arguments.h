@@ -98,7 +98,7 @@ typedef struct ellm_qkv {
     ellm_int rotary;          /* rotated leading dims of a head, pairs (i, i + rotary / 2) */
     ellm_buffer q;            /* bf16 [rows, heads, q_width] */
     ellm_int q_width;         /* head_dim rounded up to 32 */
-    ellm_range keys;          /* this layer's keys; head j at keys + j * key_stride */
+    ellm_range keys;          /* this layer's keys in a block; head j at keys + j * key_stride */
     ellm_range key_stride;    /* bytes */
     ellm_range values;
     ellm_range value_stride;
@@ -150,6 +150,7 @@ typedef struct ellm_expand_latent {
     ellm_range key_stride;
     ellm_range values;
     ellm_range value_stride;
+    ellm_range block_stride;
 } ellm_expand_latent;
 
 /* Causal grouped-query attention with online softmax over splits of ELLM_SPLIT keys. The heads of a KV head are cut into
@@ -168,6 +169,7 @@ typedef struct ellm_attend {
     ellm_range key_stride;
     ellm_range values;
     ellm_range value_stride;
+    ellm_range block_stride;  /* 0: keys and values are in the blocks; else in the range itself, so far from split to split */
     ellm_real scale;
     ellm_int window;          /* keys position - window + 1 .. position are seen; 0: all */
     ellm_int window_class;    /* index of step->items */

@@ -46,7 +46,7 @@ cdef struct Fold:
     int64_t rows          # F; every matrix below has F rounded up to 16 rows
     int64_t heads
     int64_t first
-    const char *keys      # tiles of the KV head
+    const char *keys      # tiles of the KV head in the split's block
     const char *values    # the same, or NULL: they are in the keys
     int64_t q_stride
     int64_t s_stride
@@ -67,16 +67,11 @@ cdef struct Fold:
 cdef inline Fold fold_layout(
     const ellm_task *task, const ellm_attend *op, const ellm_attend_item *item, HeadGroup group
 ) noexcept nogil:
-    cdef const char *sequence = task.step.ranges[item.slot]
     cdef int64_t rows
     cdef Fold fold
     fold.heads = group.size
     fold.first = group.first
     fold.rows = item.rows * fold.heads
-    fold.keys = sequence + op.keys + group.kv_head * op.key_stride
-    fold.values = NULL
-    if not op.values_in_keys:
-        fold.values = sequence + op.values + group.kv_head * op.value_stride
     fold.q_stride = panel_stride(k_tiles_of(op.head_dim))
     fold.s_stride = panel_stride(ELLM_SPLIT // ELLM_TILE_K)
     fold.o_stride = ELLM_TILE_N * n_tiles_of(op.value_dim)
@@ -132,16 +127,14 @@ cdef inline void fold_softmax(
     vector_to_bf16(scores + begin, fold.p + f * fold.s_stride + begin, end - begin)
 
 
-# part = p . V over the keys [begin, end) of the context, whose p begins at column `first` of fold.p.
-cdef inline void fold_values(
-    const ellm_attend *op, const Fold *fold, int64_t first, int64_t begin, int64_t end
-) noexcept nogil:
+# part = p . V over the keys [begin, end) of the split.
+cdef inline void fold_values(const ellm_attend *op, const Fold *fold, int64_t begin, int64_t end) noexcept nogil:
     cdef int64_t n_tiles = n_tiles_of(op.value_dim), k_tiles = (end - begin) // ELLM_TILE_K, part, n, count
     cdef int64_t key_tiles = k_tiles_of(op.head_dim)
     cdef const ellm_bf16 *keys = <const ellm_bf16 *> fold.keys + begin // ELLM_TILE_N * key_tiles * ELLM_TILE
     if fold.values != NULL:
         tile_matmul(
-            fold.p + first, fold.s_stride, <int> fold.rows,
+            fold.p + begin, fold.s_stride, <int> fold.rows,
             <const ellm_bf16 *> fold.values + begin // ELLM_TILE_K * n_tiles * ELLM_TILE, ELLM_TILE, n_tiles * ELLM_TILE,
             <int> n_tiles, <int> k_tiles, fold.part, fold.o_stride, 0,
         )
@@ -151,9 +144,18 @@ cdef inline void fold_values(
         count = min(VALUE_TILES, n_tiles - n)
         cache_values_of_keys(keys + n // 2 * ELLM_TILE, key_tiles, k_tiles, count, fold.tiles)
         tile_matmul(
-            fold.p + first, fold.s_stride, <int> fold.rows, fold.tiles, k_tiles * ELLM_TILE, ELLM_TILE,
+            fold.p + begin, fold.s_stride, <int> fold.rows, fold.tiles, k_tiles * ELLM_TILE, ELLM_TILE,
             <int> count, <int> k_tiles, fold.part + ELLM_TILE_N * n, fold.o_stride, 0,
         )
+
+
+# Where the split's keys and values are: looked up once for all of its tiles.
+cdef inline void fold_block(
+    const ellm_task *task, const ellm_attend *op, const ellm_attend_item *item, int64_t kv_head, int64_t split, Fold *fold
+) noexcept nogil:
+    cdef char *block = cache_block(task.step, item.slot, split, op.block_stride)
+    fold.keys = block + op.keys + kv_head * op.key_stride
+    fold.values = NULL if op.values_in_keys else block + op.values + kv_head * op.value_stride
 
 
 # One split: part, part_max and part_sum of every folded row.
@@ -168,7 +170,7 @@ cdef inline void fold_split(
         return
     tile_matmul(
         fold.q, fold.q_stride, <int> fold.rows,
-        <const ellm_bf16 *> fold.keys + (first + begin) // ELLM_TILE_N * key_tiles * ELLM_TILE, key_tiles * ELLM_TILE,
+        <const ellm_bf16 *> fold.keys + begin // ELLM_TILE_N * key_tiles * ELLM_TILE, key_tiles * ELLM_TILE,
         ELLM_TILE,
         <int> ((end - begin) // ELLM_TILE_N), <int> key_tiles, fold.scores + begin, fold.s_stride, 0,
     )
@@ -176,7 +178,7 @@ cdef inline void fold_split(
         position = item.position + f // fold.heads
         low = max(position - op.window + 1 - first, begin) if op.window else 0
         fold_softmax(fold, f, <float> op.scale, low, min(position + 1 - first, end), begin, end)
-    fold_values(op, fold, begin, first + begin, first + end)
+    fold_values(op, fold, begin, end)
 
 
 # Adds a split's (part, part_max, part_sum) to the running (o, max, sum). A sum of 0 says that the row sees no key.
@@ -252,6 +254,7 @@ cdef void attend(const ellm_task *task) noexcept nogil:
     fold = fold_layout(task, op, item, group)
     fold_queries(task, op, item, &fold)
     for split in range(item.split_begin, item.split_end):
+        fold_block(task, op, item, group.kv_head, split, &fold)
         fold_split(op, item, split, &fold)
         if item.partial >= 0:
             store_partials(task, op, item, split, &fold)

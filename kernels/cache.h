@@ -1,5 +1,5 @@
-/* Writing one position of a KV head into its tiles, and values that are stored as the first dims of the keys; task.h
- * gives the layouts. */
+/* Where the block of a position is, writing one position of a KV head into its tiles, and values that are stored as the
+ * first dims of the keys; task.h gives the layouts. */
 #ifndef ELLM_CACHE_H
 #define ELLM_CACHE_H
 #ifdef __AVX512BW__
@@ -11,7 +11,13 @@
 static inline int64_t k_tiles_of(int64_t n) { return (n + ELLM_TILE_K - 1) / ELLM_TILE_K; }
 static inline int64_t n_tiles_of(int64_t n) { return (n + ELLM_TILE_N - 1) / ELLM_TILE_N; }
 
-/* keys is the head's first tile, x its key at `position`, f32 [head_dim]. */
+/* What offsets in a block count from, for the block with positions [ELLM_SPLIT * block, ...) of a sequence. With a stride
+ * these lie in the sequence's own range, so far apart. */
+static inline char *cache_block(const ellm_step *step, int64_t slot, int64_t block, int64_t block_stride) {
+    return block_stride ? step->ranges[slot] + block * block_stride : step->blocks[slot * step->context_blocks + block];
+}
+
+/* keys is the head's first tile in a block, x its key at `position` of the block, f32 [head_dim]. */
 static inline void cache_store_key(ellm_bf16 *keys, int64_t position, const float *x, int64_t head_dim) {
     ellm_bf16 *tile = keys + position / ELLM_TILE_N * k_tiles_of(head_dim) * ELLM_TILE + position % ELLM_TILE_N * 2;
     for (int64_t d = 0; d + 1 < head_dim; d += 2) {
@@ -21,7 +27,7 @@ static inline void cache_store_key(ellm_bf16 *keys, int64_t position, const floa
     if (head_dim % 2) tile[head_dim / 2 * ELLM_TILE_ROW] = bf16_from_f32(x[head_dim - 1]);
 }
 
-/* values is the head's first tile, x its value at `position`, f32 [head_dim]. */
+/* values is the head's first tile in a block, x its value at `position` of the block, f32 [head_dim]. */
 static inline void cache_store_value(ellm_bf16 *values, int64_t position, const float *x, int64_t head_dim) {
     ellm_bf16 *tile = values + position / ELLM_TILE_K * n_tiles_of(head_dim) * ELLM_TILE;
     tile += position % ELLM_TILE_K / 2 * ELLM_TILE_ROW + position % 2;

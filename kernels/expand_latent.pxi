@@ -18,21 +18,20 @@ cdef inline ellm_bf16 *split_panel(
 ) noexcept nogil:
     cdef ellm_bf16 *panel = <ellm_bf16 *> (task.scratch + PANEL_HEADER)
     cdef int64_t key_tiles = k_tiles_of(op.latent + op.rotary)
-    cdef const ellm_bf16 *keys = <const ellm_bf16 *> (task.step.ranges[slot] + op.cached)
+    cdef const ellm_bf16 *keys = <const ellm_bf16 *> (cache_block(task.step, slot, split, 0) + op.cached)
     if panel_claim(task, <const ellm_matmul *> op, slot << 32 | split):
-        keys += split * (ELLM_SPLIT // ELLM_TILE_N) * key_tiles * ELLM_TILE
         cache_load_keys(keys, key_tiles, rows, panel, panel_stride(key_tiles))
     return panel
 
 
-# Keys and values of one head for `rows` positions, whose cached keys are the rows of a, lda apart. c: scratch.
+# Keys and values of one head for `rows` positions of a block, whose cached keys are the rows of a, lda apart. c: scratch.
 cdef inline void expand_rows(
-    const ellm_expand_latent *op, char *sequence, int64_t head, int64_t position, const ellm_bf16 *a, int64_t lda,
+    const ellm_expand_latent *op, char *block, int64_t head, int64_t position, const ellm_bf16 *a, int64_t lda,
     int64_t rows, float *c
 ) noexcept nogil:
     cdef int64_t stride = ELLM_TILE_N * n_tiles_of(max(op.key_dim + op.rotary, op.value_dim)), row
-    cdef ellm_bf16 *keys = <ellm_bf16 *> (sequence + op.keys + head * op.key_stride)
-    cdef ellm_bf16 *values = <ellm_bf16 *> (sequence + op.values + head * op.value_stride)
+    cdef ellm_bf16 *keys = <ellm_bf16 *> (block + op.keys + head * op.key_stride)
+    cdef ellm_bf16 *values = <ellm_bf16 *> (block + op.values + head * op.value_stride)
     cdef ellm_bf16 *tiles = <ellm_bf16 *> (c + EXPAND_ROWS * stride)
     cdef int k_tiles = <int> k_tiles_of(op.latent)
     weight_matmul(
@@ -58,6 +57,7 @@ cdef void expand_latent(const ellm_task *task) noexcept nogil:
     cdef int64_t split = task.index // op.heads, head = task.index % op.heads, first = split * ELLM_SPLIT
     cdef int64_t lda = panel_stride(k_tiles_of(op.latent + op.rotary)), row, slot, rows, part, begin
     cdef ellm_bf16 *a
+    cdef char *block
     for row in range(step.rows):
         slot = step.slots[row]
         if row + 1 < step.rows and step.slots[row + 1] == slot:
@@ -66,9 +66,10 @@ cdef void expand_latent(const ellm_task *task) noexcept nogil:
         if rows <= 0:
             continue
         a = split_panel(task, op, slot, split, rows)
+        block = cache_block(step, slot, split, op.block_stride)
         for part in range((rows + EXPAND_ROWS - 1) // EXPAND_ROWS):
             begin = part * EXPAND_ROWS
             expand_rows(
-                op, step.ranges[slot], head, first + begin, a + begin * lda, lda, min(EXPAND_ROWS, rows - begin),
+                op, block, head, begin, a + begin * lda, lda, min(EXPAND_ROWS, rows - begin),
                 <float *> (a + ELLM_SPLIT * lda),
             )

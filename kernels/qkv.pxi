@@ -3,7 +3,7 @@
 #   x       f32 or bf16 [rows, k]             weight  tiles [(heads + 2 kv_heads) * head_tiles][k_tiles]
 #   q_norm, k_norm  f32 [head_dim]: rms_norm of each q (k) head           angles  f32 [rows, rotary / 2, 2]
 #   q       bf16 [rows, heads, q_width], zero from head_dim on
-#   keys, values    written at the row's position in the KV range of its slot, in the layouts of task.h
+#   keys, values    written at the row's position in the blocks of its sequence, in the layouts of task.h
 #
 # bias, head norm and rope are f32 and rounded once, to bf16.
 
@@ -23,19 +23,20 @@ cdef inline void qkv_head(
 ) noexcept nogil:
     cdef const float *norm = <const float *> op.q_norm if head < op.heads else <const float *> op.k_norm
     cdef int64_t position = task.step.positions[task.row + row]
-    cdef char *cache = task.step.ranges[task.step.slots[task.row + row]]
+    cdef char *block = cache_block(task.step, task.step.slots[task.row + row], position // ELLM_SPLIT, 0)
     cdef int64_t kv_head = head - op.heads
     cdef ellm_bf16 *q
+    position %= ELLM_SPLIT
     if kv_head >= op.kv_heads:
         kv_head -= op.kv_heads
-        cache_store_value(<ellm_bf16 *> (cache + op.values + kv_head * op.value_stride), position, x, op.head_dim)
+        cache_store_value(<ellm_bf16 *> (block + op.values + kv_head * op.value_stride), position, x, op.head_dim)
         return
     if norm != NULL:
         vector_norm(x, norm, vector_rms_scale(x, op.head_eps, op.head_dim), x, op.head_dim)
     if op.angles >= 0:
         vector_rotate(x, <float *> (task.section + op.angles) + row * op.rotary, op.rotary)
     if kv_head >= 0:
-        cache_store_key(<ellm_bf16 *> (cache + op.keys + kv_head * op.key_stride), position, x, op.head_dim)
+        cache_store_key(<ellm_bf16 *> (block + op.keys + kv_head * op.key_stride), position, x, op.head_dim)
         return
     q = <ellm_bf16 *> (task.section + op.q) + (row * op.heads + head) * op.q_width
     vector_to_bf16(x, q, op.head_dim)

@@ -92,13 +92,15 @@ def expand_latent(task: Task) -> None:
     )
     lengths = {int(slot): int(position) + 1 for slot, position in zip(step.slots, step.positions, strict=True)}
     for slot, length in lengths.items():
-        base, positions = int(step.ranges[slot]), np.arange(split * SPLIT, min((split + 1) * SPLIT, length))
+        positions = np.arange(min(length - split * SPLIT, SPLIT))
         if len(positions):
-            cached = layout.read_keys(base + task.cached, length, task.latent + task.rotary)[positions]
+            at = task.cache_block(slot, split) + task.cached
+            cached = layout.read_keys(at, len(positions), task.latent + task.rotary)
+            block = task.cache_block(slot, split, task.block_stride)
             latent = cached[:, : task.latent].astype(np.float64)
             keys = np.concatenate([latent @ to_keys.T, cached[:, task.latent :]], axis=1)
-            layout.write_keys(base + task.keys + head * task.key_stride, positions, keys)
-            layout.write_values(base + task.values + head * task.value_stride, positions, latent @ to_values.T)
+            layout.write_keys(block + task.keys + head * task.key_stride, positions, keys)
+            layout.write_values(block + task.values + head * task.value_stride, positions, latent @ to_values.T)
 
 
 def attend(task: Task) -> None:
@@ -109,7 +111,7 @@ def attend(task: Task) -> None:
     """
     index, kv_head, heads = _head_group(task)
     item = task.step.items[task.window_class][task.step.item_begin[task.window_class][task.block] + index]
-    keys, values = _cached(task, int(task.step.ranges[item["slot"]]), kv_head, int(item["position"] + item["rows"]))
+    keys, values = _cached(task, int(item["slot"]), kv_head, int(item["position"] + item["rows"]))
     for r in range(item["rows"]):
         position = int(item["position"]) + r
         for head in heads:
@@ -241,12 +243,16 @@ def _head_group(task: Task) -> tuple[int, int, range]:
     return item, kv_head, range(first + part * most, first + min(shared, (part + 1) * most))
 
 
-def _cached(task: Task, base: int, kv_head: int, positions: int) -> tuple[np.ndarray, np.ndarray]:
+def _cached(task: Task, slot: int, kv_head: int, positions: int) -> tuple[np.ndarray, np.ndarray]:
     """The first keys and values of a KV head, f32 [positions, head_dim] and [positions, value_dim]."""
-    keys = layout.read_keys(base + task.keys + kv_head * task.key_stride, positions, task.head_dim)
-    if task.values_in_keys:
-        return keys, keys[:, : task.value_dim]
-    return keys, layout.read_values(base + task.values + kv_head * task.value_stride, positions, task.value_dim)
+    keys, values = [], []
+    for block in range(-(-positions // SPLIT)):
+        at, count = task.cache_block(slot, block, task.block_stride), min(positions - block * SPLIT, SPLIT)
+        keys.append(layout.read_keys(at + task.keys + kv_head * task.key_stride, count, task.head_dim))
+        if not task.values_in_keys:
+            values.append(layout.read_values(at + task.values + kv_head * task.value_stride, count, task.value_dim))
+    whole = np.concatenate(keys)
+    return whole, np.concatenate(values) if values else whole[:, : task.value_dim]
 
 
 def _query(task: Task, row: int, head: int) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ellm.kernels import layout
+from ellm.kernels.contract import SPLIT
 from ellm.kernels.layout import activation, to_bf16
 
 
@@ -22,6 +23,8 @@ class StepView:
     positions: np.ndarray  # int32 [rows]
     slots: np.ndarray  # int32 [rows]
     ranges: np.ndarray  # uint64 [slots]: addresses
+    blocks: np.ndarray  # uint64 [slots, context_blocks]: addresses
+    context_blocks: int
     logit_row: np.ndarray  # int32 [logit_rows]
     logits: np.ndarray  # float32 [logit_rows, vocab]
     sampling: np.ndarray | None  # SAMPLING [logit_rows]
@@ -55,6 +58,10 @@ class Task:
             return self.__dict__["args"][name]
         except KeyError:
             raise AttributeError(f"no argument is called {name}") from None
+
+    def cache_block(self, slot: int, block: int, stride: int = 0) -> int:
+        """What the offsets of a sequence's keys and values in a block count from; with a stride, in its own range."""
+        return int(self.step.ranges[slot]) + block * stride if stride else int(self.step.blocks[slot, block])
 
     def buffer(self, offset: int, *shape: int, dtype: Any = np.float32, stride: int | None = None) -> np.ndarray:
         """The activation at `offset`, [rows, *shape]; `stride` is its elements from row to row if they are more."""
@@ -98,19 +105,19 @@ def write(task: Task, y: np.ndarray, columns: int, begin: int = 0) -> None:
 
 
 def append_keys(task: Task, head: int, x: np.ndarray) -> None:
-    """Keys x, [rows, head_dim], of a KV head to the KV ranges of the rows' sequences."""
-    for base, position, row in _places(task, x):
-        layout.write_keys(base + task.keys + head * task.key_stride, np.array([position]), row[None])
+    """Keys x, [rows, head_dim], of a KV head to the blocks of the rows' sequences."""
+    for block, position, row in _places(task, x):
+        layout.write_keys(block + task.keys + head * task.key_stride, np.array([position]), row[None])
 
 
 def append_values(task: Task, head: int, x: np.ndarray) -> None:
     """As append_keys, for values, [rows, value_dim]."""
-    for base, position, row in _places(task, x):
-        layout.write_values(base + task.values + head * task.value_stride, np.array([position]), row[None])
+    for block, position, row in _places(task, x):
+        layout.write_values(block + task.values + head * task.value_stride, np.array([position]), row[None])
 
 
 def _places(task: Task, x: np.ndarray) -> list[tuple[int, int, np.ndarray]]:
-    """KV range, position and x of each row of the block."""
+    """Block of the sequence, position in it and x of each row of the row block."""
     rows = slice(task.row, task.row + task.rows)
-    bases = task.step.ranges[task.step.slots[rows]]
-    return list(zip(bases.tolist(), task.step.positions[rows].tolist(), x, strict=True))
+    places = zip(task.step.slots[rows].tolist(), task.step.positions[rows].tolist(), x, strict=True)
+    return [(task.cache_block(slot, at // SPLIT), at % SPLIT, row) for slot, at, row in places]

@@ -7,7 +7,7 @@
  *   ellm_real    a scalar
  *   ellm_buffer  byte offset of an activation in the row block's section of the arena; -1 = absent
  *   ellm_weight  address of packed weights or a constant; NULL = absent
- *   ellm_range   byte offset in a sequence's KV range
+ *   ellm_range   byte offset in a sequence's KV range, or in each block of it: cache_block of cache.h adds them up
  *   ellm_shared  byte offset in the arena of memory that all row blocks share: routed rows; -1 = absent
  *
  * Layouts.
@@ -15,8 +15,10 @@
  *   Weight tile: B[32 k][16 n] as 16 rows of k pairs, `tile[k / 2][n][k % 2]`; 1 KiB of bf16. A packed weight is
  *   [n_tiles][k_tiles] tiles, zero padded, so column tile n is one contiguous run over k; format.py says what other
  *   formats have in a tile, and what more there is.
- *   Keys of one KV head:   [S/16][ceil(d/32)] tiles: B[d][s], so a key block is a weight with n = s, k = d.
- *   Values of one KV head: [S/32][ceil(d/16)] tiles: B[s][d], k = s, n = d.
+ *   Positions of a sequence lie in blocks of S = ELLM_SPLIT, each with the keys and values of all layers: a split of the
+ *   context is one run of a block. In a block,
+ *   keys of one KV head:   [S/16][ceil(d/32)] tiles: B[d][s], so a key block is a weight with n = s, k = d;
+ *   values of one KV head: [S/32][ceil(d/16)] tiles: B[s][d], k = s, n = d.
  */
 #ifndef ELLM_TASK_H
 #define ELLM_TASK_H
@@ -90,6 +92,8 @@ typedef struct ellm_step {
     const int32_t *positions;     /* [rows] */
     const int32_t *slots;         /* [rows] */
     char *const *ranges;          /* [slots] base of each sequence's KV range */
+    char *const *blocks;          /* [slots][context_blocks] addresses of the blocks of each sequence's positions */
+    int64_t context_blocks;
     const int32_t *logit_row;     /* [logit_rows] step rows that want logits, ascending */
     float *logits;                /* [logit_rows, vocab] */
     const ellm_sampling *sampling;/* [logit_rows] */

@@ -2,6 +2,8 @@
 
 from libc.stdint cimport int64_t, uint16_t
 
+from ellm.kernels.task cimport ellm_step
+
 cdef extern from "vector.h" nogil:
     uint16_t bf16_from_f32(float x)
     float f32_from_bf16(uint16_t x)
@@ -26,6 +28,7 @@ cdef extern from "vector.h" nogil:
 cdef extern from "cache.h" nogil:
     int64_t k_tiles_of(int64_t n)
     int64_t n_tiles_of(int64_t n)
+    char *cache_block(const ellm_step *step, int64_t slot, int64_t block, int64_t block_stride)
     void cache_store_key(uint16_t *keys, int64_t position, const float *x, int64_t head_dim)
     void cache_store_value(uint16_t *values, int64_t position, const float *x, int64_t head_dim)
     void cache_store_two_values(uint16_t *values, int64_t position, const float *x, int64_t stride, int64_t head_dim)

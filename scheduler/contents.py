@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ellm.kernels.contract import SPLIT
 from ellm.kernels.formats import FORMATS, PLAIN, Format
 
 Run = tuple[int, ...]
@@ -126,9 +127,17 @@ class CacheKind:
     name: str
     position_bytes: int = 0  # that each position adds, without padding
     sequence_bytes: int = 0  # of a sequence, however long
+    window: int = 0  # positions up to a row that it can reach; 0: all
     cuttable: bool = True  # it can be taken back to any position; else only to none, by computing it anew
     idempotent: bool = True  # to write positions again changes nothing
     kept: bool = True  # else it serves the rows of a prompt, and is given back when that is computed
+
+    def kept_of(self, positions: int, chunk: int) -> int:
+        """Positions that a sequence of so many keeps at most, in steps of `chunk` rows, if it will not be cut back.
+
+        Whole blocks of SPLIT before a window are given back.
+        """
+        return min(positions, self.window + chunk + 2 * SPLIT) if self.window else positions
 
 
 @dataclass(frozen=True)
@@ -138,7 +147,7 @@ class CacheEntry:
     name: str  # "cache.3"
     layer: int  # that writes it; -1: none
     kind: CacheKind
-    offset: int
+    offset: int  # in each block of the range; of a state, and of what serves a prompt alone, in the range
     bytes: int  # for the whole context, with padding
 
 

@@ -111,7 +111,22 @@ def _arguments(program: Program, op: int, weights_address: int) -> dict[str, Any
 
 
 def _view(program: Program, tables: StepTables) -> reference.StepView:
-    names = ("rows", "logit_rows", "sample_rows", "tokens", "positions", "slots", "ranges", "logit_row", "logits")
+    names = (
+        "rows",
+        "logit_rows",
+        "sample_rows",
+        "tokens",
+        "positions",
+        "slots",
+        "ranges",
+        "blocks",
+        "logit_row",
+        "logits",
+    )
     more = ("sampling", "sampled", "logprob", "items", "item_begin", "merges", "merge_begin")
     partials = np.zeros(program.partials * program.partial_floats, np.float32)
-    return reference.StepView(partials=partials, **{name: getattr(tables, name) for name in (*names, *more)})
+    return reference.StepView(
+        partials=partials,
+        context_blocks=program.context_blocks,
+        **{name: getattr(tables, name) for name in (*names, *more)},
+    )

@@ -31,7 +31,7 @@ cdef class LoadedProgram:
         self.memory, self.arrays, self.watched = [], {}, []
         self.state = <ProgramState *>self.take(sizeof(ProgramState), "scheduler state")
         self.state.pool = pool.state
-        self.tables = StepTables(program, pool.threads)
+        self.tables = StepTables(program, pool.threads, max(1, len(topology.domains(pool.cores))))
         self.fill_args(weights_address)
         self.fill_groups(table.addresses)
         self.fill_events()

@@ -17,7 +17,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from ellm.kernels.contract import ARGS_BYTES
+from ellm.kernels.contract import ARGS_BYTES, SPLIT
 from ellm.kernels.formats import FORMATS
 from ellm.scheduler.contents import ArenaPlan, CacheEntry, CacheKind, OperatorInfo, WeightEntry
 
@@ -125,9 +125,11 @@ class Program:
     partial_floats: int  # f32 in one partial: heads * (head_dim + 2); 0 if nothing attends
     partials: int  # most partials of a step
     weights_bytes: int
-    range_bytes: int  # virtual size of one sequence's KV range
+    range_bytes: int  # virtual size of one sequence's KV range: states, blocks of positions, what serves a prompt
     context: int  # most positions of a sequence
     vocab: int
+    first_block: int = 0  # byte of the range where its blocks begin
+    block_bytes: int = 0  # of SPLIT positions in all layers
     shared_bytes: int = 0  # arena behind the sections: what all row blocks share
     wakes: np.ndarray = field(default_factory=lambda: np.zeros(0, WAKE))  # WAKE [n]
     graph: str = ""  # the graph that it computes, as text
@@ -175,9 +177,27 @@ class Program:
         return int(self.groups["kind"][np.searchsorted(self.groups["op"], op)])
 
     @property
+    def block_offsets(self) -> np.ndarray:
+        """Where the blocks of a sequence's positions are in its own range: uint64 [context_blocks]."""
+        return np.uint64(self.first_block) + np.uint64(self.block_bytes) * np.arange(
+            self.context_blocks, dtype=np.uint64
+        )
+
+    @property
+    def context_blocks(self) -> int:
+        """Most blocks of a sequence."""
+        return -(-self.context // SPLIT)
+
+    @property
     def position_bytes(self) -> int:
         """Bytes that one position adds to the caches of a sequence, without padding."""
         return sum(cache.kind.position_bytes for cache in self.caches if cache.kind.kept)
+
+    def cache_bytes(self, positions: int) -> int:
+        """Bytes of the caches of a sequence of so many positions that will not be cut back, without padding."""
+        kept = (cache.kind for cache in self.caches if cache.kind.kept)
+        held = sum(kind.position_bytes * kind.kept_of(positions, self.chunk) for kind in kept)
+        return held + self.sequence_bytes
 
     @property
     def prompt_position_bytes(self) -> int:

@@ -27,6 +27,7 @@ class StepInput:
     sampling: np.ndarray | None = None  # SAMPLING [logit rows]; None: nothing is sampled
     sampled: np.ndarray | None = None  # int32 [logit rows]: written
     logprob: np.ndarray | None = None  # float32 [logit rows]: written
+    blocks: np.ndarray | None = None  # uint64 [slots, context_blocks]: of its positions; None: all in its own range
     ended: bool = False  # written: all of it was computed, even if an interrupt keeps `run` from returning
 
     @classmethod
@@ -37,6 +38,7 @@ class StepInput:
         *,
         slots: Numbers | None = None,
         ranges: Numbers | None = None,
+        blocks: np.ndarray | None = None,
         logit_row: Numbers = (),
         logits: np.ndarray | None = None,
         vocab: int = 1,
@@ -63,6 +65,7 @@ class StepInput:
             positions=np.asarray(positions, np.int32),
             slots=slots,
             ranges=np.asarray(ranges, np.uint64),
+            blocks=blocks,
             logit_row=np.asarray(logit_row, np.int32),
             logits=np.empty((wanted, vocab), np.float32) if logits is None else logits,
             sampling=sampling,

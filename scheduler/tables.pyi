@@ -9,6 +9,7 @@ class StepTables:
     positions: np.ndarray
     slots: np.ndarray
     ranges: np.ndarray
+    blocks: np.ndarray
     logit_row: np.ndarray
     logits: np.ndarray
     sampling: np.ndarray | None
@@ -17,7 +18,7 @@ class StepTables:
     counts: np.ndarray
     item_begin: list[np.ndarray]
     merge_begin: list[np.ndarray]
-    def __init__(self, program: Program, workers: int) -> None: ...
+    def __init__(self, program: Program, workers: int, domains: int = 1) -> None: ...
     def fill(self, step: StepInput) -> StepTables: ...
     @property
     def rows(self) -> int: ...

@@ -37,13 +37,15 @@ cdef class StepTables:
     """What `ellm_step` of kernels/task.h points to, and `counts[kind, block]`, for one step after the other.
 
     workers: of the pool that runs the steps: decides how finely attention is cut, never what it computes.
+    domains: NUMA domains to which the blocks of sequences are dealt.
     """
 
-    def __cinit__(self, program, int64_t workers):
+    def __cinit__(self, program, int64_t workers, int64_t domains=1):
         cdef int64_t c
         cdef int64_t most_items = program.chunk + program.partials
         self.program = program
-        self.blocks, self.row_block, self.chunk = program.blocks, program.row_block, program.chunk
+        self.domains = domains
+        self.row_blocks, self.row_block, self.chunk = program.blocks, program.row_block, program.chunk
         self.kinds, self.vocab, self.context = program.kinds, program.vocab, program.context
         self.windows, self.classes = list(program.windows), len(program.windows)
         if self.classes > ELLM_WINDOWS:
@@ -52,15 +54,17 @@ cdef class StepTables:
         self.least_runs = -(-TASKS_PER_WORKER * workers // program.kv_heads) if program.kv_heads else self.chunk + 1
         self.partials = program.partials
         self.most_tiles = [(kind, tiles) for kind, tiles in program.most_tiles.items()]
-        self.counts = np.zeros((self.kinds, self.blocks), np.int32)
+        self.counts = np.zeros((self.kinds, self.row_blocks), np.int32)
         self.count = <int32_t *>address(self.counts)
         self.run_memory = np.zeros((self.row_block, 4), np.int32)
         self.runs = <Run *>address(self.run_memory)
         self.seen = np.zeros(0, np.int64)
+        self.based = np.zeros(0, np.uint64)
+        self.block_offsets = program.block_offsets
         self.all_items = [np.zeros(most_items, ATTEND_ITEM) for _ in self.windows]
         self.all_merges = [np.zeros(max(1, self.partials), MERGE_ITEM) for _ in self.windows]
-        self.item_begin = [np.zeros(self.blocks + 1, np.int32) for _ in self.windows]
-        self.merge_begin = [np.zeros(self.blocks + 1, np.int32) for _ in self.windows]
+        self.item_begin = [np.zeros(self.row_blocks + 1, np.int32) for _ in self.windows]
+        self.merge_begin = [np.zeros(self.row_blocks + 1, np.int32) for _ in self.windows]
         for c in range(self.classes):
             self.record.items[c] = <ellm_attend_item *>address(self.all_items[c])
             self.record.merges[c] = <ellm_merge_item *>address(self.all_merges[c])
@@ -90,12 +94,12 @@ cdef class StepTables:
     @property
     def items(self):
         """Attend items of each window class: ATTEND_ITEM [item_begin[-1]]."""
-        return [items[: begin[self.blocks]] for items, begin in zip(self.all_items, self.item_begin, strict=True)]
+        return [items[: begin[self.row_blocks]] for items, begin in zip(self.all_items, self.item_begin, strict=True)]
 
     @property
     def merges(self):
         """Merge items of each window class: MERGE_ITEM [merge_begin[-1]]."""
-        return [merges[: begin[self.blocks]] for merges, begin in zip(self.all_merges, self.merge_begin, strict=True)]
+        return [merges[: begin[self.row_blocks]] for merges, begin in zip(self.all_merges, self.merge_begin, strict=True)]
 
     cdef ellm_step *fill_step(self, step) except NULL:
         """`fill`; returns the step for the kernels, whose number and partials are the caller's to set."""
@@ -126,6 +130,7 @@ cdef class StepTables:
             if record.logit_row[i] <= record.logit_row[i - 1]:
                 raise ValueError(f"logit_row must ascend: {self.logit_row.tolist()}")
         record.ranges = <char **>address(self.ranges)
+        self.find_blocks(step)
         self.logits, self.sampling = step.logits, step.sampling
         self.sampled, self.logprob = step.sampled, step.logprob
         record.logits = <float *>as_it_is("logits", self.logits, FLOAT32, (record.logit_rows, self.vocab))
@@ -136,6 +141,20 @@ cdef class StepTables:
             record.sampling = <ellm_sampling *>as_it_is("sampling", self.sampling, SAMPLING_TYPE, shape)
             record.sampled = <int32_t *>as_it_is("sampled", self.sampled, INT32, shape)
             record.logprob = <float *>as_it_is("logprob", self.logprob, FLOAT32, shape)
+        return 0
+
+    cdef int find_blocks(self, step) except -1:
+        """The table of blocks: the caller's, or one that is kept for as long as ranges lie where they lay."""
+        shape = (len(self.ranges), len(self.block_offsets))
+        self.record.context_blocks = shape[1]
+        if step.blocks is not None:
+            self.record.blocks = <char **>as_it_is("blocks", step.blocks, UINT64, shape)
+            self.blocks, self.based = step.blocks, np.zeros(0, UINT64)
+            return 0
+        if not np.array_equal(self.based, self.ranges):
+            self.based = self.ranges.copy()
+            self.blocks = self.based[:, None] + self.block_offsets
+        self.record.blocks = <char **>address(self.blocks)
         return 0
 
     cdef int check_order(self) except -1:
@@ -159,12 +178,12 @@ cdef class StepTables:
         cdef int32_t last = 0
         for row in range(self.record.rows):
             last = max(last, self.record.positions[row])
-        self.count[SPLITS * self.blocks] = last // ELLM_SPLIT + 1
-        for block in range(self.blocks):
+        self.count[SPLITS * self.row_blocks] = last // ELLM_SPLIT + 1
+        for block in range(self.row_blocks):
             begin = block * self.row_block
-            self.count[ROWS * self.blocks + block] = begin < self.record.rows
-            self.count[LOGITS * self.blocks + block] = begin < self.record.logit_rows
-            self.count[SAMPLE * self.blocks + block] = <int32_t>max(
+            self.count[ROWS * self.row_blocks + block] = begin < self.record.rows
+            self.count[LOGITS * self.row_blocks + block] = begin < self.record.logit_rows
+            self.count[SAMPLE * self.row_blocks + block] = <int32_t>max(
                 0, min(self.record.sample_rows - begin, self.row_block)
             )
 
@@ -184,7 +203,7 @@ cdef class StepTables:
     cdef void cut_attention(self):
         """Attend and merge items of each window class. A block's classes share partials: it attends one at a time."""
         cdef int64_t block, c, runs, base, free = 0
-        for block in range(self.blocks):
+        for block in range(self.row_blocks):
             runs = self.cut_block(block)
             base = free
             for c in range(self.classes):
@@ -193,43 +212,52 @@ cdef class StepTables:
     cdef int64_t cut_runs(
         self, int64_t count, int64_t window, int64_t c, int64_t block, int64_t free, bint cut
     ) noexcept:
-        """Append the items of a block's runs, cut along splits while partials last; returns the next free partial."""
+        """Append the items of a block's runs, cut along splits while partials last; returns the next free partial.
+
+        Those of one NUMA domain follow each other, as the workers of one do, so that most keys are read where they lie.
+        """
         cdef int32_t *item_begin = <int32_t *>self.record.item_begin[c]
         cdef int32_t *merge_begin = <int32_t *>self.record.merge_begin[c]
         cdef ellm_attend_item *item = <ellm_attend_item *>self.record.items[c] + item_begin[block]
         cdef ellm_merge_item *merge = <ellm_merge_item *>self.record.merges[c] + merge_begin[block]
-        cdef int64_t first, last, split, step, i
+        cdef int64_t first, last, split, step, i, n, home, base = free
         cdef bint whole_run
         cdef Run *run
-        for i in range(count):
+        for n in range(self.domains * count):
+            home, i = n // count, n % count
+            if i == 0:
+                free = base
             run = &self.runs[i]
             first = max(<int64_t>0, run.position - window + 1) // ELLM_SPLIT if window else 0
             last = (run.position + run.rows - 1) // ELLM_SPLIT + 1
             whole_run = not cut or last - first == 1 or free + run.rows * (last - first) > self.partials
             step = last - first if whole_run else 1
             for split in range(first, last, step):
+                if split % self.domains != home:
+                    continue
                 item.row, item.rows, item.slot, item.position = run.row, run.rows, run.slot, run.position
                 item.split_begin, item.split_end = <int32_t>split, <int32_t>(split + step)
                 item.split_first, item.split_last = <int32_t>first, <int32_t>last
                 item.partial = -1 if whole_run else <int32_t>free
                 item += 1
             if not whole_run:
-                merge.row, merge.rows, merge.partial = run.row, run.rows, <int32_t>free
-                merge.splits = <int32_t>(last - first)
-                merge += 1
+                if home == 0:
+                    merge.row, merge.rows, merge.partial = run.row, run.rows, <int32_t>free
+                    merge.splits = <int32_t>(last - first)
+                    merge += 1
                 free += run.rows * (last - first)
         item_begin[block + 1] = <int32_t>(item - self.record.items[c])
         merge_begin[block + 1] = <int32_t>(merge - self.record.merges[c])
-        self.count[(ITEMS + 2 * c) * self.blocks + block] = item_begin[block + 1] - item_begin[block]
-        self.count[(MERGES + 2 * c) * self.blocks + block] = merge_begin[block + 1] - merge_begin[block]
+        self.count[(ITEMS + 2 * c) * self.row_blocks + block] = item_begin[block + 1] - item_begin[block]
+        self.count[(MERGES + 2 * c) * self.row_blocks + block] = merge_begin[block + 1] - merge_begin[block]
         return free
 
     cdef int check_tasks(self) except -1:
         cdef int64_t kind, tiles, block
         for kind, tiles in self.most_tiles:
-            for block in range(self.blocks):
-                if self.count[kind * self.blocks + block] * tiles > <int64_t>MOST_TASKS:
-                    tasks = self.count[kind * self.blocks + block] * tiles
+            for block in range(self.row_blocks):
+                if self.count[kind * self.row_blocks + block] * tiles > <int64_t>MOST_TASKS:
+                    tasks = self.count[kind * self.row_blocks + block] * tiles
                     raise ValueError(f"a group of {tasks} tasks: at most {MOST_TASKS} fit")
         return 0
 
@@ -237,8 +265,8 @@ cdef class StepTables:
         """Number of blocks whose count of a kind is not 0."""
         cdef int64_t block
         cdef int32_t found = 0
-        for block in range(self.blocks):
-            found += self.count[kind * self.blocks + block] != 0
+        for block in range(self.row_blocks):
+            found += self.count[kind * self.row_blocks + block] != 0
         return found
 
 

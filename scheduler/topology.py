@@ -161,6 +161,11 @@ def numa_nodes(root: Path = ROOT) -> dict[int, list[int]]:
     return dict(sorted(nodes.items())) or {0: allowed_cores()}
 
 
+def domains(cores: list[int], root: Path = ROOT) -> list[int]:
+    """The NUMA nodes of workers on these cores, to which the blocks of a sequence's positions are dealt in turn."""
+    return [node for node, members in numa_nodes(root).items() if set(cores) & set(members)]
+
+
 def huge_pages(root: Path = ROOT) -> dict[str, str | int]:
     """The transparent huge page mode in force and the number of reserved huge pages of each size in bytes."""
     modes = _read(root / "sys/kernel/mm/transparent_hugepage/enabled") or "[never]"

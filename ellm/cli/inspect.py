@@ -234,5 +234,6 @@ def cache_lines(program: Program) -> list[str]:
         position, sequence = readable(count * kind.position_bytes), readable(count * kind.sequence_bytes)
         words = "" if kind.cuttable else "; a prompt cache reuses all of it or nothing"
         words += "" if kind.kept else "; given back once a prompt is computed"
+        words += f"; given back {kind.window} tokens later, without a prompt cache" if kind.window else ""
         lines.append(f"caches       {count} of {kind.name}: {position} per token, {sequence} per sequence{words}")
     return lines

@@ -223,6 +223,7 @@ class Meter:
             "key_stride": 2 * stride,
             "values": stride,
             "value_stride": 2 * stride,
+            "block_stride": 0,
             "scale": 0.1,
             "window": 0,
             "window_class": 0,

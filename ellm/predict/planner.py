@@ -85,7 +85,7 @@ class Planner:
 
     def cache_bytes(self, context: int) -> int:
         """Bytes of what the batch keeps with so many positions each."""
-        return self.batch * (context * self.program.position_bytes + self.program.sequence_bytes)
+        return self.batch * self.program.cache_bytes(context)
 
     def decode(self, context: int) -> Estimate:
         """One token of each sequence of the batch, after so many."""

@@ -69,3 +69,29 @@ def test_numpy_kernels_agree_with_native_ones(name, fuse):
     wanted = native(program, region, 75)
     ours = answer(program, 75, lambda step: interpret.run(program, region.ctypes.data, step))
     np.testing.assert_allclose(ours, wanted, atol=0.05 * wanted.std())
+
+
+def test_two_sequences_may_read_one_block():
+    """What one sequence computed of a prefix serves another whose table names its block, with the same bits."""
+    program = compiled("llama")
+    region = packed_region(program, random_weights(program))
+    tokens = np.random.default_rng(2).integers(0, 50, 530).astype(np.int32)
+    memory = np.zeros((2, program.range_bytes + 64), np.uint8)
+    ranges = np.array([row.ctypes.data + -row.ctypes.data % 64 for row in memory], np.uint64)
+    blocks = ranges[:, None] + program.block_offsets
+    with Pool(1) as pool:
+        executable = pool.load(program, isa.table(isa.choose().isa), region.ctypes.data)
+
+        def run(slot, begin, end, **options):
+            positions, slots = np.arange(begin, end), np.full(end - begin, slot)
+            options |= {"slots": slots, "ranges": ranges, "logit_row": [end - begin - 1], "vocab": program.vocab}
+            step = StepInput.of(positions, tokens[begin:end], **options)
+            executable.run(step)
+            return step.logits
+
+        for begin in range(0, 512, 64):
+            run(0, begin, begin + 64)
+        blocks[1, 0] = blocks[0, 0]
+        shared = run(1, 512, 530, blocks=blocks)
+        assert not memory[1, 64 : program.block_bytes - 64].any()
+        np.testing.assert_array_equal(shared, run(0, 512, 530))

@@ -232,9 +232,14 @@ def test_caches_of_a_program(architecture, kind, position_bytes):
     assert [cache.kind.position_bytes for cache in program.caches] == [position_bytes] * 2
     assert all(cache.kind.cuttable and cache.kind.idempotent for cache in program.caches)
     first, second = program.caches
-    assert (first.offset, second.offset) == (0, first.bytes)
-    assert second.offset + second.bytes == program.range_bytes
+    blocks = program.context // contract.SPLIT
+    assert (program.first_block, program.block_bytes) == (0, (first.bytes + second.bytes) // blocks)
+    assert program.range_bytes == blocks * program.block_bytes
     assert first.bytes >= position_bytes * program.context
+    windowed, full = sorted((first, second), key=lambda cache: not cache.kind.window)
+    assert {windowed.offset, full.offset} == {0, first.bytes // blocks}
+    if windowed.kind.window:
+        assert full.offset == 0, "what can be given back lies last"
 
 
 def test_what_is_expanded_serves_a_prompt_alone():
@@ -244,6 +249,7 @@ def test_what_is_expanded_serves_a_prompt_alone():
     assert tuple(kept) == absorbed.caches and all(cache.kind.kept for cache in kept)
     assert (keys_and_values.offset, keys_and_values.layer) == (absorbed.range_bytes, -1)
     assert keys_and_values.offset + keys_and_values.bytes == expanded.range_bytes
+    assert (expanded.first_block, expanded.block_bytes) == (absorbed.first_block, absorbed.block_bytes)
     shape = model.config
     numbers = shape.num_attention_heads * (shape.qk_nope_head_dim + shape.qk_rope_head_dim + shape.v_head_dim)
     assert keys_and_values.kind == CacheKind("keys and values", 2 * numbers, kept=False)

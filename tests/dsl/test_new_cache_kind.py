@@ -117,10 +117,11 @@ def executable(request, program, region, table):
 
 def test_the_program_says_what_its_caches_are(program, tmp_path):
     attending, state = program.caches
-    assert attending.kind == CacheKind("keys and values", position_bytes=64)
+    assert attending.kind == CacheKind("keys and values", position_bytes=64, window=30)
     assert attending.kind.cuttable and attending.kind.idempotent and attending.kind.kept
     assert state.kind == CacheKind("state", sequence_bytes=64, cuttable=False, idempotent=False)
-    assert state.offset == attending.offset + attending.bytes and state.offset + state.bytes <= program.range_bytes
+    assert state.offset + state.bytes <= program.first_block and attending.offset == 0
+    assert attending.bytes == program.range_bytes - program.first_block == program.context_blocks * program.block_bytes
     assert (program.position_bytes, program.sequence_bytes) == (64, 64)
     saved.save(program, tmp_path / "program.npz")
     assert saved.load(tmp_path / "program.npz").caches == program.caches
@@ -158,7 +159,8 @@ def test_the_planner_counts_it_once_a_sequence(program):
 
 def test_inspect_shows_what_each_kind_takes(program):
     assert cache_lines(program) == [
-        "caches       1 of keys and values: 0.1 kB per token, 0.0 kB per sequence",
+        "caches       1 of keys and values: 0.1 kB per token, 0.0 kB per sequence; "
+        "given back 30 tokens later, without a prompt cache",
         "caches       1 of state: 0.0 kB per token, 0.1 kB per sequence; a prompt cache reuses all of it or nothing",
     ]
 

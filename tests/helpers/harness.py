@@ -93,7 +93,8 @@ class Case:
         none = np.zeros(0, np.int32)
         self.step = reference.StepView(
             rows=row + rows, logit_rows=row + rows, sample_rows=row + rows, tokens=none, positions=none, slots=none,
-            ranges=np.zeros(0, np.uint64), logit_row=none, logits=np.zeros((0, 0), np.float32),
+            ranges=np.zeros(0, np.uint64), blocks=np.zeros((0, 0), np.uint64), context_blocks=0,
+            logit_row=none, logits=np.zeros((0, 0), np.float32),
             sampling=None, sampled=None, logprob=None, partials=np.zeros(0, np.float32),
             items=[], item_begin=[], merges=[], merge_begin=[],
         )  # fmt: skip

@@ -4,6 +4,7 @@ Bounds: a probability on a tie may round to bf16 either way, one ulp (2^-7) apar
 y = sum p v / sum p that is |error| <= 2^-7 (sum p |v| / sum p + |y|); scores and sums in f32 add far less.
 """
 
+import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,9 +43,10 @@ class Shape:
 
 
 class Sequence:
-    """Keys and values of one sequence, [kv_heads, positions, head_dim or value_dim], and its KV range.
+    """Keys and values of one sequence, [kv_heads, positions, head_dim or value_dim], and its blocks.
 
-    Past `positions` the range holds stale numbers, in the tiles that are in use, and NaN everywhere else.
+    These lie in memory in any order. Past `positions` they hold stale numbers, in the tiles that are in use, and NaN
+    everywhere else.
     """
 
     def __init__(self, shape: Shape, positions: int, seed: int):
@@ -54,17 +56,33 @@ class Sequence:
         self.keys, self.values = both[:, :, : shape.head_dim], both[:, :, shape.head_dim :]
         if shape.values_in_keys:
             self.values = self.keys[:, :, : shape.value_dim]
-        self.key_stride = 2 * up(positions, SPLIT) * up(shape.head_dim, 32) + 64
-        self.value_stride = 2 * up(positions, SPLIT) * up(shape.value_dim, 16) + 128
+        self.key_stride = 2 * SPLIT * up(shape.head_dim, 32) + 64
+        self.value_stride = 2 * SPLIT * up(shape.value_dim, 16) + 128
         self.at_values = 64 + shape.kv_heads * self.key_stride
-        self.memory = Memory(self.at_values + shape.kv_heads * self.value_stride)
+        self.block_bytes = self.at_values + shape.kv_heads * self.value_stride + 64
+        self.offsets = self.block_bytes * random.permutation(-(-positions // SPLIT))
+        self.memory = Memory(self.block_bytes * len(self.offsets))
         for j in range(shape.kv_heads):
-            self.put(64 + j * self.key_stride, pack_keys(self.keys[j]))
+            self.put(64 + j * self.key_stride, self.keys[j], pack_keys)
             if not shape.values_in_keys:
-                self.put(self.at_values + j * self.value_stride, pack_values(self.values[j]))
+                self.put_values(j)
 
-    def put(self, offset: int, tiles: np.ndarray) -> None:
-        self.memory.view(tiles.shape, np.uint16, offset)[:] = tiles
+    def put_values(self, j: int) -> None:
+        self.put(self.at_values + j * self.value_stride, self.values[j], pack_values)
+
+    def put(self, offset: int, x: np.ndarray, pack) -> None:
+        for i, block in enumerate(self.offsets):
+            tiles = pack(x[i * SPLIT : (i + 1) * SPLIT])
+            self.memory.view(tiles.shape, np.uint16, int(block) + offset)[:] = tiles
+
+    def in_range(self) -> "Sequence":
+        """The same with its blocks in order."""
+        same = copy.copy(self)
+        same.offsets = np.sort(self.offsets)
+        same.memory = Memory(self.memory.bytes.nbytes)
+        for to, block in zip(same.offsets.tolist(), self.offsets.tolist(), strict=True):
+            same.memory.bytes[to : to + self.block_bytes] = self.memory.bytes[block : block + self.block_bytes]
+        return same
 
 
 def make(
@@ -80,7 +98,7 @@ def make(
         padded[:, :, :n] = to_bf16(q)
         q = padded
     case.place("q", q)
-    longest = max(sequences, key=lambda sequence: sequence.key_stride)
+    one = sequences[0]
     case.args |= {"q_bf16": int(shape.q_bf16), "q_stride": heads * width, "q_head_stride": width, "heads": heads}
     case.args |= {
         "kv_heads": shape.kv_heads,
@@ -91,13 +109,17 @@ def make(
         "window": shape.window,
         "window_class": 1,
     }
-    case.args |= {"keys": 64, "key_stride": longest.key_stride}
-    case.args |= {"values": longest.at_values, "value_stride": longest.value_stride}
+    case.args |= {"keys": 64, "key_stride": one.key_stride, "block_stride": 0}
+    case.args |= {"values": one.at_values, "value_stride": one.value_stride}
     case.constant("sinks", shape.sink)
     case.args |= {"out_bf16": 1, "out_stride": up(heads * value_dim, 32)}
     case.output("out", (case.args["out_stride"],), np.uint16)
     case.memories += [sequence.memory for sequence in sequences]
     case.step.ranges = np.array([sequence.memory.address for sequence in sequences], np.uint64)
+    case.step.context_blocks = max(len(sequence.offsets) for sequence in sequences)
+    case.step.blocks = np.zeros((len(sequences), case.step.context_blocks), np.uint64)
+    for row, sequence in zip(case.step.blocks, sequences, strict=True):
+        row[: len(sequence.offsets)] = sequence.memory.address + sequence.offsets.astype(np.uint64)
     case.step.partials = case.written("partials", (partials, heads, value_dim + 2), np.float32)
     none = np.zeros(0, contract.ATTEND_ITEM)
     case.step.items = [none, np.array([none_before, *items], contract.ATTEND_ITEM)]
@@ -282,9 +304,19 @@ def test_values_in_keys_are_the_same_as_stored_apart(isa):
     in_keys = make(shape, sequences, queries, whole_items(shape, begins)).run(isa)["out"]
     apart = Shape(kv_heads=2, group=3, head_dim=80, value_dim=56, window=700)
     for j in range(2):
-        stored = pack_values(sequences[0].values[j])
-        sequences[0].put(sequences[0].at_values + j * sequences[0].value_stride, stored)
+        sequences[0].put_values(j)
     np.testing.assert_array_equal(in_keys, make(apart, sequences, queries, whole_items(apart, begins)).run(isa)["out"])
+
+
+@each_isa
+def test_blocks_in_a_range_give_the_same_as_those_of_a_table(isa):
+    shape = Shape(kv_heads=2, group=3, head_dim=80, value_dim=56)
+    begins, sequences, queries = drawn_case(shape, [(1090, 11), (600, 3)], seed=4)
+    scattered = make(shape, sequences, queries, whole_items(shape, begins)).run(isa)["out"]
+    in_range = make(shape, [one.in_range() for one in sequences], queries, whole_items(shape, begins))
+    in_range.args["block_stride"] = sequences[0].block_bytes
+    in_range.step.blocks[:] = 0
+    np.testing.assert_array_equal(in_range.run(isa)["out"], scattered)
 
 
 @each_isa

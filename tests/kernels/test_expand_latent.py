@@ -60,27 +60,32 @@ class Expansion:
         self._place(random)
 
     def _place(self, random: np.random.Generator) -> None:
-        """KV ranges, NaN but for the cached keys."""
-        shape, positions = self.shape, up(max(self.lengths), 32)
+        """KV ranges, NaN but for the cached keys in their blocks."""
+        shape, blocks = self.shape, -(-max(self.lengths) // SPLIT)
         dims = shape.latent + shape.rotary
         key_dims = shape.key_dim + shape.rotary
-        key_stride = 2 * positions * up(key_dims, 32) + 64
-        value_stride = 2 * positions * up(shape.value_dim, 16) + 128
-        keys = 64 + 2 * positions * up(dims, 32) + 64
+        key_stride = 2 * SPLIT * up(key_dims, 32) + 64
+        value_stride = 2 * SPLIT * up(shape.value_dim, 16) + 128
+        block_bytes = 64 + 2 * SPLIT * up(dims, 32) + 64
+        keys = blocks * block_bytes
         values = keys + shape.heads * key_stride
+        block_stride = shape.heads * (key_stride + value_stride)
         self.case.args |= {"cached": 64, "keys": keys, "key_stride": key_stride}
-        self.case.args |= {"values": values, "value_stride": value_stride}
+        self.case.args |= {"values": values, "value_stride": value_stride, "block_stride": block_stride}
         self.cached, addresses = [], []
         for i, length in enumerate(self.lengths):
-            memory = Memory(values + shape.heads * value_stride)
+            memory = Memory(keys + blocks * block_stride)
             cached = from_bf16(to_bf16(random.standard_normal((length, dims)).astype(np.float32)))
-            tiles = pack_keys(cached)
-            memory.view(tiles.shape, np.uint16, 64)[:] = tiles
+            for block in range(-(-length // SPLIT)):
+                tiles = pack_keys(cached[block * SPLIT : (block + 1) * SPLIT])
+                memory.view(tiles.shape, np.uint16, block * block_bytes + 64)[:] = tiles
             self.case.memories.append(memory)
             self.case.outputs[f"expanded {i}"] = memory.view((memory.bytes.nbytes - keys,), np.uint8, keys)
             self.cached.append(cached)
             addresses.append(memory.address)
         self.case.step.ranges = np.array(addresses, np.uint64)
+        self.case.step.context_blocks = blocks
+        self.case.step.blocks = self.case.step.ranges[:, None] + np.uint64(block_bytes) * np.arange(blocks, dtype="u8")
 
     def expected(self, i: int, head: int) -> tuple[np.ndarray, np.ndarray]:
         """Keys and values of a sequence in float64, unrounded."""
@@ -91,13 +96,14 @@ class Expansion:
     def read(self, outputs: dict[str, np.ndarray], i: int, head: int) -> tuple[np.ndarray, np.ndarray]:
         """Keys and values of a sequence as they lie in outputs."""
         args, shape, data = self.case.args, self.shape, outputs[f"expanded {i}"]
-        at = data.ctypes.data - args["keys"]
-        keys = layout.read_keys(
-            at + args["keys"] + head * args["key_stride"], self.lengths[i], shape.key_dim + shape.rotary
-        )
-        return keys, layout.read_values(
-            at + args["values"] + head * args["value_stride"], self.lengths[i], shape.value_dim
-        )
+        keys, values = [], []
+        for begin in range(0, self.lengths[i], SPLIT):
+            at = data.ctypes.data + begin // SPLIT * args["block_stride"]
+            count = min(SPLIT, self.lengths[i] - begin)
+            keys.append(layout.read_keys(at + head * args["key_stride"], count, shape.key_dim + shape.rotary))
+            at += args["values"] - args["keys"] + head * args["value_stride"]
+            values.append(layout.read_values(at, count, shape.value_dim))
+        return np.concatenate(keys), np.concatenate(values)
 
 
 def within(found: np.ndarray, wanted: np.ndarray) -> bool:

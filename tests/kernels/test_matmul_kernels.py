@@ -153,7 +153,7 @@ def test_gate_up(isa, rows, k, n, bias, tiles, seed):
 def make_qkv(
     rows: int, k: int, heads: tuple[int, int], head_dim: int, task_heads: int, options: dict, seed: int
 ) -> Case:
-    """Rows of two sequences in two KV ranges."""
+    """Rows of two sequences, at positions that cross blocks."""
     random = np.random.default_rng(seed)
     all_heads, head_tiles = heads[0] + 2 * heads[1], -(-head_dim // 16)
     product = Product("integers", rows, k, all_heads * head_dim, options["bias"], seed)
@@ -174,12 +174,13 @@ def make_qkv(
     key_bytes, value_bytes = (2 * 512 * up(head_dim, tile) for tile in (32, 16))
     case.args |= {"keys": 64, "key_stride": key_bytes, "values": 64 + heads[1] * key_bytes, "value_stride": value_bytes}
     size = 64 + heads[1] * (key_bytes + value_bytes)
-    ranges = [case.written(f"range {i}", (size // 2,), np.uint16) for i in range(2)]
-    for view in ranges:
+    cached = [case.written(f"block {i}", (size // 2,), np.uint16) for i in range(4)]
+    for view in cached:
         view[:] = to_bf16(random.standard_normal(size // 2).astype(np.float32))
-    case.step.ranges = np.array([view.ctypes.data for view in ranges], np.uint64)
+    case.step.blocks = np.array([[view.ctypes.data for view in two] for two in (cached[:2], cached[2:])], np.uint64)
+    case.step.context_blocks = 2
     case.step.slots = (np.arange(rows) >= rows // 2).astype(np.int32)
-    case.step.positions = (np.arange(rows) + random.integers(0, 512 - rows)).astype(np.int32)
+    case.step.positions = (np.arange(rows) + random.integers(0, 1024 - rows)).astype(np.int32)
     return case
 
 

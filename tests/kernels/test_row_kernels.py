@@ -192,19 +192,20 @@ def test_copy(isa, rows, groups, width, gaps, bf16, seed):
 
 
 def cache_case(rows: int, kv_heads: int, head_dim: int, value_dim: int, seed: int) -> Case:
-    """Rows of two sequences, at positions that cross tiles."""
+    """Rows of two sequences, at positions that cross tiles and blocks."""
     case = Case("append", rows, block=1, blocks=2)
     case.args |= {"kv_heads": kv_heads, "head_dim": head_dim, "value_dim": value_dim, "keys": 128}
     case.args["key_stride"] = 2 * 512 * up(head_dim, 32) + 64
     case.args["values"] = 128 + kv_heads * case.args["key_stride"]
     case.args["value_stride"] = 2 * 512 * up(value_dim, 16) + 128
     size = case.args["values"] + kv_heads * case.args["value_stride"] + 64
-    cached = [case.written(f"range {i}", (size // 2,), np.uint16) for i in range(2)]
+    cached = [case.written(f"block {i}", (size // 2,), np.uint16) for i in range(4)]
     for i, view in enumerate(cached):
         view[:] = to_bf16(normal(seed + i, size // 2))
-    case.step.ranges = np.array([view.ctypes.data for view in cached], np.uint64)
+    case.step.blocks = np.array([view.ctypes.data for view in cached], np.uint64).reshape(2, 2)
+    case.step.context_blocks = 2
     first = rows // 3
-    begin = integers(seed, 0, 400, 2)
+    begin = integers(seed, 0, 900, 2)
     positions = np.concatenate((begin[0] + np.arange(first), begin[1] + np.arange(rows - first)))
     case.step.positions = np.concatenate((np.zeros(64), positions)).astype(np.int32)
     case.step.slots = np.array([0] * (64 + first) + [1] * (rows - first), np.int32)
@@ -248,8 +249,8 @@ def test_append_rounds_to_nearest_even_and_keeps_nan(isa):
     values = np.array(list(bits), np.uint32).view(np.float32).reshape(1, 1, head_dim)
     case.place("k", values)
     case.place("v", values)
-    cached = case.run(isa)["range 1"]
-    position = int(case.step.positions[-1])
+    block, position = divmod(int(case.step.positions[-1]), 512)
+    cached = case.run(isa)[f"block {2 + block}"]
     keys = read_keys(cached.ctypes.data + case.args["keys"], position + 1, head_dim)[-1]
     stored = read_values(cached.ctypes.data + case.args["values"], position + 1, head_dim)[-1]
     for row in (keys, stored):

@@ -25,10 +25,10 @@ def program():
     return program
 
 
-@given(random=st.randoms(use_true_random=False), workers=st.integers(1, 64))
-def test_every_row_sees_every_split_of_its_window_once(program, random, workers):
+@given(random=st.randoms(use_true_random=False), workers=st.integers(1, 64), domains=st.integers(1, 3))
+def test_every_row_sees_every_split_of_its_window_once(program, random, workers, domains):
     step = random_step(random, program)
-    tables = StepTables(program, workers).fill(step)
+    tables = StepTables(program, workers, domains).fill(step)
     for c, window in enumerate(WINDOWS):
         seen = set()
         for block in range(program.blocks):
@@ -46,9 +46,9 @@ def test_every_row_sees_every_split_of_its_window_once(program, random, workers)
             assert {split for r, split in seen if r == row} >= set(range(first, position // SPLIT + 1))
 
 
-@given(random=st.randoms(use_true_random=False), workers=st.integers(1, 64))
-def test_partials_are_written_once_and_merged_once(program, random, workers):
-    tables = StepTables(program, workers).fill(random_step(random, program))
+@given(random=st.randoms(use_true_random=False), workers=st.integers(1, 64), domains=st.integers(1, 3))
+def test_partials_are_written_once_and_merged_once(program, random, workers, domains):
+    tables = StepTables(program, workers, domains).fill(random_step(random, program))
     by_block: list[set[int]] = [set() for _ in range(program.blocks)]
     for c in range(len(WINDOWS)):
         for block in range(program.blocks):
@@ -117,3 +117,33 @@ def test_a_group_too_large(program):
     huge.groups["tiles"][0] = 1 << 20
     with pytest.raises(ValueError, match="1048576 tasks"):
         StepTables(huge, 1).fill(rows((0, 1)))
+
+
+@given(random=st.randoms(use_true_random=False), workers=st.integers(1, 64), domains=st.integers(2, 4))
+def test_items_of_a_domain_follow_each_other(program, random, workers, domains):
+    """The same items as without domains, those whose blocks lie in the first one first."""
+    step = random_step(random, program)
+    tables, plain = StepTables(program, workers, domains).fill(step), StepTables(program, workers).fill(step)
+    for c in range(len(WINDOWS)):
+        np.testing.assert_array_equal(tables.merges[c], plain.merges[c])
+        for block in range(program.blocks):
+            begin, end = tables.item_begin[c][block : block + 2]
+            items = tables.items[c][begin:end]
+            homes = (items["split_begin"] % domains).tolist()
+            assert homes == sorted(homes)
+            assert sorted(items.tolist()) == sorted(plain.items[c][begin:end].tolist())
+
+
+def test_blocks_lie_in_ranges_unless_a_table_says_otherwise(program):
+    tables = StepTables(program, 1)
+    ranges = np.array([1 << 20, 1 << 30], np.uint64)
+    offsets = program.block_offsets
+    np.testing.assert_array_equal(tables.fill(rows((0, 1), ranges=ranges)).blocks, ranges[:, None] + offsets)
+    ranges[1] = 1 << 40
+    np.testing.assert_array_equal(tables.fill(rows((0, 1), ranges=ranges)).blocks, ranges[:, None] + offsets)
+    shared = ranges[:, None] + offsets
+    shared[1, 0] = shared[0, 0]
+    assert tables.fill(rows((0, 1), ranges=ranges, blocks=shared)).blocks is shared
+    np.testing.assert_array_equal(tables.fill(rows((0, 1), ranges=ranges)).blocks, ranges[:, None] + offsets)
+    with pytest.raises(ValueError, match=r"blocks is uint64 \(1, \d+\), expected C-contiguous uint64 \(2, \d+\)"):
+        tables.fill(rows((0, 1), ranges=ranges, blocks=shared[:1]))
