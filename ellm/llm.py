@@ -93,7 +93,7 @@ class LLM:
             )
             self.runtime = Runtime(compiled, choice, threads=threads, pin=pin, progress=progress)
         self.context = self.runtime.context
-        self.engine = Engine(self.runtime.executables, chunk=self.runtime.chunk)
+        self.engine = Engine(self.runtime.executables, chunk=self.runtime.chunk, nodes=self.runtime.nodes)
         self._driver = Driver(self.engine)
 
     def generate(

@@ -118,7 +118,7 @@ def record(runtime: Runtime, prompt: np.ndarray, tokens: int) -> Profile:
     completion = Completion(prompt, params, runtime.context, runtime.checkpoint.tokenizer)
     recorder = Recorder(runtime.executable, len(prompt))
     with (
-        closing(Driver(Engine([recorder], chunk=runtime.chunk))) as driver,
+        closing(Driver(Engine([recorder], chunk=runtime.chunk, nodes=runtime.nodes))) as driver,
         runtime.executable.trace(capacity(runtime, len(prompt), tokens)) as trace,
         interruptible(lambda: driver.cancel([completion])) as pressed,
     ):

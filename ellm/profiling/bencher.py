@@ -19,7 +19,7 @@ from ellm.predict.roofline import Cost
 from ellm.scheduler import StepInput
 from ellm.scheduler.program import chosen
 from ellm.serving.runtime import Runtime
-from ellm.system.memory import Mapping
+from ellm.system.memory import HUGE, Mapping
 
 
 @dataclass
@@ -43,6 +43,7 @@ class Bencher:
         self.runtime, self.limits, self.chunk = runtime, limits, runtime.chunk
         self.cost = Cost.of(runtime.program)
         self.range = Mapping(runtime.compiled.range_bytes, "the KV range of a sequence")
+        self.range.advise_huge(runtime.program.block_bytes >= HUGE)  # as the engine does where a prompt fills blocks
         self.tokens = np.random.default_rng(0).integers(0, runtime.program.vocab, runtime.context, dtype=np.int32)
         self.positions = np.arange(runtime.context, dtype=np.int32)
         self.logits = np.empty((1, runtime.program.vocab), np.float32)

@@ -31,7 +31,7 @@ class Engine:
     `executables` run the steps of a model's programs, in the order of `Compiled.programs`: each those of the sequences
     that have as many rows left as its program is chosen for. What a row computes does not depend on the other rows, so
     `policy`, which chooses them, decides speed, never results. Where memory for keys and values is short, the newest
-    sequences wait, and are computed again, until others end.
+    sequences wait, and are computed again, until others end. `nodes` are the NUMA nodes of the workers.
 
     One thread at a time may call `step`, `settle` and `release`, which see to it that a step is counted once: an
     exception from outside, such as KeyboardInterrupt, may end them anywhere, and the next call goes on from there.
@@ -44,10 +44,11 @@ class Engine:
         chunk: int,
         slots: int = 64,
         policy: Policy = decoding_first,
+        nodes: Many[int] = (),
     ):
         self.executables, self.program = list(executables), executables[0].program
         self.slots = slots
-        self.room = Room([executable.program for executable in executables])
+        self.room = Room([executable.program for executable in executables], tuple(nodes))
         self.batcher = Batcher(chunk, policy)
         self.waiting: deque[Completion] = deque()
         self.running: list[Completion] = []
@@ -140,6 +141,7 @@ class Engine:
         if not shares:
             return
         self.room.write(needed)
+        self.room.prepare(shares)
         inputs = self._staging.fill(shares)
         self._under_way = UnderWay(shares, inputs, program)
         try:
@@ -165,6 +167,7 @@ class Engine:
         for share in step.shares:
             share.sequence.cached = share.end
             self.room.hold_prompt_only(share, step.program)
+            self.room.pass_windows(share.sequence)
         for share in drawn:
             if share.sequence.prompt_only_bytes:
                 self.room.forget_prompt_only(share.sequence)

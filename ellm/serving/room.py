@@ -4,27 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ellm.kernels.contract import SPLIT
+from ellm.scheduler.contents import CacheKind
 from ellm.scheduler.program import Program
 from ellm.serving.batcher import Share
-from ellm.serving.ranges import PromptCache, RangePool
+from ellm.serving.ranges import PromptCache, Range, RangePool
 from ellm.serving.sequence import Sequence
 from ellm.system import memory
 from ellm.system.errors import InputError
 
 MARGIN = 32 << 20  # bytes of keys and values between looks at the memory that is left, and what is left over at least
+SMALL_BLOCKS = 4  # blocks behind which a block takes huge pages though nobody knows that it will be filled
 
 
 class Room:
-    """Ranges for the sequences of a model's programs: the caches of all, behind them what serves a prompt alone."""
+    """Ranges for the sequences of a model's programs: the caches of all, behind them what serves a prompt alone.
 
-    def __init__(self, programs: Iterable[Program]):
+    `nodes` are the NUMA nodes of the workers.
+    """
+
+    def __init__(self, programs: Iterable[Program], nodes: tuple[int, ...] = ()):
         self._programs = [*programs]
         program = self._programs[0]
-        self.ranges = RangePool(max(one.range_bytes for one in self._programs))
+        size = max(one.range_bytes for one in self._programs)
+        self.ranges = RangePool(size, program.first_block, program.block_bytes, nodes)
+        self._huge = program.block_bytes >= memory.HUGE
         self.position_bytes = sum(one.bytes - one.kind.sequence_bytes for one in program.caches) / program.context
         self.sequence_bytes = program.sequence_bytes
         self.unchecked = 0.0  # bytes that may be written before memory is looked at again
-        self._kept = program.range_bytes
+        self._kept, self._chunk = program.range_bytes, program.chunk
+        self._growing = _growing(program)
+        self._windowed = _windowed(program)
         self._cuttable = all(cache.kind.cuttable for cache in program.caches)
         self._repeatable = self._cuttable and all(cache.kind.idempotent for cache in program.caches)
 
@@ -32,9 +42,20 @@ class Room:
         """Give a sequence a range, its prompt cache's if there is one. Raises InputError without address space."""
         if sequence.range is None:
             sequence.cached, sequence.prompt_only_bytes = self.cached_prefix(sequence), 0.0
+            sequence.first_whole, sequence.left_behind = -(-sequence.cached // SPLIT), {}
+            if sequence.cache and sequence.cache.range and self.ranges.size > self._kept:
+                self.ranges.settle()  # what its last prompt alone had may still be on its way
             sequence.range = (sequence.cache and sequence.cache.range) or self.ranges.acquire()
         if not sequence.cached and not self._cuttable:
             sequence.range.clear()
+
+    def acquire_for(self, tokens: int) -> Range:
+        """A range for so many tokens, all of which are known. Raises InputError without address space."""
+        acquired = self.ranges.acquire()
+        self.ranges.place(acquired, 0, -(-tokens // SPLIT))
+        if self._huge:
+            self.ranges.use_huge_pages(acquired, 0, tokens // SPLIT)
+        return acquired
 
     def cached_prefix(self, sequence: Sequence) -> int:
         """Tokens that the prompt cache saves a sequence. Its last one is always computed, for its logits."""
@@ -48,8 +69,9 @@ class Room:
     def undo(self, sequence: Sequence) -> None:
         """Take back what a step that did not end may have written: all there is, unless it can be written over."""
         if not self._repeatable:
-            sequence.cached, sequence.prompt_only_bytes = 0, 0.0
+            sequence.cached, sequence.prompt_only_bytes, sequence.left_behind = 0, 0.0, {}
             if sequence.range is not None:
+                self.ranges.settle()
                 sequence.range.clear()
 
     def leave(self, sequence: Sequence) -> None:
@@ -85,41 +107,84 @@ class Room:
 
     def forget_prompt_only(self, sequence: Sequence) -> None:
         """Take back what serves a prompt alone."""
-        if sequence.range is not None and len(sequence.range.array) > self._kept:
-            sequence.range.clear(self._kept)
+        if sequence.range is not None and sequence.range.size > self._kept:
+            self.ranges.give_back(sequence.range, self._kept, sequence.range.size)
             sequence.prompt_only_bytes = 0.0
 
     def step_bytes(self, shares: Iterable[Share], program: Program) -> float:
         """Bytes of keys and values that a step of `program` writes for the first time."""
         needed = 0.0
         for share in shares:
-            needed += self._bytes(share.begin, share.end)
+            needed += self._held(share.sequence, share.end) - self._held(share.sequence, share.begin)
             needed += max(0.0, _prompt_only_bytes(program, share.end) - share.sequence.prompt_only_bytes)
         return needed
 
     def prompt_bytes(self, sequence: Sequence, done: int) -> float:
         """Bytes of keys and values that the rest of a prompt, or of what is known of a sequence, will write."""
         length = sequence.length
-        return self._bytes(done, length) + self._most_prompt_only_bytes(length, length - done)
+        new = self._held(sequence, length) - self._held(sequence, done)
+        return new + self._most_prompt_only_bytes(length, length - done)
 
     def _most_prompt_only_bytes(self, positions: int, rows: int) -> float:
         """Bytes that serve a prompt alone, of so many positions of which so many rows are run."""
         return max(_prompt_only_bytes(one, positions) for one in self._programs if one.least_rows <= rows)
 
-    def _bytes(self, begin: int, end: int) -> float:
-        return (end - begin) * self.position_bytes + (0 if begin else self.sequence_bytes)
+    def _held(self, sequence: Sequence, positions: int) -> float:
+        """Bytes of the first positions of a sequence, and what lies with them in huge pages."""
+        block, rest = divmod(positions, SPLIT)
+        if rest and self._whole(sequence, block):
+            positions += SPLIT - rest
+        held = float(self.sequence_bytes if positions else 0)
+        for kind, position_bytes in self._growing:
+            held += position_bytes * (positions if sequence.cache else kind.kept_of(positions, self._chunk))
+        return held
+
+    def pass_windows(self, sequence: Sequence) -> None:
+        """Give back what no row of a sequence can see any more. What a prompt cache may be cut back to stays."""
+        if sequence.cache is not None or sequence.range is None:
+            return
+        for window, begin, end in self._windowed:
+            passed = max(0, sequence.cached - window + 1) // SPLIT
+            for block in range(sequence.left_behind.get(window, 0), passed):
+                unit = memory.HUGE if self._whole(sequence, block) else 1  # a part of a huge page would not be free
+                at = self.ranges.first_block + block * self.ranges.block_bytes
+                first, last = (sequence.range.address + at + edge for edge in (begin, end))
+                first, last = -(-first // unit) * unit, last // unit * unit
+                if last > first:
+                    base = sequence.range.address
+                    self.ranges.give_back(sequence.range, first - base, last - base)
+            sequence.left_behind[window] = passed
+
+    def _whole(self, sequence: Sequence, block: int) -> bool:
+        """Whether a block is on huge pages: its prompt fills it, or it is no more than a part of those before it."""
+        filled = sequence.prompt_length >= (block + 1) * SPLIT
+        return self._huge and block >= sequence.first_whole and (filled or block >= SMALL_BLOCKS)
+
+    def prepare(self, shares: Iterable[Share]) -> None:
+        """Decide of the blocks that a step begins where they lie, and on what pages."""
+        for share in shares:
+            begun = range(-(-share.begin // SPLIT), -(-share.end // SPLIT))
+            assert share.sequence.range is not None
+            self.ranges.place(share.sequence.range, begun.start, begun.stop)
+            whole = [block for block in begun if self._whole(share.sequence, block)]
+            if whole:
+                self.ranges.use_huge_pages(share.sequence.range, whole[0], whole[-1] + 1)
 
     def fits(self, needed: float) -> bool:
         """Whether so many more bytes of keys and values can be written."""
         if needed > self.unchecked:
             if memory.available() < needed + MARGIN:
-                return False
+                self.ranges.settle()
+                if memory.available() < needed + MARGIN:
+                    return False
             self.unchecked = needed + MARGIN
         return True
 
     def admits(self, sequence: Sequence) -> bool:
         """Whether the prompt of a sequence that waits fits."""
-        return self.fits(self.prompt_bytes(sequence, self.cached_prefix(sequence)))
+        cached = self.cached_prefix(sequence)
+        sequence.first_whole = -(-cached // SPLIT)
+        return self.fits(self.prompt_bytes(sequence, cached))
 
     def write(self, needed: float) -> None:
         """Count bytes that fit and are being written."""
@@ -136,11 +201,32 @@ class Room:
 
     def check_logits(self, tokens: int, rows: int, vocab: int) -> None:
         """Raise InputError unless so many rows of logits fit, and the keys and values of so many tokens."""
-        needed = rows * 4 * vocab + self._bytes(0, tokens) + self._most_prompt_only_bytes(tokens, tokens)
+        needed = rows * 4 * vocab + tokens * self.position_bytes + self.sequence_bytes
+        needed += self._most_prompt_only_bytes(tokens, tokens)
         if needed > MARGIN and needed > (there := memory.available()):
             raise InputError(
                 f"the logits of {tokens} tokens need {memory.readable(needed)}, {memory.readable(there)} are left"
             )
+
+
+def _growing(program: Program) -> list[tuple[CacheKind, float]]:
+    """The kinds of caches that grow, and the bytes that a position adds to all of each, with padding."""
+    found: dict[CacheKind, float] = {}
+    for cache in program.caches:
+        if cache.kind.position_bytes:
+            found[cache.kind] = found.get(cache.kind, 0.0) + cache.bytes / program.context
+    return list(found.items())
+
+
+def _windowed(program: Program) -> list[tuple[int, int, int]]:
+    """Each window of a program and where in a block its caches begin and end."""
+    found: dict[int, tuple[int, int]] = {}
+    for cache in program.caches:
+        if window := cache.kind.window:
+            begin, end = found.get(window, (cache.offset, 0))
+            last = cache.offset + cache.bytes // program.context_blocks
+            found[window] = min(begin, cache.offset), max(end, last)
+    return [(window, *edges) for window, edges in found.items()]
 
 
 def _prompt_only_bytes(program: Program, positions: int) -> float:

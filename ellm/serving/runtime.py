@@ -8,7 +8,7 @@ from ellm.checkpoint.loader import load_weights
 from ellm.compiled import Compiled
 from ellm.kernels import isa as isas
 from ellm.kernels.spill import Spill
-from ellm.scheduler import Pool
+from ellm.scheduler import Pool, topology
 from ellm.scheduler.placement import AUTO
 from ellm.scheduler.pool import LoadedProgram
 from ellm.scheduler.program import Program
@@ -79,6 +79,11 @@ class Runtime:
     def executable(self) -> LoadedProgram:
         """What runs any step."""
         return self.executables[0]
+
+    @property
+    def nodes(self) -> list[int]:
+        """The NUMA nodes of its workers."""
+        return topology.domains(self.pool.cores)
 
     def close(self) -> None:
         """Stop the workers and free the weights. No step may be running."""

@@ -20,7 +20,7 @@ class Scoring:
         engine.release()
         self._engine, self._tokens, self._first = engine, tokens, first
         self._positions = np.arange(len(tokens), dtype=np.int32)
-        self._range = engine.room.ranges.acquire()
+        self._range = engine.room.acquire_for(len(tokens))
         self._addresses = np.array([self._range.address], np.uint64)
         self.done = 0  # positions that were run
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ellm.serving.ranges import PromptCache
+from ellm.serving.ranges import PromptCache, Range
 from ellm.serving.sampling import SamplingParams
-from ellm.system.memory import Mapping
 
 
 class Sequence:
@@ -21,9 +20,11 @@ class Sequence:
         self.logprobs = np.empty(self.limit - self.length, np.float32)  # of the tokens behind the prompt
         self.sampling = params.record(self.tokens.ctypes.data)
         self.cache = cache
-        self.range: Mapping | None = None
+        self.range: Range | None = None
         self.slot = -1
         self.cached = 0  # tokens whose keys and values are in the range
+        self.first_whole = 0  # blocks of the range that were begun by others
+        self.left_behind: dict[int, int] = {}  # by window: its first blocks, whose caches were given back
         self.prompt_only_bytes = 0.0  # of the range that serve the prompt alone
         self.done = False
         self.error: BaseException | None = None

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
+import os
+import platform
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,11 @@ import numpy as np
 from ellm.system.errors import InputError
 
 MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # named by the standard library since Python 3.13
+_MBIND = {"x86_64": 237, "aarch64": 235}  # numbers of the system call
+_PREFERRED = 1  # its policy MPOL_PREFERRED
+_WORD = 8 * ctypes.sizeof(ctypes.c_ulong)
+HUGE = 2 << 20  # bytes of a transparent huge page
+_LIBC = ctypes.CDLL(None, use_errno=True)  # which, unlike mmap.madvise, lets other Python threads run meanwhile
 
 
 class Region:
@@ -62,7 +70,40 @@ class Mapping(Region):
 
     def clear(self, begin: int = 0, end: int | None = None) -> None:
         """Give the physical pages between page boundaries back; every byte there reads as zero again."""
-        self._map.madvise(mmap.MADV_DONTNEED, begin, (self.size if end is None else end) - begin)
+        self._advise(mmap.MADV_DONTNEED, begin, self.size if end is None else end)
+
+    def advise_huge(self, huge: bool, begin: int = 0, end: int | None = None) -> None:
+        """Have pages that are not there yet be huge ones where they can, or never, whatever the system's default."""
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            advice = mmap.MADV_HUGEPAGE if huge else mmap.MADV_NOHUGEPAGE
+            self._advise(advice, begin, self.size if end is None else end)
+
+    def prefer(self, node: int, begin: int, end: int) -> None:
+        """Have pages of [begin, end) that are not there yet in a NUMA node, as long as there is room.
+
+        Nothing on an architecture whose number of the system call is not known here.
+        """
+        if (number := _MBIND.get(platform.machine())) is not None:
+            mask = (ctypes.c_ulong * (node // _WORD + 1))()
+            mask[node // _WORD] = 1 << node % _WORD
+            address, length = ctypes.c_void_p(self.address + begin), ctypes.c_ulong(end - begin)
+            _LIBC.syscall(
+                ctypes.c_long(number),
+                *(
+                    address,
+                    length,
+                    ctypes.c_int(_PREFERRED),
+                    mask,
+                    ctypes.c_ulong(_WORD * len(mask) + 1),
+                    ctypes.c_uint(0),
+                ),
+            )
+
+    def _advise(self, advice: int, begin: int, end: int) -> None:
+        address, length = ctypes.c_void_p(self.address + begin), ctypes.c_size_t(end - begin)
+        if _LIBC.madvise(address, length, ctypes.c_int(advice)) and advice == mmap.MADV_DONTNEED:
+            error = ctypes.get_errno()  # of huge pages: a kernel without them
+            raise OSError(error, os.strerror(error))
 
 
 def available() -> int:

@@ -100,8 +100,10 @@ def test_pages_of_an_expansion_are_given_back(one_folder, chunk):
         stream = llm.stream(tokens, GREEDY, prompt_cache=cache)
         next(stream)
         (running,) = llm.engine.running
+        llm.engine.room.ranges.settle()
         assert not running.sequence.range.array[kept:].any() and not running.sequence.prompt_only_bytes
         list(stream)
+        llm.engine.room.ranges.settle()
         assert cache.range.array[:kept].any()
         assert not cache.range.array[kept:].any()
         assert len(cache.range.array) - kept >= llm.context * expanding.prompt_position_bytes > 0
