@@ -13,6 +13,7 @@ from ellm.checkpoint import Checkpoint, open_checkpoint
 from ellm.compiled import CHUNK, Source, compile_to_run
 from ellm.kernels import isa as isas
 from ellm.scheduler import placement
+from ellm.serving import speculation
 from ellm.serving.completion import Completion
 from ellm.serving.driver import Driver
 from ellm.serving.engine import Engine
@@ -45,6 +46,9 @@ class LLM:
     times scales (None: what is faster on this ISA, but never int8).
     `expanded_prefill`, of a model with latent attention: long prompts are computed with keys and values expanded, which
     is faster, takes more memory, and gives up that a prompt's rows have the bits of decoded or differently cut ones.
+    `speculate`: "auto" and "lookup" draft the tokens that followed the same ones before, and verify as many in one step
+    as pay ("lookup" refuses a model whose caches forbid that); "off" takes a step for each token. Answers are the same,
+    bit for bit.
     `cache`: run the packed form of the model that is kept in ~/.cache/ellm, and make it if it is not there.
     `needs_text`: refuse a model without a tokenizer before its weights are loaded.
     `progress` is called with the bytes loaded so far and in all, and makes a download show a bar.
@@ -65,6 +69,7 @@ class LLM:
         dtype: str | None = None,
         activations: str | None = None,
         expanded_prefill: bool = False,
+        speculate: str = speculation.AUTO,
         cache: bool = False,
         needs_text: bool = False,
         progress: Callable[[int, int], None] | None = None,
@@ -76,6 +81,7 @@ class LLM:
         if not 1 <= chunk <= LONGEST_CHUNK:
             raise InputError(f"chunk must be from 1 to {LONGEST_CHUNK}, not {chunk}")
         choice = isas.choose(isa)
+        speculation.check(speculate)
         placement.check(threads, pin)
         with _open(model, cache, progress, dtype=dtype, expanded_prefill=expanded_prefill) as checkpoint:
             self.tokenizer = checkpoint.tokenizer  # whatever is wrong with it is said before weights are loaded
@@ -93,7 +99,15 @@ class LLM:
             )
             self.runtime = Runtime(compiled, choice, threads=threads, pin=pin, progress=progress)
         self.context = self.runtime.context
-        self.engine = Engine(self.runtime.executables, chunk=self.runtime.chunk, nodes=self.runtime.nodes)
+        chunk = self.runtime.chunk
+        try:
+            self.speculation = speculation.choose(speculate, self.runtime.program, chunk)
+        except BaseException:
+            self.runtime.close()
+            raise
+        self.engine = Engine(
+            self.runtime.executables, chunk=chunk, nodes=self.runtime.nodes, speculation=self.speculation.drafts
+        )
         self._driver = Driver(self.engine)
 
     def generate(

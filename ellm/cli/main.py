@@ -80,6 +80,13 @@ ExpandedOption = Annotated[
         help="Expand latent attention (DeepSeek) for long prompts: faster, but not bitwise equal to decoding.",
     ),
 ]
+SpeculateOption = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|lookup|off",
+        help="Verify tokens that followed the same ones before in one step, where that pays; answers are the same.",
+    ),
+]
 
 
 def _version(wanted: bool) -> None:
@@ -163,6 +170,7 @@ def run(
     pin: PinOption = "auto",
     isa: IsaOption = None,
     expanded_prefill: ExpandedOption = False,
+    speculate: SpeculateOption = "auto",
     cache: CacheOption = False,
     stats: Annotated[bool, typer.Option("--stats", help="Say how fast it was, beside this machine's limits.")] = False,
 ) -> None:
@@ -189,6 +197,7 @@ def run(
         "dtype": dtype,
         "activations": activations,
         "expanded_prefill": expanded_prefill,
+        "speculate": speculate,
         "cache": cache,
     }
     command.run(model, prompt, sampling, template, raw=raw, system=system, stats=stats, options=options)

@@ -25,7 +25,8 @@ def report(llm: LLM, output: Output) -> None:
         matmul = statistics.median(limits.matmul() for _ in range(SAMPLES))
     rows = min(len(output.prompt_token_ids) - output.metrics.cached_tokens, runtime.chunk)
     prefill = Cost.of(chosen(runtime.executables, rows).program)
-    note("\n".join([*speed(prefill, Cost.of(runtime.program), output, read, matmul), *setup(llm)]))
+    speeds = speed(prefill, Cost.of(runtime.program), output, read, matmul)
+    note("\n".join([*speeds, drafts(llm, output), *setup(llm)]))
 
 
 def speed(prefill: Cost, decode: Cost, output: Output, read: float, matmul: float) -> list[str]:
@@ -40,15 +41,25 @@ def speed(prefill: Cost, decode: Cost, output: Output, read: float, matmul: floa
             f"prefill  {prompt - cached} tokens{reuse}, {(prompt - cached) / metrics.prefill_seconds:.1f} tok/s, "
             f"{flops / 1e12:.3f} TFLOP/s = {flops / matmul:.0%} of the {matmul / 1e12:.3f} measured here"
         )
-    steps = len(output.token_ids) - 1
-    if steps > 0:
-        size = statistics.fmean(map(decode.decode_bytes, range(prompt, prompt + steps)))
-        rate = steps / metrics.decode_seconds
+    tokens, steps = len(output.token_ids) - 1, metrics.steps - 1
+    if tokens > 0:
+        size = statistics.fmean(map(decode.decode_bytes, range(prompt, prompt + tokens)))
+        rate = steps * size / metrics.decode_seconds
         lines.append(
-            f"decode   {steps} tokens, {rate:.1f} tok/s, {size / 1e9:.3f} GB/token, "
-            f"{size * rate / 1e9:.1f} GB/s = {size * rate / read:.0%} of the {read / 1e9:.1f} measured here"
+            f"decode   {tokens} tokens, {tokens / metrics.decode_seconds:.1f} tok/s, {size / 1e9:.3f} GB/step, "
+            f"{rate / 1e9:.1f} GB/s = {rate / read:.0%} of the {read / 1e9:.1f} measured here"
         )
     return lines
+
+
+def drafts(llm: LLM, output: Output) -> str:
+    """A line on the tokens that were verified beside the next ones."""
+    metrics = output.metrics
+    figures = (
+        f", {metrics.drafted_tokens} tokens drafted, {metrics.accepted_tokens} accepted, "
+        f"{len(output.token_ids)} tokens in {metrics.steps} steps"
+    )
+    return f"drafts   {llm.speculation.reason}{figures if llm.speculation.drafts else ''}"
 
 
 def setup(llm: LLM) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from collections.abc import Sequence as Many
 from dataclasses import dataclass
 
 from ellm.serving.sequence import Sequence
@@ -14,17 +15,28 @@ The first that it chooses gets all of its rows or all of the step's."""
 
 @dataclass(frozen=True)
 class Share:
-    """Rows of a sequence in a step: those of its tokens from `begin` to before `end`."""
+    """Rows of a sequence in a step: those of its tokens from `begin` to before `end`, the last ones `drafts`."""
 
     sequence: Sequence
     begin: int
     end: int
-    draws: bool  # the last of them is the sequence's last, so that a token is drawn from its logits
+    draws: bool  # the last known token is the sequence's last: the next one is drawn from the logits of its row
+    drafts: Many[int] = ()  # of the tokens that follow then, each of whose rows is drawn too
 
     @property
     def rows(self) -> int:
         """How many they are."""
         return self.end - self.begin
+
+    @property
+    def known(self) -> int:
+        """Where the tokens end that are no drafts."""
+        return self.end - len(self.drafts)
+
+    @property
+    def drawn(self) -> int:
+        """How many of its rows are drawn, the last ones."""
+        return self.draws + len(self.drafts)
 
 
 def decoding_first(sequences: list[Sequence], rows: int) -> Iterable[tuple[Sequence, int]]:

@@ -88,12 +88,15 @@ class Completion:
         if sequence.error is not None:
             raise sequence.error
         tokens = sequence.tokens[: self._read].tolist()
+        generated = self._read - sequence.prompt_length
+        self.metrics.steps = int(sequence.drawn_first[:generated].sum())
+        self.metrics.drafted_tokens, self.metrics.accepted_tokens = sequence.drafted, generated - self.metrics.steps
         return Output(
             text=self._text("answer"),
             token_ids=tokens[sequence.prompt_length :],
             prompt_token_ids=tokens[: sequence.prompt_length],
             finish_reason=self.finish_reason,
-            logprobs=sequence.logprobs[: self._read - sequence.prompt_length].tolist(),
+            logprobs=sequence.logprobs[:generated].tolist(),
             metrics=self.metrics,
             reasoning=self._text("reasoning") or None,
         )
@@ -129,4 +132,4 @@ class Completion:
     def _end(self, reason: str) -> None:
         self.pieces += self._reader.finish()
         self.finish_reason = "stop" if self._reader.stopped else reason
-        self.sequence.done = True
+        self.sequence.end(self._read)

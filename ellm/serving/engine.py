@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
@@ -10,8 +11,10 @@ from ellm.scheduler import Executable, StepInput
 from ellm.scheduler.program import Program, chosen
 from ellm.serving.batcher import Batcher, Policy, Share, decoding_first
 from ellm.serving.completion import Completion
+from ellm.serving.lookup import agreeing
 from ellm.serving.ranges import PromptCache
 from ellm.serving.room import Room
+from ellm.serving.speculation import Speculation
 from ellm.serving.staging import Staging
 from ellm.system.errors import InputError
 
@@ -30,8 +33,9 @@ class Engine:
 
     `executables` run the steps of a model's programs, in the order of `Compiled.programs`: each those of the sequences
     that have as many rows left as its program is chosen for. What a row computes does not depend on the other rows, so
-    `policy`, which chooses them, decides speed, never results. Where memory for keys and values is short, the newest
-    sequences wait, and are computed again, until others end. `nodes` are the NUMA nodes of the workers.
+    `policy`, which chooses them, and `speculation`, which adds drafts, decide speed, never results. Where memory for
+    keys and values is short, the newest sequences wait, and are computed again, until others end. `nodes` are the NUMA
+    nodes of the workers.
 
     One thread at a time may call `step`, `settle` and `release`, which see to it that a step is counted once: an
     exception from outside, such as KeyboardInterrupt, may end them anywhere, and the next call goes on from there.
@@ -45,11 +49,12 @@ class Engine:
         slots: int = 64,
         policy: Policy = decoding_first,
         nodes: Many[int] = (),
+        speculation: Speculation | None = None,
     ):
         self.executables, self.program = list(executables), executables[0].program
         self.slots = slots
         self.room = Room([executable.program for executable in executables], tuple(nodes))
-        self.batcher = Batcher(chunk, policy)
+        self.batcher, self.speculation = Batcher(chunk, policy), speculation
         self.waiting: deque[Completion] = deque()
         self.running: list[Completion] = []
         self.preemptions = 0  # how often a sequence gave way to older ones
@@ -140,15 +145,23 @@ class Engine:
             shares = self._shares(executable)
         if not shares:
             return
+        if self.speculation is not None:
+            drafted = self.speculation.drafted(shares)
+            if self.room.fits(more := self.room.step_bytes(drafted, program)):
+                shares, needed = drafted, more
         self.room.write(needed)
         self.room.prepare(shares)
         inputs = self._staging.fill(shares)
         self._under_way = UnderWay(shares, inputs, program)
+        begun = time.perf_counter()
         try:
             executable.run(inputs)
         except Exception as error:
             for share in shares:
                 share.sequence.fail(error)
+        else:
+            if self.speculation is not None:
+                self.speculation.measured(shares, time.perf_counter() - begun)
         self.settle()
 
     def _shares(self, executable: Executable) -> list[Share]:
@@ -160,17 +173,20 @@ class Engine:
         """Count what a step did. Only assignments, so that an interrupt may cut it short and it is done again."""
         tokens, logprobs = step.inputs.sampled, step.inputs.logprob
         assert tokens is not None and logprobs is not None
-        drawn = [share for share in step.shares if share.draws]
-        for share, token, logprob in zip(drawn, tokens.tolist(), logprobs.tolist(), strict=True):
-            if not share.sequence.done:
-                share.sequence.append(share.end, token, logprob)
+        first = 0
         for share in step.shares:
-            share.sequence.cached = share.end
+            sequence, right = share.sequence, 0
+            if share.draws:
+                right = agreeing(share.drafts, tokens[first : first + len(share.drafts)].tolist())
+                if not sequence.done:
+                    new = slice(first, first + right + 1)
+                    sequence.append(share.known, tokens[new], logprobs[new])
+                first += share.drawn
+            sequence.cached = share.known + right
             self.room.hold_prompt_only(share, step.program)
-            self.room.pass_windows(share.sequence)
-        for share in drawn:
-            if share.sequence.prompt_only_bytes:
-                self.room.forget_prompt_only(share.sequence)
+            self.room.pass_windows(sequence)
+            if share.draws and sequence.prompt_only_bytes:
+                self.room.forget_prompt_only(sequence)
 
     def _make_room(self) -> None:
         """Send the newest sequence back to wait, without what was computed of it; one that is alone fails."""

@@ -13,6 +13,9 @@ class Metrics:
     prefill_seconds: float = 0.0  # from the request's first step to its first token
     decode_seconds: float = 0.0  # from its first token to its last
     reasoning_tokens: int = 0  # generated tokens that are reasoning
+    steps: int = 0  # that the generated tokens took, the prompt's last one with them
+    drafted_tokens: int = 0  # that were verified
+    accepted_tokens: int = 0  # of these: generated tokens beyond one a step
 
 
 @dataclass

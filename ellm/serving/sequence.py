@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ellm.serving.lookup import Lookup
 from ellm.serving.ranges import PromptCache, Range
 from ellm.serving.sampling import SamplingParams
 
@@ -18,6 +19,9 @@ class Sequence:
         self.tokens = np.empty(self.limit, np.int32)  # the first `length` are known
         self.tokens[: self.length] = prompt
         self.logprobs = np.empty(self.limit - self.length, np.float32)  # of the tokens behind the prompt
+        self.drawn_first = np.zeros(self.limit - self.length, bool)  # which of these were the first of their step
+        self.drafted = 0  # tokens that were verified beside the known ones
+        self.lookup: Lookup | None = None  # what drafts them
         self.sampling = params.record(self.tokens.ctypes.data)
         self.cache = cache
         self.range: Range | None = None
@@ -34,10 +38,17 @@ class Sequence:
         """Known tokens that are still to be computed."""
         return self.length - self.cached
 
-    def append(self, at: int, token: int, logprob: float) -> None:
-        """Put the token that follows the first `at` there. Doing it again changes nothing."""
-        self.tokens[at], self.logprobs[at - self.prompt_length] = token, logprob
-        self.length = at + 1
+    def append(self, at: int, tokens: np.ndarray, logprobs: np.ndarray) -> None:
+        """Put the tokens that follow the first `at` there. Doing it again changes nothing."""
+        end, behind = at + len(tokens), at - self.prompt_length
+        self.tokens[at:end], self.logprobs[behind : behind + len(tokens)] = tokens, logprobs
+        self.drawn_first[at - self.prompt_length] = True
+        self.length = end
+
+    def end(self, length: int) -> None:
+        """It ends with the first `length` tokens, though more may be known; the last of them need not be computed."""
+        self.length, self.cached = length, min(self.cached, length - 1)
+        self.done = True
 
     def fail(self, error: BaseException) -> None:
         """End it with an error."""

@@ -76,7 +76,8 @@ def test_stats_name_the_speeds_the_limits_and_what_ran():
     assert result.stdout == "The capital of France is Paris.\n"
     for pattern in (
         r"prefill +42 tokens, [\d.]+ tok/s, [\d.]+ TFLOP/s = \d+% of the [\d.]+ measured",
-        r"decode +7 tokens, [\d.]+ tok/s, 0.09\d GB/token, [\d.]+ GB/s = \d+% of the [\d.]+ measured",
+        r"decode +7 tokens, [\d.]+ tok/s, 0.09\d GB/step, [\d.]+ GB/s = \d+% of the [\d.]+ measured",
+        r"drafts +lookup, \d+ tokens drafted, \d+ accepted, 8 tokens in \d+ steps\n",
         r"isa +\w+ \(.+\)",
         r"workers +\d+ threads? on cores? [\d,-]+ \(.+\)",
         r"weights +a token reads q4_1 [\d.]+ MB",
@@ -84,6 +85,13 @@ def test_stats_name_the_speeds_the_limits_and_what_ran():
         r"layers\.\*\.attend +30  attend +-\n",
     ):
         assert re.search(pattern, result.stderr), (pattern, result.stderr)
+
+
+def test_speculate_changes_no_answer_and_stats_say_that_it_is_off(checkpoint):
+    arguments = ["run", checkpoint, "x x x x x x", "--temperature", 0.5, "--seed", 1, "--max-tokens", 30]
+    off = ellm(*arguments, "--speculate", "off", "--stats", "--threads", 1)
+    assert off.returncode == 0 and off.stdout == ellm(*arguments, "--speculate", "lookup").stdout
+    assert "drafts   off: as asked for\n" in off.stderr
 
 
 def test_a_seed_makes_sampling_repeatable(checkpoint):
@@ -206,6 +214,8 @@ def test_activations_that_ellm_does_not_have(checkpoint):
         (["run", "smollm2", "hi", "--max-tokens", "0"], "max_tokens.*not 0"),
         (["run", "smollm2", "hi", "--stop", ""], "stop.*not empty"),
         (["run", "smollm2", "hi", "--isa", ""], "ISA ''"),
+        (["run", "smollm2", "hi", "--speculate", "mtp"], "mtp: ellm cannot run prediction heads yet"),
+        (["run", "smollm2", "hi", "--speculate", "x"], "speculate must be auto, lookup or off, not 'x'"),
         (["run", "smollm2"], "stdin is empty"),
         (["run", "smollm2", "hi", "--raw", "--system", "x"], "--system"),
         (["run", "smollm2", "hi", "--temperature", "-1"], "temperature must be a number of at least 0, not -1.0"),
