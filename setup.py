@@ -22,7 +22,7 @@ ISA_FLAGS = {
     "_portable": [],
     "_avx2": AVX2,
     "_avx512": AVX512,
-    "_amx": [*AVX512, "-mamx-tile", "-mamx-bf16"],
+    "_amx": [*AVX512, "-mamx-tile", "-mamx-bf16", "-mamx-int8"],
 }
 
 

@@ -32,7 +32,6 @@ BLOCK_K = 128
 """k of a block, unless its format says otherwise."""
 BLOCK_TILES = BLOCK_K // TILE_K
 _LINE = 64
-_DIGITS = 256 * 127 + 127
 _WORD = np.array([0, 16, 8, 24], np.uint32)  # bits before the bytes of four neighbours
 _F16, _I8 = np.dtype(np.float16), np.dtype(np.int8)
 
@@ -77,12 +76,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Numbers:
-    """A packed weight of whole numbers, arrays [n, k]: worth * factor * scale (+ minimum) in order."""
+    """A packed weight of whole numbers, arrays [n, k]: worth * factor * scale (+ least * minimum) in order."""
 
     worth: np.ndarray  # int64
     factor: np.ndarray  # int64: scales of a nested format
     scale: np.ndarray  # float32
-    minimum: np.ndarray | None
+    least: np.ndarray  # int64: minimums of a nested format
+    minimum: np.ndarray | None  # float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,12 +138,15 @@ class Format:
         return self.scale is not None and not self.paired and not self.stored.joined
 
     @property
-    def levels(self) -> int:
-        """The most that an activation of 16 bits may be, so that a sum of TILE_K products fits in 32 bits.
+    def k_per_unit(self) -> int:
+        """k of activations that have one scale: of a nested format all that share its f16."""
+        return self.k_per_block if self.nested else TILE_K
 
-        256 times one signed byte and another one are no more than _DIGITS.
-        """
-        return min(_DIGITS, (2**31 - 1) // (int(np.abs(self.worth.astype(int)).max()) * self.most_scale * TILE_K))
+    @property
+    def most_sum(self) -> int:
+        """The most that activations of 16 bits with one scale may be, added up without their signs, so that the sum of
+        their products fits in 32 bits."""
+        return (2**31 - 1) // (int(np.abs(self.worth.astype(int)).max()) * self.most_scale)
 
     @property
     def numbers(self) -> str:
@@ -236,13 +239,21 @@ class Format:
     def integers(self, address: int, n_tiles: int, k_tiles: int) -> Numbers:
         """The packed weight at an address, of a `whole` format, before it is scaled."""
         header, tiles = self._blocks(address, n_tiles, k_tiles)
-        worth, scale, minimum = self.worth.astype(np.int64)[tiles], self._spread(header, "scale"), None
-        factor = scale.astype(np.int64) if self.nested else np.ones_like(worth)
-        scale = self._spread(header, "super_scale") if self.nested else self.decode_scale(scale)
-        if self.minimum:
-            minimum = self._rows(self._minimums(header), k_tiles)
+        worth = self.worth.astype(np.int64)[tiles]
+        factor, least, minimum = np.ones_like(worth), np.ones_like(worth), None
+        if self.nested:
+            scale, factor = self._spread(header, "super_scale"), self._spread(header, "scale").astype(np.int64)
+        else:
+            scale = self.decode_scale(self._spread(header, "scale"))
+        if self.minimum and self.nested:
+            minimum, least = self._spread(header, "super_minimum"), self._spread(header, "minimum").astype(np.int64)
+        elif self.minimum:
+            minimum = self._spread(header, "minimum")
         scale = scale.astype(np.float32) * np.float32(self.unit)
-        return Numbers(self._rows(worth, k_tiles), self._rows(factor, k_tiles), self._rows(scale, k_tiles), minimum)
+        if minimum is not None:
+            minimum = self._rows(minimum.astype(np.float32), k_tiles)
+        worth, factor, scale, least = (self._rows(part, k_tiles) for part in (worth, factor, scale, least))
+        return Numbers(worth, factor, scale, least, minimum)
 
     def _blocks(self, address: int, n_tiles: int, k_tiles: int) -> tuple[np.ndarray, np.ndarray]:
         """Headers [n tile, block, bytes], and codes as `_tiles` has them."""

@@ -59,7 +59,7 @@ def formats_header() -> str:
     lines += [f"    int64_t {', '.join(_PARTS.values())}; /* where they are in a header; -1: nowhere */"]
     lines += ["    int64_t powers; /* scales are E8M0 */"]
     lines += ["    float unit;     /* what codes are worth whole numbers of */"]
-    lines += ["    int64_t levels; /* the most that an activation of 16 bits is */"]
+    lines += ["    int64_t most_sum; /* of activations of 16 bits with one scale, without their signs */"]
     lines += ["    int64_t zero;   /* the code that is worth nothing, if each is worth one more than the one before */"]
     lines += ["    int64_t table;  /* codes of 4 bits are worth any numbers: */"]
     lines += ["    int8_t worth[16];"]
@@ -78,7 +78,7 @@ def _described(format: Format) -> str:
     numbers: list[float] = [format.tile_bytes, format.header_bytes, format.block_tiles, format.terms, format.bits]
     numbers += [format.k_per_scale, int(format.nested), int(format.scale == np.uint16)]
     numbers += [format.parts[name].offset if name in format.parts else -1 for name in _PARTS]
-    numbers += [int(format.scale == np.uint8), format.unit, format.levels if format.whole else 0]
+    numbers += [int(format.scale == np.uint8), format.unit, format.most_sum if format.whole else 0]
     worth, table = format.worth, [0]
     if (np.diff(worth) != 1).any():
         numbers, table = [*numbers, 0, 1], worth.tolist()

@@ -1,17 +1,18 @@
 /* Products of activations in whole numbers (activations.h) with codes of weights: no weight is expanded to a float.
  *
- * For each ELLM_TILE_K of k, in ascending order,
+ * For each unit of k, in ascending order, a tile or of nested formats a block,
  *     C = C + f32(D) (S s)                where D = sum of a . w, of nested formats each group's times its scale
- *     C = C + m (s . sum of a)            of formats with minimums m, for each group of k
- * S is the scale, of nested formats that of the block, s the activations'. D is whole and exact, so free of order, and
- * each product and sum of f32 is rounded: all ISAs and any number of rows give the same bits.
+ *     C = C + m (s . sum of a)            of formats with minimums m, for each group of k, or of nested ones
+ *     C = C + f32(M) (m s)                where M = sum of each group's minimum times its sum of a
+ * S is the scale, of nested formats that of the block, as m is, s the activations'. D and M are whole and exact, so free
+ * of order, and each product and sum of f32 is rounded: all ISAs and any number of rows give the same bits.
  */
 #ifndef ELLM_INTEGER_H
 #define ELLM_INTEGER_H
 #include "activations.h"
 #include "expand.h"
 
-/* A part of k of one row's product, and of many rows'. */
+/* A part of k, of nested formats a whole unit, of one row's product, and of many rows'. */
 typedef struct integer_operand {
     const char *cells; /* of the first row */
     const activation_side *sides;
@@ -40,6 +41,9 @@ static inline const activation_side *integer_side(const activation_side *sides, 
 
 #if defined(__AVX512VNNI__)
 #include "integer_avx512.h"
+#ifdef __AMX_INT8__
+#include "integer_amx.h"
+#endif
 #elif defined(__AVX2__)
 #include "integer_avx2.h"
 #else
@@ -49,7 +53,7 @@ static inline const activation_side *integer_side(const activation_side *sides, 
 /* C[rows][ELLM_TILE_N * n_tiles] = A . W for at most EXPAND_COLUMNS column tiles, `stride` bytes apart. */
 BLOCKED void integer_strip(const char *a, int64_t lda, int rows, int bytes, const char *weight, int64_t stride, int n_tiles,
                            int k_tiles, float *c, int64_t ldc, char *scratch, const ellm_format *f) {
-    int depth = f->block < INTEGER_DEPTH ? (int)f->block : INTEGER_DEPTH;
+    int depth = f->nested || f->block < INTEGER_DEPTH ? (int)f->block : INTEGER_DEPTH;
     int64_t each = f->header + f->block * f->tile;
     for (int k = 0; k < k_tiles; k += depth) {
         int count = k_tiles - k < depth ? k_tiles - k : depth, next = k + EXPAND_AHEAD * depth;
@@ -60,6 +64,10 @@ BLOCKED void integer_strip(const char *a, int64_t lda, int rows, int bytes, cons
         integer_sums sums = {c, ldc, k > 0};
         if (rows == 1)
             integer_row(x, w, sums, f);
+#ifdef __AMX_INT8__
+        else if (rows > ACTIVATION_FEW && !bytes)
+            integer_tiles(x, w, sums, scratch, f);
+#endif
         else
             integer_rows(x, w, sums, scratch, f);
     }

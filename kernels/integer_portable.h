@@ -40,45 +40,64 @@ BLOCKED void integer_weights(const char *block, int tile, int16_t (*restrict out
     }
 }
 
+/* dot += a . weights of a tile. */
 static inline void integer_dot(const int16_t *restrict a, int16_t (*restrict weights)[ELLM_TILE_K], int32_t *restrict dot) {
     for (int n = 0; n < ELLM_TILE_N; n++) {
         int32_t sum = 0;
         for (int k = 0; k < ELLM_TILE_K; k++) sum += a[k] * weights[n][k];
-        dot[n] = sum;
+        dot[n] += sum;
+    }
+}
+
+/* c += f32(dot) (scale s), of plain formats and what their minimums add. */
+BLOCKED void integer_scaled(const char *block, int tile, const activation_side *side, const int32_t *dot, float *c,
+                            const ellm_format *f) {
+    const int groups = ELLM_TILE_K / (int)f->group;
+    for (int n = 0; n < ELLM_TILE_N; n++) {
+        c[n] += (float)dot[n] * (integer_scale(block, tile, n, f) * side->scale);
+        for (int group = 0; f->minimum >= 0 && !f->nested && group < groups; group++)
+            c[n] += block_number(block, f->minimum, 0, tile * groups + group, n, f) * float_of((uint32_t)side->sums[group]);
+    }
+}
+
+/* c += f32(M) (m s) of a unit of a nested format. */
+BLOCKED void integer_least(const char *block, int count, const activation_side *side, float *c, const ellm_format *f) {
+    const int groups = ELLM_TILE_K / (int)f->group;
+    for (int n = 0; n < ELLM_TILE_N; n++) {
+        int32_t least = 0;
+        for (int group = 0; group < count * groups; group++) {
+            int32_t sum = side[group / groups].sums[group % groups], low = sum & (ACTIVATION_SPLIT - 1);
+            int32_t minimum = ((const int8_t *)block + f->minimum)[ELLM_TILE_N * group + n];
+            least += minimum * ((sum - low) / 65536 * ACTIVATION_SPLIT + low);
+        }
+        c[n] += (float)least * (block_half(block + f->super_minimum + 2 * n) * side->scale);
     }
 }
 
 BLOCKED void integer_rows(integer_operand x, integer_columns w, integer_sums sums, char *scratch, const ellm_format *f) {
-    const int groups = ELLM_TILE_K / (int)f->group;
-    int16_t(*weights)[ELLM_TILE_K] = (int16_t(*)[ELLM_TILE_K])scratch;
+    const int unit = activation_unit(f);
+    int16_t(*weights)[ELLM_TILE_N][ELLM_TILE_K] = (int16_t(*)[ELLM_TILE_N][ELLM_TILE_K])scratch;
     for (int n = 0; n < w.n_tiles; n++)
-        for (int tile = w.first; tile < w.first + w.count; tile++) {
+        for (int first = 0; first < w.count; first += unit) {
             const char *block = w.block + n * w.stride;
-            float scale[ELLM_TILE_N], minimum[2][ELLM_TILE_N];
-            integer_weights(block, tile, weights, f);
-            for (int i = 0; i < ELLM_TILE_N; i++) {
-                scale[i] = integer_scale(block, tile, i, f);
-                for (int group = 0; f->minimum >= 0 && group < groups; group++)
-                    minimum[group][i] = block_number(block, f->minimum, f->super_minimum, tile * groups + group, i, f);
-            }
+            int count = w.count - first < unit ? w.count - first : unit;
+            for (int tile = 0; tile < count; tile++) integer_weights(block, w.first + first + tile, weights[tile], f);
             for (int row = 0; row < x.rows; row++) {
-                const activation_side *side = integer_side(x.sides + tile - w.first, row * x.lda);
+                const activation_side *side = integer_side(x.sides + first, row * x.lda);
+                const char *cells = x.cells + row * x.lda + first * ACTIVATION_CELL;
                 float *c = sums.c + row * sums.ldc + ELLM_TILE_N * n;
-                int32_t dot[ELLM_TILE_N];
-                integer_dot((const int16_t *)(x.cells + row * x.lda + (tile - w.first) * ACTIVATION_CELL), weights, dot);
-                for (int i = 0; i < ELLM_TILE_N; i++) {
-                    float sum = sums.accumulate || tile > w.first ? c[i] : 0;
-                    sum += (float)dot[i] * (scale[i] * side->scale);
-                    for (int group = 0; f->minimum >= 0 && group < groups; group++)
-                        sum += minimum[group][i] * float_of((uint32_t)side->sums[group]);
-                    c[i] = sum;
-                }
+                int32_t dot[ELLM_TILE_N] = {0};
+                if (!sums.accumulate && first == 0) memset(c, 0, ELLM_TILE_N * sizeof *c);
+                for (int tile = 0; tile < count; tile++)
+                    integer_dot((const int16_t *)(cells + tile * ACTIVATION_CELL), weights[tile], dot);
+                integer_scaled(block, w.first + first, side, dot, c, f);
+                if (f->nested && f->minimum >= 0) integer_least(block, count, side, c, f);
             }
         }
 }
 
 BLOCKED void integer_row(integer_operand x, integer_columns w, integer_sums sums, const ellm_format *f) {
-    int16_t weights[ELLM_TILE_N][ELLM_TILE_K];
+    int16_t weights[ACTIVATION_TILES][ELLM_TILE_N][ELLM_TILE_K];
     integer_rows(x, w, sums, (char *)weights, f);
 }
 

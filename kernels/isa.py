@@ -18,7 +18,7 @@ ISAS = ("amx", "avx512", "avx2", "portable")
 
 _AVX2 = ("avx2", "fma", "f16c", "bmi2")
 _AVX512 = (*_AVX2, "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vbmi", "avx512_bf16", "avx512_vnni")
-FLAGS = {"amx": (*_AVX512, "amx_tile", "amx_bf16"), "avx512": _AVX512, "avx2": _AVX2, "portable": ()}
+FLAGS = {"amx": (*_AVX512, "amx_tile", "amx_bf16", "amx_int8"), "avx512": _AVX512, "avx2": _AVX2, "portable": ()}
 """Names in /proc/cpuinfo of the CPU features that each ISA's build may use."""
 
 ROW_BLOCK = {"amx": 256, "avx512": 64, "avx2": 64, "portable": 64}

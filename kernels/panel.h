@@ -51,17 +51,20 @@ static inline void panel_row_bf16(const ellm_matmul *m, const char *x, ellm_bf16
 /* One row of a panel in whole numbers. */
 static inline void panel_row_whole(const ellm_matmul *m, const char *x, int form, char *out) {
     float scale = m->norm ? vector_rms_scale((const float *)x, m->eps, m->k) : 0;
-    for (int64_t tile = 0; tile < m->k_tiles; tile++) {
-        float part[ELLM_TILE_K] = {0};
-        int64_t begin = ELLM_TILE_K * tile, n = m->k - begin < ELLM_TILE_K ? m->k - begin : ELLM_TILE_K;
+    const ellm_format *f = &ELLM_FORMATS[m->format];
+    int64_t unit = activation_unit(f);
+    for (int64_t tile = 0; tile < m->k_tiles; tile += unit) {
+        float part[ACTIVATION_TILES * ELLM_TILE_K] = {0};
+        int64_t tiles = m->k_tiles - tile < unit ? m->k_tiles - tile : unit;
+        int64_t begin = ELLM_TILE_K * tile, n = m->k - begin < ELLM_TILE_K * tiles ? m->k - begin : ELLM_TILE_K * tiles;
         if (m->x_bf16)
             vector_from_bf16((const ellm_bf16 *)x + begin, part, n);
         else if (m->norm)
             vector_norm((const float *)x + begin, (const float *)m->norm + begin, scale, part, n);
         else
             memcpy(part, (const float *)x + begin, (size_t)n * sizeof *part);
-        activation_tile(part, m->activations, form, &ELLM_FORMATS[m->format], out + ACTIVATION_CELL * tile,
-                        activation_sides(out, m->k_tiles) + tile);
+        activation_store_unit(part, (int)tiles, m->activations, form, f, out + ACTIVATION_CELL * tile,
+                              activation_sides(out, m->k_tiles) + tile);
     }
 }
 
@@ -74,7 +77,7 @@ static inline int64_t panel_bytes(const ellm_matmul *m) {
 static inline void panel_row(const ellm_matmul *m, const char *x, int64_t rows, int64_t row, char *panel) {
     char *out = panel + row * panel_bytes(m);
     if (m->activations)
-        panel_row_whole(m, x, activation_form(m->activations, rows), out);
+        panel_row_whole(m, x, activation_form(m->activations, rows, &ELLM_FORMATS[m->format]), out);
     else
         panel_row_bf16(m, x, (ellm_bf16 *)out);
 }

@@ -141,8 +141,8 @@ def _product_memory(args: Args, row_block: int) -> int:
 
 def _panel_memory(args: Args, row_block: int) -> int:
     """The panel of norm(x), its rows an odd number of cache lines apart, and the product."""
-    cell = _LINE + (_SIDE if args["activations"] else 0)
-    return row_block * (-(-args["k_tiles"] * cell // _LINE) | 1) * _LINE + _product_memory(args, row_block)
+    size = _up(args["k_tiles"], 2) * (_LINE + _SIDE) if args["activations"] else args["k_tiles"] * _LINE
+    return row_block * (-(-size // _LINE) | 1) * _LINE + _product_memory(args, row_block)
 
 
 def _matmul_memory(args: Args, row_block: int) -> int:

@@ -2,8 +2,8 @@
 
 A task reads bytes of weights or of keys and values, and multiplies meanwhile for as long as its operations take at the
 machine's rates; weights that are not bf16 are expanded too, before, or meanwhile where that is all that a format is
-for. What it does to f32 elements comes on top: the panel that
-each worker's first task of an operator makes of the rows, its results, softmax.
+for, unless they meet activations in whole numbers, which have rates of their own. What it does to f32 elements comes on
+top: the panel that each worker's first task of an operator makes of the rows, its results, softmax.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from ellm.scheduler.program import Kind, Lists, Program
 from ellm.scheduler.simulate import StepWork, needed_signals
 
 _ORDERED_NS = 4  # to sort a routed row, or an expert
+_FEW = 16  # rows that AMX multiplies in whole numbers by vectors: activations.h
 
 
 @dataclass
@@ -77,11 +78,15 @@ class Costing:
         machine = self.machine
         operator = self.program.operators[op]
         tasks, format = operator.tiles, FORMATS[operator.precision or PLAIN.name]
+        args = contract.unpack(operator.kernel, self.program.args[op])
         weights = work.weight_bytes / tasks
         size = weights + work.cache_bytes * work.readers / tasks
         padding = self.padded(work.product_rows) / work.product_rows
         ns = work.tile_flops * padding / tasks / (1000 * machine.matmul_tflops_per_core)
-        if format.bits < PLAIN.bits and not format.packs:
+        if args.get("activations"):
+            ns = work.tile_flops / tasks / (1000 * machine.matmul_tflops_per_core)
+            ns = ns / self.whole_share(format, work.product_rows)
+        elif format.bits < PLAIN.bits and not format.packs:
             ns = ns * format.terms + weights / self.expanded_gb_per_s(format)
         else:
             ns = np.maximum(ns, size / machine.llc_read_gb_per_s_per_core) * format.terms
@@ -95,6 +100,13 @@ class Costing:
         """Packed bytes that a core expands to bf16, as measured of a format of a byte a weight, and of half a byte."""
         machine = self.machine
         return machine.expand_fp8_gb_per_s_per_core if format.bits == 8 else machine.expand_mxfp4_gb_per_s_per_core
+
+    def whole_share(self, format: Format, rows: Any) -> Any:
+        """The rate of multiplications in whole numbers to that of bf16 ones, as kernels/routes.py has them measured."""
+        if self.machine.isa != "amx":
+            return np.where(rows > 1, 0.85, 0.5)
+        many = (0.25 if format.nested else 0.15) * rows / self.padded(rows)
+        return np.where(rows > _FEW, many, np.where(rows > 1, 0.1, 0.05))
 
     def padded(self, rows: Any) -> Any:
         """Rows that a multiplication pays for."""

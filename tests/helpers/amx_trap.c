@@ -1,6 +1,6 @@
 /* Runs AMX code on a CPU without AMX: a SIGILL handler that decodes and emulates the instructions that the extension
- * uses. Semantics and encodings: Intel SDM volume 2, LDTILECFG, TILERELEASE, TILEZERO, TILELOADD[T1], TILESTORED and
- * TDPBF16PS. Anything else, and a tile instruction without a configuration, dies of SIGILL as on the real machine.
+ * uses. Semantics and encodings: Intel SDM volume 2, LDTILECFG, TILERELEASE, TILEZERO, TILELOADD[T1], TILESTORED,
+ * TDPBF16PS, TDPBSSD and TDPBSUD. Anything else, and a tile instruction without a configuration, dies of SIGILL as on the real machine.
  * Build: cc -O2 -mavx2 -mfma -shared -fPIC amx_trap.c */
 #define _GNU_SOURCE
 #include <immintrin.h>
@@ -103,6 +103,20 @@ static void multiply(int c, int a, int b) {
     __atomic_fetch_add(&products, 1, __ATOMIC_RELAXED);
 }
 
+/* Signed bytes of A times signed or unsigned ones of B, added to 32 bits that wrap around. */
+static void multiply_bytes(int c, int a, int b, int is_signed) {
+    for (int m = 0; m < height(c); m++) {
+        uint32_t *out = (uint32_t *)state->tiles[c][m];
+        const int8_t *row = (const int8_t *)state->tiles[a][m];
+        for (int k = 0; k < width(a); k++)
+            for (int n = 0; n < width(c) / 4; n++) {
+                uint8_t column = state->tiles[b][k / 4][4 * n + k % 4];
+                out[n] += (uint32_t)(row[k] * (is_signed ? (int8_t)column : column));
+            }
+    }
+    __atomic_fetch_add(&products, 1, __ATOMIC_RELAXED);
+}
+
 static void load(int tile, const uint8_t *address, int64_t stride) {
     memset(state->tiles[tile], 0, sizeof state->tiles[tile]);
     for (int row = 0; row < height(tile); row++) memcpy(state->tiles[tile][row], address + row * stride, width(tile));
@@ -132,9 +146,10 @@ static int execute(const instruction *in) {
         return memset(state->tiles[in->reg], 0, sizeof state->tiles[in->reg]), 1;
     if (in->opcode == 0x4b && memory && in->prefix == 2) return store(in->reg, in->address, in->stride), 1;
     if (in->opcode == 0x4b && memory && in->prefix) return load(in->reg, in->address, in->stride), 1;
-    if (in->opcode == 0x5c && in->prefix == 2 && !memory && configured(in->rm) && configured(in->vvvv)) {
+    if (!memory && configured(in->rm) && configured(in->vvvv)) {
         if (in->reg == in->rm || in->reg == in->vvvv || in->rm == in->vvvv) return 0;
-        return multiply(in->reg, in->rm, in->vvvv), 1;
+        if (in->opcode == 0x5c && in->prefix == 2) return multiply(in->reg, in->rm, in->vvvv), 1;
+        if (in->opcode == 0x5e && in->prefix >= 2) return multiply_bytes(in->reg, in->rm, in->vvvv, in->prefix == 3), 1;
     }
     return 0;
 }
@@ -157,5 +172,5 @@ int amx_trap_install(void) {
 
 int amx_trap_remove(void) { return sigaction(SIGILL, &before, 0); }
 
-/* TDPBF16PS executed so far, in all threads. */
+/* Products of tiles executed so far, in all threads. */
 uint64_t amx_trap_products(void) { return __atomic_load_n(&products, __ATOMIC_RELAXED); }
