@@ -149,7 +149,7 @@ def numbers(packed: np.ndarray, format: int, n: int, k: int) -> np.ndarray:
     memory = Memory.of(packed)
     found = NUMBERED[format].integers(memory.address, up(n, 16) // 16, up(k, 32) // 32)
     worth = found.worth * found.factor * found.scale.astype(np.float64)
-    return (worth if found.minimum is None else worth + found.minimum)[:n, :k]
+    return (worth if found.minimum is None else worth + found.least * found.minimum)[:n, :k]
 
 
 def values(packed: np.ndarray, format: int, n: int, k: int) -> np.ndarray:
