@@ -7,19 +7,30 @@
 # 2.1).
 #
 # Split i is keys [512 i, 512 i + 512). Each (row, head) has of each split where it sees a key, in f32,
-#   m = max s,  l = sum e^(s - m),  o = sum bf16(e^(s - m)) V
+#   m = max s,  p = bf16(e^(s - m)),  l = sum p,  o = sum p V
 # and of all, merged in order of split, m' = max(m, m_i), l' = l e^(m - m') + l_i e^(m_i - m'), o' so too; out = o / l.
 # A sink (gpt-oss) is merged last, as a split with m = sink, l = 1, o = 0.
 # A task does that for some splits of an item and one group of heads. It either merges them (item.partial < 0) or stores
 # each (o, m, l) for the kernel `merge`; both are the same arithmetic, so they give the same bits.
 #
-# The heads of the group and the item's rows are the rows of one matrix, so a key block is read once for all of them.
+# The heads of the group and the item's rows are the rows of one matrix. A split's keys and values are read into L2 once
+# for all of them, and multiplied by a part of them at a time, whose scores stay there too.
 # Task = item * head groups + head group.
 
 from libc.math cimport INFINITY
 
+cdef extern from "softmax.h" nogil:
+    float softmax_max(const float *x, int64_t n)
+    float softmax_row(const float *x, int64_t n, float scale, float max, ellm_bf16 *p)
+
+cdef extern from "attend_tiles.h" nogil:
+    void attend_matmul(const ellm_bf16 *a, int64_t lda, int64_t rows, const ellm_bf16 *b, int64_t b_n, int64_t b_k,
+                       int64_t n_tiles, int64_t k_tiles, float *c, int64_t ldc)
+
 cdef enum:
-    VALUE_TILES = 4  # column tiles of values that are made of keys at a time: 64 KiB, contract.py counts them
+    VALUE_TILES = 4  # column tiles of values that are made of keys at a time: 64 KiB, records.py counts them
+    FOLD_PART = 64  # folded rows that are scored at a time, or twice as many of values in keys: records.py counts them
+    MAXIMA = 4  # rows whose maxima are found before their exponentials, as a maximum is long in coming
 
 
 # Query heads [first, first + size) of one KV head: the heads of a KV head in as few equal parts as ELLM_FOLD allows.
@@ -43,20 +54,21 @@ cdef inline HeadGroup head_group(int64_t index, int64_t heads, int64_t kv_heads)
 
 # One task: F = item.rows * heads folded rows, row f = (position f // heads, head first + f % heads).
 cdef struct Fold:
-    int64_t rows          # F; every matrix below has F rounded up to 16 rows
+    int64_t rows          # F; every matrix below has F or P rows, rounded up to 16
+    int64_t part_rows     # P
     int64_t heads
     int64_t first
-    const char *keys      # tiles of the KV head in the split's block
-    const char *values    # the same, or NULL: they are in the keys
+    const ellm_bf16 *keys    # tiles of the KV head in a block
+    const ellm_bf16 *values  # the same, or NULL: they are in the keys
     int64_t q_stride
     int64_t s_stride
     int64_t o_stride
     ellm_bf16 *q          # [F, q_stride] from head_dim on zero
-    float *scores         # [F, s_stride] of the keys of a split
-    ellm_bf16 *p          # [F, s_stride]
-    float *part           # [F, o_stride] numerator of one split
-    float *part_max       # [F]
-    float *part_sum       # [F]
+    float *scores         # [P, s_stride] of the keys of a split
+    ellm_bf16 *p          # [P, s_stride]
+    float *part           # [P, o_stride] numerator of one split
+    float *part_max       # [P]
+    float *part_sum       # [P]
     float *o              # [F, o_stride] numerator of the splits so far
     float *max            # [F]
     float *sum            # [F]
@@ -67,7 +79,7 @@ cdef struct Fold:
 cdef inline Fold fold_layout(
     const ellm_task *task, const ellm_attend *op, const ellm_attend_item *item, HeadGroup group
 ) noexcept nogil:
-    cdef int64_t rows
+    cdef int64_t rows, part
     cdef Fold fold
     fold.heads = group.size
     fold.first = group.first
@@ -76,14 +88,16 @@ cdef inline Fold fold_layout(
     fold.s_stride = panel_stride(ELLM_SPLIT // ELLM_TILE_K)
     fold.o_stride = ELLM_TILE_N * n_tiles_of(op.value_dim)
     rows = ELLM_TILE_N * n_tiles_of(fold.rows)
+    fold.part_rows = 2 * FOLD_PART if op.values_in_keys else FOLD_PART  # so that fewer make the same values
+    part = min(rows, fold.part_rows)
     fold.scores = <float *> scratch_memory(task)
-    fold.part = fold.scores + rows * fold.s_stride
-    fold.o = fold.part + rows * fold.o_stride
+    fold.part = fold.scores + part * fold.s_stride
+    fold.o = fold.part + part * fold.o_stride
     fold.p = <ellm_bf16 *> (fold.o + rows * fold.o_stride)
-    fold.q = fold.p + rows * fold.s_stride
+    fold.q = fold.p + part * fold.s_stride
     fold.part_max = <float *> (fold.q + rows * fold.q_stride)
-    fold.part_sum = fold.part_max + rows
-    fold.max = fold.part_sum + rows
+    fold.part_sum = fold.part_max + part
+    fold.max = fold.part_sum + part
     fold.sum = fold.max + rows
     fold.tiles = <ellm_bf16 *> (fold.sum + rows)
     return fold
@@ -107,45 +121,63 @@ cdef inline void fold_queries(
         fold.sum[f] = 0
 
 
-# Softmax numerators of row f over its keys [low, high) of a split, zero for the others of [begin, end), whose scores
-# are there. A row that sees no key has part_sum 0 and whatever else.
-cdef inline void fold_softmax(
+# The maximum of row f of a part over its keys [low, high) of a split, whose scores are there for [begin, end); those of
+# other keys become -inf. part_sum is 0 if the row sees no key, else 1.
+cdef inline void fold_max(
     const Fold *fold, int64_t f, float scale, int64_t low, int64_t high, int64_t begin, int64_t end
 ) noexcept nogil:
     cdef float *scores = fold.scores + f * fold.s_stride
     cdef int64_t i
-    fold.part_sum[f] = 0
+    fold.part_sum[f] = low < high
     if low >= high:
         return
     for i in range(begin, low):
         scores[i] = -INFINITY
     for i in range(high, end):
         scores[i] = -INFINITY
-    fold.part_max[f] = vector_max(scores + begin, end - begin) * scale
-    vector_exp(scores + begin, scale, fold.part_max[f], end - begin)
-    fold.part_sum[f] = vector_sum(scores + begin, end - begin)
-    vector_to_bf16(scores + begin, fold.p + f * fold.s_stride + begin, end - begin)
+    fold.part_max[f] = softmax_max(scores + begin, end - begin) * scale
 
 
-# part = p . V over the keys [begin, end) of the split.
-cdef inline void fold_values(const ellm_attend *op, const Fold *fold, int64_t begin, int64_t end) noexcept nogil:
+# Maxima, numerators p and their sums of `rows` folded rows from `row` on. A row that sees no key has part_sum 0 and
+# whatever else.
+cdef inline void fold_softmax(
+    const ellm_attend *op, const ellm_attend_item *item, const Fold *fold, int64_t row, int64_t rows, int64_t first,
+    int64_t begin, int64_t end
+) noexcept nogil:
+    cdef int64_t f, i, position, low
+    for i in range((rows + MAXIMA - 1) // MAXIMA):
+        for f in range(i * MAXIMA, min(i * MAXIMA + MAXIMA, rows)):
+            position = item.position + (row + f) // fold.heads
+            low = max(position - op.window + 1 - first, begin) if op.window else 0
+            fold_max(fold, f, <float> op.scale, low, min(position + 1 - first, end), begin, end)
+        for f in range(i * MAXIMA, min(i * MAXIMA + MAXIMA, rows)):
+            if fold.part_sum[f]:
+                fold.part_sum[f] = softmax_row(
+                    fold.scores + f * fold.s_stride + begin, end - begin, <float> op.scale, fold.part_max[f],
+                    fold.p + f * fold.s_stride + begin,
+                )
+
+
+# part = p . V over the keys [begin, end) of the split, for `rows` rows.
+cdef inline void fold_values(
+    const ellm_attend *op, const Fold *fold, int64_t rows, int64_t begin, int64_t end
+) noexcept nogil:
     cdef int64_t n_tiles = n_tiles_of(op.value_dim), k_tiles = (end - begin) // ELLM_TILE_K, part, n, count
     cdef int64_t key_tiles = k_tiles_of(op.head_dim)
-    cdef const ellm_bf16 *keys = <const ellm_bf16 *> fold.keys + begin // ELLM_TILE_N * key_tiles * ELLM_TILE
+    cdef const ellm_bf16 *keys = fold.keys + begin // ELLM_TILE_N * key_tiles * ELLM_TILE
     if fold.values != NULL:
-        tile_matmul(
-            fold.p + begin, fold.s_stride, <int> fold.rows,
-            <const ellm_bf16 *> fold.values + begin // ELLM_TILE_K * n_tiles * ELLM_TILE, ELLM_TILE, n_tiles * ELLM_TILE,
-            <int> n_tiles, <int> k_tiles, fold.part, fold.o_stride, 0,
+        attend_matmul(
+            fold.p + begin, fold.s_stride, rows, fold.values + begin // ELLM_TILE_K * n_tiles * ELLM_TILE, ELLM_TILE,
+            n_tiles * ELLM_TILE, n_tiles, k_tiles, fold.part, fold.o_stride,
         )
         return
     for part in range((n_tiles + VALUE_TILES - 1) // VALUE_TILES):
         n = part * VALUE_TILES
         count = min(VALUE_TILES, n_tiles - n)
         cache_values_of_keys(keys + n // 2 * ELLM_TILE, key_tiles, k_tiles, count, fold.tiles)
-        tile_matmul(
-            fold.p + begin, fold.s_stride, <int> fold.rows, fold.tiles, k_tiles * ELLM_TILE, ELLM_TILE,
-            <int> count, <int> k_tiles, fold.part + ELLM_TILE_N * n, fold.o_stride, 0,
+        attend_matmul(
+            fold.p + begin, fold.s_stride, rows, fold.tiles, k_tiles * ELLM_TILE, ELLM_TILE,
+            count, k_tiles, fold.part + ELLM_TILE_N * n, fold.o_stride,
         )
 
 
@@ -154,31 +186,31 @@ cdef inline void fold_block(
     const ellm_task *task, const ellm_attend *op, const ellm_attend_item *item, int64_t kv_head, int64_t split, Fold *fold
 ) noexcept nogil:
     cdef char *block = cache_block(task.step, item.slot, split, op.block_stride)
-    fold.keys = block + op.keys + kv_head * op.key_stride
-    fold.values = NULL if op.values_in_keys else block + op.values + kv_head * op.value_stride
+    fold.keys = <const ellm_bf16 *> (block + op.keys + kv_head * op.key_stride)
+    fold.values = NULL
+    if not op.values_in_keys:
+        fold.values = <const ellm_bf16 *> (block + op.values + kv_head * op.value_stride)
 
 
-# One split: part, part_max and part_sum of every folded row.
+# One split and part: part, part_max and part_sum of the folded rows [row, row + rows).
 cdef inline void fold_split(
-    const ellm_attend *op, const ellm_attend_item *item, int64_t split, const Fold *fold
+    const ellm_attend *op, const ellm_attend_item *item, int64_t split, const Fold *fold, int64_t row, int64_t rows
 ) noexcept nogil:
-    cdef int64_t key_tiles = k_tiles_of(op.head_dim), first = split * ELLM_SPLIT, begin, end, f, position, low
-    begin = max(item.position - op.window + 1 - first, 0) // ELLM_TILE_K * ELLM_TILE_K if op.window else 0
-    end = min(ELLM_TILE_K * k_tiles_of(item.position + item.rows - first), ELLM_SPLIT)
+    cdef int64_t key_tiles = k_tiles_of(op.head_dim), first = split * ELLM_SPLIT, begin, end, position
+    position = item.position + row // fold.heads
+    begin = max(position - op.window + 1 - first, 0) // ELLM_TILE_K * ELLM_TILE_K if op.window else 0
+    position = item.position + (row + rows - 1) // fold.heads
+    end = min(ELLM_TILE_K * k_tiles_of(position + 1 - first), ELLM_SPLIT)
     if begin >= end:
-        memset(fold.part_sum, 0, 4 * fold.rows)
+        memset(fold.part_sum, 0, 4 * rows)
         return
-    tile_matmul(
-        fold.q, fold.q_stride, <int> fold.rows,
-        <const ellm_bf16 *> fold.keys + begin // ELLM_TILE_N * key_tiles * ELLM_TILE, key_tiles * ELLM_TILE,
-        ELLM_TILE,
-        <int> ((end - begin) // ELLM_TILE_N), <int> key_tiles, fold.scores + begin, fold.s_stride, 0,
+    attend_matmul(
+        fold.q + row * fold.q_stride, fold.q_stride, rows,
+        fold.keys + begin // ELLM_TILE_N * key_tiles * ELLM_TILE, key_tiles * ELLM_TILE, ELLM_TILE,
+        (end - begin) // ELLM_TILE_N, key_tiles, fold.scores + begin, fold.s_stride,
     )
-    for f in range(fold.rows):
-        position = item.position + f // fold.heads
-        low = max(position - op.window + 1 - first, begin) if op.window else 0
-        fold_softmax(fold, f, <float> op.scale, low, min(position + 1 - first, end), begin, end)
-    fold_values(op, fold, begin, end)
+    fold_softmax(op, item, fold, row, rows, first, begin, end)
+    fold_values(op, fold, rows, begin, end)
 
 
 # Adds a split's (part, part_max, part_sum) to the running (o, max, sum). A sum of 0 says that the row sees no key.
@@ -215,15 +247,17 @@ cdef inline void write_quotient(
     vector_store(o, out, bf16, head * n, n)
 
 
-# Stores the split for `merge`, at the index that task.h gives.
+# Stores a split and part for `merge`, at the index that task.h gives.
 cdef inline void store_partials(
-    const ellm_task *task, const ellm_attend *op, const ellm_attend_item *item, int64_t split, const Fold *fold
+    const ellm_task *task, const ellm_attend *op, const ellm_attend_item *item, int64_t split, const Fold *fold,
+    int64_t row, int64_t rows
 ) noexcept nogil:
     cdef int64_t f, partial, n = op.value_dim
     cdef float *out
-    for f in range(fold.rows):
-        partial = item.partial + f // fold.heads * (item.split_last - item.split_first) + split - item.split_first
-        out = task.step.partials + (partial * op.heads + fold.first + f % fold.heads) * (n + 2)
+    for f in range(rows):
+        partial = item.partial + (row + f) // fold.heads * (item.split_last - item.split_first)
+        partial += split - item.split_first
+        out = task.step.partials + (partial * op.heads + fold.first + (row + f) % fold.heads) * (n + 2)
         memcpy(out, fold.part + f * fold.o_stride, 4 * n)
         out[n] = fold.part_max[f]
         out[n + 1] = fold.part_sum[f]
@@ -244,25 +278,36 @@ cdef inline void write_outputs(
             memset(<ellm_bf16 *> out + op.heads * n, 0, 2 * (op.out_stride - op.heads * n))
 
 
+# One split of a task for the folded rows [row, row + rows).
+cdef inline void attend_split(
+    const ellm_task *task, const ellm_attend *op, const ellm_attend_item *item, int64_t split, const Fold *fold,
+    int64_t row, int64_t rows
+) noexcept nogil:
+    cdef int64_t f
+    fold_split(op, item, split, fold, row, rows)
+    if item.partial >= 0:
+        store_partials(task, op, item, split, fold, row, rows)
+        return
+    for f in range(rows):
+        merge_part(
+            fold.o + (row + f) * fold.o_stride, fold.max + row + f, fold.sum + row + f,
+            fold.part + f * fold.o_stride, fold.part_max[f], fold.part_sum[f], op.value_dim,
+        )
+
+
 cdef void attend(const ellm_task *task) noexcept nogil:
     cdef const ellm_attend *op = <const ellm_attend *> task.args
     cdef HeadGroup group = head_group(task.index, op.heads, op.kv_heads)
     cdef const ellm_attend_item *item = task.step.items[op.window_class]
-    cdef int64_t split, f
+    cdef int64_t split, part, row
     cdef Fold fold
     item += task.step.item_begin[op.window_class][task.block] + group.item
     fold = fold_layout(task, op, item, group)
     fold_queries(task, op, item, &fold)
     for split in range(item.split_begin, item.split_end):
         fold_block(task, op, item, group.kv_head, split, &fold)
-        fold_split(op, item, split, &fold)
-        if item.partial >= 0:
-            store_partials(task, op, item, split, &fold)
-            continue
-        for f in range(fold.rows):
-            merge_part(
-                fold.o + f * fold.o_stride, fold.max + f, fold.sum + f,
-                fold.part + f * fold.o_stride, fold.part_max[f], fold.part_sum[f], op.value_dim,
-            )
+        for part in range((fold.rows + fold.part_rows - 1) // fold.part_rows):
+            row = part * fold.part_rows
+            attend_split(task, op, item, split, &fold, row, min(fold.part_rows, fold.rows - row))
     if item.partial < 0:
         write_outputs(task, op, item, &fold)

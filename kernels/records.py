@@ -20,6 +20,7 @@ _HEADER = 64  # of a worker's scratch: panel.h
 _LINE = 64
 _SIDE = 16  # what goes with a tile of activations in whole numbers: activations.h
 _EXPANDED_ROWS = 128  # positions that are multiplied at a time: expand_latent.pxi
+_FOLD_PART = 64  # folded rows that are scored at a time: attend.pxi
 _ROUTE_PASSES = 4  # of a row's scores, to find the top k
 
 
@@ -191,11 +192,14 @@ def _stored_dims(args: Args) -> int:
 
 
 def _attend_memory(args: Args, row_block: int) -> int:
-    """The struct Fold of attend.pxi: per folded row scores and p, two numerators, the query and four scalars; and four
-    column tiles of values that are in keys."""
+    """The struct Fold of attend.pxi: per folded row the query, a numerator and two scalars; the same but the query, scores
+    and p of a part of the rows; and four column tiles of values that are in keys."""
     q_stride, s_stride = (TILE_K * (-(-n // TILE_K) | 1) for n in (args["head_dim"], SPLIT))
+    o_stride = _up(args["value_dim"], TILE_N)
     tiles = 4 * SPLIT // TILE_K if args["values_in_keys"] else 0
-    return FOLD * (6 * s_stride + 8 * _up(args["value_dim"], TILE_N) + 2 * q_stride + 16) + 2 * TILE * tiles
+    rows = FOLD * (2 * q_stride + 4 * o_stride + 8)
+    part = _FOLD_PART * (2 if args["values_in_keys"] else 1)
+    return rows + part * (6 * s_stride + 4 * o_stride + 8) + 2 * TILE * tiles
 
 
 def _attend(args: Args, rows: Any, keys: Any, splits: Any) -> Work:

@@ -268,9 +268,9 @@ def _attend_split(q: np.ndarray, keys: np.ndarray, values: np.ndarray, scale: fl
     if len(keys) == 0:
         return np.array([0] * values.shape[1] + [-1e30, 0], np.float32)
     s = (keys @ q).astype(np.float32) * np.float32(scale)
-    p = np.exp(s - s.max())
-    numerator = from_bf16(to_bf16(p)).astype(np.float64) @ values
-    return np.concatenate((numerator, [s.max()], [p.sum(dtype=np.float64)])).astype(np.float32)
+    p = from_bf16(to_bf16(np.exp(s - s.max()))).astype(np.float64)
+    numerator = p @ values
+    return np.concatenate((numerator, [s.max()], [p.sum()])).astype(np.float32)
 
 
 def _write_head(task: Task, row: int, head: int, parts: list[np.ndarray]) -> None:

@@ -32,7 +32,7 @@
 #define ELLM_TILE_ROW (2 * ELLM_TILE_N)   /* elements of such a row */
 #define ELLM_SPLIT 512       /* keys in one split of the context: absolute boundaries, fixed for ever */
 #define ELLM_ARGS 256        /* bytes reserved for an operator's arguments */
-#define ELLM_FOLD 64         /* most query rows (positions x heads of a KV group) folded into one attend task */
+#define ELLM_FOLD 256        /* most query rows (positions x heads of a KV group) folded into one attend task */
 #define ELLM_INT16 1         /* what activations are multiplied as, if not in bf16 */
 #define ELLM_INT8 2
 #define ELLM_EXPAND 65536    /* bytes of scratch in which a part of a weight is expanded to bf16 tiles */

@@ -22,7 +22,7 @@ cdef class StepTables:
     cdef int32_t *count  # counts
     cdef Run *runs  # of one row block
     cdef int64_t row_blocks, row_block, kinds, classes, chunk, vocab, context
-    cdef int64_t most_rows, least_runs, partials, fills, domains
+    cdef int64_t most_rows, fewest_rows, least_runs, partials, fills, domains
     cdef list windows, most_tiles
 
     cdef ellm_step *fill_step(self, step) except NULL

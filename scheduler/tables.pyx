@@ -15,7 +15,8 @@ from ellm.kernels.contract import ATTEND_ITEM, FOLD, MERGE_ITEM, SAMPLING, STEP
 from ellm.scheduler.program import MOST_TASKS, Kind
 
 cdef enum:
-    TASKS_PER_WORKER = 4  # fewer attend tasks than this per worker: cut the context
+    TASKS_PER_WORKER = 4  # fewer attend tasks than this per worker: fold fewer rows, then cut the context
+    FEWEST_FOLDED = 64  # rows of a task that still amortise its reads
     ROWS = 0  # as in Kind
     LOGITS = 1
     SAMPLE = 2
@@ -51,6 +52,7 @@ cdef class StepTables:
         if self.classes > ELLM_WINDOWS:
             raise ValueError(f"program: {self.classes} window classes, at most {ELLM_WINDOWS} fit")
         self.most_rows = max(1, FOLD // max(1, program.fold_heads))
+        self.fewest_rows = max(1, FEWEST_FOLDED // max(1, program.fold_heads))
         self.least_runs = -(-TASKS_PER_WORKER * workers // program.kv_heads) if program.kv_heads else self.chunk + 1
         self.partials = program.partials
         self.most_tiles = [(kind, tiles) for kind, tiles in program.most_tiles.items()]
@@ -190,10 +192,11 @@ cdef class StepTables:
     cdef int64_t cut_block(self, int64_t block) noexcept:
         """Fill `runs` with those of a block, none longer than one attend task takes, and return how many they are."""
         cdef const ellm_step *record = &self.record
-        cdef int64_t begin = block * self.row_block, count = 0, row
+        cdef int64_t begin = block * self.row_block, count = 0, row, end = min(begin + self.row_block, record.rows)
+        cdef int64_t most = max(self.fewest_rows, min(self.most_rows, (end - begin) // self.least_runs))
         cdef Run *run = NULL
-        for row in range(begin, min(begin + self.row_block, record.rows)):
-            if row == begin or run.rows == self.most_rows or not follows(record, row):
+        for row in range(begin, end):
+            if row == begin or run.rows == most or not follows(record, row):
                 run = &self.runs[count]
                 run.row, run.rows, run.slot, run.position = <int32_t>row, 0, record.slots[row], record.positions[row]
                 count += 1
