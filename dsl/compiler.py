@@ -24,6 +24,9 @@ from ellm.kernels.routes import Routes, in_bf16
 from ellm.scheduler.contents import ArenaPlan, PlannedBuffer
 from ellm.scheduler.program import EVENT, GROUP, WAKE, Lists, Program
 
+KV = ("bf16", "int8")
+"""What keys and values can be kept in: int8 with a scale for each position and head."""
+
 _PARTIAL_LIMIT = 512 << 20
 _PARTIAL_ROWS = 8
 _LEAST_PARTIALS = 64
@@ -40,16 +43,18 @@ def compile(
     packing: Policy = as_stored,
     packings: Mapping[str, str] | None = None,
     routes: Routes = in_bf16,
+    kv: str = "bf16",
 ) -> Program:
     """Compile a traced model.
 
     A sequence has at most `context` positions, rounded up to whole splits of the context, and a step at most `chunk`
     rows, rounded up to whole row blocks of `row_block` rows. Without `fuse`, one kernel runs per operator of the graph.
     `packing` decides in which format each matrix is packed, `packings` which one holds the numbers of another in fewer
-    bits (`ellm.kernels.formats.packings`), `routes` what activations that meet it become. Raises GraphError (an
-    InputError) for bad sizes, a malformed graph, or an operator that no kernel can run.
+    bits (`ellm.kernels.formats.packings`), `routes` what activations that meet it become, `kv` in what keys and values
+    are kept, one of KV. Raises GraphError (an InputError) for bad sizes, a malformed graph, or an operator that no
+    kernel can run, also not with such keys and values.
     """
-    options: dict[str, Any] = {"fuse": fuse, "packing": packing, "packings": packings, "routes": routes}
+    options: dict[str, Any] = {"fuse": fuse, "packing": packing, "packings": packings, "routes": routes, "kv": kv}
     return compile_all([graph], context=context, chunk=chunk, row_block=row_block, **options)[0]
 
 
@@ -63,17 +68,20 @@ def compile_all(
     packing: Policy = as_stored,
     packings: Mapping[str, str] | None = None,
     routes: Routes = in_bf16,
+    kv: str = "bf16",
 ) -> list[Program]:
     """Compile graphs of one model into programs that share packed weights and KV ranges; else as `compile`.
 
     What a later program keeps in a range, and the first does not, is behind the `range_bytes` of the first.
     """
+    if kv not in KV:
+        raise GraphError(f"kv {kv!r} is unknown: keys and values are kept in {' or '.join(KV)}")
     lowerings: list[Lowering] = []
     for graph in graphs:
         _check_sizes(graph, context, chunk, row_block)
         sizes = _round_up(context, contract.SPLIT), row_block, -(-chunk // row_block)
         first = lowerings[0] if lowerings else None
-        lowerings.append(lower(rewrite(graph, fuse, packing), *sizes, first, packings, routes))
+        lowerings.append(lower(rewrite(graph, fuse, packing), *sizes, first, packings, routes, kv == "int8"))
     weights_bytes = lowerings[0].region.place()
     return [_program(lowering, weights_bytes, context) for lowering in lowerings]
 

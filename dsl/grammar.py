@@ -56,6 +56,7 @@ class Form:
     stores: Storage = Storage.F32
     rounded: tuple[str, ...] = ()
     passes: bool = False
+    turns: bool = False  # what it rounds, before that, where keys and values are in int8
     effect: Effect = Effect.NONE
     exempt: Exempt = Exempt.NONE
 
@@ -346,6 +347,7 @@ GRAMMAR: dict[str, Form] = {
         ("cache", "scale", "window"),
         Storage.EITHER,
         rounded=("q", "cache"),  # where q, k and v are joined, both are one value
+        turns=True,
     ),
     "swiglu": Form(_swiglu, ("gate", "up"), (), ("limit?", "alpha?")),
     "softmax": Form(_scores, ("x",)),

@@ -29,12 +29,13 @@ def lower(
     first: Lowering | None = None,
     packings: Mapping[str, str] | None = None,
     routes: Routes = in_bf16,
+    int8: bool = False,
 ) -> Lowering:
-    """Lower every node, and the sampling of logits; `first`, `packings` and `routes`: see Lowering.
+    """Lower every node, and the sampling of logits; `first`, `packings`, `routes` and `int8`: see Lowering.
 
     Raises LoweringError, naming the model line, if no kernel fits.
     """
-    low = Lowering(graph, context, row_block, blocks, first, packings, routes)
+    low = Lowering(graph, context, row_block, blocks, first, packings, routes, int8)
     for key, node in graph.items():
         if node.op == "tokens":
             continue

@@ -62,6 +62,7 @@ def _expand_latent(low: Lowering, key: int, node: Node) -> None:
     args |= {"to_values": to_values, "to_values_stride": to_values.stride}
     args |= {"to_values_format": to_values.format.number, "value_dim": value_dim}
     args |= low.ranges.add(node, heads, head_dim, value_dim, False, kept=False)
+    del args["int8"]  # latents, which it expands, are never so
     # All layers expand to the same memory: one at a time.
     low.emit("expand_latent", "expand_latent", key, args, Kind.SPLITS, behind=low.last_merge)
 
@@ -82,6 +83,7 @@ def _attend(low: Lowering, key: int, node: Node) -> None:
     args |= {"values_in_keys": int(writer.op == "append" and len(writer.inputs) == 1)}
     args |= {"scale": node.attributes["scale"], "window": node.attributes["window"], "q": q.buffer}
     head_stride = padded(head_dim) if low.graph.node(query).op == "qkv" else head_dim
+    args |= {"turns": args["int8"] and int(not q.bf16)}
     args |= {"q_bf16": int(q.bf16), "q_stride": q.stride, "q_head_stride": head_stride}
     # All attends of a row block use the same partials: one at a time.
     low.emit("attend", "attend", key, args, Kind.ITEMS + 2 * window_class, (query,), cache, behind=low.last_merge)

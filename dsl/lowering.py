@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from ellm.dsl import packing
 from ellm.dsl.arena import ALIGNMENT, Buffer, union
+from ellm.dsl.errors import LoweringError
 from ellm.dsl.grammar import GRAMMAR, Storage
 from ellm.dsl.graph import Graph
 from ellm.dsl.node import Node
@@ -15,6 +16,7 @@ from ellm.dsl.operator import Argument, CachePart, Operator, Stored, View
 from ellm.dsl.packing import PAGE, Packed, Region, Run
 from ellm.dsl.tensor import L, Scope, Shape, Weight, features
 from ellm.dsl.tiling import COLUMNS, DEPTH, depth_tiles, matrix_task_tiles, padded, tiles
+from ellm.kernels import contract
 from ellm.kernels.contract import SPLIT
 from ellm.kernels.formats import FORMATS, PLAIN
 from ellm.kernels.routes import Routes, in_bf16
@@ -32,6 +34,7 @@ class RangeLayout:
     """
 
     context: int
+    int8: bool = False  # what is kept is so, and not bf16
     first_block: int = 0
     block_bytes: int = 0
     bytes: int = 0
@@ -43,19 +46,24 @@ class RangeLayout:
     ) -> dict[str, Argument]:
         """Lay out the cache that a node writes, unless it is there; return its offsets and strides in bytes.
 
-        Unless it is `kept`, every layer writes it anew in each step.
+        Unless it is `kept`, every layer writes it anew in each step. Raises LoweringError if it cannot be in int8.
         """
         cache = node.attributes["cache"]
         if cache in self.fields:
             return self.fields[cache]
-        key_bytes = SPLIT // COLUMNS * depth_tiles(head_dim) * PLAIN.tile_bytes
-        head_bytes = key_bytes + (0 if values_in_keys else SPLIT // DEPTH * tiles(value_dim) * PLAIN.tile_bytes)
-        position_bytes = 2 * kv_heads * (head_dim + (0 if values_in_keys else value_dim))
-        kind = CacheKind("latents" if values_in_keys else "keys and values", position_bytes, kept=kept)
+        if self.int8:
+            _check_int8(node, head_dim, value_dim, values_in_keys)
+        tile, scale = (PLAIN.tile_bytes // 2, 4) if self.int8 else (PLAIN.tile_bytes, 0)
+        key_bytes = SPLIT // COLUMNS * (depth_tiles(head_dim) * tile + COLUMNS * scale)
+        value_bytes = 0 if values_in_keys else SPLIT // DEPTH * (tiles(value_dim) * tile + DEPTH * scale)
+        head_bytes = key_bytes + value_bytes
+        dims = kv_heads * (head_dim + (0 if values_in_keys else value_dim))
+        name = "latents" if values_in_keys else "keys and values in int8" if self.int8 else "keys and values"
+        kind = CacheKind(name, dims + 2 * kv_heads * scale if self.int8 else 2 * dims, kept=kept)
         part = self.parts[cache] = CachePart(node.scope.layer if kept else -1, kind, kv_heads * head_bytes)
         self.fields[cache] = {"keys": part, "key_stride": head_bytes}
         self.fields[cache] |= {"values": View(part, key_bytes), "value_stride": head_bytes}
-        self.fields[cache] |= {"block_stride": 0 if kept else part.bytes}
+        self.fields[cache] |= {"block_stride": 0 if kept else part.bytes, "int8": int(self.int8)}
         return self.fields[cache]
 
     def add_state(self, node: Node, kind: CacheKind) -> int:
@@ -100,11 +108,22 @@ class RangeLayout:
         return replace(self, parts=dict(self.parts), fields=dict(self.fields))
 
 
+def _check_int8(node: Node, head_dim: int, value_dim: int, values_in_keys: bool) -> None:
+    if values_in_keys:
+        raise LoweringError(f"{node.line}: keys and values in int8 (kv): not of latents, which are kept in bf16 alone")
+    if head_dim & (head_dim - 1) or max(head_dim, value_dim) > contract.CACHE_DIMS:
+        raise LoweringError(
+            f"{node.line}: keys and values in int8 (kv): heads have {head_dim} dims: keys are turned by a Hadamard "
+            f"matrix, which takes a power of two, at most {contract.CACHE_DIMS}"
+        )
+
+
 class Lowering:
     """Operators in an order in which producers come first, and what they share.
 
     `first` is another lowering of the same model, whose packed weights and caches this one uses; else `packings` are
-    those of its weights (`Region`). `routes` says what activations become where they meet a format.
+    those of its weights (`Region`). `routes` says what activations become where they meet a format; `int8` that
+    keys and values are kept so, and not in bf16.
     """
 
     def __init__(
@@ -116,13 +135,14 @@ class Lowering:
         first: Lowering | None = None,
         packings: Mapping[str, str] | None = None,
         routes: Routes = in_bf16,
+        int8: bool = False,
     ):
         self.graph, self.row_block, self.blocks, self.routes = graph, row_block, blocks, routes
         self.operators: list[Operator] = []
         self.buffers: list[Buffer] = []  # of a row block's section
         self.shared: list[Buffer] = []  # of all row blocks
         self.region: Region = first.region if first else Region(packings or {})
-        self.ranges: RangeLayout = first.ranges.extended() if first else RangeLayout(context)
+        self.ranges: RangeLayout = first.ranges.extended() if first else RangeLayout(context, int8)
         self.windows: list[int] = []
         self.last_merge: int | None = None
         self.stored: dict[int, Stored] = {}
@@ -288,7 +308,7 @@ class Lowering:
         """Whether a node needs what node `source` gives it in f32: it or who has that from it rounds otherwise."""
         node = self.graph.node(reader)
         form = GRAMMAR[node.op]
-        if not form.rounds(node, source):
+        if not form.rounds(node, source) or (form.turns and self.ranges.int8):
             return True
         if form.passes:
             return any(self.reads_f32(behind, reader) for behind in self.graph.consumers(reader))

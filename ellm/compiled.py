@@ -112,19 +112,21 @@ def compile_model(
     expanded_prefill: bool = False,
     dtype: str | None = None,
     activations: str | None = None,
+    kv: str | None = None,
 ) -> Compiled:
     """Compile a model for sequences of at most `context` positions (None: the model's own) and steps of `chunk` rows.
 
     `isa` is whose kernels will run it: how many rows a task takes suits them, and in how few bits they hold the numbers
     of weights; it changes no bit of a result. With `dtype`, matrices are packed as `ellm.dsl.packing_of` says; None: as
     they are stored, or were packed. `activations`, a name of `ellm.kernels.routes`, is what they are rounded to where
-    they meet formats of whole numbers; None: what stands there for the format and the ISA.
+    they meet formats of whole numbers; None: what stands there for the format and the ISA. `kv`, "bf16" (None) or
+    "int8", is what keys and values are kept in.
 
     With `expanded_prefill`, long prompts of a model with latent attention have a program of their own, which expands
     the cached latents to keys and values: such rows do not have the bits of absorbed ones, which all others are.
 
     Raises InputError if the context is more than the model has, there are no latents, no step has so many rows, or
-    there is no such dtype.
+    there is no such dtype or kv, or these keys and values cannot be kept so.
     """
     if expanded_prefill and chunk < EXPANDED_ROWS:
         raise InputError(f"expanded prefill: chunk {chunk}: it takes steps of at least {EXPANDED_ROWS} rows")
@@ -134,7 +136,7 @@ def compile_model(
     packings = ellm.dsl.packings_of(dtype, isa)
     packing = _Packing(dtype, packings) if dtype or not packed else _Packing(packed.dtype, packed.packings)
     asked, context = context, source.model.context if context is None else context
-    programs = _compile(source.model, context, chunk, isa, activations, expanded_prefill, packing)
+    programs = _compile(source.model, context, chunk, isa, activations, kv, expanded_prefill, packing)
     return Compiled(source, tuple(programs), context, asked, chunk, dtype)
 
 
@@ -151,6 +153,7 @@ def _compile(
     chunk: int,
     isa: str,
     activations: str | None,
+    kv: str | None,
     expanded_prefill: bool,
     packed: _Packing,
 ) -> list[Program]:
@@ -171,6 +174,7 @@ def _compile(
         packing=packing,
         packings=packed.packings,
         routes=routes(isa, activations),
+        kv=kv or "bf16",
     )
     named = zip(variants, programs, strict=True)
     return [replace(program, variant=name, least_rows=rows) for (name, rows), program in named]
@@ -185,6 +189,7 @@ def compile_to_run(
     expanded_prefill: bool = False,
     dtype: str | None = None,
     activations: str | None = None,
+    kv: str | None = None,
 ) -> Compiled:
     """`compile_model` for a source whose checkpoint is there; the programs of a packed one are kept for the next time.
 
@@ -201,14 +206,15 @@ def compile_to_run(
             expanded_prefill=expanded_prefill,
             dtype=dtype,
             activations=activations,
+            kv=kv,
         )
     packed.check_asked(dtype, expanded_prefill)
     asked, context = context, (packed.context or source.model.context) if context is None else context
-    key = packed.header.digest, context, chunk, isa, activations
+    key = packed.header.digest, context, chunk, isa, activations, kv
     programs = program_cache.load(1 + packed.expanded, *key)
     if programs is None:
         packing = _Packing(packed.dtype, packed.packings)
-        programs = _compile(source.model, context, chunk, isa, activations, packed.expanded, packing)
+        programs = _compile(source.model, context, chunk, isa, activations, kv, packed.expanded, packing)
         packed.check_fits(programs[0])
         program_cache.store(programs, *key)
     return Compiled(source, tuple(programs if expanded_prefill else programs[:1]), context, asked, chunk)

@@ -44,6 +44,7 @@ class LLM:
     "bf16" expands what is stored in fewer, "bf16-raw" to 16 bits where others would hold the same numbers.
     `activations`: "bf16", "int16" or "int8", what they are rounded to where they meet weights that are whole numbers
     times scales (None: what is faster on this ISA, but never int8).
+    `kv`: "bf16" (None), or "int8": keys and values in half the memory, less exact (docs/numerics.md).
     `expanded_prefill`, of a model with latent attention: long prompts are computed with keys and values expanded, which
     is faster, takes more memory, and gives up that a prompt's rows have the bits of decoded or differently cut ones.
     `speculate`: "auto" and "lookup" draft the tokens that followed the same ones before, and verify as many in one step
@@ -68,6 +69,7 @@ class LLM:
         isa: str | None = None,
         dtype: str | None = None,
         activations: str | None = None,
+        kv: str | None = None,
         expanded_prefill: bool = False,
         speculate: str = speculation.AUTO,
         cache: bool = False,
@@ -95,6 +97,7 @@ class LLM:
                 isa=choice.isa,
                 dtype=dtype,
                 activations=activations,
+                kv=kv,
                 expanded_prefill=expanded_prefill,
             )
             self.runtime = Runtime(compiled, choice, threads=threads, pin=pin, progress=progress)

@@ -102,6 +102,7 @@ typedef struct ellm_qkv {
     ellm_range key_stride;    /* bytes */
     ellm_range values;
     ellm_range value_stride;
+    ellm_int int8;            /* 1: keys and values are int8 (task.h), and q is turned as keys are */
 } ellm_qkv;
 
 /* Rotates pairs (i, i + rotary / 2), or (2 i, 2 i + 1) if interleaved, of each head. 1 task. */
@@ -127,6 +128,7 @@ typedef struct ellm_append {
     ellm_range key_stride;
     ellm_range values;
     ellm_range value_stride;
+    ellm_int int8;            /* 1: keys and values are int8 (task.h) */
 } ellm_append;
 
 /* Expands a latent cache (DeepSeek's MLA), for attend in this step, to keys and values of every head: of position s
@@ -170,6 +172,8 @@ typedef struct ellm_attend {
     ellm_range values;
     ellm_range value_stride;
     ellm_range block_stride;  /* 0: keys and values are in the blocks; else in the range itself, so far from split to split */
+    ellm_int int8;            /* 1: keys and values are int8 (task.h) */
+    ellm_int turns;           /* 1: q is not turned yet as such keys are */
     ellm_real scale;
     ellm_int window;          /* keys position - window + 1 .. position are seen; 0: all */
     ellm_int window_class;    /* index of step->items */

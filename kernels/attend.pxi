@@ -3,7 +3,8 @@
 #   out[r, h, :] = sum_s softmax_s(scale * q[r, h, :] . K[s, j, :]) V[s, j, :],  j = h / (heads / kv_heads)
 #
 # over the keys that row r sees: position - window + 1 .. position, or 0 .. position. out: bf16 [rows, heads,
-# value_dim]. With values_in_keys V[s, j, :] is the first dims of K[s, j, :] (the latent of DeepSeek-V2's MLA, section
+# value_dim]. With int8, K and V are codes with a scale a position: the scores of a column are multiplied by the key's, and
+# its p, but not in l, by the value's. With values_in_keys V[s, j, :] is the first dims of K[s, j, :] (the latent of DeepSeek-V2's MLA, section
 # 2.1).
 #
 # Split i is keys [512 i, 512 i + 512). Each (row, head) has of each split where it sees a key, in f32,
@@ -22,6 +23,9 @@ from libc.math cimport INFINITY
 cdef extern from "softmax.h" nogil:
     float softmax_max(const float *x, int64_t n)
     float softmax_row(const float *x, int64_t n, float scale, float max, ellm_bf16 *p)
+    float softmax_weighted_row(
+        const float *x, int64_t n, float scale, float max, const float *weights, ellm_bf16 *p
+    )
 
 cdef extern from "attend_tiles.h" nogil:
     void attend_matmul(const ellm_bf16 *a, int64_t lda, int64_t rows, const ellm_bf16 *b, int64_t b_n, int64_t b_k,
@@ -72,7 +76,8 @@ cdef struct Fold:
     float *o              # [F, o_stride] numerator of the splits so far
     float *max            # [F]
     float *sum            # [F]
-    ellm_bf16 *tiles      # [VALUE_TILES][ELLM_SPLIT / ELLM_TILE_K] tiles of values that are in keys
+    ellm_bf16 *tiles      # [VALUE_TILES][ELLM_SPLIT / ELLM_TILE_K] of values that are in keys, or a split's keys and values
+    float *scales         # [2][ELLM_SPLIT] of keys and values in int8
 
 
 # Lays the matrices of a task out in scratch; contract.scratch_bytes counts the same.
@@ -99,8 +104,49 @@ cdef inline Fold fold_layout(
     fold.part_sum = fold.part_max + part
     fold.max = fold.part_sum + part
     fold.sum = fold.max + rows
-    fold.tiles = <ellm_bf16 *> (fold.sum + rows)
+    fold.scales = fold.sum + rows
+    fold.tiles = <ellm_bf16 *> (fold.scales + 2 * ELLM_SPLIT)
     return fold
+
+
+# Where the split's keys and values are: looked up once for all of its tiles. Those in int8 become bf16 tiles first, as far
+# as the item sees them.
+cdef inline void fold_block(
+    const ellm_task *task, const ellm_attend *op, const ellm_attend_item *item, int64_t kv_head, int64_t split, Fold *fold
+) noexcept nogil:
+    cdef int64_t first = split * ELLM_SPLIT, key_tiles = k_tiles_of(op.head_dim)
+    cdef const char *block = cache_block(task.step, item.slot, split, op.block_stride)
+    cdef const char *keys = block + op.keys + kv_head * op.key_stride
+    cdef const char *values = block + op.values + kv_head * op.value_stride
+    cdef int64_t count = min(k_tiles_of(item.position + item.rows - first), ELLM_SPLIT // ELLM_TILE_K)
+    if not op.int8:
+        fold.keys = <const ellm_bf16 *> keys
+        fold.values = <const ellm_bf16 *> values
+        if op.values_in_keys:
+            fold.values = NULL
+        return
+    fold.keys = fold.tiles
+    fold.values = fold.tiles + ELLM_SPLIT // ELLM_TILE_N * key_tiles * ELLM_TILE
+    cache_expand(
+        keys, 2 * count, cache_key_bytes(op.head_dim), ELLM_TILE_N, <ellm_bf16 *> fold.keys, fold.scales,
+    )
+    cache_expand(
+        values, count, cache_value_bytes(op.value_dim), ELLM_TILE_K, <ellm_bf16 *> fold.values, fold.scales + ELLM_SPLIT,
+    )
+
+
+# One query as bf16.
+cdef inline void fold_query(const ellm_attend *op, const char *q, int64_t offset, ellm_bf16 *out) noexcept nogil:
+    cdef float turned[ELLM_CACHE_DIMS]
+    cdef int64_t n = op.head_dim
+    if op.q_bf16:
+        memcpy(out, <const ellm_bf16 *> q + offset, 2 * n)
+    elif op.turns:
+        memcpy(turned, <const float *> q + offset, 4 * n)
+        cache_turn(turned, n)
+        vector_to_bf16(turned, out, n)
+    else:
+        vector_to_bf16(<const float *> q + offset, out, n)
 
 
 # Copies the queries of the item's rows and the group's heads, zero padded, and starts the running softmax.
@@ -111,10 +157,7 @@ cdef inline void fold_queries(
     for f in range(fold.rows):
         offset = (item.row - task.row + f // fold.heads) * op.q_stride
         offset += (fold.first + f % fold.heads) * op.q_head_stride
-        if op.q_bf16:
-            memcpy(fold.q + f * fold.q_stride, <const ellm_bf16 *> (task.section + op.q) + offset, 2 * n)
-        else:
-            vector_to_bf16(<const float *> (task.section + op.q) + offset, fold.q + f * fold.q_stride, n)
+        fold_query(op, task.section + op.q, offset, fold.q + f * fold.q_stride)
         memset(fold.q + f * fold.q_stride + n, 0, 2 * (fold.q_stride - n))
         memset(fold.o + f * fold.o_stride, 0, 4 * fold.o_stride)
         fold.max[f] = -1e30
@@ -124,18 +167,36 @@ cdef inline void fold_queries(
 # The maximum of row f of a part over its keys [low, high) of a split, whose scores are there for [begin, end); those of
 # other keys become -inf. part_sum is 0 if the row sees no key, else 1.
 cdef inline void fold_max(
-    const Fold *fold, int64_t f, float scale, int64_t low, int64_t high, int64_t begin, int64_t end
+    const ellm_attend *op, const Fold *fold, int64_t f, int64_t low, int64_t high, int64_t begin, int64_t end
 ) noexcept nogil:
     cdef float *scores = fold.scores + f * fold.s_stride
     cdef int64_t i
     fold.part_sum[f] = low < high
     if low >= high:
         return
+    if op.int8:
+        for i in range(low, high):
+            scores[i] *= fold.scales[i]
     for i in range(begin, low):
         scores[i] = -INFINITY
     for i in range(high, end):
         scores[i] = -INFINITY
-    fold.part_max[f] = softmax_max(scores + begin, end - begin) * scale
+    fold.part_max[f] = softmax_max(scores + begin, end - begin) * <float> op.scale
+
+
+# Numerators p of row f for the columns [begin, end), and their sum.
+cdef inline void fold_numerators(
+    const ellm_attend *op, const Fold *fold, int64_t f, int64_t begin, int64_t end
+) noexcept nogil:
+    cdef const float *scores = fold.scores + f * fold.s_stride + begin
+    cdef ellm_bf16 *p = fold.p + f * fold.s_stride + begin
+    cdef float scale = <float> op.scale, top = fold.part_max[f]
+    if op.int8:
+        fold.part_sum[f] = softmax_weighted_row(
+            scores, end - begin, scale, top, fold.scales + ELLM_SPLIT + begin, p
+        )
+    else:
+        fold.part_sum[f] = softmax_row(scores, end - begin, scale, top, p)
 
 
 # Maxima, numerators p and their sums of `rows` folded rows from `row` on. A row that sees no key has part_sum 0 and
@@ -149,16 +210,13 @@ cdef inline void fold_softmax(
         for f in range(i * MAXIMA, min(i * MAXIMA + MAXIMA, rows)):
             position = item.position + (row + f) // fold.heads
             low = max(position - op.window + 1 - first, begin) if op.window else 0
-            fold_max(fold, f, <float> op.scale, low, min(position + 1 - first, end), begin, end)
+            fold_max(op, fold, f, low, min(position + 1 - first, end), begin, end)
         for f in range(i * MAXIMA, min(i * MAXIMA + MAXIMA, rows)):
             if fold.part_sum[f]:
-                fold.part_sum[f] = softmax_row(
-                    fold.scores + f * fold.s_stride + begin, end - begin, <float> op.scale, fold.part_max[f],
-                    fold.p + f * fold.s_stride + begin,
-                )
+                fold_numerators(op, fold, f, begin, end)
 
 
-# part = p . V over the keys [begin, end) of the split, for `rows` rows.
+# part = p . V over the columns [begin, end) of a split, for `rows` rows.
 cdef inline void fold_values(
     const ellm_attend *op, const Fold *fold, int64_t rows, int64_t begin, int64_t end
 ) noexcept nogil:
@@ -179,17 +237,6 @@ cdef inline void fold_values(
             fold.p + begin, fold.s_stride, rows, fold.tiles, k_tiles * ELLM_TILE, ELLM_TILE,
             count, k_tiles, fold.part + ELLM_TILE_N * n, fold.o_stride,
         )
-
-
-# Where the split's keys and values are: looked up once for all of its tiles.
-cdef inline void fold_block(
-    const ellm_task *task, const ellm_attend *op, const ellm_attend_item *item, int64_t kv_head, int64_t split, Fold *fold
-) noexcept nogil:
-    cdef char *block = cache_block(task.step, item.slot, split, op.block_stride)
-    fold.keys = <const ellm_bf16 *> (block + op.keys + kv_head * op.key_stride)
-    fold.values = NULL
-    if not op.values_in_keys:
-        fold.values = <const ellm_bf16 *> (block + op.values + kv_head * op.value_stride)
 
 
 # One split and part: part, part_max and part_sum of the folded rows [row, row + rows).

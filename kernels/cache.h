@@ -46,6 +46,69 @@ static inline void cache_store_two_values(ellm_bf16 *values, int64_t position, c
         }
 }
 
+/* x = H x / sqrt(n) with Sylvester's Hadamard matrix, for n a power of two: what is large in one dim is spread over all. */
+static inline void cache_turn(float *x, int64_t n) {
+    for (int64_t width = 1; width < n; width *= 2)
+        for (int64_t first = 0; first < n; first += 2 * width)
+            for (int64_t i = first; i < first + width; i++) {
+                float a = x[i], b = x[i + width];
+                x[i] = a + b;
+                x[i + width] = a - b;
+            }
+    float scale = 1.0f / sqrtf((float)n);
+    for (int64_t i = 0; i < n; i++) x[i] *= scale;
+}
+
+/* x = codes * the scale that is returned, codes rounded to nearest, ties to even. */
+static inline float cache_codes(const float *restrict x, int64_t n, int8_t *restrict codes) {
+    const float magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer */
+    float most = 0;
+    for (int64_t i = 0; i < n; i++) {
+        float size = fabsf(x[i]);
+        most = size > most ? size : most;
+    }
+    float inverse = most > 0 ? 127.0f / most : 0;
+    for (int64_t i = 0; i < n; i++) codes[i] = (int8_t)(int32_t)((x[i] * inverse + magic) - magic);
+    return most / 127.0f;
+}
+
+/* Bytes of the ELLM_TILE_N keys, or ELLM_TILE_K values, that share tiles in int8, with their scales. */
+static inline int64_t cache_key_bytes(int64_t head_dim) {
+    return k_tiles_of(head_dim) * ELLM_TILE + ELLM_TILE_N * (int64_t)sizeof(float);
+}
+static inline int64_t cache_value_bytes(int64_t head_dim) {
+    return n_tiles_of(head_dim) * ELLM_TILE + ELLM_TILE_K * (int64_t)sizeof(float);
+}
+
+/* cache_store_key in int8; the key is turned already. */
+static inline void cache_store_key_int8(char *keys, int64_t position, const float *x, int64_t head_dim) {
+    int8_t codes[ELLM_CACHE_DIMS], *tile = (int8_t *)keys + position / ELLM_TILE_N * cache_key_bytes(head_dim);
+    int64_t place = position % ELLM_TILE_N;
+    float scale = cache_codes(x, head_dim, codes);
+    memcpy(tile + k_tiles_of(head_dim) * ELLM_TILE + place * (int64_t)sizeof scale, &scale, sizeof scale);
+    for (int64_t d = 0; d < head_dim; d++) tile[d / 2 * ELLM_TILE_ROW + 2 * place + d % 2] = codes[d];
+}
+
+/* cache_store_value in int8. */
+static inline void cache_store_value_int8(char *values, int64_t position, const float *x, int64_t head_dim) {
+    int8_t codes[ELLM_CACHE_DIMS], *tile = (int8_t *)values + position / ELLM_TILE_K * cache_value_bytes(head_dim);
+    int64_t place = position % ELLM_TILE_K, row = place / 2 * ELLM_TILE_ROW + place % 2;
+    float scale = cache_codes(x, head_dim, codes);
+    memcpy(tile + n_tiles_of(head_dim) * ELLM_TILE + place * (int64_t)sizeof scale, &scale, sizeof scale);
+    for (int64_t d = 0; d < head_dim; d++) tile[d / ELLM_TILE_N * ELLM_TILE + row + d % ELLM_TILE_N * 2] = codes[d];
+}
+
+/* `count` groups of `bytes` bytes, tiles and then `positions` scales, as bf16 tiles and scales without gaps. */
+static inline void cache_expand(const char *groups, int64_t count, int64_t bytes, int64_t positions,
+                                ellm_bf16 *restrict tiles, float *restrict scales) {
+    int64_t codes = bytes - positions * (int64_t)sizeof *scales;
+    for (int64_t group = 0; group < count; group++, tiles += codes, scales += positions) {
+        const int8_t *restrict from = (const int8_t *)groups + group * bytes;
+        for (int64_t i = 0; i < codes; i++) tiles[i] = (ellm_bf16)(bits_of((float)from[i]) >> 16); /* 8 bits fit */
+        memcpy(scales, from + codes, (size_t)positions * sizeof *scales);
+    }
+}
+
 /* The keys of the first `rows` positions from the key tile `keys` on, as rows of ELLM_TILE_K * key_tiles dims, `stride`
  * apart. */
 static inline void cache_load_keys(const ellm_bf16 *keys, int64_t key_tiles, int64_t rows, ellm_bf16 *out, int64_t stride) {

@@ -61,6 +61,7 @@ PROBE_FLOPS = _define("ELLM_PROBE_FLOPS")
 EXPAND_BYTES = _define("ELLM_EXPAND")
 INT16 = _define("ELLM_INT16")
 INT8 = _define("ELLM_INT8")
+CACHE_DIMS = _define("ELLM_CACHE_DIMS")
 
 _STRUCTS = structs()
 ATTEND_ITEM = _dtype(_STRUCTS.pop("attend_item"))

@@ -74,3 +74,68 @@ def write_values(address: int, positions: np.ndarray, x: np.ndarray) -> None:
     s, d = positions[:, None], np.arange(x.shape[1])
     tiles = values_view(address, int(s.max()) + 1, x.shape[1])
     tiles[s // TILE_K, d // TILE_N, s % TILE_K // 2, d % TILE_N, s % 2] = to_bf16(x)
+
+
+def turned(x: np.ndarray) -> np.ndarray:
+    """H x / sqrt(n) of each row of x, float32 [rows, n], with Sylvester's Hadamard matrix; n is a power of two."""
+    out, n, width = x.astype(np.float32), x.shape[1], 1
+    while width < n:
+        a, b = np.moveaxis(out.reshape(len(x), -1, 2, width), 2, 0)
+        out = np.stack((a + b, a - b), axis=2).reshape(len(x), n)
+        width *= 2
+    return out * (np.float32(1) / np.sqrt(np.float32(n)))
+
+
+def codes(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """int8 [rows, n] and scales float32 [rows] of which x, float32 [rows, n], is the product, rounded."""
+    most = np.abs(x.astype(np.float32)).max(1)
+    inverse = np.divide(np.float32(127), most, out=np.zeros_like(most), where=most > 0)
+    return np.rint(x * inverse[:, None]).astype(np.int8), most / np.float32(127)
+
+
+def keys_in_int8(address: int, positions: int, head_dim: int) -> tuple[np.ndarray, np.ndarray]:
+    """A head's keys as int8 [position tile, d tile, d pair, position, d of the pair], and scales [tile, 16]."""
+    return _groups(address, -(-positions // TILE_N), -(-head_dim // TILE_K), TILE_N)
+
+
+def values_in_int8(address: int, positions: int, head_dim: int) -> tuple[np.ndarray, np.ndarray]:
+    """A head's values as int8 [position tile, d tile, position pair, d, position of the pair], scales [tile, 32]."""
+    return _groups(address, -(-positions // TILE_K), -(-head_dim // TILE_N), TILE_K)
+
+
+def _groups(address: int, count: int, tiles: int, positions: int) -> tuple[np.ndarray, np.ndarray]:
+    tile = TILE_K * TILE_N
+    groups = memory(address, (count, tiles * tile + 4 * positions), np.int8)
+    group, shape = groups.strides[0], (count, tiles, TILE_K // 2, TILE_N, 2)
+    found = np.ndarray(shape, np.int8, groups.data, 0, (group, tile, 2 * TILE_N, 2, 1))
+    return found, np.ndarray((count, positions), np.float32, groups.data, tiles * tile, (group, 4))
+
+
+def read_keys_int8(address: int, positions: int, head_dim: int) -> np.ndarray:
+    """A head's first keys, turned, as float32 [positions, head_dim]."""
+    tiles, scales = keys_in_int8(address, positions, head_dim)
+    found = tiles.transpose(0, 3, 1, 2, 4).reshape(TILE_N * len(tiles), -1)[:positions, :head_dim]
+    return found.astype(np.float32) * scales.reshape(-1, 1)[:positions]
+
+
+def read_values_int8(address: int, positions: int, head_dim: int) -> tuple[np.ndarray, np.ndarray]:
+    """A head's first values as float32 [positions, head_dim] that are to be multiplied by float32 [positions]."""
+    tiles, scales = values_in_int8(address, positions, head_dim)
+    found = tiles.transpose(0, 2, 4, 1, 3).reshape(TILE_K * len(tiles), -1)[:positions, :head_dim]
+    return found.astype(np.float32), scales.reshape(-1)[:positions]
+
+
+def write_keys_int8(address: int, positions: np.ndarray, x: np.ndarray) -> None:
+    """x, [n, head_dim], turned and rounded to int8, to these positions of a head's keys."""
+    s, d = positions[:, None], np.arange(x.shape[1])
+    tiles, scales = keys_in_int8(address, int(s.max()) + 1, x.shape[1])
+    found, scales[positions // TILE_N, positions % TILE_N] = codes(turned(x))
+    tiles[s // TILE_N, d // TILE_K, d % TILE_K // 2, s % TILE_N, d % 2] = found
+
+
+def write_values_int8(address: int, positions: np.ndarray, x: np.ndarray) -> None:
+    """As write_keys_int8, for values, [n, value_dim], which are not turned."""
+    s, d = positions[:, None], np.arange(x.shape[1])
+    tiles, scales = values_in_int8(address, int(s.max()) + 1, x.shape[1])
+    found, scales[positions // TILE_K, positions % TILE_K] = codes(x)
+    tiles[s // TILE_K, d // TILE_N, s % TILE_K // 2, d % TILE_N, s % 2] = found

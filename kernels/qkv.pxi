@@ -5,7 +5,7 @@
 #   q       bf16 [rows, heads, q_width], zero from head_dim on
 #   keys, values    written at the row's position in the blocks of its sequence, in the layouts of task.h
 #
-# bias, head norm and rope are f32 and rounded once, to bf16.
+# bias, head norm and rope are f32 and rounded once: to bf16, or keys and values to int8, for which q is turned too.
 
 cdef void qkv(const ellm_task *task) noexcept nogil:
     cdef const ellm_qkv *op = <const ellm_qkv *> task.args
@@ -29,15 +29,17 @@ cdef inline void qkv_head(
     position %= ELLM_SPLIT
     if kv_head >= op.kv_heads:
         kv_head -= op.kv_heads
-        cache_store_value(<ellm_bf16 *> (block + op.values + kv_head * op.value_stride), position, x, op.head_dim)
+        append_value(block + op.values + kv_head * op.value_stride, position, x, op.head_dim, op.int8)
         return
     if norm != NULL:
         vector_norm(x, norm, vector_rms_scale(x, op.head_eps, op.head_dim), x, op.head_dim)
     if op.angles >= 0:
         vector_rotate(x, <float *> (task.section + op.angles) + row * op.rotary, op.rotary)
     if kv_head >= 0:
-        cache_store_key(<ellm_bf16 *> (block + op.keys + kv_head * op.key_stride), position, x, op.head_dim)
+        append_key(block + op.keys + kv_head * op.key_stride, position, x, op.head_dim, op.int8)
         return
+    if op.int8:
+        cache_turn(x, op.head_dim)
     q = <ellm_bf16 *> (task.section + op.q) + (row * op.heads + head) * op.q_width
     vector_to_bf16(x, q, op.head_dim)
     memset(q + op.head_dim, 0, (op.q_width - op.head_dim) * sizeof(ellm_bf16))

@@ -186,20 +186,26 @@ def _head_tasks(args: Args) -> int:
     return int(args["kv_heads"]) * _fold_groups(args)
 
 
-def _stored_dims(args: Args) -> int:
-    """Dims of a position that one KV head keeps."""
-    return int(args["head_dim"] + (0 if args["values_in_keys"] else args["value_dim"]))
+def _stored_bytes(args: Args) -> int:
+    """Bytes of a position that one KV head keeps: bf16, or int8 and two scales."""
+    dims = int(args["head_dim"] + (0 if args["values_in_keys"] else args["value_dim"]))
+    return dims + 8 if args["int8"] else 2 * dims
 
 
 def _attend_memory(args: Args, row_block: int) -> int:
-    """The struct Fold of attend.pxi: per folded row the query, a numerator and two scalars; the same but the query, scores
-    and p of a part of the rows; and four column tiles of values that are in keys."""
+    """The struct Fold of attend.pxi.
+
+    Per folded row the query, a numerator and two scalars; of a part of the rows scores and p in place of the query; and
+    what is made of a split: four column tiles of values that are in keys, or the keys and values that int8 means.
+    """
     q_stride, s_stride = (TILE_K * (-(-n // TILE_K) | 1) for n in (args["head_dim"], SPLIT))
     o_stride = _up(args["value_dim"], TILE_N)
     tiles = 4 * SPLIT // TILE_K if args["values_in_keys"] else 0
+    if args["int8"]:
+        tiles = SPLIT // TILE_N * -(-args["head_dim"] // TILE_K) + SPLIT // TILE_K * (o_stride // TILE_N)
     rows = FOLD * (2 * q_stride + 4 * o_stride + 8)
     part = _FOLD_PART * (2 if args["values_in_keys"] else 1)
-    return rows + part * (6 * s_stride + 4 * o_stride + 8) + 2 * TILE * tiles
+    return rows + part * (6 * s_stride + 4 * o_stride + 8) + 2 * TILE * tiles + 8 * SPLIT
 
 
 def _attend(args: Args, rows: Any, keys: Any, splits: Any) -> Work:
@@ -209,7 +215,7 @@ def _attend(args: Args, rows: Any, keys: Any, splits: Any) -> Work:
         flops=flops,
         tile_flops=flops,
         product_rows=rows * (args["heads"] // _head_tasks(args)),
-        cache_bytes=2 * keys * args["kv_heads"] * _stored_dims(args),
+        cache_bytes=keys * args["kv_heads"] * _stored_bytes(args),
         readers=_fold_groups(args),
         elements=rows * args["heads"] * args["value_dim"] * (1 + splits) + transposed,
         exponentials=rows * keys * args["heads"],

@@ -111,7 +111,7 @@ def attend(task: Task) -> None:
     """
     index, kv_head, heads = _head_group(task)
     item = task.step.items[task.window_class][task.step.item_begin[task.window_class][task.block] + index]
-    keys, values = _cached(task, int(item["slot"]), kv_head, int(item["position"] + item["rows"]))
+    keys, values, weights = _cached(task, int(item["slot"]), kv_head, int(item["position"] + item["rows"]))
     for r in range(item["rows"]):
         position = int(item["position"]) + r
         for head in heads:
@@ -120,7 +120,8 @@ def attend(task: Task) -> None:
             for split in range(item["split_begin"], item["split_end"]):
                 begin = max(split * SPLIT, position - task.window + 1 if task.window else 0)
                 end = max(begin, min((split + 1) * SPLIT, position + 1))
-                parts[split] = _attend_split(q, keys[begin:end], values[begin:end], task.scale)
+                seen = slice(begin, end)
+                parts[split] = _attend_split(q, keys[seen], values[seen], weights[seen], task.scale, bool(task.int8))
             if item["partial"] < 0:
                 _write_head(task, int(item["row"]) + r, head, list(parts.values()))
                 continue
@@ -243,16 +244,30 @@ def _head_group(task: Task) -> tuple[int, int, range]:
     return item, kv_head, range(first + part * most, first + min(shared, (part + 1) * most))
 
 
-def _cached(task: Task, slot: int, kv_head: int, positions: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first keys and values of a KV head, f32 [positions, head_dim] and [positions, value_dim]."""
-    keys, values = [], []
+def _cached(task: Task, slot: int, kv_head: int, positions: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The first keys and values of a KV head, f32 [positions, head_dim] and [positions, value_dim], and their weights.
+
+    Values are the product of the two: int8 and scales, else bf16 and ones.
+    """
+    parts = []
     for block in range(-(-positions // SPLIT)):
         at, count = task.cache_block(slot, block, task.block_stride), min(positions - block * SPLIT, SPLIT)
-        keys.append(layout.read_keys(at + task.keys + kv_head * task.key_stride, count, task.head_dim))
-        if not task.values_in_keys:
-            values.append(layout.read_values(at + task.values + kv_head * task.value_stride, count, task.value_dim))
-    whole = np.concatenate(keys)
-    return whole, np.concatenate(values) if values else whole[:, : task.value_dim]
+        parts.append(_cached_block(task, at, kv_head, count))
+    keys, values, weights = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return keys, values, weights
+
+
+def _cached_block(task: Task, at: int, kv_head: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The same of the first positions of a block."""
+    at_keys, at_values = at + task.keys + kv_head * task.key_stride, at + task.values + kv_head * task.value_stride
+    if task.int8:
+        keys = layout.read_keys_int8(at_keys, count, task.head_dim)
+        return keys, *layout.read_values_int8(at_values, count, task.value_dim)
+    keys = layout.read_keys(at_keys, count, task.head_dim)
+    values = keys[:, : task.value_dim]
+    if not task.values_in_keys:
+        values = layout.read_values(at_values, count, task.value_dim)
+    return keys, values, np.ones(count, np.float32)
 
 
 def _query(task: Task, row: int, head: int) -> np.ndarray:
@@ -260,17 +275,24 @@ def _query(task: Task, row: int, head: int) -> np.ndarray:
     dtype = np.dtype(np.uint16 if task.q_bf16 else np.float32)
     begin = task.q + (row * task.q_stride + head * task.q_head_stride) * dtype.itemsize
     q = np.ndarray((task.head_dim,), dtype, task.section.data, begin)
+    if task.turns:
+        q = layout.turned(q[None])[0]
     return from_bf16(q if task.q_bf16 else to_bf16(q)).astype(np.float64)
 
 
-def _attend_split(q: np.ndarray, keys: np.ndarray, values: np.ndarray, scale: float) -> np.ndarray:
-    """Numerator, max and sum, f32 [value_dim + 2], of one row and head over its keys of a split; of none, sum 0."""
+def _attend_split(
+    q: np.ndarray, keys: np.ndarray, values: np.ndarray, weights: np.ndarray, scale: float, exact: bool
+) -> np.ndarray:
+    """Numerator, max and sum, f32 [value_dim + 2], of one row and head over its keys of a split; of none, sum 0.
+
+    The sum is that of the rounded probabilities, unless it is to be exact.
+    """
     if len(keys) == 0:
         return np.array([0] * values.shape[1] + [-1e30, 0], np.float32)
     s = (keys @ q).astype(np.float32) * np.float32(scale)
-    p = from_bf16(to_bf16(np.exp(s - s.max()))).astype(np.float64)
-    numerator = p @ values
-    return np.concatenate((numerator, [s.max()], [p.sum()])).astype(np.float32)
+    e = np.exp(s - s.max())
+    p = from_bf16(to_bf16(e * weights)).astype(np.float64)
+    return np.concatenate((p @ values, [s.max()], [(e if exact else p).sum(dtype=np.float64)])).astype(np.float32)
 
 
 def _write_head(task: Task, row: int, head: int, parts: list[np.ndarray]) -> None:

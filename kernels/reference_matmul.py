@@ -53,7 +53,7 @@ def qkv(task: Task) -> None:
             if task.angles >= 0:
                 x = rotate(x[:, None], task.buffer(task.angles, task.rotary // 2, 2))[:, 0]
         if head < task.heads:
-            q[:, head, : task.head_dim] = to_bf16(x)
+            q[:, head, : task.head_dim] = to_bf16(layout.turned(x) if task.int8 else x)
             q[:, head, task.head_dim :] = 0
         elif head < task.heads + task.kv_heads:
             append_keys(task, head - task.heads, x)

@@ -107,13 +107,15 @@ def write(task: Task, y: np.ndarray, columns: int, begin: int = 0) -> None:
 def append_keys(task: Task, head: int, x: np.ndarray) -> None:
     """Keys x, [rows, head_dim], of a KV head to the blocks of the rows' sequences."""
     for block, position, row in _places(task, x):
-        layout.write_keys(block + task.keys + head * task.key_stride, np.array([position]), row[None])
+        write = layout.write_keys_int8 if task.int8 else layout.write_keys
+        write(block + task.keys + head * task.key_stride, np.array([position]), row[None])
 
 
 def append_values(task: Task, head: int, x: np.ndarray) -> None:
     """As append_keys, for values, [rows, value_dim]."""
     for block, position, row in _places(task, x):
-        layout.write_values(block + task.values + head * task.value_stride, np.array([position]), row[None])
+        write = layout.write_values_int8 if task.int8 else layout.write_values
+        write(block + task.values + head * task.value_stride, np.array([position]), row[None])
 
 
 def _places(task: Task, x: np.ndarray) -> list[tuple[int, int, np.ndarray]]:

@@ -14,27 +14,41 @@
 #define SOFTMAX_C0 0.99992522f
 #define SOFTMAX_LOG2_E 1.44269504088896341f
 
-/* p[i] = bf16(e^(x[i] * scale - max)), of which an x of -inf gives 0; returns the sum of the rounded p, so that their weights
- * add up to one. n is a multiple of ELLM_TILE_K, and max is softmax_max(x, n) * scale. */
 #ifdef __AVX512BF16__
-static inline float softmax_row(const float *x, int64_t n, float scale, float max, ellm_bf16 *p) {
+/* e^(x scale - max) of 16. */
+static inline __m512 softmax_16(const float *x, float scale, float max) {
     const __m512 c3 = _mm512_set1_ps(SOFTMAX_C3), c2 = _mm512_set1_ps(SOFTMAX_C2);
     const __m512 c1 = _mm512_set1_ps(SOFTMAX_C1), c0 = _mm512_set1_ps(SOFTMAX_C0);
-    const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3f80);
     const __m512 unit = _mm512_set1_ps(scale * SOFTMAX_LOG2_E), shift = _mm512_set1_ps(-max * SOFTMAX_LOG2_E);
+    __m512 t = _mm512_fmadd_ps(_mm512_loadu_ps(x), unit, shift);
+    __m512 f = _mm512_reduce_ps(t, _MM_FROUND_TO_NEG_INF); /* t - floor(t) */
+    __m512 power = _mm512_fmadd_ps(_mm512_fmadd_ps(_mm512_fmadd_ps(c3, f, c2), f, c1), f, c0);
+    return _mm512_scalef_ps(power, t); /* power * 2^floor(t) */
+}
+
+/* p[i] = bf16(e^(x[i] * scale - max)), of which an x of -inf gives 0; returns the sum of the rounded p, so that their weights
+ * add up to one. n is a multiple of ELLM_TILE_K, and max is softmax_max(x, n) * scale. */
+static inline float softmax_row(const float *x, int64_t n, float scale, float max, ellm_bf16 *p) {
+    const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3f80);
     __m512 sum = _mm512_setzero_ps();
     for (int64_t i = 0; i < n; i += 32) {
-        __m512 y[2];
-#pragma GCC unroll 2
-        for (int half = 0; half < 2; half++) {
-            __m512 t = _mm512_fmadd_ps(_mm512_loadu_ps(x + i + 16 * half), unit, shift);
-            __m512 f = _mm512_reduce_ps(t, _MM_FROUND_TO_NEG_INF); /* t - floor(t) */
-            __m512 power = _mm512_fmadd_ps(_mm512_fmadd_ps(_mm512_fmadd_ps(c3, f, c2), f, c1), f, c0);
-            y[half] = _mm512_scalef_ps(power, t); /* power * 2^floor(t) */
-        }
-        __m512bh both = _mm512_cvtne2ps_pbh(y[1], y[0]);
+        __m512bh both = _mm512_cvtne2ps_pbh(softmax_16(x + i + 16, scale, max), softmax_16(x + i, scale, max));
         _mm512_storeu_si512(p + i, (__m512i)both);
         sum = _mm512_dpbf16_ps(sum, both, ones);
+    }
+    return _mm512_reduce_add_ps(sum);
+}
+
+/* The same with p[i] = bf16(e^(x[i] * scale - max) * weights[i]); returns the sum without weights, unrounded. */
+static inline float softmax_weighted_row(const float *x, int64_t n, float scale, float max, const float *weights,
+                                         ellm_bf16 *p) {
+    __m512 sum = _mm512_setzero_ps();
+    for (int64_t i = 0; i < n; i += 32) {
+        __m512 low = softmax_16(x + i, scale, max), high = softmax_16(x + i + 16, scale, max);
+        sum = _mm512_add_ps(sum, _mm512_add_ps(low, high));
+        low = _mm512_mul_ps(low, _mm512_loadu_ps(weights + i));
+        high = _mm512_mul_ps(high, _mm512_loadu_ps(weights + i + 16));
+        _mm512_storeu_si512(p + i, (__m512i)_mm512_cvtne2ps_pbh(high, low));
     }
     return _mm512_reduce_add_ps(sum);
 }
@@ -68,6 +82,18 @@ static inline float softmax_row(const float *restrict x, int64_t n, float scale,
             ellm_bf16 rounded = bf16_from_f32(softmax_power(multiply_add(x[i + lane], unit, shift)));
             p[i + lane] = rounded;
             lanes[lane] += f32_from_bf16(rounded);
+        }
+    return lanes_sum(lanes);
+}
+
+static inline float softmax_weighted_row(const float *restrict x, int64_t n, float scale, float max,
+                                         const float *restrict weights, ellm_bf16 *restrict p) {
+    float unit = scale * SOFTMAX_LOG2_E, shift = -max * SOFTMAX_LOG2_E, lanes[ELLM_LANES] = {0};
+    for (int64_t i = 0; i < n; i += ELLM_LANES)
+        FOR_LANES {
+            float power = softmax_power(multiply_add(x[i + lane], unit, shift));
+            p[i + lane] = bf16_from_f32(power * weights[i + lane]);
+            lanes[lane] += power;
         }
     return lanes_sum(lanes);
 }

@@ -19,6 +19,8 @@
  *   context is one run of a block. In a block,
  *   keys of one KV head:   [S/16][ceil(d/32)] tiles: B[d][s], so a key block is a weight with n = s, k = d;
  *   values of one KV head: [S/32][ceil(d/16)] tiles: B[s][d], k = s, n = d.
+ *   The same in int8: tiles of bytes, and behind those of 16 keys or 32 values their scales, f32 [16] or [32]: a position's
+ *   numbers of a head are codes times its scale, max |x| / 127. Keys are turned before that: by a Hadamard matrix / sqrt(d).
  */
 #ifndef ELLM_TASK_H
 #define ELLM_TASK_H
@@ -35,6 +37,7 @@
 #define ELLM_FOLD 256        /* most query rows (positions x heads of a KV group) folded into one attend task */
 #define ELLM_INT16 1         /* what activations are multiplied as, if not in bf16 */
 #define ELLM_INT8 2
+#define ELLM_CACHE_DIMS 512  /* most dims of a head whose keys and values are int8 */
 #define ELLM_EXPAND 65536    /* bytes of scratch in which a part of a weight is expanded to bf16 tiles */
 
 typedef uint16_t ellm_bf16;

@@ -31,6 +31,12 @@ cdef extern from "cache.h" nogil:
     char *cache_block(const ellm_step *step, int64_t slot, int64_t block, int64_t block_stride)
     void cache_store_key(uint16_t *keys, int64_t position, const float *x, int64_t head_dim)
     void cache_store_value(uint16_t *values, int64_t position, const float *x, int64_t head_dim)
+    void cache_turn(float *x, int64_t n)
+    int64_t cache_key_bytes(int64_t head_dim)
+    int64_t cache_value_bytes(int64_t head_dim)
+    void cache_store_key_int8(char *keys, int64_t position, const float *x, int64_t head_dim)
+    void cache_store_value_int8(char *values, int64_t position, const float *x, int64_t head_dim)
+    void cache_expand(const char *groups, int64_t count, int64_t bytes, int64_t positions, uint16_t *tiles, float *scales)
     void cache_store_two_values(uint16_t *values, int64_t position, const float *x, int64_t stride, int64_t head_dim)
     void cache_load_keys(const uint16_t *keys, int64_t key_tiles, int64_t rows, uint16_t *out, int64_t stride)
     void cache_values_of_keys(

@@ -83,6 +83,7 @@ def parse(option: str, texts: list[str]) -> dict[str, Any]:
     kinds: dict[str, Callable[[str], Any]] = {
         "dtype": str,
         "activations": str,
+        "kv": str,
         "isa": str,
         "expanded-prefill": _flag,
     }

@@ -102,19 +102,26 @@ def read_subject(
     context: int | None,
     dtype: str | None = None,
     activations: str | None = None,
+    kv: str | None = None,
     expanded_prefill: bool = False,
 ) -> Subject:
     """A model, compiled, or a saved program (.npz), which can no longer be compiled in another way."""
     path = aliases.path_of(model)
     if path.suffix == ".npz":
-        choices = {"--expanded-prefill": expanded_prefill, "--dtype": dtype, "--activations": activations}
+        choices = {"--expanded-prefill": expanded_prefill, "--dtype": dtype, "--activations": activations, "--kv": kv}
         for option, given in choices.items():
             if given:
                 raise InputError(f"{path}: a saved program is as it is: {option} needs a model")
         return load(path)
     source = read_source(model, no_weights=no_weights)
     compiled = compile_model(
-        source, context=context, isa=isa, expanded_prefill=expanded_prefill, dtype=dtype, activations=activations
+        source,
+        context=context,
+        isa=isa,
+        expanded_prefill=expanded_prefill,
+        dtype=dtype,
+        activations=activations,
+        kv=kv,
     )
     return Subject(Path(model).absolute().name, compiled.programs[-1], compiled)
 

@@ -73,6 +73,14 @@ ActivationsOption = Annotated[
         show_default="what is faster here, never int8",
     ),
 ]
+KvOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="bf16|int8",
+        help="What keys and values are kept in: int8 takes half the memory and is less exact.",
+        show_default="bf16",
+    ),
+]
 ExpandedOption = Annotated[
     bool,
     typer.Option(
@@ -165,6 +173,7 @@ def run(
     ] = None,
     dtype: DtypeOption = None,
     activations: ActivationsOption = None,
+    kv: KvOption = None,
     context: ContextOption = None,
     threads: ThreadsOption = None,
     pin: PinOption = "auto",
@@ -196,6 +205,7 @@ def run(
         "isa": isa,
         "dtype": dtype,
         "activations": activations,
+        "kv": kv,
         "expanded_prefill": expanded_prefill,
         "speculate": speculate,
         "cache": cache,
@@ -208,6 +218,7 @@ def inspect(
     model: ModelArgument,
     dtype: DtypeOption = None,
     activations: ActivationsOption = None,
+    kv: KvOption = None,
     context: ContextOption = None,
     isa: IsaOption = None,
     expanded_prefill: ExpandedOption = False,
@@ -236,7 +247,13 @@ def inspect(
     from ellm.cli.views import Views
 
     views = Views(graph=graph, tasks=tasks, memory=memory, json=json, dot=dot, diff=diff, html=html, save=save)
-    choices = {"context": context, "dtype": dtype, "activations": activations, "expanded_prefill": expanded_prefill}
+    choices = {
+        "context": context,
+        "dtype": dtype,
+        "activations": activations,
+        "kv": kv,
+        "expanded_prefill": expanded_prefill,
+    }
     command.inspect(model, no_weights=no_weights, isa=isa, choices=choices, views=views)
 
 
@@ -253,6 +270,7 @@ def bench(
     ] = None,
     dtype: DtypeOption = None,
     activations: ActivationsOption = None,
+    kv: KvOption = None,
     threads: ThreadsOption = None,
     pin: PinOption = "auto",
     isa: IsaOption = None,
@@ -273,6 +291,7 @@ def bench(
         "isa": isa,
         "dtype": dtype,
         "activations": activations,
+        "kv": kv,
         "expanded_prefill": expanded_prefill,
         "cache": cache,
     }
@@ -286,9 +305,7 @@ def compare(
     text: Annotated[str, typer.Option(metavar="FILE", help="UTF-8 text to run both on.")] = ...,  # type: ignore[assignment]
     option_a: Annotated[
         list[str] | None,
-        typer.Option(
-            "--a", metavar="KEY=VALUE", help="Of A alone: dtype, activations, isa or expanded-prefill; may be repeated."
-        ),
+        typer.Option("--a", metavar="KEY=VALUE", help="Of A alone: dtype, activations, kv, isa or expanded-prefill."),
     ] = None,
     option_b: Annotated[
         list[str] | None, typer.Option("--b", metavar="KEY=VALUE", help="The same of B: --b dtype=q4.")
@@ -356,6 +373,7 @@ def plan(
     dtype: Annotated[
         str | None, typer.Option(help="q8, q4, bf16, bf16-raw, fp8, mxfp4, q4_k ...", show_default="as the model comes")
     ] = None,
+    kv: KvOption = None,
     threads: Annotated[int | None, typer.Option(help="Workers.", show_default="all cores")] = None,
     expanded_prefill: ExpandedOption = False,
 ) -> None:
@@ -372,6 +390,7 @@ def plan(
         prompt=prompt,
         batch=batch,
         dtype=dtype,
+        kv=kv,
         threads=threads,
         expanded=expanded_prefill,
     )
@@ -407,6 +426,7 @@ def profile(
     html: Annotated[str | None, typer.Option(metavar="FILE", help="Write a page with a timeline.")] = None,
     dtype: DtypeOption = None,
     activations: ActivationsOption = None,
+    kv: KvOption = None,
     context: ContextOption = None,
     threads: ThreadsOption = None,
     pin: PinOption = "auto",
@@ -422,6 +442,7 @@ def profile(
         "isa": isa,
         "dtype": dtype,
         "activations": activations,
+        "kv": kv,
     }
     command.profile(model, prompt, tokens, trace=trace, html=html, options=options)
 

@@ -24,6 +24,7 @@ def plan(
     prompt: int | None,
     batch: int,
     dtype: str | None,
+    kv: str | None,
     threads: int | None,
     expanded: bool,
 ) -> None:
@@ -45,6 +46,7 @@ def plan(
             isa=described.isa,
             expanded_prefill=expanded,
             dtype=dtype,
+            kv=kv,
         )
 
     def planned(number: int) -> Planner:

@@ -224,6 +224,8 @@ class Meter:
             "values": stride,
             "value_stride": 2 * stride,
             "block_stride": 0,
+            "int8": 0,
+            "turns": 0,
             "scale": 0.1,
             "window": 0,
             "window_class": 0,

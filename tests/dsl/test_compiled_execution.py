@@ -61,6 +61,20 @@ def test_fused_and_unfused_programs_give_the_same_logits(name):
     np.testing.assert_array_equal(native(fused, packed_region(fused, weights), 7), first)
 
 
+@pytest.mark.parametrize("architecture", ["Qwen3ForCausalLM", "SmolLM3ForCausalLM"])
+def test_keys_and_values_in_int8_are_the_same_fused_and_unfused(architecture):
+    made = graph(architecture, head_dim=32)
+    fused, unfused = (
+        compile(made, context=1024, chunk=80, row_block=16, kv="int8", fuse=fuse) for fuse in (True, False)
+    )
+    weights = random_weights(fused)
+    first = native(fused, packed_region(fused, weights), 75)
+    region = packed_region(unfused, weights)
+    np.testing.assert_array_equal(native(unfused, region, 75), first)
+    ours = answer(unfused, 75, lambda step: interpret.run(unfused, region.ctypes.data, step))
+    np.testing.assert_allclose(ours, first, atol=0.1 * first.std())  # a code beside a tie is a whole one off
+
+
 @pytest.mark.parametrize("fuse", [True, False])
 @pytest.mark.parametrize("name", ["llama-biased", "qwen2", "qwen3", "unusual", "sparse", "expanded v2", *EXPERTS])
 def test_numpy_kernels_agree_with_native_ones(name, fuse):

@@ -12,7 +12,7 @@ import pytest
 from harness import Case, Memory, bf16_ulps, each_isa, for_cases, pack_keys, pack_values, up
 from hypothesis import strategies as st
 
-from ellm.kernels import contract
+from ellm.kernels import contract, layout
 from ellm.kernels.contract import FOLD, SPLIT
 from ellm.kernels.layout import from_bf16, to_bf16
 
@@ -29,6 +29,7 @@ class Shape:
     q_bf16: bool = True
     values_in_keys: bool = False
     sinks: bool = False
+    int8: bool = False
 
     @property
     def heads(self) -> int:
@@ -63,6 +64,9 @@ class Sequence:
         self.offsets = self.block_bytes * random.permutation(-(-positions // SPLIT))
         self.memory = Memory(self.block_bytes * len(self.offsets))
         for j in range(shape.kv_heads):
+            if shape.int8:
+                self.put_int8(shape, j)
+                continue
             self.put(64 + j * self.key_stride, self.keys[j], pack_keys)
             if not shape.values_in_keys:
                 self.put_values(j)
@@ -74,6 +78,19 @@ class Sequence:
         for i, block in enumerate(self.offsets):
             tiles = pack(x[i * SPLIT : (i + 1) * SPLIT])
             self.memory.view(tiles.shape, np.uint16, int(block) + offset)[:] = tiles
+
+    def put_int8(self, shape: Shape, j: int) -> None:
+        """Keys and values of a KV head in int8; keys become what is kept, turned, and values what their codes mean."""
+        for i, block in enumerate(self.offsets.tolist()):
+            part = slice(i * SPLIT, (i + 1) * SPLIT)
+            count = len(self.keys[j, part])
+            keys = self.memory.address + block + 64 + j * self.key_stride
+            values = self.memory.address + block + self.at_values + j * self.value_stride
+            layout.write_keys_int8(keys, np.arange(count), self.keys[j, part])
+            layout.write_values_int8(values, np.arange(count), self.values[j, part])
+            self.keys[j, part] = layout.read_keys_int8(keys, count, shape.head_dim)
+            codes, scales = layout.read_values_int8(values, count, shape.value_dim)
+            self.values[j, part] = codes * scales[:, None]
 
     def in_range(self) -> "Sequence":
         """The same with its blocks in order."""
@@ -97,6 +114,8 @@ def make(
     case = Case("attend", len(q), block=1, blocks=2, section=_section(shape))
     n, value_dim, heads = shape.head_dim, shape.value_dim, shape.heads
     width = up(n, 32) if shape.q_bf16 else n
+    if shape.q_bf16 and shape.int8:
+        q = layout.turned(q.reshape(-1, n)).reshape(q.shape)
     if shape.q_bf16:  # as qkv leaves it: each head padded
         padded = np.zeros((len(q), heads, width), np.uint16)
         padded[:, :, :n] = to_bf16(q)
@@ -109,6 +128,8 @@ def make(
         "head_dim": n,
         "value_dim": value_dim,
         "values_in_keys": int(shape.values_in_keys),
+        "int8": int(shape.int8),
+        "turns": int(shape.int8 and not shape.q_bf16),
         "scale": n**-0.5,
         "window": shape.window,
         "window_class": 1,
@@ -178,6 +199,7 @@ def exact(shape: Shape, sequence: Sequence, q: np.ndarray, position: int) -> tup
     A sink is one more column of the scores, whose value is 0.
     """
     low = max(0, position - shape.window + 1) if shape.window else 0
+    q = layout.turned(q) if shape.int8 else q
     q = from_bf16(to_bf16(q)).astype(np.float64).reshape(shape.kv_heads, shape.group, -1)
     keys, values = sequence.keys[:, low : position + 1], sequence.values[:, low : position + 1]
     s = np.einsum("jgd,jsd->jgs", q, keys) * shape.head_dim**-0.5
@@ -199,6 +221,17 @@ shapes = st.builds(
     q_bf16=st.booleans(),
     values_in_keys=st.booleans(),
     sinks=st.booleans(),
+)
+shapes |= st.builds(
+    Shape,
+    kv_heads=st.integers(1, 2),
+    group=st.sampled_from([1, 3, 7]),
+    head_dim=st.sampled_from([32, 64, 128]),
+    value_dim=st.sampled_from([24, 32, 64]),
+    window=st.sampled_from([0, 0, 30, 700]),
+    q_bf16=st.booleans(),
+    sinks=st.booleans(),
+    int8=st.just(True),
 )
 positions = st.sampled_from([0, 1, 15, 31, 200, 505, 511, 512, 600, 1020, 1024, 1100])
 begins = st.lists(st.tuples(positions, st.integers(1, 20)), min_size=1, max_size=3)

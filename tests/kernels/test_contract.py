@@ -108,7 +108,7 @@ def test_cost():
     assert (work.flops, work.tile_flops, work.weight_bytes) == (2 * 2 * 320 * 90, 2 * 2 * 320 * 96, 320 * 96 * 2)
     work = RECORDS["head_linear"].work(linear(heads=2))
     assert (work.tile_flops, work.weight_bytes) == (2 * 2 * 320 * 96, 2 * 320 * 96 * 2)
-    attend = {"heads": 8, "kv_heads": 2, "head_dim": 64, "value_dim": 48, "values_in_keys": 0}
+    attend = {"heads": 8, "kv_heads": 2, "head_dim": 64, "value_dim": 48, "values_in_keys": 0, "int8": 0}
     work = RECORDS["attend"].work(attend, rows=3, keys=100)
     assert (work.flops, work.cache_bytes) == (2 * 3 * 100 * 8 * 112, 2 * 100 * 2 * 112)
     assert RECORDS["attend"].work(attend | {"values_in_keys": 1}, keys=100).cache_bytes == 2 * 100 * 2 * 64

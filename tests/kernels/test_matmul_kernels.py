@@ -169,7 +169,7 @@ def make_qkv(
     if options["rotary"]:
         turn = random.standard_normal((rows, options["rotary"] // 2))
         case.place("angles", np.stack((np.cos(turn), np.sin(turn)), -1).astype(np.float32))
-    case.args["q_width"] = up(head_dim, 32)
+    case.args |= {"q_width": up(head_dim, 32), "int8": int(options.get("int8", False))}
     case.output("q", (heads[0], up(head_dim, 32)), np.uint16)
     key_bytes, value_bytes = (2 * 512 * up(head_dim, tile) for tile in (32, 16))
     case.args |= {"keys": 64, "key_stride": key_bytes, "values": 64 + heads[1] * key_bytes, "value_stride": value_bytes}
@@ -211,3 +211,21 @@ def test_qkv(isa, rows, k, heads, dims, task_heads, norm, bias, seed):
             assert (y != expected).sum() <= 2 + 0.01 * y.size
         else:
             np.testing.assert_array_equal(native[name], reference[name])
+
+
+@for_cases(
+    15,
+    rows=rows,
+    k=depths,
+    heads=st.sampled_from([(1, 1), (3, 1), (4, 2)]),
+    head_dim=st.sampled_from([32, 64]),
+    task_heads=st.integers(1, 3),
+    bias=st.booleans(),
+    seed=seeds,
+)
+def test_qkv_with_keys_and_values_in_int8(isa, rows, k, heads, head_dim, task_heads, bias, seed):
+    options = {"norm": False, "bias": bias, "rotary": 0, "int8": True}
+    case = make_qkv(rows, k, heads, head_dim, task_heads, options, seed)
+    native, reference = case.run(isa), case.run(None)
+    for name in reference:
+        np.testing.assert_array_equal(native[name], reference[name])

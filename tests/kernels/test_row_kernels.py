@@ -6,8 +6,8 @@ import numpy as np
 from harness import Case, bf16_ulps, each_isa, for_cases, pack_weight, up
 from hypothesis import strategies as st
 
-from ellm.kernels import contract, reference
-from ellm.kernels.layout import read_keys, read_values, to_bf16
+from ellm.kernels import contract, layout, reference
+from ellm.kernels.layout import read_keys, read_keys_int8, read_values, read_values_int8, to_bf16
 
 rows = st.integers(1, 64)
 widths = st.sampled_from([1, 7, 16, 24, 33, 80, 150])
@@ -194,7 +194,7 @@ def test_copy(isa, rows, groups, width, gaps, bf16, seed):
 def cache_case(rows: int, kv_heads: int, head_dim: int, value_dim: int, seed: int) -> Case:
     """Rows of two sequences, at positions that cross tiles and blocks."""
     case = Case("append", rows, block=1, blocks=2)
-    case.args |= {"kv_heads": kv_heads, "head_dim": head_dim, "value_dim": value_dim, "keys": 128}
+    case.args |= {"kv_heads": kv_heads, "head_dim": head_dim, "value_dim": value_dim, "keys": 128, "int8": 0}
     case.args["key_stride"] = 2 * 512 * up(head_dim, 32) + 64
     case.args["values"] = 128 + kv_heads * case.args["key_stride"]
     case.args["value_stride"] = 2 * 512 * up(value_dim, 16) + 128
@@ -225,6 +225,35 @@ def test_append(isa, rows, kv_heads, dims, apart, seed):
     if apart:
         case.place("v", normal(seed + 1, rows, kv_heads, dims[1]))
     same_bits(case, isa)
+
+
+@for_cases(15, rows=rows, kv_heads=st.integers(1, 3), dims=st.sampled_from([(32, 24), (64, 64), (128, 40)]), seed=seeds)
+def test_append_in_int8(isa, rows, kv_heads, dims, seed):
+    case = cache_case(rows, kv_heads, *dims, seed)
+    k, v = normal(seed, rows, kv_heads, dims[0]), normal(seed + 1, rows, kv_heads, dims[1])
+    k[0], v[-1] = 0, 0
+    case.place("k", k)
+    case.args |= {"values_in_keys": 0, "int8": 1}
+    case.place("v", v)
+    same_bits(case, isa)
+
+
+@each_isa
+def test_int8_gives_back_what_was_appended(isa):
+    """Up to half a code: of a value as it is, of a key, whose large dim is spread over all of them, turned back."""
+    case = cache_case(1, 1, 64, 64, seed=0)
+    case.args |= {"values_in_keys": 0, "int8": 1}
+    k, v = normal(1, 1, 1, 64), normal(2, 1, 1, 64)
+    k[0, 0, 5] = 100
+    case.place("k", k)
+    case.place("v", v)
+    block, position = divmod(int(case.step.positions[-1]), 512)
+    cached = case.run(isa)[f"block {2 + block}"]
+    keys = read_keys_int8(cached.ctypes.data + case.args["keys"], position + 1, 64)[-1:]
+    codes, scales = read_values_int8(cached.ctypes.data + case.args["values"], position + 1, 64)
+    # 64 errors of half of the scale, which is about 100 / 8 / 127, over 8: four scales at most, one in practice.
+    assert np.abs(layout.turned(keys)[0] - k[0, 0]).max() <= 4 * 1.2 * 100 / 8 / 127
+    assert np.abs(codes[-1] * scales[-1] - v[0, 0]).max() <= 0.51 * np.abs(v).max() / 127
 
 
 @each_isa
