@@ -1,7 +1,7 @@
 /* Products with a packed weight in any format: what is not bf16 is expanded to bf16 tiles, a few at a time.
  *
  * For each format of ELLM_EXPANDED there are, in plain C, `<name>_element`, what an element is worth, and
- * `expand_<name>_plain`, which expands `count` tiles of a block of a column tile (formats.py gives the layouts). Where that is
+ * `expand_<name>_plain`, which expands tiles [first, first + count) of a block of a column tile (formats.py gives the layouts). Where that is
  * not fast enough, expand_avx512.h and expand_avx2.h do the same by intrinsics, and say so by a macro EXPAND_<NAME>. Sums
  * go over ascending k through C, so a product is bitwise equal to one with the weight expanded beforehand.
  */
@@ -14,6 +14,15 @@
 #define EXPAND_SHALLOW 4 /* of EXPAND_FEW rows, which do not pay for that many */
 #define EXPAND_FEW 16
 #define EXPAND_AHEAD 2   /* how many times that far prefetch runs ahead */
+
+/* Fetches a line that is expanded later. AMX needs L1 for its tiles. */
+static inline void expand_prefetch(const char *line) {
+#ifdef __AMX_TILE__
+    __builtin_prefetch(line, 0, 2);
+#else
+    __builtin_prefetch(line);
+#endif
+}
 
 /* Bytes of a block of one column tile, its header included. */
 static inline int64_t block_bytes(int64_t format) {
@@ -81,8 +90,9 @@ static inline float fp8_element(const char *block, int64_t n, int64_t k) {
     return f32_from_bf16(bf16_from_f32(f32_from_e4m3(code) * scale));
 }
 
-static inline void expand_fp8_plain(const char *block, int count, ellm_bf16 *restrict out, ellm_bf16 *low, int64_t ahead) {
-    const uint8_t *codes = (const uint8_t *)block + ELLM_FP8_HEADER;
+static inline void expand_fp8_plain(const char *block, int first, int count, ellm_bf16 *restrict out, ellm_bf16 *low,
+                                    int64_t ahead) {
+    const uint8_t *codes = (const uint8_t *)block + ELLM_FP8_HEADER + ELLM_TILE * first;
     float scale[ELLM_TILE_ROW];
     for (int i = 0; i < ELLM_TILE_ROW; i++) memcpy(&scale[i], block + i / 2 * sizeof(float), sizeof(float));
     for (int row = 0; row < ELLM_TILE_PAIRS * count; row++)
@@ -96,15 +106,15 @@ static inline float mxfp4_element(const char *block, int64_t n, int64_t k) {
     return f32_from_bf16(bf16_from_f32(f32_from_e2m1(word_code(tile, n, k % ELLM_TILE_K, 4)) * scale));
 }
 
-static inline void expand_mxfp4_plain(const char *block, int count, ellm_bf16 *restrict out, ellm_bf16 *low,
+static inline void expand_mxfp4_plain(const char *block, int first, int count, ellm_bf16 *restrict out, ellm_bf16 *low,
                                       int64_t ahead) {
     const uint8_t *scales = (const uint8_t *)block;
-    for (int tile = 0; tile < count; tile++)
+    for (int tile = first; tile < first + count; tile++)
         for (int n = 0; n < ELLM_TILE_N; n++) {
             const char *codes = block + ELLM_MXFP4_HEADER + tile * ELLM_TILE / 2;
             float scale = f32_from_e8m0(scales[ELLM_TILE_N * tile + n]);
             for (int k = 0; k < ELLM_TILE_K; k++)
-                out[expand_place(n, ELLM_TILE_K * tile + k)] = bf16_from_f32(f32_from_e2m1(word_code(codes, n, k, 4)) * scale);
+                out[expand_place(n, ELLM_TILE_K * (tile - first) + k)] = bf16_from_f32(f32_from_e2m1(word_code(codes, n, k, 4)) * scale);
         }
 }
 
@@ -115,11 +125,11 @@ static inline float f16_element(const char *block, int64_t n, int64_t k) {
 }
 
 /* x = high + low, exactly. */
-static inline void expand_f16_plain(const char *block, int count, ellm_bf16 *restrict high, ellm_bf16 *restrict low,
+static inline void expand_f16_plain(const char *block, int first, int count, ellm_bf16 *restrict high, ellm_bf16 *restrict low,
                                     int64_t ahead) {
     for (int i = 0; i < ELLM_TILE * count; i++) {
         uint16_t half;
-        memcpy(&half, block + i * sizeof half, sizeof half);
+        memcpy(&half, block + (ELLM_TILE * first + i) * sizeof half, sizeof half);
         float x = f32_from_f16(half);
         high[i] = bf16_from_f32(x);
         low[i] = bf16_from_f32(x - f32_from_bf16(high[i]));
@@ -177,14 +187,8 @@ static inline float expand_element(const char *column, int64_t format, int64_t n
     return f32_from_bf16(bits);
 }
 
-/* k tiles expanded at a time. Few rows: expansion and product take turns within L1. Many: sums pass through C seldom. Two
- * terms are added in turn, so that the depth decides the order of the sum and is always the same. */
-static inline int expand_depth(int64_t format, int rows) {
-    return ELLM_FORMATS[format].terms > 1 || rows <= EXPAND_FEW ? EXPAND_SHALLOW : EXPAND_DEPTH;
-}
-
-/* Expands k tiles [k, k + count) of a column tile, k a multiple of EXPAND_SHALLOW; what lies `ahead` bytes on is fetched. */
-static inline void expand_column(const char *column, int64_t format, int k, int count, ellm_bf16 *high, ellm_bf16 *low,
+/* Expands k tiles [k, k + count) of a column tile; what lies `ahead` bytes on is fetched. */
+BLOCKED void expand_column(const char *column, int64_t format, int k, int count, ellm_bf16 *high, ellm_bf16 *low,
                                  int64_t ahead) {
     int whole = (int)ELLM_FORMATS[format].block;
     while (count > 0) {
@@ -192,8 +196,8 @@ static inline void expand_column(const char *column, int64_t format, int k, int 
         int first = k % whole, tiles = count < whole - first ? count : whole - first;
         switch (format) {
 #define EXPAND(NAME, name)                             \
-    case ELLM_##NAME:                                  \
-        EXPAND_##NAME(block, tiles, high, low, ahead); \
+    case ELLM_##NAME:                                         \
+        EXPAND_##NAME(block, first, tiles, high, low, ahead); \
         break;
 #define EXPAND_BLOCK(NAME, name)                                                           \
     case ELLM_##NAME:                                                                      \
@@ -209,6 +213,16 @@ static inline void expand_column(const char *column, int64_t format, int k, int 
         high += tiles * ELLM_TILE;
         low += tiles * ELLM_TILE;
     }
+}
+
+#ifdef __AMX_TILE__
+#include "expand_amx.h"
+#else
+
+/* k tiles expanded at a time. Few rows: expansion and product take turns within L1. Many: sums pass through C seldom. Two
+ * terms are added in turn, so that the depth decides the order of the sum and is always the same. */
+static inline int expand_depth(int64_t format, int rows) {
+    return ELLM_FORMATS[format].terms > 1 || rows <= EXPAND_FEW ? EXPAND_SHALLOW : EXPAND_DEPTH;
 }
 
 /* C[rows][ELLM_TILE_N * n_tiles] = A[rows][ELLM_TILE_K * k_tiles] . W for at most EXPAND_COLUMNS column tiles, `stride`
@@ -233,15 +247,11 @@ static inline void expand_multiply(const ellm_bf16 *a, int64_t lda, int rows, co
     }
 }
 
-/* C[rows][ELLM_TILE_N * n_tiles] = A[rows][ELLM_TILE_K * k_tiles] . W, a packed weight of any format. `tiles` is
- * ELLM_EXPAND bytes. */
-static inline void weight_matmul(const ellm_bf16 *a, int64_t lda, int rows, const char *weight, int64_t format,
-                                 int n_tiles, int k_tiles, float *c, int64_t ldc, ellm_bf16 *tiles) {
+/* C[rows][ELLM_TILE_N * n_tiles] = A[rows][ELLM_TILE_K * k_tiles] . W, of a format that is expanded. `tiles` is ELLM_EXPAND
+ * bytes. */
+static inline void expand_matmul(const ellm_bf16 *a, int64_t lda, int rows, const char *weight, int64_t format, int n_tiles,
+                                 int k_tiles, float *c, int64_t ldc, ellm_bf16 *tiles) {
     int64_t stride = column_bytes(format, k_tiles);
-    if (format == ELLM_BF16) {
-        tile_matmul(a, lda, rows, (const ellm_bf16 *)weight, k_tiles * ELLM_TILE, ELLM_TILE, n_tiles, k_tiles, c, ldc, 0);
-        return;
-    }
     int done = 0;
 #ifdef MATMUL_BF12
     if (format == ELLM_BF12) {
@@ -253,6 +263,17 @@ static inline void weight_matmul(const ellm_bf16 *a, int64_t lda, int rows, cons
         int columns = n_tiles - n < EXPAND_COLUMNS ? n_tiles - n : EXPAND_COLUMNS;
         expand_multiply(a, lda, rows, weight + n * stride, stride, format, columns, k_tiles, c + ELLM_TILE_N * n, ldc, tiles);
     }
+}
+#endif
+
+/* C[rows][ELLM_TILE_N * n_tiles] = A[rows][ELLM_TILE_K * k_tiles] . W, a packed weight of any format. `tiles` is
+ * ELLM_EXPAND bytes. */
+static inline void weight_matmul(const ellm_bf16 *a, int64_t lda, int rows, const char *weight, int64_t format,
+                                 int n_tiles, int k_tiles, float *c, int64_t ldc, ellm_bf16 *tiles) {
+    if (format == ELLM_BF16)
+        tile_matmul(a, lda, rows, (const ellm_bf16 *)weight, k_tiles * ELLM_TILE, ELLM_TILE, n_tiles, k_tiles, c, ldc, 0);
+    else
+        expand_matmul(a, lda, rows, weight, format, n_tiles, k_tiles, c, ldc, tiles);
 }
 
 #endif

@@ -23,8 +23,6 @@ static const uint8_t E4M3_LOW[128] = {
 #define E2M1_SIXTEEN 0, E2M1_SEVEN(0), 0, E2M1_SEVEN(0x8000)
 static const uint16_t E2M1_BF16[32] = {E2M1_SIXTEEN, E2M1_SIXTEEN};
 
-static inline void expand_prefetch(const char *line) { _mm_prefetch(line, _MM_HINT_T0); }
-
 static inline __m512i expand_round(__m512 first, __m512 second) { return (__m512i)_mm512_cvtne2ps_pbh(second, first); }
 
 /* 32 bf16 in an order in which each 128-bit lane has elements 4 i .. 4 i + 3, then 16 + 4 i ..; scaled and put in order. */
@@ -67,12 +65,13 @@ static inline void e4m3_rows(const char *line, const e4m3_decoder *decoder, e4m3
 }
 
 #define EXPAND_FP8 expand_fp8
-static inline void expand_fp8(const char *block, int count, ellm_bf16 *out, ellm_bf16 *low, int64_t ahead) {
+static inline void expand_fp8(const char *block, int first, int count, ellm_bf16 *out, ellm_bf16 *low, int64_t ahead) {
     e4m3_decoder decoder = e4m3_decoder_load();
     e4m3_scales scales = e4m3_scales_load(block);
-    expand_prefetch(block + ahead);
+    const char *codes = block + ELLM_FP8_HEADER + ELLM_TILE * first;
+    if (first == 0) expand_prefetch(block + ahead);
     for (int row = 0; row < ELLM_TILE_PAIRS * count; row += 2) {
-        const char *line = block + ELLM_FP8_HEADER + ELLM_TILE_ROW * row;
+        const char *line = codes + ELLM_TILE_ROW * row;
         __m512i rows[2];
         expand_prefetch(line + ahead);
         e4m3_rows(line, &decoder, scales, rows);
@@ -81,10 +80,10 @@ static inline void expand_fp8(const char *block, int count, ellm_bf16 *out, ellm
     }
 }
 
-/* Whether e2m1_row can apply the scales of the first `count` tiles of a block: no result leaves the normal numbers. */
-static inline int e2m1_normal(const char *block, int count) {
+/* Whether e2m1_row can apply the scales of tiles [first, first + count) of a block: no result leaves the normal numbers. */
+static inline int e2m1_normal(const char *block, int first, int count) {
     __m512i above = _mm512_sub_epi8(_mm512_loadu_si512(block), _mm512_set1_epi8(2));
-    __mmask64 used = _bzhi_u64(~0ull, ELLM_TILE_N * (unsigned)count);
+    __mmask64 used = _bzhi_u64(~0ull, ELLM_TILE_N * (unsigned)count) << ELLM_TILE_N * first;
     return _mm512_mask_cmpgt_epu8_mask(used, above, _mm512_set1_epi8((char)250)) == 0;
 }
 
@@ -103,14 +102,14 @@ static inline __m512i e2m1_row(__m512i line, int row, __m512i table, __m512i sca
 }
 
 #define EXPAND_MXFP4 expand_mxfp4
-static inline void expand_mxfp4(const char *block, int count, ellm_bf16 *out, ellm_bf16 *low, int64_t ahead) {
+static inline void expand_mxfp4(const char *block, int first, int count, ellm_bf16 *out, ellm_bf16 *low, int64_t ahead) {
     __m512i table = _mm512_loadu_si512(E2M1_BF16);
-    if (!e2m1_normal(block, count)) {
-        expand_mxfp4_plain(block, count, out, low, ahead);
+    if (!e2m1_normal(block, first, count)) {
+        expand_mxfp4_plain(block, first, count, out, low, ahead);
         return;
     }
-    expand_prefetch(block + ahead);
-    for (int tile = 0; tile < count; tile++) {
+    if (first == 0) expand_prefetch(block + ahead);
+    for (int tile = first; tile < first + count; tile++) {
         __m512i scale = e2m1_scale(block + ELLM_TILE_N * tile);
         for (int row = ELLM_TILE_PAIRS * tile; row < ELLM_TILE_PAIRS * (tile + 1); row += 4) {
             const char *line = block + ELLM_MXFP4_HEADER + ELLM_TILE_N * row;
@@ -118,7 +117,7 @@ static inline void expand_mxfp4(const char *block, int count, ellm_bf16 *out, el
             expand_prefetch(line + ahead);
 #pragma GCC unroll 4
             for (int i = 0; i < 4; i++)
-                _mm512_store_si512(out + ELLM_TILE_ROW * (row + i), e2m1_row(codes, i, table, scale));
+                _mm512_store_si512(out + ELLM_TILE_ROW * (row + i) - ELLM_TILE * first, e2m1_row(codes, i, table, scale));
         }
     }
 }
@@ -128,9 +127,9 @@ static inline __m512 expand_half(__m256i values) {
 }
 
 #define EXPAND_F16 expand_f16
-static inline void expand_f16(const char *block, int count, ellm_bf16 *high, ellm_bf16 *low, int64_t ahead) {
+static inline void expand_f16(const char *block, int first, int count, ellm_bf16 *high, ellm_bf16 *low, int64_t ahead) {
     for (int row = 0; row < ELLM_TILE_PAIRS * count; row++) {
-        const __m256i *at = (const __m256i *)(block + 2 * ELLM_TILE_ROW * row);
+        const __m256i *at = (const __m256i *)(block + 2 * ELLM_TILE * first + 2 * ELLM_TILE_ROW * row);
         expand_prefetch((const char *)at + ahead);
         __m512 first = _mm512_cvtph_ps(_mm256_loadu_si256(at)), second = _mm512_cvtph_ps(_mm256_loadu_si256(at + 1));
         __m512i rounded = expand_round(first, second);

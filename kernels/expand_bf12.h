@@ -38,18 +38,22 @@ static inline void bf12_patch_one(const bf12_header *header, int patch, ellm_bf1
     *element = (ellm_bf16)(header->patch[patch] << 8 | (*element & 0xff));
 }
 
-/* As above, of the first `count` tiles of an expanded block. */
-static inline void bf12_patch(const bf12_header *header, int count, ellm_bf16 *out) {
-    for (int patch = 0; patch < header->patches; patch++)
-        if (header->place[patch] < ELLM_TILE * count) bf12_patch_one(header, patch, out + header->place[patch]);
+/* As above, of tiles [first, first + count) of a block, which are at `out`. */
+static inline void bf12_patch(const bf12_header *header, int first, int count, ellm_bf16 *out) {
+    for (int patch = 0; patch < header->patches; patch++) {
+        int place = header->place[patch] - ELLM_TILE * first;
+        if (place >= 0 && place < ELLM_TILE * count) bf12_patch_one(header, patch, out + place);
+    }
 }
 
-static inline void expand_bf12_plain(const char *block, int count, ellm_bf16 *restrict out, ellm_bf16 *low, int64_t ahead) {
+static inline void expand_bf12_plain(const char *block, int first, int count, ellm_bf16 *restrict out, ellm_bf16 *low,
+                                     int64_t ahead) {
+    int skipped = ELLM_TILE / BF12_LINE * first;
     for (int line = 0; line < ELLM_TILE / BF12_LINE * count; line++)
         for (int i = 0; i < BF12_LINE; i++)
             out[BF12_LINE * line + bf12_place(i)] =
-                (ellm_bf16)(bf12_high(block, line, i) << 8 | bf12_low(block, line, i));
-    if (!bf12_wide(block)) bf12_patch(bf12_header_of(block), count, out);
+                (ellm_bf16)(bf12_high(block, skipped + line, i) << 8 | bf12_low(block, skipped + line, i));
+    if (!bf12_wide(block)) bf12_patch(bf12_header_of(block), first, count, out);
 }
 
 #if defined(__AVX512BF16__) && defined(__AVX512VBMI__)

@@ -12,15 +12,16 @@ static inline void bf12_store(const char *line, int half, __m256i table, __m256i
 }
 
 #define EXPAND_BF12 expand_bf12
-static inline void expand_bf12(const char *block, int count, ellm_bf16 *out, ellm_bf16 *low, int64_t ahead) {
+static inline void expand_bf12(const char *block, int first, int count, ellm_bf16 *out, ellm_bf16 *low, int64_t ahead) {
     if (bf12_wide(block)) {
-        expand_bf12_plain(block, count, out, low, ahead);
+        expand_bf12_plain(block, first, count, out, low, ahead);
         return;
     }
     __m256i table = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)block));
-    _mm_prefetch(block + ahead, _MM_HINT_T0);
+    if (first == 0) _mm_prefetch(block + ahead, _MM_HINT_T0);
+    const char *groups = block + sizeof(bf12_header) + ELLM_TILE_PAIRS / 4 * BF12_GROUP * first;
     for (int row = 0; row < ELLM_TILE_PAIRS * count; row += 4) {
-        const char *group = block + sizeof(bf12_header) + row / 4 * BF12_GROUP;
+        const char *group = groups + row / 4 * BF12_GROUP;
         for (int64_t line = 0; line < BF12_GROUP; line += 64) _mm_prefetch(group + ahead + line, _MM_HINT_T0);
         for (int half = 0; half < 2; half++) {
             __m256i codes = _mm256_loadu_si256((const __m256i *)(group + 2 * BF12_LINE) + half);
@@ -28,7 +29,7 @@ static inline void expand_bf12(const char *block, int count, ellm_bf16 *out, ell
             bf12_store(group + BF12_LINE, half, table, _mm256_srli_epi16(codes, 4), out + ELLM_TILE_ROW * (row + 2));
         }
     }
-    bf12_patch(bf12_header_of(block), count, out);
+    bf12_patch(bf12_header_of(block), first, count, out);
 }
 
 #endif

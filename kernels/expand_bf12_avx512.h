@@ -24,22 +24,23 @@ static inline void bf12_prefetch(const char *group) {
 }
 
 #define EXPAND_BF12 expand_bf12
-static inline void expand_bf12(const char *block, int count, ellm_bf16 *out, ellm_bf16 *low, int64_t ahead) {
+static inline void expand_bf12(const char *block, int first, int count, ellm_bf16 *out, ellm_bf16 *low, int64_t ahead) {
     if (bf12_wide(block)) {
-        expand_bf12_plain(block, count, out, low, ahead);
+        expand_bf12_plain(block, first, count, out, low, ahead);
         return;
     }
     __m512i table = bf12_table(block);
-    expand_prefetch(block + ahead);
+    if (first == 0) expand_prefetch(block + ahead);
+    const char *groups = block + sizeof(bf12_header) + ELLM_TILE_PAIRS / 4 * BF12_GROUP * first;
     for (int row = 0; row < ELLM_TILE_PAIRS * count; row += 4) {
-        const char *group = block + sizeof(bf12_header) + row / 4 * BF12_GROUP;
+        const char *group = groups + row / 4 * BF12_GROUP;
         __m512i rows[4];
         bf12_prefetch(group + ahead);
         bf12_rows(group, table, rows);
 #pragma GCC unroll 4
         for (int i = 0; i < 4; i++) _mm512_store_si512(out + ELLM_TILE_ROW * (row + i), rows[i]);
     }
-    bf12_patch(bf12_header_of(block), count, out);
+    bf12_patch(bf12_header_of(block), first, count, out);
 }
 
 #endif

@@ -114,7 +114,7 @@ typedef struct bf12_part {
 
 static inline void bf12_expand(bf12_part part) {
     for (int n = 0; n < TILE_STREAMS; n++)
-        expand_bf12(part.block + n * part.stride, BF12_TILES, part.out + n * BF12_BLOCK, 0, BF12_BYTES);
+        expand_bf12(part.block + n * part.stride, 0, BF12_TILES, part.out + n * BF12_BLOCK, 0, BF12_BYTES);
 }
 
 /* What bf12_block has left of the expansion of a part. */
@@ -122,9 +122,9 @@ static inline void bf12_finish(bf12_part part) {
     for (int n = 0; n < TILE_STREAMS; n++) {
         const char *block = part.block + n * part.stride;
         if (bf12_wide(block))
-            expand_bf12_plain(block, BF12_TILES, part.out + n * BF12_BLOCK, 0, 0);
+            expand_bf12_plain(block, 0, BF12_TILES, part.out + n * BF12_BLOCK, 0, 0);
         else
-            bf12_patch(bf12_header_of(block), BF12_TILES, part.out + n * BF12_BLOCK);
+            bf12_patch(bf12_header_of(block), 0, BF12_TILES, part.out + n * BF12_BLOCK);
     }
 }
 

@@ -107,7 +107,7 @@ static inline int row_multiply(const ellm_bf16 *a, const char *column, int64_t s
     }
     __m512 sum[EXPAND_COLUMNS];
     for (int n = 0; n < EXPAND_COLUMNS; n++) {
-        if (format != ELLM_FP8 && !(format == ELLM_MXFP4 && e2m1_normal(block + n * stride, count))) return 0;
+        if (format != ELLM_FP8 && !(format == ELLM_MXFP4 && e2m1_normal(block + n * stride, 0, count))) return 0;
         sum[n] = accumulate ? _mm512_loadu_ps(c + ELLM_TILE_N * n) : _mm512_setzero_ps();
     }
     if (format == ELLM_FP8)

@@ -20,7 +20,7 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 def linear(x: np.ndarray, packed: np.ndarray, format: int, n: int, task_tiles: int) -> Case:
-    case = Case("linear", len(x))
+    case = Case("linear", len(x), section=max(1 << 19, 512 * (x.shape[1] + n)))
     case.place("x", x)
     case.constant("weight", packed)
     k = x.shape[1]
@@ -218,3 +218,17 @@ def test_scratch_of_a_format_holds_the_expanded_tiles():
     wide = RECORDS["linear"].scratch_bytes(fields | {"format": FP8}, 32)
     assert wide - RECORDS["linear"].scratch_bytes(fields, 32) == contract.EXPAND_BYTES
     assert Memory(wide).address % 64 == 0
+
+
+@each_isa
+@pytest.mark.parametrize("format", [F16, FP8, MXFP4, BF12, *BLOCKED[:1], *INTEGERS[:1]])
+def test_product_of_more_rows_than_stay_in_a_cache(isa, format):
+    """AMX passes over deep weights in another order."""
+    random = np.random.default_rng(format)
+    k, n = 8257, 40
+    x, packed = normal(random, 40, k), formats.random_weight(format, n, k, random)
+    whole = linear(x, packed, format, n, 3).run(isa)["out"]
+    np.testing.assert_array_equal(whole[:16], linear(x[:16], packed, format, n, 3).run(isa)["out"])
+    if format not in (F16, *IN_TERMS):
+        expanded = pack_weight(formats.values(packed, format, n, k))
+        np.testing.assert_array_equal(whole, linear(x, expanded, BF16, n, 3).run(isa)["out"])

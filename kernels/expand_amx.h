@@ -1,0 +1,244 @@
+/* Products by AMX with weights that are expanded to bf16 tiles: the sums of tile_amx.h over expanded tiles, in the same order.
+ *
+ * A tile load waits until the stores before it are in L1, and the unit that multiplies is not the one that expands. So tiles
+ * are expanded one by one, between the multiplications of others, which the CPU then does at the same time.
+ */
+#ifndef ELLM_EXPAND_AMX_H
+#define ELLM_EXPAND_AMX_H
+
+#define AMX_COLUMNS 4      /* column tiles that few rows read side by side */
+#define AMX_AHEAD 1536     /* bytes of each that prefetch runs ahead of them */
+#define AMX_PART 8         /* tiles of a column tile that many rows multiply while the next ones are expanded */
+
+/* Expands k tile k of a column tile, of two terms to high and low; what lies `ahead` bytes on is fetched. */
+typedef void (*amx_expand)(const char *column, int k, ellm_bf16 *high, ellm_bf16 *low, int64_t ahead);
+
+#define AMX_EXPAND(NAME, name)                                                                                        \
+    static void amx_expand_##name(const char *column, int k, ellm_bf16 *high, ellm_bf16 *low, int64_t ahead) {        \
+        expand_column(column, ELLM_##NAME, k, 1, high, low, ahead);                                                   \
+    }
+ELLM_EXPANDED(AMX_EXPAND)
+ELLM_BLOCKED(AMX_EXPAND)
+#undef AMX_EXPAND
+#define AMX_EXPAND(NAME, name) [ELLM_##NAME] = amx_expand_##name,
+static const amx_expand AMX_EXPANDS[] = {ELLM_EXPANDED(AMX_EXPAND) ELLM_BLOCKED(AMX_EXPAND)};
+#undef AMX_EXPAND
+
+/* A packed weight's column tiles, `stride` bytes apart. */
+typedef struct amx_weight {
+    const char *columns;
+    int64_t stride, format;
+    int n_tiles, k_tiles, terms;
+    amx_expand expand;
+} amx_weight;
+
+/* C += A . B for a row tile and `columns` tiles of B that lie behind each other: tiles 0-3 are C, 4 is A, 5-7 B. */
+static inline void amx_multiply_few(const ellm_bf16 *a, int64_t lda, const ellm_bf16 *b, int columns) {
+    __asm__ volatile("" ::: "memory"); /* gcc's tile loads do not say that they read memory */
+    _tile_loadd(4, a, 2 * lda);
+    _tile_loadd(5, b, TILE_LINE);
+    _tile_dpbf16ps(0, 4, 5);
+    if (columns > 1) {
+        _tile_loadd(6, b + ELLM_TILE, TILE_LINE);
+        _tile_dpbf16ps(1, 4, 6);
+    }
+    if (columns > 2) {
+        _tile_loadd(7, b + 2 * ELLM_TILE, TILE_LINE);
+        _tile_dpbf16ps(2, 4, 7);
+    }
+    if (columns > 3) {
+        _tile_loadd(5, b + 3 * ELLM_TILE, TILE_LINE);
+        _tile_dpbf16ps(3, 4, 5);
+    }
+    __asm__ volatile("" ::: "memory");
+}
+
+/* C = A . W for at most TILE_M rows and AMX_COLUMNS column tiles. Second terms are added after EXPAND_SHALLOW first ones. */
+static inline void amx_few_rows(const ellm_bf16 *a, int64_t lda, const char *columns, int count, const amx_weight *w, float *c,
+                                int64_t ldc, ellm_bf16 *tiles) {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (int k = 0; k < w->k_tiles; k++) {
+        int slot = k % EXPAND_SHALLOW;
+        ellm_bf16 *high = tiles + slot * AMX_COLUMNS * ELLM_TILE, *low = high + EXPAND_SHALLOW * AMX_COLUMNS * ELLM_TILE;
+        int64_t end = (w->k_tiles - k) * ELLM_FORMATS[w->format].tile;
+        int64_t ahead = AMX_AHEAD + (AMX_AHEAD < end ? 0 : (count - 1) * w->stride); /* past the end: in the next columns */
+        for (int n = 0; n < count; n++)
+            w->expand(columns + n * w->stride, k, high + n * ELLM_TILE, low + n * ELLM_TILE, ahead);
+        amx_multiply_few(a + ELLM_TILE_K * k, lda, high, count);
+        if (w->terms > 1 && (slot == EXPAND_SHALLOW - 1 || k == w->k_tiles - 1))
+            for (int back = slot; back >= 0; back--)
+                amx_multiply_few(a + ELLM_TILE_K * (k - back), lda, low - back * AMX_COLUMNS * ELLM_TILE, count);
+    }
+    _tile_stored(0, c, 4 * ldc);
+    if (count > 1) _tile_stored(1, c + ELLM_TILE_N, 4 * ldc);
+    if (count > 2) _tile_stored(2, c + 2 * ELLM_TILE_N, 4 * ldc);
+    if (count > 3) _tile_stored(3, c + 3 * ELLM_TILE_N, 4 * ldc);
+}
+
+/* Where many rows are: at k tiles [k, k + count) of column tile `column` and perhaps the one behind it. */
+typedef struct amx_part {
+    int column, columns, k, count;
+} amx_part;
+
+/* A part on its way to `tiles`, [column][term][AMX_PART / terms]. Of `steps` steps each expands its share. */
+typedef struct amx_expansion {
+    const amx_weight *w;
+    amx_part part;
+    ellm_bf16 *tiles;
+    int64_t ahead;
+    int steps, due, done;
+} amx_expansion;
+
+static inline void amx_expand_share(amx_expansion *e) {
+    const amx_weight *w = e->w;
+    int total = e->part.count * e->part.columns;
+    for (e->due += total; e->due >= e->steps; e->due -= e->steps, e->done++) {
+        int n = e->done % e->part.columns, k = e->done / e->part.columns;
+        ellm_bf16 *high = e->tiles + (n * AMX_PART + k) * ELLM_TILE;
+        w->expand(w->columns + (e->part.column + n) * w->stride, e->part.k + k, high, high + AMX_PART / 2 * ELLM_TILE, e->ahead);
+    }
+    __asm__ volatile("" ::: "memory");
+}
+
+/* What a block has left in tiles 0-3: R row tiles x N column tiles of C, to be stored at c. None if c is NULL. */
+typedef struct amx_left {
+    float *c;
+    int rows, columns;
+} amx_left;
+
+static inline void amx_store(amx_left left, int64_t ldc) {
+    if (!left.c) return;
+    _tile_stored(0, left.c, 4 * ldc);
+    if (left.columns > 1) _tile_stored(1, left.c + ELLM_TILE_N, 4 * ldc);
+    if (left.rows > 1) _tile_stored(2, left.c + TILE_M * ldc, 4 * ldc);
+    if (left.rows > 1 && left.columns > 1) _tile_stored(3, left.c + TILE_M * ldc + ELLM_TILE_N, 4 * ldc);
+}
+
+/* Tile `tile` of C, at `offset` of a block's, takes the place of the one that is left from the block before. */
+#define AMX_NEXT_C(tile, offset)                                 \
+    if (last) _tile_stored(tile, last + (offset), 4 * ldc);      \
+    if (accumulate)                                              \
+        _tile_loadd(tile, c + (offset), 4 * ldc);                \
+    else                                                         \
+        _tile_zero(tile)
+
+/* R row tiles x N column tiles over `steps` expanded tiles, A's being `count` and the same again: tiles 0-3 are C, 4 and 5 A,
+ * 6 and 7 B. At the first step they take the place of the block before, if it is of the same size, which hides the time that
+ * its stores take. A is loaded with the hint that it is not used again, or it would push B out of L1. R and N are constants
+ * where this is inlined. */
+BLOCKED amx_left amx_block(const int R, const int N, const ellm_bf16 *a, int64_t lda, const ellm_bf16 *b, int count, int steps,
+                           float *c, int64_t ldc, int accumulate, amx_left left, amx_expansion *next) {
+    const ellm_bf16 *end = a + ELLM_TILE_K * count;
+    float *last = left.rows == R && left.columns == N ? left.c : 0;
+    if (!last) amx_store(left, ldc);
+    for (int step = 0; step < steps; step++, a += ELLM_TILE_K, b += ELLM_TILE) {
+        if (a == end) { /* second terms */
+            a -= ELLM_TILE_K * count;
+            b += (AMX_PART / 2 - count) * ELLM_TILE;
+        }
+        _tile_loadd(6, b, TILE_LINE);
+        _tile_stream_loadd(4, a, 2 * lda);
+        if (step == 0) {
+            AMX_NEXT_C(0, 0);
+        }
+        _tile_dpbf16ps(0, 4, 6);
+        if (N > 1) {
+            _tile_loadd(7, b + AMX_PART * ELLM_TILE, TILE_LINE);
+            if (step == 0) {
+                AMX_NEXT_C(1, ELLM_TILE_N);
+            }
+            _tile_dpbf16ps(1, 4, 7);
+        }
+        if (R > 1) {
+            _tile_stream_loadd(5, a + TILE_M * lda, 2 * lda);
+            if (step == 0) {
+                AMX_NEXT_C(2, TILE_M * ldc);
+            }
+            _tile_dpbf16ps(2, 5, 6);
+        }
+        if (R > 1 && N > 1) {
+            if (step == 0) {
+                AMX_NEXT_C(3, TILE_M * ldc + ELLM_TILE_N);
+            }
+            _tile_dpbf16ps(3, 5, 7);
+        }
+        amx_expand_share(next);
+    }
+    return (amx_left){c, R, N};
+}
+
+/* C (= or +=) A . W for all rows and an expanded part at b, while another one is expanded. Takes and returns what is left. */
+static inline amx_left amx_multiply_part(const ellm_bf16 *a, int64_t lda, int rows, const amx_weight *w, amx_part part,
+                                         const ellm_bf16 *b, float *c, int64_t ldc, amx_left left, amx_expansion *next) {
+    int count = part.count, steps = w->terms * count;
+    next->steps = steps * ((rows + 2 * TILE_M - 1) / (2 * TILE_M));
+    a += ELLM_TILE_K * part.k;
+    c += ELLM_TILE_N * part.column;
+    for (int row = 0; row < rows; row += 2 * TILE_M) {
+        const ellm_bf16 *x = a + row * lda;
+        float *out = c + row * ldc;
+        if (rows - row > TILE_M && part.columns > 1)
+            left = amx_block(2, 2, x, lda, b, count, steps, out, ldc, part.k, left, next);
+        else if (rows - row > TILE_M)
+            left = amx_block(2, 1, x, lda, b, count, steps, out, ldc, part.k, left, next);
+        else if (part.columns > 1)
+            left = amx_block(1, 2, x, lda, b, count, steps, out, ldc, part.k, left, next);
+        else
+            left = amx_block(1, 1, x, lda, b, count, steps, out, ldc, part.k, left, next);
+    }
+    return left;
+}
+
+/* Part `number` of a weight, in the order in which tile_pairs passes over parts: A that stays in L2 is read by one pair of
+ * column tiles after the other, of A that does not a part is read by all. Behind the last one: the columns that follow. */
+static inline amx_part amx_part_at(const amx_weight *w, int number, int stays) {
+    int depth = AMX_PART / w->terms, parts = (w->k_tiles + depth - 1) / depth, pairs = (w->n_tiles + 1) / 2;
+    if (number >= parts * pairs) return (amx_part){w->n_tiles, 0, 0, 0};
+    int k = depth * (stays ? number % parts : number / pairs), column = 2 * (stays ? number / parts : number % pairs);
+    int left = w->k_tiles - k;
+    return (amx_part){column, w->n_tiles - column < 2 ? 1 : 2, k, left < depth ? left : depth};
+}
+
+static inline int64_t amx_offset(const amx_weight *w, amx_part part) {
+    return part.column * w->stride + column_bytes(w->format, part.k);
+}
+
+/* C = A . W for more than TILE_M rows. */
+static inline void amx_many_rows(const ellm_bf16 *a, int64_t lda, int rows, const amx_weight *w, float *c, int64_t ldc,
+                                 ellm_bf16 *tiles) {
+    int stays = (int64_t)rows * w->k_tiles * TILE_LINE <= TILE_A_BYTES;
+    amx_part part = amx_part_at(w, 0, stays);
+    amx_expansion next = {w, part, tiles, 0, 1, 0, 0};
+    amx_left left = {0, 0, 0};
+    amx_expand_share(&next);
+    for (int number = 1; part.count > 0; number++) {
+        const ellm_bf16 *b = next.tiles;
+        amx_part following = amx_part_at(w, number, stays), fetched = amx_part_at(w, number + 1, stays);
+        next = (amx_expansion){w, following, tiles + number % 2 * 2 * AMX_PART * ELLM_TILE, 0, 0, 0, 0};
+        next.ahead = amx_offset(w, fetched) - amx_offset(w, following);
+        left = amx_multiply_part(a, lda, rows, w, part, b, c, ldc, left, &next);
+        part = following;
+    }
+    amx_store(left, ldc);
+}
+
+/* C[rows][ELLM_TILE_N * n_tiles] = A[rows][ELLM_TILE_K * k_tiles] . W, of a format that is expanded. Whole tiles of TILE_M rows
+ * are read from A and written to C. `tiles` is ELLM_EXPAND bytes. */
+static inline void expand_matmul(const ellm_bf16 *a, int64_t lda, int rows, const char *weight, int64_t format, int n_tiles,
+                                 int k_tiles, float *c, int64_t ldc, ellm_bf16 *tiles) {
+    int64_t stride = column_bytes(format, k_tiles);
+    amx_weight w = {weight, stride, format, n_tiles, k_tiles, (int)ELLM_FORMATS[format].terms, AMX_EXPANDS[format]};
+    if (rows > TILE_M) {
+        amx_many_rows(a, lda, rows, &w, c, ldc, tiles);
+        return;
+    }
+    for (int n = 0; n < n_tiles; n += AMX_COLUMNS) {
+        int count = n_tiles - n < AMX_COLUMNS ? n_tiles - n : AMX_COLUMNS;
+        amx_few_rows(a, lda, weight + n * stride, count, &w, c + ELLM_TILE_N * n, ldc, tiles);
+    }
+}
+
+#endif
