@@ -1,9 +1,10 @@
 /* Products with a packed weight in any format: what is not bf16 is expanded to bf16 tiles, a few at a time.
  *
  * For each format of ELLM_EXPANDED there are, in plain C, `<name>_element`, what an element is worth, and
- * `expand_<name>_plain`, which expands tiles [first, first + count) of a block of a column tile (formats.py gives the layouts). Where that is
- * not fast enough, expand_avx512.h and expand_avx2.h do the same by intrinsics, and say so by a macro EXPAND_<NAME>. Sums
- * go over ascending k through C, so a product is bitwise equal to one with the weight expanded beforehand.
+ * `expand_<name>_plain`, which expands tiles [first, first + count) of a block of a column tile (formats.py gives the
+ * layouts). Where that is not fast enough, expand_avx512.h and expand_avx2.h do the same by intrinsics, and say so by a
+ * macro EXPAND_<NAME>. Sums go over ascending k through C, so a product is bitwise equal to one with the weight expanded
+ * beforehand.
  */
 #ifndef ELLM_EXPAND_H
 #define ELLM_EXPAND_H
@@ -114,7 +115,8 @@ static inline void expand_mxfp4_plain(const char *block, int first, int count, e
             const char *codes = block + ELLM_MXFP4_HEADER + tile * ELLM_TILE / 2;
             float scale = f32_from_e8m0(scales[ELLM_TILE_N * tile + n]);
             for (int k = 0; k < ELLM_TILE_K; k++)
-                out[expand_place(n, ELLM_TILE_K * (tile - first) + k)] = bf16_from_f32(f32_from_e2m1(word_code(codes, n, k, 4)) * scale);
+                out[expand_place(n, ELLM_TILE_K * (tile - first) + k)] =
+                    bf16_from_f32(f32_from_e2m1(word_code(codes, n, k, 4)) * scale);
         }
 }
 

@@ -7,8 +7,10 @@
 #define ELLM_EXPAND_AMX_H
 
 #define AMX_COLUMNS 4      /* column tiles that few rows read side by side */
-#define AMX_AHEAD 1536     /* bytes of each that prefetch runs ahead of them */
-#define AMX_PART 8         /* tiles of a column tile that many rows multiply while the next ones are expanded */
+#define AMX_AHEAD 3072     /* bytes of each that prefetch runs ahead of them */
+#define AMX_PART 16        /* most k tiles that many rows multiply while the next ones are expanded */
+#define AMX_SHALLOW 8      /* of fewer rows than AMX_MANY, which do not wait for C but for memory */
+#define AMX_MANY 256
 
 /* Expands k tile k of a column tile, of two terms to high and low; what lies `ahead` bytes on is fetched. */
 typedef void (*amx_expand)(const char *column, int k, ellm_bf16 *high, ellm_bf16 *low, int64_t ahead);
@@ -29,6 +31,7 @@ typedef struct amx_weight {
     const char *columns;
     int64_t stride, format;
     int n_tiles, k_tiles, terms;
+    int depth; /* k tiles of a part */
     amx_expand expand;
 } amx_weight;
 
@@ -83,7 +86,8 @@ typedef struct amx_part {
     int column, columns, k, count;
 } amx_part;
 
-/* A part on its way to `tiles`, [column][term][AMX_PART / terms]. Of `steps` steps each expands its share. */
+/* A part on its way to `tiles`, [column][term][AMX_PART / 2], or of one term [column][AMX_PART]. Of `steps` steps each
+ * expands its share. */
 typedef struct amx_expansion {
     const amx_weight *w;
     amx_part part;
@@ -98,7 +102,8 @@ static inline void amx_expand_share(amx_expansion *e) {
     for (e->due += total; e->due >= e->steps; e->due -= e->steps, e->done++) {
         int n = e->done % e->part.columns, k = e->done / e->part.columns;
         ellm_bf16 *high = e->tiles + (n * AMX_PART + k) * ELLM_TILE;
-        w->expand(w->columns + (e->part.column + n) * w->stride, e->part.k + k, high, high + AMX_PART / 2 * ELLM_TILE, e->ahead);
+        const char *column = w->columns + (e->part.column + n) * w->stride;
+        w->expand(column, e->part.k + k, high, high + AMX_PART / 2 * ELLM_TILE, e->ahead);
     }
     __asm__ volatile("" ::: "memory");
 }
@@ -118,12 +123,14 @@ static inline void amx_store(amx_left left, int64_t ldc) {
 }
 
 /* Tile `tile` of C, at `offset` of a block's, takes the place of the one that is left from the block before. */
-#define AMX_NEXT_C(tile, offset)                                 \
-    if (last) _tile_stored(tile, last + (offset), 4 * ldc);      \
-    if (accumulate)                                              \
-        _tile_loadd(tile, c + (offset), 4 * ldc);                \
-    else                                                         \
-        _tile_zero(tile)
+#define AMX_NEXT_C(tile, offset)                                         \
+    if (step == 0 && last != c) {                                        \
+        if (last) _tile_stored(tile, last + (offset), 4 * ldc);          \
+        if (accumulate)                                                  \
+            _tile_loadd(tile, c + (offset), 4 * ldc);                    \
+        else                                                             \
+            _tile_zero(tile);                                            \
+    }
 
 /* R row tiles x N column tiles over `steps` expanded tiles, A's being `count` and the same again: tiles 0-3 are C, 4 and 5 A,
  * 6 and 7 B. At the first step they take the place of the block before, if it is of the same size, which hides the time that
@@ -141,28 +148,20 @@ BLOCKED amx_left amx_block(const int R, const int N, const ellm_bf16 *a, int64_t
         }
         _tile_loadd(6, b, TILE_LINE);
         _tile_stream_loadd(4, a, 2 * lda);
-        if (step == 0) {
-            AMX_NEXT_C(0, 0);
-        }
+        AMX_NEXT_C(0, 0)
         _tile_dpbf16ps(0, 4, 6);
         if (N > 1) {
             _tile_loadd(7, b + AMX_PART * ELLM_TILE, TILE_LINE);
-            if (step == 0) {
-                AMX_NEXT_C(1, ELLM_TILE_N);
-            }
+            AMX_NEXT_C(1, ELLM_TILE_N)
             _tile_dpbf16ps(1, 4, 7);
         }
         if (R > 1) {
             _tile_stream_loadd(5, a + TILE_M * lda, 2 * lda);
-            if (step == 0) {
-                AMX_NEXT_C(2, TILE_M * ldc);
-            }
+            AMX_NEXT_C(2, TILE_M * ldc)
             _tile_dpbf16ps(2, 5, 6);
         }
         if (R > 1 && N > 1) {
-            if (step == 0) {
-                AMX_NEXT_C(3, TILE_M * ldc + ELLM_TILE_N);
-            }
+            AMX_NEXT_C(3, TILE_M * ldc + ELLM_TILE_N)
             _tile_dpbf16ps(3, 5, 7);
         }
         amx_expand_share(next);
@@ -195,7 +194,7 @@ static inline amx_left amx_multiply_part(const ellm_bf16 *a, int64_t lda, int ro
 /* Part `number` of a weight, in the order in which tile_pairs passes over parts: A that stays in L2 is read by one pair of
  * column tiles after the other, of A that does not a part is read by all. Behind the last one: the columns that follow. */
 static inline amx_part amx_part_at(const amx_weight *w, int number, int stays) {
-    int depth = AMX_PART / w->terms, parts = (w->k_tiles + depth - 1) / depth, pairs = (w->n_tiles + 1) / 2;
+    int depth = w->depth, parts = (w->k_tiles + depth - 1) / depth, pairs = (w->n_tiles + 1) / 2;
     if (number >= parts * pairs) return (amx_part){w->n_tiles, 0, 0, 0};
     int k = depth * (stays ? number % parts : number / pairs), column = 2 * (stays ? number / parts : number % pairs);
     int left = w->k_tiles - k;
@@ -230,7 +229,9 @@ static inline void amx_many_rows(const ellm_bf16 *a, int64_t lda, int rows, cons
 static inline void expand_matmul(const ellm_bf16 *a, int64_t lda, int rows, const char *weight, int64_t format, int n_tiles,
                                  int k_tiles, float *c, int64_t ldc, ellm_bf16 *tiles) {
     int64_t stride = column_bytes(format, k_tiles);
-    amx_weight w = {weight, stride, format, n_tiles, k_tiles, (int)ELLM_FORMATS[format].terms, AMX_EXPANDS[format]};
+    int terms = (int)ELLM_FORMATS[format].terms, depth = rows < AMX_MANY ? AMX_SHALLOW : AMX_PART;
+    if (terms > 1) depth = EXPAND_SHALLOW; /* the order of the sum, whatever the rows */
+    amx_weight w = {weight, stride, format, n_tiles, k_tiles, terms, depth, AMX_EXPANDS[format]};
     if (rows > TILE_M) {
         amx_many_rows(a, lda, rows, &w, c, ldc, tiles);
         return;

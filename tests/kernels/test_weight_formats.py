@@ -20,7 +20,8 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 def linear(x: np.ndarray, packed: np.ndarray, format: int, n: int, task_tiles: int) -> Case:
-    case = Case("linear", len(x), section=max(1 << 19, 512 * (x.shape[1] + n)))
+    block = up(len(x), 64)
+    case = Case("linear", len(x), row_block=block, section=max(1 << 19, 8 * block * (x.shape[1] + n)))
     case.place("x", x)
     case.constant("weight", packed)
     k = x.shape[1]
@@ -221,14 +222,14 @@ def test_scratch_of_a_format_holds_the_expanded_tiles():
 
 
 @each_isa
+@pytest.mark.parametrize("count, k", [(40, 8257), (256, 1111)])
 @pytest.mark.parametrize("format", [F16, FP8, MXFP4, BF12, *BLOCKED[:1], *INTEGERS[:1]])
-def test_product_of_more_rows_than_stay_in_a_cache(isa, format):
-    """AMX passes over deep weights in another order."""
+def test_product_of_many_rows_or_deep_weights(isa, format, count, k):
+    """AMX passes over both in other parts of k, or in another order."""
     random = np.random.default_rng(format)
-    k, n = 8257, 40
-    x, packed = normal(random, 40, k), formats.random_weight(format, n, k, random)
-    whole = linear(x, packed, format, n, 3).run(isa)["out"]
-    np.testing.assert_array_equal(whole[:16], linear(x[:16], packed, format, n, 3).run(isa)["out"])
-    if format not in (F16, *IN_TERMS):
-        expanded = pack_weight(formats.values(packed, format, n, k))
-        np.testing.assert_array_equal(whole, linear(x, expanded, BF16, n, 3).run(isa)["out"])
+    x, packed = normal(random, count, k), formats.random_weight(format, 40, k, random)
+    whole = linear(x, packed, format, 40, 3).run(isa)["out"]
+    np.testing.assert_array_equal(whole[:16], linear(x[:16], packed, format, 40, 3).run(isa)["out"])
+    if format not in IN_TERMS:
+        expanded = pack_weight(formats.values(packed, format, 40, k))
+        np.testing.assert_array_equal(whole, linear(x, expanded, BF16, 40, 3).run(isa)["out"])
