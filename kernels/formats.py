@@ -214,7 +214,7 @@ FORMATS: dict[str, Format] = {
             stored=Stored("BF16", "<u2"),
             computed="bf16 with the upper byte in 4 bits, expanded to the same bits on the way to the multiplication",
             packs="bf16",
-            pays=("avx512",),
+            pays=("amx", "avx512"),
         ),
         *_integers(17),
     )

@@ -60,7 +60,7 @@ def test_what_holds_numbers_of_another_format_pays_somewhere():
         if format.packs:
             assert FORMATS[format.packs].stored == format.stored and format.bits < FORMATS[format.packs].bits
             assert format.pays and set(format.pays) <= set(ISAS)
-    assert packings("avx512") == {"bf16": "bf12"} and packings("portable") == {}
+    assert packings("amx") == packings("avx512") == {"bf16": "bf12"} and packings("portable") == {}
 
 
 def test_c_sees_the_records():

@@ -69,7 +69,7 @@ def formats_of(config: dict, **options) -> dict[str, int]:
 def test_it_is_the_default_where_it_pays():
     config = tiny.make_config("LlamaForCausalLM", hidden_size=512, intermediate_size=512, head_dim=128)
     for name in isa.ISAS:
-        assert ("bf12" in formats_of(config, isa=name)) is (name == "avx512")
+        assert ("bf12" in formats_of(config, isa=name)) is (name in ("amx", "avx512"))
         assert "bf12" not in formats_of(config, isa=name, dtype=RAW)
     held, raw = (formats_of(config, isa="avx512", dtype=dtype) for dtype in ("bf16", RAW))
     assert held["bf12"] + held.get("bf16", 0) < 0.8 * raw["bf16"]
