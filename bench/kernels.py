@@ -21,9 +21,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from ellm.kernels import contract, isa
+from ellm.kernels.contract import TILE
 from ellm.kernels.formats import FORMATS
 from ellm.kernels.records import RECORDS
 from ellm.kernels.routes import ACTIVATIONS, choose
+from ellm.kernels.spill import Spill
 
 ROW_BLOCK = 256
 TASK_TILES = 8
@@ -40,11 +42,17 @@ def ordinary_column(format: str, k_tiles: int) -> np.ndarray:
     """The bytes of a column tile of finite random weights."""
     random = np.random.default_rng(0)
     size = FORMATS[format].column_bytes(k_tiles)
-    if format == "bf16":
-        return (random.integers(0, 2**16, size // 2, np.uint16) & 0x83FF | 0x3C00).view(np.uint8)
+    found = FORMATS[format]
     if format == "f16":
         return random.standard_normal(size // 2).astype(np.float16).view(np.uint8)
-    found = FORMATS[format]
+    if format == "bf16" or found.packs == "bf16":
+        elements = TILE * (size // found.block_bytes * found.block_tiles if found.packs else k_tiles)
+        bits = random.integers(0, 2**16, elements, np.uint16) & 0x83FF | 0x3C00
+        if not found.packs:
+            return bits.view(np.uint8)
+        packed = np.zeros(size, np.uint8)
+        Spill(0, 0).pack(bits, packed.ctypes.data, format)
+        return packed
     blocks = random.integers(0, 256, (size // found.block_bytes, found.block_bytes), np.uint8)
     blocks[blocks & 0x7F == 0x7F] = 0  # E4M3's NaN
     for part in found.parts.values():
@@ -56,7 +64,7 @@ def ordinary_column(format: str, k_tiles: int) -> np.ndarray:
 
 def depth(format: str, k: int) -> int:
     """Of a weight of about as many bytes as one in bf16 of this k, in whole blocks."""
-    block = FORMATS[format].k_per_block if FORMATS[format].k_per_scale else 1
+    block = FORMATS[format].k_per_block if FORMATS[format].header_bytes else 1
     return max(k * 16 // FORMATS[format].bits // block, 1) * block
 
 
