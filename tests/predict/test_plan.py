@@ -210,7 +210,7 @@ def test_the_report(tmp_path):
 def test_a_model_that_does_not_fit(tmp_path):
     result = plan(tmp_path, SPARSE)
     assert isinstance(result.exception, InputError)
-    assert "does not fit: needs 96" in str(result.exception) and "it would in fp8" in str(result.exception)
+    assert "does not fit: needs 73" in str(result.exception) and "it would in fp8" in str(result.exception)
 
 
 @pytest.mark.parametrize(
