@@ -15,7 +15,7 @@ from ellm.dsl.node import Node
 from ellm.dsl.operator import Argument, CachePart, Operator, Stored, View
 from ellm.dsl.packing import PAGE, Packed, Region, Run
 from ellm.dsl.tensor import L, Scope, Shape, Weight, features
-from ellm.dsl.tiling import COLUMNS, DEPTH, depth_tiles, matrix_task_tiles, padded, tiles
+from ellm.dsl.tiling import COLUMNS, DEPTH, depth_tiles, matrix_task_tiles, spread, tiles
 from ellm.kernels import contract
 from ellm.kernels.contract import SPLIT
 from ellm.kernels.formats import FORMATS, PLAIN
@@ -203,22 +203,22 @@ class Lowering:
         self.operators[number].args.update(self.routed[key])
         return self.routed[key]
 
-    def store(self, key: int, name: str, width: int = 0) -> Stored:
+    def store(self, key: int, name: str, stride: int = 0) -> Stored:
         """Make the buffer of a node's value, as its form says.
 
-        Its rows have `width` elements, by default those of its shape.
+        Its rows are `stride` elements apart, by default what those of its shape need.
         """
         node = self.graph.node(key)
         stores = GRAMMAR[node.op].stores
         either = stores is Storage.EITHER and not ("weight" in node.weights and len(node.inputs) == 2)
         wide = any(self.reads_f32(reader, key) for reader in self.graph.consumers(key))
         bf16 = stores is Storage.BF16 or (either and not wide)
-        return self.keep(key, name, width or math.prod(features(node.shape)), bf16)
+        return self.keep(key, name, math.prod(features(node.shape)), bf16, stride)
 
-    def keep(self, key: int, name: str, width: int, bf16: bool) -> Stored:
-        """Make the buffer of a node's value, rows of `width` elements."""
+    def keep(self, key: int, name: str, width: int, bf16: bool, stride: int = 0) -> Stored:
+        """Make the buffer of a node's value, rows of `width` elements, `stride` apart if that is not left to us."""
         node = self.graph.node(key)
-        stride = padded(width) if bf16 else width
+        stride = stride or (spread(width) if bf16 else width)
         buffer = Buffer(node.scope.name(name), self.row_block * stride * (2 if bf16 else 4))
         self.buffers.append(buffer)
         self.stored[key] = Stored(buffer, bf16, stride)

@@ -21,8 +21,13 @@ def depth_tiles(k: int) -> int:
 
 
 def padded(width: int) -> int:
-    """Row stride of a bf16 activation: `width` rounded up to a tile's depth."""
+    """`width` rounded up to a tile's depth."""
     return DEPTH * depth_tiles(width)
+
+
+def spread(width: int) -> int:
+    """Row stride of a bf16 activation of `width`: an odd number of cache lines, which spreads a tile over L1."""
+    return DEPTH * (depth_tiles(width) | 1)
 
 
 def task_tiles(n_tiles: int, k_tiles: int) -> int:

@@ -61,7 +61,7 @@ cdef inline product multiply_by(
     p.tile = index * m.task_tiles
     p.tiles = min(m.task_tiles, m.n_tiles - p.tile)
     p.c = x.c
-    p.stride = ELLM_TILE_N * m.task_tiles
+    p.stride = ELLM_TILE_N * (m.task_tiles | 1)  # an odd number of cache lines, so that rows spread over the sets of L1
     tiles = <char *> (p.c + task.row_block * p.stride)
     if m.activations:
         integer_matmul(

@@ -137,7 +137,7 @@ def _expansion(*formats: int) -> int:
 
 def _product_memory(args: Args, row_block: int) -> int:
     """The task's f32 product, and bf16 tiles that a weight in another format is expanded to."""
-    return row_block * TILE_N * args["task_tiles"] * 4 + _expansion(args["format"])
+    return row_block * TILE_N * (args["task_tiles"] | 1) * 4 + _expansion(args["format"])
 
 
 def _panel_memory(args: Args, row_block: int) -> int:

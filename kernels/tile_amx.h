@@ -1,7 +1,8 @@
-/* Tile products by TDPBF16PS: 2 x 2 and 3 x 2 blocks of tiles, in parts of k whose sums go through C.
+/* Tile products by TDPBF16PS: 2 x 2 blocks of tiles, in parts of k whose sums go through C.
  *
- * A TDPBF16PS takes 16 cycles, a tile from L1 8 and from L2 about 20; so a 2 x 2 block, four tiles for four products, runs at
- * the unit's rate where either A or B is in L1, and at two thirds of it where both come from L2.
+ * A TDPBF16PS takes 16 cycles, a tile from L1 8 and from L2 about 20. So a part of two columns of B stays in L1 while all
+ * rows of A pass by from L2; those are loaded with the hint that they are not used again, or they would push B out. What
+ * a block leaves in its tiles is stored between the first products of the next block, which hides the time that takes.
  */
 #ifndef ELLM_TILE_H
 #define ELLM_TILE_H
@@ -9,9 +10,9 @@
 
 #include "vector.h"
 
-#define TILE_K_BLOCK 32        /* k tiles of a part, where A stays in L2 */
-#define TILE_K_SHALLOW 8       /* and where it does not: all columns pass over a part of A before the next one */
-#define TILE_A_BYTES (1 << 20) /* of A that stay in L2 beside the columns: half of it */
+#define TILE_NEAR 16           /* most k tiles of a B that is in a cache: keys and values of a split, expanded weights */
+#define TILE_A_L1 (16 << 10)   /* bytes of A that stay in L1 beside the columns */
+#define TILE_A_L2 (1 << 20)    /* and in L2: half of it */
 #define TILE_AHEAD 2           /* k tiles that prefetch runs ahead of a single row tile */
 #define TILE_M 16              /* rows of A and C in a tile */
 #define TILE_LINE 64           /* bytes of a row of any tile, a cache line */
@@ -38,64 +39,71 @@ static inline void tile_prefetch(const ellm_bf16 *tile) {
     for (int line = 0; line < TILE_LINES; line++) _mm_prefetch((const char *)(tile + ELLM_TILE_ROW * line), _MM_HINT_T0);
 }
 
-/* What a block fetches into L2 while it works: `lines` lines of the tile at from + k * b_k, and of the one behind it if
- * `both` columns are its part. */
+/* What is fetched into L2 while a part is multiplied: as many k tiles of two columns, in order of memory, `lines` lines (a
+ * power of two) with each k tile of each block. `done` are the k tiles of the blocks before. */
 typedef struct tile_fetch {
-    const ellm_bf16 *from;
-    int lines, both;
+    const ellm_bf16 *part;
+    int k_tiles, lines, done;
 } tile_fetch;
 
 static inline void tile_fetch_lines(tile_fetch fetch, int64_t b_n, int64_t b_k, int k) {
-    const char *tile = (const char *)(fetch.from + k * b_k), *end = tile + TILE_LINE * fetch.lines;
-    if (fetch.both)
-        for (; tile < end; tile += TILE_LINE) {
-            _mm_prefetch(tile, _MM_HINT_T1);
-            _mm_prefetch(tile + b_n * (int64_t)sizeof(ellm_bf16), _MM_HINT_T1);
-        }
-    else
-        for (; tile < end; tile += TILE_LINE) _mm_prefetch(tile, _MM_HINT_T1);
+    int line = (fetch.done + k) * fetch.lines, tile = line / TILE_LINES, second = tile >= fetch.k_tiles;
+    const ellm_bf16 *from = fetch.part + second * b_n + (tile - second * fetch.k_tiles) * b_k;
+    const char *at = (const char *)(from + line % TILE_LINES * ELLM_TILE_ROW), *end = at + TILE_LINE * fetch.lines;
+    for (; at < end; at += TILE_LINE) __asm__ volatile("prefetcht1 %0" ::"m"(*at)); /* gcc 12 drops loops of _mm_prefetch */
 }
 
-/* Two row tiles x 2 column tiles: tiles 0-3 are C, 4 and 5 A, 6 and 7 B. Every load stands just before its first use,
- * C's too, so that the first products run while the rest is loaded. */
-static inline void tile_block_2x2(const ellm_bf16 *a, int64_t lda, const ellm_bf16 *b, int64_t b_n, int64_t b_k,
-                                  int k_tiles, float *c, int64_t ldc, int accumulate, tile_fetch fetch) {
-    int k = 0;
-    if (accumulate) {
-        _tile_loadd(6, b, TILE_LINE);
-        _tile_loadd(4, a, 2 * lda);
-        _tile_loadd(0, c, 4 * ldc);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_loadd(7, b + b_n, TILE_LINE);
-        _tile_loadd(1, c + ELLM_TILE_N, 4 * ldc);
-        _tile_dpbf16ps(1, 4, 7);
-        _tile_loadd(5, a + TILE_M * lda, 2 * lda);
-        _tile_loadd(2, c + TILE_M * ldc, 4 * ldc);
-        _tile_dpbf16ps(2, 5, 6);
-        _tile_loadd(3, c + TILE_M * ldc + ELLM_TILE_N, 4 * ldc);
-        _tile_dpbf16ps(3, 5, 7);
-        tile_fetch_lines(fetch, b_n, b_k, k++);
-    } else {
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
-    }
-    for (; k < k_tiles; k++) {
+#define TILE_INLINE static inline __attribute__((always_inline))
+#define TILE_LOAD_A(tile, from, stride)      \
+    if (passes)                              \
+        _tile_stream_loadd(tile, from, stride); \
+    else                                     \
+        _tile_loadd(tile, from, stride)
+#define TILE_NEXT_C(tile, offset)                                                    \
+    if (last) _tile_stored(tile, last + (offset), 4 * ldc);                          \
+    if (accumulate)                                                                  \
+        _tile_loadd(tile, c + (offset), 4 * ldc);                                    \
+    else                                                                             \
+        _tile_zero(tile)
+
+/* Stores the C of a 2 x 2 block, if there is one, from tiles 0-3. */
+TILE_INLINE void tile_finish(float *last, int64_t ldc) {
+    if (!last) return;
+    _tile_stored(0, last, 4 * ldc);
+    _tile_stored(1, last + ELLM_TILE_N, 4 * ldc);
+    _tile_stored(2, last + TILE_M * ldc, 4 * ldc);
+    _tile_stored(3, last + TILE_M * ldc + ELLM_TILE_N, 4 * ldc);
+}
+
+/* Two row tiles x 2 column tiles: tiles 0-3 are C, 4 and 5 A, 6 and 7 B. On entry tiles 0-3 are what belongs to `last`,
+ * if it is not NULL; on return, to c. Every load stands just before its first use, so that products run while the rest
+ * is loaded. `passes`, a constant: A is not used again soon. */
+TILE_INLINE void tile_block_2x2(const ellm_bf16 *a, int64_t lda, const ellm_bf16 *b, int64_t b_n, int64_t b_k, int k_tiles,
+                                float *c, int64_t ldc, int accumulate, float *last, tile_fetch fetch, const int passes) {
+    _tile_loadd(6, b, TILE_LINE);
+    TILE_LOAD_A(4, a, 2 * lda);
+    TILE_NEXT_C(0, 0);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_loadd(7, b + b_n, TILE_LINE);
+    TILE_NEXT_C(1, ELLM_TILE_N);
+    _tile_dpbf16ps(1, 4, 7);
+    TILE_LOAD_A(5, a + TILE_M * lda, 2 * lda);
+    TILE_NEXT_C(2, TILE_M * ldc);
+    _tile_dpbf16ps(2, 5, 6);
+    TILE_NEXT_C(3, TILE_M * ldc + ELLM_TILE_N);
+    _tile_dpbf16ps(3, 5, 7);
+    tile_fetch_lines(fetch, b_n, b_k, 0);
+    for (int k = 1; k < k_tiles; k++) {
         tile_fetch_lines(fetch, b_n, b_k, k);
         _tile_loadd(6, b + k * b_k, TILE_LINE);
-        _tile_loadd(4, a + ELLM_TILE_K * k, 2 * lda);
+        TILE_LOAD_A(4, a + ELLM_TILE_K * k, 2 * lda);
         _tile_dpbf16ps(0, 4, 6);
         _tile_loadd(7, b + b_n + k * b_k, TILE_LINE);
         _tile_dpbf16ps(1, 4, 7);
-        _tile_loadd(5, a + TILE_M * lda + ELLM_TILE_K * k, 2 * lda);
+        TILE_LOAD_A(5, a + TILE_M * lda + ELLM_TILE_K * k, 2 * lda);
         _tile_dpbf16ps(2, 5, 6);
         _tile_dpbf16ps(3, 5, 7);
     }
-    _tile_stored(0, c, 4 * ldc);
-    _tile_stored(1, c + ELLM_TILE_N, 4 * ldc);
-    _tile_stored(2, c + TILE_M * ldc, 4 * ldc);
-    _tile_stored(3, c + TILE_M * ldc + ELLM_TILE_N, 4 * ldc);
 }
 
 /* Three row tiles x 2 column tiles: tiles 0-5 are C, 6 is A and 7 B, and each tile of A is loaded once for either column. */
@@ -191,43 +199,56 @@ static inline void tile_block_1x1(const ellm_bf16 *a, int64_t lda, const ellm_bf
     _tile_stored(0, c, 4 * ldc);
 }
 
-/* More than TILE_M rows over a pair of column tiles and a part of k: pairs of row tiles, at the end three if their
- * number is odd. Between them they fetch the tiles at `next`. */
-static inline void tile_pair(const ellm_bf16 *a, int64_t lda, int rows, const ellm_bf16 *b, int64_t b_n, int64_t b_k,
-                             int k_tiles, float *c, int64_t ldc, int accumulate, const ellm_bf16 *next) {
-    int blocks = (rows + TILE_M - 1) / (2 * TILE_M), lines = 1; /* of a k tile of both columns that a block fetches */
-    while (lines < TILE_LINES && lines * blocks < 2 * TILE_LINES) lines *= 2;
-    for (int row = 0, first = 0; row < rows; first += lines) {
-        const ellm_bf16 *from = next + first / TILE_LINES * b_n + first % TILE_LINES * ELLM_TILE_ROW;
-        tile_fetch fetch = {from, first < 2 * TILE_LINES ? lines : 0, blocks == 1};
+/* More than TILE_M rows over a pair of column tiles and a part of k: pairs of row tiles, at the end three if their number
+ * is odd. Between them they fetch the tiles at `next`, if it is not NULL. Takes and returns whose C is in tiles 0-3. */
+TILE_INLINE float *tile_pair(const ellm_bf16 *a, int64_t lda, int rows, const ellm_bf16 *b, int64_t b_n, int64_t b_k,
+                             int k_tiles, float *c, int64_t ldc, int accumulate, const ellm_bf16 *next, float *last,
+                             const int passes) {
+    int blocks = (rows + TILE_M - 1) / (2 * TILE_M);
+    tile_fetch fetch = {next, k_tiles, 0, 0};
+    if (next)
+        for (fetch.lines = 1; fetch.lines * blocks < 2 * TILE_LINES;) fetch.lines *= 2;
+    for (int row = 0; row < rows; fetch.done += k_tiles) {
         const ellm_bf16 *x = a + row * lda;
         float *out = c + row * ldc;
         int left = rows - row;
         if (left > 2 * TILE_M && left <= 3 * TILE_M) {
+            tile_finish(last, ldc);
             tile_block_3x2(x, lda, b, b_n, b_k, k_tiles, out, ldc, accumulate, fetch);
+            last = 0;
             row += 3 * TILE_M;
         } else {
-            tile_block_2x2(x, lda, b, b_n, b_k, k_tiles, out, ldc, accumulate, fetch);
+            tile_block_2x2(x, lda, b, b_n, b_k, k_tiles, out, ldc, accumulate, last, fetch, passes);
+            last = out;
             row += 2 * TILE_M;
         }
     }
+    return last;
 }
 
-/* More than TILE_M rows over pairs of column tiles. A that fits in L2 is passed over by one pair after the other, in deep parts
- * of k; of A that does not, a shallow part is passed over by all pairs. While a part is used, the next one is fetched, in
- * the end that of the columns behind. */
-static inline void tile_pairs(const ellm_bf16 *a, int64_t lda, int rows, const ellm_bf16 *b, int64_t b_n, int64_t b_k,
-                              int pairs, int k_tiles, float *c, int64_t ldc, int accumulate) {
-    int stays = (int64_t)rows * k_tiles * TILE_LINE <= TILE_A_BYTES, depth = stays ? TILE_K_BLOCK : TILE_K_SHALLOW;
+/* k tiles of a part: of many rows 16, so that two columns take 32 KiB. Fewer rows wait for memory, as if these: a part of
+ * 8 is there sooner, and a few rows do best with long runs of B. */
+static inline int tile_depth(int rows) { return rows <= 64 ? 32 : rows < 256 ? 8 : 16; }
+
+/* More than TILE_M rows over pairs of column tiles, in parts of k. A that fits in L2 is passed over by one pair after the
+ * other; of A that does not, a part is passed over by all pairs. While a part is used, the next one is fetched, in the
+ * end that of the columns behind. */
+TILE_INLINE void tile_pairs(const ellm_bf16 *a, int64_t lda, int rows, const ellm_bf16 *b, int64_t b_n, int64_t b_k,
+                            int pairs, int k_tiles, float *c, int64_t ldc, int accumulate, const int passes) {
+    int stays = (int64_t)rows * k_tiles * TILE_LINE <= TILE_A_L2, depth = tile_depth(rows);
     int parts = (k_tiles + depth - 1) / depth;
     const ellm_bf16 *part = b;
+    float *last = 0;
     for (int step = 0, pair = 0, k = 0; step < parts * pairs; step++) {
         int next = step + 1, next_pair = stays ? next / parts : next % pairs;
         int next_k = depth * (stays ? next % parts : next / pairs), count = k_tiles - k < depth ? k_tiles - k : depth;
-        const ellm_bf16 *ahead = b + 2 * next_pair * b_n + next_k * b_k;
-        tile_pair(a + ELLM_TILE_K * k, lda, rows, part, b_n, b_k, count, c + 2 * ELLM_TILE_N * pair, ldc, accumulate || k, ahead);
+        const ellm_bf16 *ahead = next < parts * pairs ? b + 2 * next_pair * b_n + next_k * b_k : b + 2 * pairs * b_n;
+        const ellm_bf16 *fetched = k_tiles > TILE_NEAR ? ahead : 0;
+        last = tile_pair(a + ELLM_TILE_K * k, lda, rows, part, b_n, b_k, count, c + 2 * ELLM_TILE_N * pair, ldc,
+                         accumulate || k, fetched, last, passes);
         pair = next_pair, k = next_k, part = ahead;
     }
+    tile_finish(last, ldc);
 }
 
 /* C[rows][ELLM_TILE_N * n_tiles] (= or +=) A[rows][ELLM_TILE_K * k_tiles] . B; tile (n, k) of B is at b + n * b_n + k *
@@ -241,7 +262,10 @@ static inline void tile_matmul(const ellm_bf16 *a, int64_t lda, int rows, const 
         for (; n + 4 <= n_tiles; n += 4)
             tile_block_1x4(a, lda, b + n * b_n, b_n, b_k, k_tiles, c + ELLM_TILE_N * n, ldc, accumulate);
     } else {
-        tile_pairs(a, lda, rows, b, b_n, b_k, n_tiles / 2, k_tiles, c, ldc, accumulate);
+        if ((int64_t)rows * k_tiles * TILE_LINE > TILE_A_L1)
+            tile_pairs(a, lda, rows, b, b_n, b_k, n_tiles / 2, k_tiles, c, ldc, accumulate, 1);
+        else
+            tile_pairs(a, lda, rows, b, b_n, b_k, n_tiles / 2, k_tiles, c, ldc, accumulate, 0);
         n = n_tiles / 2 * 2;
     }
     for (; n < n_tiles; n++)
