@@ -20,7 +20,13 @@ static inline char *cache_block(const ellm_step *step, int64_t slot, int64_t blo
 /* keys is the head's first tile in a block, x its key at `position` of the block, f32 [head_dim]. */
 static inline void cache_store_key(ellm_bf16 *keys, int64_t position, const float *x, int64_t head_dim) {
     ellm_bf16 *tile = keys + position / ELLM_TILE_N * k_tiles_of(head_dim) * ELLM_TILE + position % ELLM_TILE_N * 2;
-    for (int64_t d = 0; d + 1 < head_dim; d += 2) {
+    int64_t d = 0;
+    for (; d + ELLM_TILE_K <= head_dim; d += ELLM_TILE_K) {
+        ellm_bf16 part[ELLM_TILE_K];
+        vector_to_bf16(x + d, part, ELLM_TILE_K);
+        for (int i = 0; i < ELLM_TILE_K; i += 2) memcpy(tile + (d + i) / 2 * ELLM_TILE_ROW, part + i, 2 * sizeof *part);
+    }
+    for (; d + 1 < head_dim; d += 2) {
         ellm_bf16 two[2] = {bf16_from_f32(x[d]), bf16_from_f32(x[d + 1])};
         memcpy(tile + d / 2 * ELLM_TILE_ROW, two, sizeof two);
     }
@@ -39,11 +45,17 @@ static inline void cache_store_two_values(ellm_bf16 *values, int64_t position, c
                                           int64_t head_dim) {
     ellm_bf16 *restrict tile = values + position / ELLM_TILE_K * n_tiles_of(head_dim) * ELLM_TILE;
     tile += position % ELLM_TILE_K / 2 * ELLM_TILE_ROW;
-    for (int64_t d = 0; d < head_dim; d += ELLM_TILE_N, tile += ELLM_TILE)
-        for (int64_t i = 0; i < ELLM_TILE_N && d + i < head_dim; i++) {
-            tile[2 * i] = bf16_from_f32(x[d + i]);
-            tile[2 * i + 1] = bf16_from_f32(x[stride + d + i]);
-        }
+    int64_t d = 0;
+    for (; d + ELLM_TILE_N <= head_dim; d += ELLM_TILE_N, tile += ELLM_TILE) {
+        uint32_t two[ELLM_TILE_N];
+        for (int i = 0; i < ELLM_TILE_N; i++)
+            two[i] = bf16_from_f32(x[d + i]) | (uint32_t)bf16_from_f32(x[stride + d + i]) << 16;
+        memcpy(tile, two, sizeof two);
+    }
+    for (int64_t i = 0; d + i < head_dim; i++) {
+        tile[2 * i] = bf16_from_f32(x[d + i]);
+        tile[2 * i + 1] = bf16_from_f32(x[stride + d + i]);
+    }
 }
 
 /* x = H x / sqrt(n) with Sylvester's Hadamard matrix, for n a power of two: what is large in one dim is spread over all. */

@@ -10,17 +10,13 @@ cdef void gate_up(const ellm_task *task) noexcept nogil:
     cdef product p = multiply(task, op)
     cdef int64_t begin = ELLM_TILE_N // 2 * p.tile
     cdef int64_t end = min(op.n, begin + ELLM_TILE_N // 2 * p.tiles)
-    cdef int64_t row, pair, column
-    cdef float part[ELLM_TILE_N]
-    cdef const float *c
+    cdef int64_t row
+    cdef float *c
     cdef char *out
     for row in range(task.rows):
         out = row_of(task.section + op.out, row, op.out_stride, op.out_bf16)
         c = p.c + row * p.stride
-        for pair in range(p.tiles // 2):
-            column = begin + ELLM_TILE_N * pair
-            vector_silu_mul(c, c + ELLM_TILE_N, part, ELLM_TILE_N)
-            vector_store(part, out, op.out_bf16, column, min(<int64_t> ELLM_TILE_N, end - column))
-            c += 2 * ELLM_TILE_N
+        vector_silu_mul_tiles(c, p.tiles // 2)
+        vector_store(c, out, op.out_bf16, begin, end - begin)
         if end == op.n and op.out_bf16:
             memset(<ellm_bf16 *> out + end, 0, (op.out_stride - op.n) * sizeof(ellm_bf16))

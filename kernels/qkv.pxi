@@ -12,12 +12,38 @@ cdef void qkv(const ellm_task *task) noexcept nogil:
     cdef product p = multiply(task, op)
     cdef int64_t first = p.tile // op.head_tiles
     cdef int64_t head, row
+    cdef float *c
     for head in range(first, first + p.tiles // op.head_tiles):
-        for row in range(task.rows):
-            qkv_head(task, op, head, row, p.c + row * p.stride + (head - first) * ELLM_TILE_N * op.head_tiles)
+        c = p.c + (head - first) * ELLM_TILE_N * op.head_tiles
+        if head >= op.heads + op.kv_heads:
+            qkv_values(task, op, head - op.heads - op.kv_heads, c, p.stride)
+        else:
+            for row in range(task.rows):
+                qkv_head(task, op, head, row, c + row * p.stride)
 
 
-# One row of one head, x its f32 [head_dim].
+# All rows of a value head, x f32 [rows, stride]. Neighbouring positions of a sequence share the rows of a tile.
+cdef inline void qkv_values(
+    const ellm_task *task, const ellm_qkv *op, int64_t kv_head, const float *x, int64_t stride
+) noexcept nogil:
+    cdef const int32_t *positions = task.step.positions + task.row
+    cdef const int32_t *slots = task.step.slots + task.row
+    cdef int64_t row = 0, position
+    cdef char *values
+    while row < task.rows:
+        values = cache_block(task.step, slots[row], positions[row] // ELLM_SPLIT, 0)
+        values += op.values + kv_head * op.value_stride
+        position = positions[row] % ELLM_SPLIT
+        if (not op.int8 and row + 1 < task.rows and position % 2 == 0 and positions[row + 1] == positions[row] + 1
+                and slots[row + 1] == slots[row]):
+            cache_store_two_values(<ellm_bf16 *> values, position, x + row * stride, stride, op.head_dim)
+            row += 2
+        else:
+            append_value(values, position, x + row * stride, op.head_dim, op.int8)
+            row += 1
+
+
+# One row of a head of q or k, x its f32 [head_dim].
 cdef inline void qkv_head(
     const ellm_task *task, const ellm_qkv *op, int64_t head, int64_t row, float *x
 ) noexcept nogil:
@@ -27,10 +53,6 @@ cdef inline void qkv_head(
     cdef int64_t kv_head = head - op.heads
     cdef ellm_bf16 *q
     position %= ELLM_SPLIT
-    if kv_head >= op.kv_heads:
-        kv_head -= op.kv_heads
-        append_value(block + op.values + kv_head * op.value_stride, position, x, op.head_dim, op.int8)
-        return
     if norm != NULL:
         vector_norm(x, norm, vector_rms_scale(x, op.head_eps, op.head_dim), x, op.head_dim)
     if op.angles >= 0:

@@ -1,6 +1,6 @@
 /* Loops over one row: conversions, norms, exp, silu, rotation.
  *
- * Plain C that the compiler vectorises under each ISA's flags; no intrinsics. Sums keep ELLM_LANES partial sums, one per lane
+ * Plain C that the compiler vectorises under each ISA's flags, but for the rounding to bf16. Sums keep ELLM_LANES partial sums, one per lane
  * (element i goes to lane i % ELLM_LANES), and add the lanes in a tree: the order of operations is fixed, -ffast-math unneeded.
  */
 #ifndef ELLM_VECTOR_H
@@ -8,6 +8,10 @@
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
 
 #include "task.h"
 
@@ -37,8 +41,29 @@ static inline ellm_bf16 bf16_from_f32(float x) {
 
 static inline float f32_from_bf16(ellm_bf16 x) { return float_of((uint32_t)x << 16); }
 
+#ifdef __AVX512BF16__
+#define BF16_LANES 32
+
+/* bf16_from_f32 of 32 numbers. The instruction rounds as it does, but takes subnormal numbers for zeros. */
+static inline void bf16_store(__m512 low, __m512 high, ellm_bf16 *out) {
+    const int subnormal = 0x20;
+    if (__builtin_expect(_mm512_fpclass_ps_mask(low, subnormal) | _mm512_fpclass_ps_mask(high, subnormal), 0)) {
+        float x[BF16_LANES];
+        _mm512_storeu_ps(x, low);
+        _mm512_storeu_ps(x + ELLM_LANES, high);
+        for (int i = 0; i < BF16_LANES; i++) out[i] = bf16_from_f32(x[i]);
+    } else
+        _mm512_storeu_si512(out, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+}
+#endif
+
 static inline void vector_to_bf16(const float *restrict x, ellm_bf16 *restrict out, int64_t n) {
-    for (int64_t i = 0; i < n; i++) out[i] = bf16_from_f32(x[i]);
+    int64_t i = 0;
+#ifdef __AVX512BF16__
+    for (; i + BF16_LANES <= n; i += BF16_LANES)
+        bf16_store(_mm512_loadu_ps(x + i), _mm512_loadu_ps(x + i + ELLM_LANES), out + i);
+#endif
+    for (; i < n; i++) out[i] = bf16_from_f32(x[i]);
 }
 
 static inline void vector_from_bf16(const ellm_bf16 *restrict x, float *restrict out, int64_t n) {
@@ -125,7 +150,17 @@ static inline void vector_norm(const float *x, const float *weight, float scale,
 
 static inline void vector_norm_to_bf16(const float *restrict x, const float *restrict weight, float scale,
                                        ellm_bf16 *restrict out, int64_t n) {
-    for (int64_t i = 0; i < n; i++) out[i] = bf16_from_f32((x[i] * scale) * weight[i]);
+    int64_t i = 0;
+#ifdef __AVX512BF16__
+    const __m512 scales = _mm512_set1_ps(scale);
+    for (; i + BF16_LANES <= n; i += BF16_LANES) {
+        __m512 low = _mm512_mul_ps(_mm512_loadu_ps(x + i), scales);
+        __m512 high = _mm512_mul_ps(_mm512_loadu_ps(x + i + ELLM_LANES), scales);
+        low = _mm512_mul_ps(low, _mm512_loadu_ps(weight + i));
+        bf16_store(low, _mm512_mul_ps(high, _mm512_loadu_ps(weight + i + ELLM_LANES)), out + i);
+    }
+#endif
+    for (; i < n; i++) out[i] = bf16_from_f32((x[i] * scale) * weight[i]);
 }
 
 /* Elements [begin, begin + n) of a row that is f32 or bf16. */
@@ -144,6 +179,17 @@ static inline void vector_add(const float *a, const float *b, float *out, int64_
 /* out may be gate or up. */
 static inline void vector_silu_mul(const float *gate, const float *up, float *out, int64_t n) {
     for (int64_t i = 0; i < n; i++) out[i] = silu_f32(gate[i]) * up[i];
+}
+
+/* silu(gate) * up of `pairs` pairs of column tiles, gate before up; the products take the place of the first `pairs` tiles. */
+static inline void vector_silu_mul_tiles(float *c, int64_t pairs) {
+    for (int64_t pair = 0; pair < pairs; pair++) {
+        float gate[ELLM_TILE_N], up[ELLM_TILE_N];
+        memcpy(gate, c + 2 * ELLM_TILE_N * pair, sizeof gate);
+        memcpy(up, c + ELLM_TILE_N * (2 * pair + 1), sizeof up);
+        vector_silu_mul(gate, up, gate, ELLM_TILE_N);
+        memcpy(c + ELLM_TILE_N * pair, gate, sizeof gate);
+    }
 }
 
 /* g = min(gate, limit), u = clamp(up, -limit, limit): out = (u + 1) * g * sigmoid(alpha * g), as in gpt-oss. */

@@ -19,6 +19,7 @@ cdef extern from "vector.h" nogil:
     void vector_store(const float *x, void *row, int64_t bf16, int64_t begin, int64_t n)
     void vector_add(const float *a, const float *b, float *out, int64_t n)
     void vector_silu_mul(const float *gate, const float *up, float *out, int64_t n)
+    void vector_silu_mul_tiles(float *c, int64_t pairs)
     void vector_clamped_glu(const float *gate, const float *up, float limit, float alpha, float *out, int64_t n)
     void vector_exp(float *x, float scale, float max, int64_t n)
     void vector_rotate(float *x, const float *angles, int64_t rotary)

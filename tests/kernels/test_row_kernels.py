@@ -191,6 +191,23 @@ def test_copy(isa, rows, groups, width, gaps, bf16, seed):
         assert (case.run(isa)["out"][:, end:] == 0).all()
 
 
+@each_isa
+def test_copy_rounds_every_kind_of_number_to_bf16(isa):
+    """Ties, subnormal numbers, what rounds to infinity, infinities and NaNs, among ordinary numbers and alone."""
+    kinds = np.array([0x3F808000, 0x3F818000, 0x00000001, 0x807FFFFF, 0x00808000, 0x7F7FFFFF, 0x7F800000, 0xFF800000,
+                      0x7F800001, 0xFFC12345, 0x80000000], np.uint32)  # fmt: skip
+    x = normal(1, 2 * len(kinds), 70)
+    for row, kind in enumerate(kinds):
+        x[2 * row].view(np.uint32)[:] = kind
+        x[2 * row + 1].view(np.uint32)[[row, 40, 69]] = kind
+    case = Case("copy", len(x))
+    case.place("x", x)
+    case.args |= {"x_stride": 70, "x_group_stride": 70, "x_first": 0, "groups": 1, "width": 70, "out_bf16": 1}
+    case.args |= {"out_stride": 96, "out_group_stride": 70, "out_first": 0, "pad": 26}
+    case.output("out", (96,), np.uint16)
+    same_bits(case, isa)
+
+
 def cache_case(rows: int, kv_heads: int, head_dim: int, value_dim: int, seed: int) -> Case:
     """Rows of two sequences, at positions that cross tiles and blocks."""
     case = Case("append", rows, block=1, blocks=2)
