@@ -39,18 +39,26 @@ static inline void tile_prefetch(const ellm_bf16 *tile) {
     for (int line = 0; line < TILE_LINES; line++) _mm_prefetch((const char *)(tile + ELLM_TILE_ROW * line), _MM_HINT_T0);
 }
 
-/* What is fetched into L2 while a part is multiplied: as many k tiles of two columns, in order of memory, `lines` lines (a
- * power of two) with each k tile of each block. `done` are the k tiles of the blocks before. */
+/* What is fetched into L2 while a part of `k_tiles` is multiplied: as many k tiles of two columns, in four streams (either
+ * half of both), each in order of memory, `lines` lines (a power of two) of each with each k tile of each block. `done`
+ * are the k tiles of the blocks before. */
 typedef struct tile_fetch {
     const ellm_bf16 *part;
     int k_tiles, lines, done;
 } tile_fetch;
 
+#define TILE_FETCH(line) __asm__ volatile("prefetcht1 %0" ::"m"(*(line))) /* gcc 12 drops loops of _mm_prefetch */
+
 static inline void tile_fetch_lines(tile_fetch fetch, int64_t b_n, int64_t b_k, int k) {
-    int line = (fetch.done + k) * fetch.lines, tile = line / TILE_LINES, second = tile >= fetch.k_tiles;
-    const ellm_bf16 *from = fetch.part + second * b_n + (tile - second * fetch.k_tiles) * b_k;
-    const char *at = (const char *)(from + line % TILE_LINES * ELLM_TILE_ROW), *end = at + TILE_LINE * fetch.lines;
-    for (; at < end; at += TILE_LINE) __asm__ volatile("prefetcht1 %0" ::"m"(*at)); /* gcc 12 drops loops of _mm_prefetch */
+    int line = (fetch.done + k) * fetch.lines;
+    const char *at = (const char *)(fetch.part + line / TILE_LINES * b_k + line % TILE_LINES * ELLM_TILE_ROW);
+    int64_t column = b_n * (int64_t)sizeof(ellm_bf16), half = (fetch.k_tiles + 1) / 2 * b_k * (int64_t)sizeof(ellm_bf16);
+    for (const char *end = at + TILE_LINE * fetch.lines; at < end; at += TILE_LINE) {
+        TILE_FETCH(at);
+        TILE_FETCH(at + column);
+        TILE_FETCH(at + half);
+        TILE_FETCH(at + column + half);
+    }
 }
 
 #define TILE_INLINE static inline __attribute__((always_inline))
@@ -207,7 +215,7 @@ TILE_INLINE float *tile_pair(const ellm_bf16 *a, int64_t lda, int rows, const el
     int blocks = (rows + TILE_M - 1) / (2 * TILE_M);
     tile_fetch fetch = {next, k_tiles, 0, 0};
     if (next)
-        for (fetch.lines = 1; fetch.lines * blocks < 2 * TILE_LINES;) fetch.lines *= 2;
+        for (fetch.lines = 1; 2 * fetch.lines * blocks < TILE_LINES;) fetch.lines *= 2;
     for (int row = 0; row < rows; fetch.done += k_tiles) {
         const ellm_bf16 *x = a + row * lda;
         float *out = c + row * ldc;
