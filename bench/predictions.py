@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ellm.compiled import CHUNK
@@ -132,7 +132,7 @@ def compare(case: Case, runtime: Runtime, meter: Meter, rounds: int) -> str:
         samples, times = quiet_turns(case, meter, deadline)
         if len(samples) < PAIRS:
             break
-        predicted.append(case.predict(Planner(runtime.program, meter.machine(samples))))
+        predicted.append(case.predict(Planner(runtime.program, replace(meter.machine(samples), python_us=0.0))))
         measured.append(1000 * statistics.median(times))
     if not predicted:
         return "- | - | - | never quiet"

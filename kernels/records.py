@@ -71,6 +71,8 @@ class Work:
     cache_bytes: Any = 0  # keys and values that are read, each once
     readers: int = 1  # tasks that read the same keys and values
     panel: Any = 0  # elements that a worker converts before its first task
+    operand: Any = 0  # bytes of rows, which other workers wrote, that a worker reads before its first task
+    lines: Any = 0  # bytes that other workers wrote, which all tasks read between them
     elements: Any = 0
     exponentials: Any = 0  # of softmax
     ordered: Any = 0  # routed rows, and experts that they are sorted by
@@ -103,6 +105,7 @@ class Kernel:
     matrix: str = "weight"  # the argument that is its packed weight, if it has one of that name
     looks_up: bool = False  # reads a few rows of its weight, not all of it
     attends: bool = False  # to the keys and values of a sequence
+    stores: Count | None = None  # the first of its tasks that write keys and values
     shared: bool = False  # what it writes is for all row blocks: who reads it waits for all
 
     def scratch_bytes(self, args: Args, row_block: int) -> int:
@@ -161,6 +164,7 @@ def _products(args: Args, rows: Any, columns: int, panel: bool, banks: int = 1) 
         product_rows=rows,
         weight_bytes=tiles * NUMBERED[args["format"]].column_bytes(args["k_tiles"]),
         panel=rows * TILE_K * args["k_tiles"] if panel else 0,
+        operand=rows * args["k"] * (2 if args["x_bf16"] else 4),
         elements=rows * TILE_N * tiles,
     )
 
@@ -217,13 +221,15 @@ def _attend(args: Args, rows: Any, keys: Any, splits: Any) -> Work:
         product_rows=rows * (args["heads"] // _head_tasks(args)),
         cache_bytes=keys * args["kv_heads"] * _stored_bytes(args),
         readers=_fold_groups(args),
+        lines=4 * rows * args["heads"] * args["head_dim"],
         elements=rows * args["heads"] * args["value_dim"] * (1 + splits) + transposed,
         exponentials=rows * keys * args["heads"],
     )
 
 
 def _merge(args: Args, rows: Any, keys: Any, splits: Any) -> Work:
-    return Work(elements=rows * splits * args["heads"] * args["value_dim"])
+    elements = rows * splits * args["heads"] * args["value_dim"]
+    return Work(elements=elements, lines=4 * elements)
 
 
 def _expand_latent_memory(args: Args, row_block: int) -> int:
@@ -251,7 +257,11 @@ def _expand_latent(args: Args, rows: Any, keys: Any, splits: Any) -> Work:
 
 def _rows(elements: Count, family: Family = Family.ROWS, **more: Any) -> Kernel:
     """A kernel that works on so many elements of each row."""
-    return Kernel(family, done=lambda args, rows, keys, splits: Work(elements=rows * elements(args)), **more)
+
+    def done(args: Args, rows: Any, keys: Any, splits: Any) -> Work:
+        return Work(elements=rows * elements(args), lines=4 * rows * elements(args))
+
+    return Kernel(family, done=done, **more)
 
 
 def _dispatch(args: Args, rows: Any, keys: Any, splits: Any) -> Work:
@@ -259,7 +269,7 @@ def _dispatch(args: Args, rows: Any, keys: Any, splits: Any) -> Work:
 
 
 def _sample(args: Args, rows: Any, keys: Any, splits: Any) -> Work:
-    return Work(sampled=rows * args["vocab"])
+    return Work(sampled=rows * args["vocab"], lines=4 * rows * args["vocab"])
 
 
 RECORDS: dict[str, Kernel] = {
@@ -273,6 +283,7 @@ RECORDS: dict[str, Kernel] = {
     "qkv": _matmul(
         lambda args: (args["heads"] + 2 * args["kv_heads"]) * args["head_dim"],
         sync=Sync.CHAIN,
+        stores=lambda args: int(args["heads"] // args["task_heads"]),
     ),
     "head_linear": Kernel(
         Family.MATMUL,
@@ -286,12 +297,14 @@ RECORDS: dict[str, Kernel] = {
         Family.ATTENTION,
         sync=Sync.CHAIN,
         tasks=lambda args: int(args["kv_heads"]),
+        stores=lambda args: 0,
     ),
     "expand_latent": Kernel(
         Family.ATTENTION,
         Sync.ONCE,
         tasks=lambda args: int(args["heads"]),
         memory=_expand_latent_memory,
+        stores=lambda args: 0,
         done=_expand_latent,
     ),
     "attend": Kernel(Family.ATTENTION, tasks=_head_tasks, memory=_attend_memory, done=_attend, attends=True),

@@ -6,7 +6,8 @@ wakes. A task takes the longer of its bytes / its share of the bandwidth and its
 computes before or after; `StepWork` has the figures. The readers of a memory domain share its bandwidth equally. Words
 that workers share cost the latency between their cores.
 
-Not modelled: the prefetch of a worker that waits, pages and TLBs, contention for the log, and two readers of one cache.
+Pages lie with the workers that first touch them: weights at home, keys and values where those are at home that store
+them. Not modelled: the prefetch of a worker that waits, TLBs, contention for the log, and two readers of one cache.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ class Workers:
     far_ns: float  # of the same socket,
     socket_ns: float  # of another
     spin_ns: float  # a worker watches for so long before it sleeps
-    wake_ns: float  # to wake it
+    gap_ns: float  # between two steps
+    wake_ns: float  # until it runs once it is woken
+    wake_each_ns: float  # that each of those it wakes takes a waker, one after the other
 
     @property
     def count(self) -> int:
@@ -68,7 +71,9 @@ class StepWork:
     item_ns: np.ndarray  # float64 [items]: computing of a task while it reads
     item_more_ns: np.ndarray  # float64 [items]: and before or after
     item_panel_ns: np.ndarray  # float64 [items]: more of the latter in a worker's first task of the item
-    item_local: np.ndarray  # int8 [items]: 1: what it reads lies in the reader's domain, 0: in that of the home worker
+    item_home: np.ndarray
+    """float64 [items]: what its tasks read lies with the workers from this share of them on, divided among the tasks in
+    order; 0: with the tasks' home workers, -1: with whoever reads it."""
     keys: int
 
 

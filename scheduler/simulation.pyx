@@ -30,12 +30,13 @@ cdef class Simulation:
     cdef const int32_t[::1] signals_begin, signals, publishes_begin, publishes, triggers_begin, triggers
     cdef const int32_t[::1] tiles, count, completes_empty, wake_of, joins, woken_begin, woken, roots
     cdef const int64_t[::1] item_begin, item_key
-    cdef const double[::1] item_bytes, item_ns, item_more_ns, item_panel_ns
-    cdef const int8_t[::1] item_local
+    cdef const double[::1] item_bytes, item_ns, item_more_ns, item_panel_ns, item_home
     # the machine
     cdef const int32_t[::1] domain_of, cache_of, socket_of
     cdef const int32_t[:, ::1] victims
     cdef double remote_rate, cache_rate, cache_bytes, task_ns, stream_ns, near_ns, far_ns, socket_ns, spin_ns, wake_ns
+    cdef double wake_each_ns
+    cdef bint asleep
     cdef Domain *memory
     cdef int32_t[::1] key_cache
     cdef double[::1] key_at, filled
@@ -80,7 +81,7 @@ cdef class Simulation:
         self.item_begin, self.item_key = step.item_begin, step.item_key
         self.item_bytes, self.item_ns = step.item_bytes, step.item_ns
         self.item_more_ns, self.item_panel_ns = step.item_more_ns, step.item_panel_ns
-        self.item_local = step.item_local
+        self.item_home = step.item_home
         self.domain_of, self.cache_of, self.socket_of = machine.domain_of, machine.cache_of, machine.socket_of
         self.victims = machine.victims
         self.remote_rate, self.cache_rate, self.cache_bytes = (
@@ -88,7 +89,8 @@ cdef class Simulation:
         )
         self.task_ns, self.stream_ns = machine.task_ns, machine.stream_ns
         self.near_ns, self.far_ns, self.socket_ns = machine.near_ns, machine.far_ns, machine.socket_ns
-        self.spin_ns, self.wake_ns = machine.spin_ns, machine.wake_ns
+        self.spin_ns, self.wake_ns, self.wake_each_ns = machine.spin_ns, machine.wake_ns, machine.wake_each_ns
+        self.asleep = machine.gap_ns > machine.spin_ns
         self.domains = machine.domains
         self.key_cache, self.key_at, self.filled = caches.key_cache, caches.key_at, caches.filled
         self.recording, self.record = record, []
@@ -135,8 +137,12 @@ cdef class Simulation:
         for i in range(len(self.roots)):
             if self.count[self.roots[i]]:
                 self.publish(self.roots[i], 0, 0, -1)
-        for i in range(self.workers):
-            self.later(i, self.near_ns)
+        if self.asleep:
+            self.state[:], self.idle_from[:] = IDLE, -INFINITY
+            self.wake_sleepers(self.workers, &time)
+        else:
+            for i in range(self.workers):
+                self.later(i, self.near_ns)
         self.loop()
         if self.ended < 0:
             raise RuntimeError("the step never ends: an event does not get the signals it needs")
@@ -286,7 +292,7 @@ cdef class Simulation:
         if not size:
             push(&self.events, time + least, worker, FINISH)
             return
-        owner = worker if self.item_local[item] else <int32_t>(((place + 1) * <int64_t>self.workers - 1) // tiles)
+        owner = worker if self.item_home[item] < 0 else self.home_of(item, place, tiles)
         if self.domain_of[owner] != self.domain_of[worker]:
             least = max(least, size / self.remote_rate)
         self.memory_bytes += size
@@ -294,6 +300,12 @@ cdef class Simulation:
         self.floor[worker] = time + least
         self.source[worker], self.size[worker] = self.domain_of[owner], size
         push(&self.events, time, worker, START)
+
+    cdef inline int32_t home_of(self, int64_t item, int32_t place, int32_t tiles) noexcept:
+        """The worker in whose domain lies what a task of an item reads: the later ones of a share of the workers."""
+        cdef double first = self.item_home[item]
+        cdef double worker = self.workers * (first + (1 - first) * (place + 1) / tiles) - 1e-6
+        return min(<int32_t>worker, self.workers - 1)
 
     cdef void finish(self, int32_t worker, double time):
         """End a task and take the next of the slice; when it is dry, count its tasks."""
@@ -322,7 +334,7 @@ cdef class Simulation:
             self.signal_of(group, &time)
             ready += self.fire(worker, group, &time)
             if ready > 1:
-                self.wake_sleepers(ready - 1, worker, time)
+                self.wake_sleepers(ready - 1, &time)
         self.turn(worker, time)
 
     cdef int32_t wake_groups(self, int32_t wake, int32_t worker, double *time):
@@ -382,12 +394,18 @@ cdef class Simulation:
                 self.later(i, max(time + self.latency(worker, i), self.idle_from[i]))
         return tasks
 
-    cdef void wake_sleepers(self, int32_t most, int32_t worker, double time):
-        cdef int32_t i
-        for i in range(self.workers):
-            if self.state[i] == IDLE and most > 0:
-                most -= 1
-                self.later(i, max(time + self.wake_ns, self.idle_from[i]))
+    cdef void wake_sleepers(self, int32_t most, double *time):
+        """Wake so many of those that sleep, one after the other, the one that has slept longest first."""
+        cdef int32_t i, first
+        for _ in range(most):
+            first = -1
+            for i in range(self.workers):
+                if self.state[i] == IDLE and (first < 0 or self.idle_from[i] < self.idle_from[first]):
+                    first = i
+            if first < 0:
+                return
+            time[0] += self.wake_each_ns
+            self.later(first, max(time[0] + self.wake_ns, self.idle_from[first]))
 
 
 cdef whole(values):

@@ -54,8 +54,10 @@ class Machine:
     socket_ns: float = _figure("latencies", 1, 1e4)  # between sockets
     task_ns: float = _figure("latencies", 1, 1e6)  # from the end of a task to the start of the next of the slice
     stream_ns: float = _figure("latencies", 0, 1e6)  # that a task which reads memory loses until it reads at full speed
-    wake_us: float = _figure("latencies", 0, 1e4)  # to wake a worker that sleeps
+    wake_us: float = _figure("latencies", 0, 1e4)  # until a worker that is woken runs
+    wake_each_us: float = _figure("latencies", 0, 1e4)  # that waking it takes the waker: one after the other
     step_us: float = _figure("latencies", 0, 1e4)  # a step without work, from the caller's call to its return
+    python_us: float = _figure("latencies", 0, 1e5)  # between two steps: tokens to text, and the next step's rows
 
     @property
     def cores(self) -> int:
@@ -105,12 +107,14 @@ class Machine:
             far_ns=self.far_ns,
             socket_ns=self.socket_ns,
             spin_ns=SPIN_NS,
+            gap_ns=1000 * self.python_us,
             wake_ns=1000 * self.wake_us,
+            wake_each_ns=1000 * self.wake_each_us,
         )
 
     def with_free_scheduling(self) -> Machine:
         """The same machine if nothing that the scheduler does took time."""
-        names = ("near_ns", "far_ns", "socket_ns", "task_ns", "wake_us", "step_us")
+        names = ("near_ns", "far_ns", "socket_ns", "task_ns", "wake_us", "wake_each_us", "step_us", "python_us")
         free: dict[str, Any] = dict.fromkeys(names, 0.0)
         return replace(self, **free)
 

@@ -44,6 +44,8 @@ SAMPLED = 1 << 17
 NORMS = 16
 SECTION = 16 << 20
 ROUNDS = 5
+PYTHON_US = 300.0  # assumed, as it takes a model to see it
+WAKE_EACH_US = 1.0  # assumed: two cores do not show it
 RELATIONS = ("near", "far", "socket")  # of two cores, as in `Sharing.pairs`
 
 
@@ -129,7 +131,9 @@ class Meter:
             task_ns=max(1.0, found["tasks"]),
             stream_ns=max(0.0, found["stream"]),
             wake_us=found["step"] / 2,
+            wake_each_us=WAKE_EACH_US,
             step_us=found["step"],
+            python_us=PYTHON_US,
         )
 
     def _reads(self, cached: int) -> dict[str, Callable[[], float]]:

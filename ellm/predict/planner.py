@@ -63,7 +63,7 @@ class Planner:
         self.machine, self.batch, self.seed = machine, batch, seed
         self.threads = machine.cores if threads is None else threads
         self.workers = machine.workers(self.threads)
-        self.costing = Costing(program, machine)
+        self.costing = Costing(program, machine, self.threads)
         self.cost = Cost.of(program)
 
     def changed(self, **changes: Any) -> Planner:
@@ -106,7 +106,7 @@ class Planner:
             for name, ms in self._path(step).items():
                 path[name] += ms
         busy = sum(step.kernel_ns.sum() for step in done)
-        outside = len(shapes) * self.machine.step_us / 1e3
+        outside = len(shapes) * (self.machine.step_us + self.machine.python_us) / 1e3
         return Estimate(
             ms=sum(step.ns for step in done) / 1e6 + outside,
             free_ms=free,

@@ -36,12 +36,14 @@ def make_workers(count: int, **changes) -> Workers:
         "far_ns": 80.0,
         "socket_ns": 100.0,
         "spin_ns": 30000.0,
+        "gap_ns": 0.0,
         "wake_ns": 5000.0,
+        "wake_each_ns": 0.0,
     }
     return Workers(**(fields | changes))
 
 
-def make_work(program, counts, *, size=0.0, ns=0.0, items=None, woken=None, keys=False) -> StepWork:
+def make_work(program, counts, *, size=0.0, ns=0.0, items=None, woken=None, keys=False, home=-1) -> StepWork:
     """Every task alike, unless `ns` gives those of each group."""
     groups = program.groups
     if items is None:
@@ -60,7 +62,7 @@ def make_work(program, counts, *, size=0.0, ns=0.0, items=None, woken=None, keys
         item_ns=per_item,
         item_more_ns=np.zeros(total),
         item_panel_ns=np.zeros(total),
-        item_local=np.ones(total, np.int8),
+        item_home=np.full(total, float(home)),
         keys=int(tasks.sum()) if keys else 0,
     )
 
@@ -154,7 +156,7 @@ def test_idle_workers_steal_from_one_that_is_late():
     work.item_begin[:] = 0
     for name in ("item_bytes", "item_more_ns", "item_panel_ns"):
         setattr(work, name, np.zeros(tiles))
-    work.item_key, work.item_local = np.full(tiles, -1, np.int64), np.ones(tiles, np.int8)
+    work.item_key, work.item_home = np.full(tiles, -1, np.int64), np.full(tiles, -1.0)
     work.item_ns = np.full(tiles, 100.0)
     work.item_ns[0] = 100_000
     step = simulate(program, work, workers, record=True)
@@ -200,6 +202,33 @@ def test_waking_takes_time():
     late = simulate_groups(groups, make_workers(4, wake_ns=900.0), ns=ns).ns
     later = simulate_groups(groups, make_workers(4, wake_ns=1800.0), ns=ns).ns
     assert later > late
+
+
+def test_sleepers_are_woken_one_after_the_other():
+    """The waker has no task before it has woken all, the last of them none before its turn and its own way."""
+    groups = [ProbeGroup(1), ProbeGroup(8, [0])]
+    workers = make_workers(8, wake_ns=900.0, wake_each_ns=2000.0)
+    step = simulate_groups(groups, workers, ns=np.array([100_000.0, 50_000.0]))
+    begins = sorted(begin for _, group, _, begin, _ in step.record if group == 1)
+    woken = step.published[1]
+    gaps = np.diff(begins)
+    assert begins[0] == pytest.approx(woken + 2900, abs=200) and gaps.max() == pytest.approx(2000, abs=200)
+    assert begins[-1] == pytest.approx(woken + 7 * 2000 + 900, abs=1000)
+
+
+def test_workers_that_slept_between_steps_are_woken_for_the_next():
+    awake = simulate_groups([ProbeGroup(8)], make_workers(8, wake_each_ns=1000.0), ns=500.0).ns
+    slept = simulate_groups([ProbeGroup(8)], make_workers(8, wake_each_ns=1000.0, gap_ns=31_000.0), ns=500.0).ns
+    assert awake < 1500 and slept > 8000
+
+
+@pytest.mark.parametrize(("home", "rate"), [(-1.0, 80.0), (0.0, 80.0), (0.75, 40.0)])
+def test_what_lies_in_one_domain_is_read_at_its_rate(home, rate):
+    """Of 8 workers in two domains; from 0.75 of them on, all are in the second."""
+    domains = np.repeat([0, 1], 4).astype(np.int32)
+    workers = make_workers(8, domain_of=domains, remote_rate=20.0, task_ns=0.001, near_ns=0.001, far_ns=0.001)
+    step = simulate_groups([ProbeGroup(320)], workers, size=100_000, home=home)
+    assert step.ns == pytest.approx(320 * 100_000 / rate, rel=0.02)
 
 
 def test_a_step_that_cannot_end_is_an_error():

@@ -1,0 +1,50 @@
+"""What `ellm plan` says of big models on a described machine, as one table: `python bench/plans.py [--machine NAME]`.
+
+Milliseconds of a token after 4096, of its bytes / bandwidth, and the share of the cores' time outside of kernels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from ellm.compiled import Source, compile_model
+from ellm.machine import description
+from ellm.predict.planner import Estimate, Planner
+
+CONFIGS = Path(__file__).with_name("configs")
+CONTEXT = 4096
+CASES = [
+    ("qwen3-coder-480b-a35b", "fp8"),
+    ("qwen3-coder-480b-a35b", "bf16"),
+    ("qwen3-30b-a3b", "bf16"),
+    ("qwen3-30b-a3b", "fp8"),
+    ("deepseek-v3", None),
+    ("gpt-oss-120b", None),
+]
+
+
+def figures(machine: description.Machine) -> Iterator[tuple[str, Estimate]]:
+    """Name of a model and its weights, and a token of it."""
+    for name, dtype in CASES:
+        source = Source(json.loads((CONFIGS / name / "config.json").read_text()))
+
+        def compiled(dtype: str | None, source: Source = source):
+            return compile_model(source, context=2 * CONTEXT, isa=machine.isa, dtype=dtype).program
+
+        yield f"{name}, {dtype or 'as released'}", Planner(compiled, machine, dtype=dtype).decode(CONTEXT)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--machine", default="xeon-6980p")
+    machine = description.load(parser.parse_args().machine)
+    print(f"| a token after {CONTEXT} on {machine.name} | ms | bound | cores wait |\n|---|---|---|---|")
+    for name, token in figures(machine):
+        print(f"| {name} | {token.ms:.1f} | {token.bound_ms:.1f} | {token.waiting:.0%} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
