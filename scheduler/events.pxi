@@ -20,20 +20,25 @@ cdef inline void signal_events_of(WorkerState *self, Group *group) noexcept nogi
         signal_event(self, self.program.signals[i])
 
 
-cdef int64_t publish(WorkerState *self, int32_t number) noexcept nogil:
-    """Append a group to the log and return its number of tasks. One without tasks completes at once, or is ignored."""
-    cdef ProgramState *program = self.program
-    cdef Group *group = &program.groups[number]
-    cdef uint64_t slot
+cdef inline uint32_t size_group(WorkerState *self, int32_t number) noexcept nogil:
+    """Decide how many tasks a group has in this step. One without tasks completes at once, or is ignored."""
+    cdef Group *group = &self.program.groups[number]
     group.tasks = group.count[0] * group.tiles
-    if group.tasks == 0:
-        if group.completes_empty:
-            signal_events_of(self, group)
-        return 0
-    store_relaxed(&group.remaining, group.tasks)
-    slot = fetch_add(&program.tail, 1)
-    store_published(&program.log[slot], program.generation << 32 | <uint64_t>(number + 1))
+    if group.tasks == 0 and group.completes_empty:
+        signal_events_of(self, group)
     return group.tasks
+
+
+cdef inline void append(ProgramState *program, uint64_t slot, int32_t number) noexcept nogil:
+    store_published(&program.log[slot], program.generation << 32 | <uint64_t>(number + 1))
+
+
+cdef int64_t publish(WorkerState *self, int32_t number) noexcept nogil:
+    """Append a group to the log if it has tasks, and return how many."""
+    cdef uint32_t tasks = size_group(self, number)
+    if tasks:
+        append(self.program, fetch_add(&self.program.tail, 1), number)
+    return tasks
 
 
 cdef int64_t wake_groups(WorkerState *self, const Wake *wake) noexcept nogil:
@@ -44,6 +49,7 @@ cdef int64_t wake_groups(WorkerState *self, const Wake *wake) noexcept nogil:
     cdef ProgramState *program = self.program
     cdef int32_t count = 0 if load_relaxed(&program.failure) else wake.list[0], i
     cdef int64_t tasks = 0
+    cdef uint64_t ready = 0, slot
     if self.ring and wake.bytes:
         memcpy(wake.copy, wake.watched, wake.bytes)
     program.events[wake.join].needed = count
@@ -51,7 +57,13 @@ cdef int64_t wake_groups(WorkerState *self, const Wake *wake) noexcept nogil:
         self.queue[self.queued] = wake.join
         self.queued += 1
     for i in range(1, count + 1):
-        tasks += publish(self, wake.first + wake.list[i])
+        tasks += size_group(self, wake.first + wake.list[i])
+        ready += program.groups[wake.first + wake.list[i]].tasks != 0
+    slot = fetch_add(&program.tail, ready)  # all of them at once: every worker watches that part of the log
+    for i in range(1, count + 1):
+        if program.groups[wake.first + wake.list[i]].tasks:
+            append(program, slot, wake.first + wake.list[i])
+            slot += 1
     return tasks
 
 
@@ -78,4 +90,4 @@ cdef void close_step(ProgramState *program) noexcept nogil:
     """Let no further worker join, and append the log entry that sends the others home."""
     fetch_or(&program.pool.state, CLOSED)
     store_published(&program.log[fetch_add(&program.tail, 1)], program.generation << 32 | LOG_END)
-    wake(program.pool, INT_MAX)
+    wake(program.pool, program.pool.workers)

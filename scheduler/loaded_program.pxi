@@ -71,7 +71,7 @@ cdef class LoadedProgram:
         program = self.program
         cdef int32_t count = len(program.groups), i
         cdef const int32_t *signals_begin = self.keep("signals.begin", program.signals.begin)
-        cdef const int32_t *following = self.keep("next", _following(program))
+        cdef const int32_t *after = self.keep("next", following(program))
         cdef const int32_t[::1] op_kernel = np.ascontiguousarray(program.op_kernel, np.int32)
         cdef const int32_t[::1] op = np.ascontiguousarray(program.groups["op"])
         cdef const int32_t[::1] block = np.ascontiguousarray(program.groups["block"])
@@ -86,6 +86,8 @@ cdef class LoadedProgram:
         cdef Group *group
         self.state.groups = <Group *>self.take(count * sizeof(Group), "groups")
         self.state.log = <uint64_t *>self.take((count + 1) * sizeof(uint64_t), "log")
+        self.state.tallies_of_group = 1 + self.pool.crews.count if self.pool.crews.count > 1 else 1
+        self.state.tallies = <Tally *>self.take(count * self.state.tallies_of_group * sizeof(Tally), "counts of tasks")
         self.state.group_count = count
         self.state.signals = self.keep("signals", program.signals.items)
         for i in range(count):
@@ -100,7 +102,7 @@ cdef class LoadedProgram:
                 group.rows = ROWS_OF_EXPERT
                 group.count = <const int32_t *>(self.state.arena + counts[i]) + block[i]
             group.signals_begin, group.signals_end = signals_begin[i], signals_begin[i + 1]
-            group.next, group.wake = following[i], wake[i]
+            group.next, group.wake = after[i], wake[i]
 
     cdef fill_wakes(self):
         """Returns each group's index in wakes, or -1."""
@@ -162,7 +164,6 @@ cdef class LoadedProgram:
         cdef char *slices_base = self.take(workers * slices, "slices")
         cdef char *scratch_base = self.take(workers * scratch, "scratch")
         cdef int32_t *queues = <int32_t *>self.take((workers + 1) * events * sizeof(int32_t), "event queues")
-        cdef const int32_t *victims = self.keep("victims", np.array(self.pool.victims, np.int32).reshape(-1))
         cdef WorkerState *worker
         self.state.workers = <WorkerState *>self.take((workers + 1) * sizeof(WorkerState), "workers")
         for i in range(workers + 1):
@@ -171,7 +172,6 @@ cdef class LoadedProgram:
             if i == workers:
                 return
             worker.slices = <uint64_t *>(slices_base + i * slices)
-            worker.victims = victims + i * (workers - 1)
             worker.task.step = &self.state.step
             worker.task.arena = self.state.arena
             worker.task.section_bytes = self.state.section_bytes
@@ -294,20 +294,3 @@ cdef class LoadedProgram:
 
 def _paged(size):
     return -(-size // PAGE) * PAGE
-
-
-def _following(program):
-    """For each group the first matmul group that its completion may publish, or -1."""
-    matmul = np.array(["task_tiles" in FIELDS.get(program.kernels[kernel], ()) for kernel in program.op_kernel], bool)
-    first = _first_of(program.publishes, np.where(matmul[program.groups["op"]], np.arange(len(program.groups)), -1))
-    return _first_of(program.signals, first)
-
-
-def _first_of(ranges, values):
-    """For each owner of ranges the first value of its items that is not -1; -1: there is none."""
-    owners = np.repeat(np.arange(len(ranges)), np.diff(ranges.begin))
-    found = values[ranges.items]
-    owners, found = owners[found >= 0], found[found >= 0]
-    out = np.full(len(ranges), -1, np.int32)
-    out[owners[::-1]] = found[::-1]  # the last to be stored, the first, stays
-    return out

@@ -16,6 +16,9 @@ from ellm.system.errors import InputError
 
 AUTO, NONE = "auto", "none"
 NAMED = 3  # processes named in a line
+SPIN_NS = 30_000  # about what waking a sleeper costs
+LINGER_NS = 5_000_000  # more than Python takes between two steps
+ALWAYS_NS = 1 << 62
 
 
 @dataclass(frozen=True)
@@ -25,12 +28,30 @@ class Placement:
     cores: list[int]
     pinned: bool = True
     reason: str = "asked for"
+    owned: bool = False  # a physical core for each worker, without a quota or another ellm process's worker on it
+    spare: bool = False  # there are physical cores besides
     claim: Claim = field(default_factory=lambda: Claim(None, []))
 
     @property
     def names(self) -> list[str]:
         """What each worker is called where cores are meant."""
         return [f"core {core}" if self.pinned else f"worker {worker}" for worker, core in enumerate(self.cores)]
+
+    @property
+    def spin_ns(self) -> int:
+        """How long a worker watches within a step before it sleeps: for ever if nobody gains by its sleep."""
+        return ALWAYS_NS if self.owned else SPIN_NS
+
+    @property
+    def linger_ns(self) -> int:
+        """The same between two steps, when Python needs a core."""
+        return LINGER_NS if self.owned and self.spare else SPIN_NS
+
+    @property
+    def waiting(self) -> str:
+        """What a worker does that has nothing to do."""
+        after = {ALWAYS_NS: "watches", LINGER_NS: "sleeps after 5 ms", SPIN_NS: "sleeps after 30 us"}
+        return f"a worker {after[self.spin_ns]} in a step, {after[self.linger_ns]} between steps"
 
     def settle(self, worker: int) -> None:
         """Put the calling thread where this worker is: what it touches first will lie in that core's memory."""
@@ -56,17 +77,28 @@ def place(threads: int | None, pin: str = AUTO, root: Path = ROOT) -> Placement:
     folder = claims.folder()
     if pin != AUTO:
         with claims.door(folder):
-            reason = "asked for" + shared(cores, claims.claimed(folder), root)
-            return Placement(cores, True, reason, Claim(folder, cores))
+            others = claims.claimed(folder)
+            reason = "asked for" + shared(cores, others, root)
+            return Placement(cores, True, reason, *alone(cores, others, root), Claim(folder, cores))
     lone = cores
-    choice = len(lone) < len(topology.physical_cores(topology.allowed_cores(), root))
+    physical = len(topology.physical_cores(topology.allowed_cores(), root))
+    choice = len(lone) < physical - topology.spare(physical)
     busy = topology.busy_cores(root) if choice else frozenset()
     with claims.door(folder):
         others = claims.claimed(folder)
         users = Counter(core for one in others for core in one.cores)
         cores = topology.choose_cores(threads, root, users=users, busy=busy)
         reason = why(threads, cores, lone, others, root) + ", the idlest" * choice + shared(cores, others, root)
-        return Placement(cores, True, reason, Claim(folder, cores))
+        return Placement(cores, True, reason, *alone(cores, others, root), Claim(folder, cores))
+
+
+def alone(cores: list[int], others: list[Claimed], root: Path = ROOT) -> tuple[bool, bool]:
+    """Whether workers on these cores own them, and whether there are physical cores besides."""
+    physical = [topology.siblings(core, root) for core in cores]
+    near = frozenset().union(*physical)
+    taken = frozenset().union(*(one.cores for one in others))
+    owned = len(set(physical)) == len(cores) and not near & taken and topology.cgroup_quota(root) is None
+    return owned, not near.issuperset(topology.allowed_cores())
 
 
 def check(threads: int | None, pin: str, root: Path = ROOT) -> list[int]:
@@ -101,9 +133,12 @@ def why(threads: int | None, cores: list[int], lone: list[int], others: list[Cla
         return "asked for"
     if len(cores) < len(lone):
         return f"the others are used by {processes(others)}"
-    if len(lone) < len(topology.physical_cores(allowed, root)):
+    physical = len(topology.physical_cores(allowed, root))
+    spare = topology.spare(physical)
+    if len(lone) < physical - spare:
         return f"the cgroup quota is {topology.cgroup_quota(root):g}"
-    return "every physical core" + " of the affinity mask" * (set(allowed) < topology.online_cores(root))
+    kept = f" but {spare} for Python" if spare else ""
+    return f"every physical core{kept}" + " of the affinity mask" * (set(allowed) < topology.online_cores(root))
 
 
 def shared(cores: Iterable[int], others: list[Claimed], root: Path = ROOT) -> str:

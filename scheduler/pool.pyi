@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from ellm.kernels.isa import Table
+from ellm.scheduler.crews import Crews
 from ellm.scheduler.placement import Placement
 from ellm.scheduler.program import Program
 from ellm.scheduler.rings import Rings
@@ -18,7 +19,7 @@ class StepError(RuntimeError):
 
 class Pool:
     placement: Placement
-    victims: list[list[int]]
+    crews: Crews
     def __init__(self, threads: int | None = None, *, pin: str = ..., cores: Sequence[int] | None = None) -> None: ...
     @property
     def cores(self) -> list[int]: ...

@@ -20,12 +20,14 @@ from ellm.scheduler.worker cimport (
     ROWS_OF_EXPERT,
     ROWS_OF_LOGITS,
     ROWS_OF_STEP,
+    Berth,
     Dynamic,
     Event,
     Group,
     PoolState,
     ProgramState,
     Stream,
+    Tally,
     Thread,
     Wake,
     WorkerState,
@@ -40,6 +42,7 @@ from ellm.kernels.contract import ARGS_BYTES, FIELDS, unpack
 from ellm.kernels.formats import NUMBERED
 from ellm.system.errors import InputError
 from ellm.scheduler import topology
+from ellm.scheduler.following import following
 from ellm.scheduler.placement import AUTO, Placement, place
 from ellm.scheduler.spans import Trace
 
@@ -65,8 +68,9 @@ cdef class Pool:
     """
 
     cdef readonly object placement
-    cdef readonly list victims
+    cdef readonly object crews
     cdef object lock
+    cdef list arrays  # that the state points to
     cdef PoolState *state
     cdef Thread *threads_
     cdef pthread_t *handles
@@ -79,16 +83,21 @@ cdef class Pool:
         outside = set(self.cores) - set(topology.allowed_cores())
         if outside or not self.cores:
             raise InputError(f"cores: {self.cores} asked for, the affinity mask allows {topology.allowed_cores()}")
-        self.victims = topology.nearest_first(self.cores)
+        self.crews = topology.crews(self.cores)
         self.process = getpid()
         self.lock = threading.Lock()
         cdef int count = len(self.cores)
-        self.pages = Pages(sizeof(PoolState) + count * (sizeof(Thread) + sizeof(pthread_t)), "pool")
-        self.state = <PoolState *>self.pages.base
+        cdef size_t berths = self.crews.count * sizeof(Berth)
+        self.pages = Pages(berths + sizeof(PoolState) + count * (sizeof(Thread) + sizeof(pthread_t)), "pool")
+        self.state = <PoolState *>(self.pages.base + berths)
+        self.state.berths = <Berth *>self.pages.base
         self.threads_ = <Thread *>(self.state + 1)
         self.handles = <pthread_t *>(self.threads_ + count)
         self.state.workers = count
         self.state.state = 1ULL << 31
+        self.fill_crews()
+        self.state.spin_ns, self.state.linger_ns = self.placement.spin_ns, self.placement.linger_ns
+        self.state.fetch_bytes = topology.l2_bytes(self.cores[0]) // 2
         cdef int error
         for i in range(count):
             self.threads_[i].pool = self.state
@@ -100,6 +109,14 @@ cdef class Pool:
                 self.close()
                 raise OSError(error, f"cannot start a worker on core {core}")
             self.started += 1
+
+    cdef fill_crews(self):
+        crews = self.crews
+        self.arrays = [np.ascontiguousarray(part, np.int32) for part in (crews.begin, crews.order, crews.of_worker)]
+        self.state.crews = crews.count
+        self.state.crew_begin = <const int32_t *><size_t>self.arrays[0].ctypes.data
+        self.state.crew_order = <const int32_t *><size_t>self.arrays[1].ctypes.data
+        self.state.crew_of = <const int32_t *><size_t>self.arrays[2].ctypes.data
 
     @property
     def cores(self):

@@ -52,6 +52,16 @@ cdef inline Entry pop(Heap *heap) noexcept nogil:
     return first
 
 
+cdef inline void take_out(Heap *heap, int32_t at) noexcept nogil:
+    """Take out any entry."""
+    cdef Entry entry = heap.entries[at]
+    while at:
+        heap.entries[at] = heap.entries[(at - 1) >> 1]
+        at = (at - 1) >> 1
+    heap.entries[0] = entry
+    pop(heap)
+
+
 cdef inline double share(const Domain *domain) noexcept nogil:
     """Bytes per nanosecond of each reader."""
     return min(domain.core_rate, domain.rate / domain.readers.size)
@@ -67,6 +77,19 @@ cdef inline void join(Domain *domain, double time, double size, int32_t worker) 
     """A worker begins to read so many bytes."""
     advance(domain, time)
     push(&domain.readers, domain.served + size, worker, 0)
+
+
+cdef inline double leave(Domain *domain, double time, int32_t worker) noexcept nogil:
+    """A worker reads no more; returns how many bytes it has not got, 0 if it has read all."""
+    cdef double left
+    cdef int32_t i
+    for i in range(domain.readers.size):
+        if domain.readers.entries[i].worker == worker:
+            advance(domain, time)
+            left = max(0.0, domain.readers.entries[i].time - domain.served)
+            take_out(&domain.readers, i)
+            return left
+    return 0
 
 
 cdef inline double next_end(const Domain *domain) noexcept nogil:

@@ -7,7 +7,8 @@ computes before or after; `StepWork` has the figures. The readers of a memory do
 that workers share cost the latency between their cores.
 
 Pages lie with the workers that first touch them: weights at home, keys and values where those are at home that store
-them. Not modelled: the prefetch of a worker that waits, TLBs, contention for the log, and two readers of one cache.
+them. A worker that waits reads ahead what it will be given next. Not modelled: TLBs, contention for the log, and two
+readers of one cache.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ellm.scheduler.crews import Crews
 from ellm.scheduler.program import Lists, Program
 from ellm.scheduler.simulation import Simulation
 
@@ -27,19 +29,21 @@ class Workers:
     domain_of: np.ndarray  # int32 [workers]: memory domain
     cache_of: np.ndarray  # int32 [workers]: last level cache
     socket_of: np.ndarray  # int32 [workers]
-    victims: np.ndarray  # int32 [workers, workers - 1]: the others, nearest first
+    crews: Crews
     domains: int
     domain_rate: float  # that a domain's memory delivers to all of its readers
     core_rate: float  # that one core can read
     remote_rate: float  # the same from another domain
     cache_rate: float  # that one core reads from the last level cache
     cache_bytes: float  # of one last level cache
+    fetch_bytes: float  # most that a worker which waits reads ahead
     task_ns: float  # between two tasks of a slice
     stream_ns: float  # until a task that reads memory reads at full speed
     near_ns: float  # for a word to get from one core to another of the same last level cache,
     far_ns: float  # of the same socket,
     socket_ns: float  # of another
-    spin_ns: float  # a worker watches for so long before it sleeps
+    spin_ns: float  # a worker watches for so long before it sleeps in a step,
+    linger_ns: float  # and between two
     gap_ns: float  # between two steps
     wake_ns: float  # until it runs once it is woken
     wake_each_ns: float  # that each of those it wakes takes a waker, one after the other

@@ -9,7 +9,9 @@ from libc.stdint cimport int8_t, int32_t, int64_t
 
 import numpy as np
 
-from ellm.scheduler.shared_memory cimport Domain, Entry, Heap, advance, join, next_end, pop, push
+from ellm.scheduler.shared_memory cimport Domain, Entry, Heap, advance, join, leave, next_end, pop, push
+
+from ellm.scheduler.following import following
 
 cdef enum:
     TURN = 0  # a worker looks for something to do
@@ -21,6 +23,7 @@ cdef enum:
     PENDING = 2  # will take its turn at a time that is known
     GONE = 3  # the step has ended
     LOOKS = 8  # at slices that a search for tasks has under way at once
+    WATCH_NS = 1500  # between two searches: WATCHES pauses
 
 cdef class Simulation:
     """One step. `step` and `machine` are StepWork and Workers of `ellm.scheduler.simulate`, `caches` its CacheState."""
@@ -33,21 +36,27 @@ cdef class Simulation:
     cdef const double[::1] item_bytes, item_ns, item_more_ns, item_panel_ns, item_home
     # the machine
     cdef const int32_t[::1] domain_of, cache_of, socket_of
-    cdef const int32_t[:, ::1] victims
+    cdef const int32_t[::1] crew_of, crew_begin
+    cdef const int32_t[:, ::1] crew_order
+    cdef int32_t crews
     cdef double remote_rate, cache_rate, cache_bytes, task_ns, stream_ns, near_ns, far_ns, socket_ns, spin_ns, wake_ns
-    cdef double wake_each_ns
+    cdef double wake_each_ns, fetch_bytes
     cdef bint asleep
     cdef Domain *memory
     cdef int32_t[::1] key_cache
     cdef double[::1] key_at, filled
     # state of the groups and events
-    cdef int32_t[::1] needed, signalled, begin, limit, unclaimed, remaining, log, queue
+    cdef int32_t[::1] needed, signalled, begin, limit, unclaimed, remaining, log, queue, crew_left
+    cdef const int32_t[::1] following
+    cdef int8_t[::1] empty  # [groups, crews + 1]: nothing was left of a crew's, and of any
     cdef int32_t queued, logged
     cdef double[::1] log_time, line_free
     cdef int32_t[::1] log_worker
     # state of the workers
     cdef int32_t[::1] state, cursor, oldest, group_of, task_of, ran, last_item, source
-    cdef double[::1] idle_from, started, floor, size
+    cdef int8_t[::1] touched  # [groups, workers]: somebody has taken of the slice
+    cdef int32_t[::1] searched, left, last_group, fetched_group, fetching, last_task
+    cdef double[::1] idle_from, started, floor, size, fetched
     cdef Heap events
     cdef list owned  # memory that the pointers point to
     cdef double ended
@@ -83,14 +92,17 @@ cdef class Simulation:
         self.item_more_ns, self.item_panel_ns = step.item_more_ns, step.item_panel_ns
         self.item_home = step.item_home
         self.domain_of, self.cache_of, self.socket_of = machine.domain_of, machine.cache_of, machine.socket_of
-        self.victims = machine.victims
+        self.crews, self.crew_of = machine.crews.count, machine.crews.of_worker
+        self.crew_begin, self.crew_order = machine.crews.begin, machine.crews.order
         self.remote_rate, self.cache_rate, self.cache_bytes = (
             machine.remote_rate, machine.cache_rate, machine.cache_bytes
         )
         self.task_ns, self.stream_ns = machine.task_ns, machine.stream_ns
         self.near_ns, self.far_ns, self.socket_ns = machine.near_ns, machine.far_ns, machine.socket_ns
         self.spin_ns, self.wake_ns, self.wake_each_ns = machine.spin_ns, machine.wake_ns, machine.wake_each_ns
-        self.asleep = machine.gap_ns > machine.spin_ns
+        self.asleep = machine.gap_ns > machine.linger_ns
+        self.fetch_bytes = machine.fetch_bytes
+        self.following = following(program)
         self.domains = machine.domains
         self.key_cache, self.key_at, self.filled = caches.key_cache, caches.key_at, caches.filled
         self.recording, self.record = record, []
@@ -107,12 +119,15 @@ cdef class Simulation:
         self.begin = np.full(groups * workers, -1, np.int32)
         self.limit = np.empty(groups * workers, np.int32)
         self.unclaimed, self.remaining, self.log, self.log_worker = (np.zeros(groups + 1, np.int32) for _ in range(4))
-        self.log_time, self.line_free = np.zeros(groups + 1), np.zeros(groups)
+        self.log_time, self.line_free = np.zeros(groups + 1), np.zeros(groups * (self.crews + 1))
+        self.crew_left, self.empty = np.zeros(groups * self.crews, np.int32), np.zeros(groups * (self.crews + 1), np.int8)
         self.state, self.cursor, self.oldest, self.group_of, self.task_of, self.ran, self.source = (
             np.zeros(workers, np.int32) for _ in range(7)
         )
-        self.last_item = np.full(workers, -1, np.int32)
-        self.idle_from, self.started, self.floor, self.size = (np.zeros(workers) for _ in range(4))
+        self.last_item, self.last_group, self.fetched_group = (np.full(workers, -1, np.int32) for _ in range(3))
+        self.last_task, self.fetching, self.searched, self.left = (np.zeros(workers, np.int32) for _ in range(4))
+        self.touched = np.zeros(groups * workers, np.int8)
+        self.idle_from, self.started, self.floor, self.size, self.fetched = (np.zeros(workers) for _ in range(5))
         self.events.entries = <Entry *>self.reserve((2 * workers + 3) * sizeof(Entry))
         self.published_at, self.done_at = np.full(groups, np.nan), np.full(groups, np.nan)
         self.cause, self.kernel_ns = np.full(groups, -1, np.int32), np.zeros(workers)
@@ -164,7 +179,10 @@ cdef class Simulation:
             if memory_time <= time:
                 advance(&self.memory[first], memory_time)
                 entry = pop(&self.memory[first].readers)
-                push(&self.events, max(memory_time, self.floor[entry.worker]), entry.worker, FINISH)
+                if self.fetching[entry.worker]:
+                    self.fetching[entry.worker] = 0
+                else:
+                    push(&self.events, max(memory_time, self.floor[entry.worker]), entry.worker, FINISH)
             else:
                 entry = pop(&self.events)
                 if entry.kind == TURN:
@@ -196,9 +214,12 @@ cdef class Simulation:
 
     cdef void turn(self, int32_t worker, double time):
         """Read the log, else steal, else watch."""
-        cdef int32_t group
+        cdef int32_t group, skipped
         cdef double visible
         self.state[worker] = RUNNING
+        if self.fetching[worker]:
+            self.fetching[worker] = 0
+            self.fetched[worker] -= leave(&self.memory[self.domain_of[worker]], time, worker)
         while self.cursor[worker] < self.logged:
             visible = self.log_time[self.cursor[worker]]
             visible += self.latency(self.log_worker[self.cursor[worker]], worker)
@@ -214,13 +235,19 @@ cdef class Simulation:
         if self.ended >= 0:
             self.state[worker] = GONE
         elif not self.steal(worker, &time):
+            self.searched[worker], skipped = self.cursor[worker], self.left[worker]
+            if skipped:
+                self.later(worker, time + WATCH_NS)
+                return
             self.state[worker] = IDLE
             self.idle_from[worker] = time
+            self.fetch(worker, time)
 
     cdef inline bint claim(self, int32_t worker, int32_t group) noexcept:
         """Take the first task of the worker's own slice."""
         cdef int64_t at = <int64_t>group * self.workers + worker
         self.home(group, worker)
+        self.touched[at] = 1
         if self.begin[at] == self.limit[at]:
             return False
         self.task_of[worker] = self.begin[at]
@@ -242,39 +269,83 @@ cdef class Simulation:
         Looks do not wait for each other, as nothing but a guess of the branch predictor lies between them: LOOKS of
         them take one latency. What is found takes one too.
         """
-        cdef int32_t slot, group, i, victim
+        cdef int32_t slot, group, i, n, victim, crew, first, size, found, any_left
+        cdef bint fresh
         cdef int64_t at, own
-        while self.oldest[worker] < self.cursor[worker] and not self.remaining[self.log[self.oldest[worker]]]:
+        self.left[worker] = 0
+        while self.oldest[worker] < self.cursor[worker] and self.empty[self.tally(self.log[self.oldest[worker]], -1)]:
             self.oldest[worker] += 1
         for slot in range(self.oldest[worker], self.cursor[worker]):
             group = self.log[slot]
-            if not self.remaining[group]:
+            time[0] += self.near_ns / LOOKS
+            if self.empty[self.tally(group, -1)]:
                 continue
-            for i in range(self.workers - 1):
-                if not self.unclaimed[group]:
-                    time[0] += self.near_ns * (self.workers - 1) / LOOKS
-                    break
-                victim = self.victims[worker, i]
-                time[0] += self.latency(worker, victim) / LOOKS
-                self.home(group, victim)
-                at = <int64_t>group * self.workers + victim
-                if self.begin[at] < self.limit[at]:
-                    own = <int64_t>group * self.workers + worker
-                    self.limit[own] = self.limit[at]
-                    self.limit[at] = self.begin[own] = self.begin[at] + (self.limit[at] - self.begin[at]) // 2
-                    self.stolen[worker] += 1
-                    self.claim(worker, group)
-                    self.start(worker, group, time[0] + self.latency(worker, victim) + self.task_ns)
-                    return True
+            any_left = 0
+            fresh = self.crews > 1 and slot >= self.searched[worker]
+            for i in range(self.crews):
+                found = 0
+                crew = self.crew_order[self.crew_of[worker], i]
+                time[0] += self.latency(worker, self.crew_begin[crew]) / LOOKS
+                if self.empty[self.tally(group, crew)]:
+                    continue
+                first, size = self.crew_begin[crew], self.crew_begin[crew + 1] - self.crew_begin[crew]
+                for n in range(1, size + 1):
+                    victim = first + (worker + n) % size
+                    if victim == worker:
+                        continue
+                    time[0] += self.latency(worker, victim) / LOOKS
+                    self.home(group, victim)
+                    at = <int64_t>group * self.workers + victim
+                    if self.begin[at] < self.limit[at] and fresh and not self.touched[at]:
+                        found = self.left[worker] = 1
+                        continue
+                    if self.begin[at] < self.limit[at]:
+                        self.touched[at] = 1
+                        own = <int64_t>group * self.workers + worker
+                        self.limit[own] = self.limit[at]
+                        self.limit[at] = self.begin[own] = self.begin[at] + (self.limit[at] - self.begin[at]) // 2
+                        self.stolen[worker] += 1
+                        self.claim(worker, group)
+                        self.start(worker, group, time[0] + self.latency(worker, victim) + self.task_ns)
+                        return True
+                if not found:
+                    self.empty[self.tally(group, crew)] = 1
+                any_left |= found
+            if not any_left:
+                self.empty[self.tally(group, -1)] = 1
         return False
+
+    cdef inline int64_t tally(self, int32_t group, int32_t crew) noexcept:
+        """Of a group's tasks that were given to a crew; -1: of all of them."""
+        return <int64_t>group * (self.crews + 1) + crew + 1
+
+    cdef void fetch(self, int32_t worker, double time):
+        """Begin to read what the worker will be given of the group after its last one, if that can be known."""
+        cdef int32_t group = self.following[self.last_group[worker]] if self.last_group[worker] >= 0 else -1
+        cdef int64_t tasks, item
+        cdef double size
+        if group < 0:
+            return
+        if group != self.fetched_group[worker]:
+            self.fetched_group[worker], self.fetched[worker] = group, 0
+        tasks = <int64_t>self.tiles[group]
+        item = self.item_begin[group]
+        if not self.count[group] or self.item_home[item] != 0:
+            return
+        tasks = tasks * (worker + 1) // self.workers - tasks * worker // self.workers
+        size = min(tasks * self.item_bytes[item], self.fetch_bytes) - self.fetched[worker]
+        if size > 0:
+            self.fetched[worker] += size
+            self.fetching[worker] = 1
+            join(&self.memory[self.domain_of[worker]], time, size, worker)
 
     cdef void start(self, int32_t worker, int32_t group, double time):
         """Begin the task that the worker has claimed."""
         cdef int32_t task = self.task_of[worker], tiles = self.tiles[group]
         cdef int64_t item = self.item_begin[group] + task // tiles, key
-        cdef double size = self.item_bytes[item], least = self.item_ns[item]
+        cdef double size = self.item_bytes[item], least = self.item_ns[item], ahead
         cdef int32_t place = task % tiles, owner, cache = self.cache_of[worker]
-        self.group_of[worker], self.started[worker] = group, time
+        self.group_of[worker], self.last_group[worker], self.started[worker] = group, group, time
         self.ran[worker] += 1
         time += self.item_more_ns[item]
         if self.last_item[worker] != item:
@@ -289,6 +360,11 @@ cdef class Simulation:
             else:
                 self.key_cache[key], self.key_at[key] = cache, self.filled[cache]
                 self.filled[cache] += size
+        if self.fetched_group[worker] == group and self.fetched[worker] > 0:
+            ahead = min(size, self.fetched[worker])
+            self.memory_bytes += ahead
+            self.fetched[worker] -= ahead
+            size -= ahead
         if not size:
             push(&self.events, time + least, worker, FINISH)
             return
@@ -317,24 +393,50 @@ cdef class Simulation:
         if self.claim(worker, group):
             self.start(worker, group, time + self.task_ns)
             return
-        time = max(time, self.line_free[group]) + self.distance()  # one at a time
-        self.line_free[group] = time
+        self.last_task[worker] = self.task_of[worker]
+        if self.crews == 1:
+            self.wait_for_line(self.tally(group, -1), &time, self.distance())
+        else:
+            self.wait_for_line(self.tally(group, self.given_to(group, self.last_task[worker])), &time, self.near_ns)
         push(&self.events, time, worker, COUNTED)
+
+    cdef inline void wait_for_line(self, int64_t tally, double *time, double latency) noexcept:
+        """Change a word that others change too: one at a time."""
+        time[0] = max(time[0], self.line_free[tally]) + latency
+        self.line_free[tally] = time[0]
+
+    cdef inline int32_t given_to(self, int32_t group, int64_t task) noexcept:
+        """The crew that a task was given to."""
+        cdef int64_t tasks = <int64_t>self.count[group] * self.tiles[group]
+        return self.crew_of[((task + 1) * self.workers - 1) // tasks]
+
+    cdef inline bint crew_is_through(self, int32_t group, int32_t crew, int32_t ran) noexcept:
+        """Count tasks of a crew. Whether they were its last ones."""
+        cdef int64_t at = <int64_t>group * self.crews + crew, tasks = <int64_t>self.count[group] * self.tiles[group]
+        cdef int64_t given = tasks * self.crew_begin[crew + 1] // self.workers - tasks * self.crew_begin[crew] // self.workers
+        self.crew_left[at] += ran
+        return self.crew_left[at] == given
 
     # Events -----------------------------------------------------------------------------------------------------------
 
     cdef void counted(self, int32_t worker, double time):
-        cdef int32_t group = self.group_of[worker], ready = 0
+        cdef int32_t group = self.group_of[worker], ready = 0, crew
         self.remaining[group] -= self.ran[worker]
+        if self.crews > 1:
+            crew = self.given_to(group, self.last_task[worker])
+            if self.crew_is_through(group, crew, self.ran[worker]):
+                self.empty[self.tally(group, crew)] = 1
+                self.wait_for_line(self.tally(group, -1), &time, self.distance())
         self.ran[worker] = 0
         if self.remaining[group] == 0:
             self.done[group] = time
+            self.empty[self.tally(group, -1)] = 1
             if self.wake_of[group] >= 0:
                 ready = self.wake_groups(self.wake_of[group], worker, &time)
             self.signal_of(group, &time)
             ready += self.fire(worker, group, &time)
             if ready > 1:
-                self.wake_sleepers(ready - 1, &time)
+                self.wake_sleepers(ready, &time)
         self.turn(worker, time)
 
     cdef int32_t wake_groups(self, int32_t wake, int32_t worker, double *time):
@@ -395,17 +497,29 @@ cdef class Simulation:
         return tasks
 
     cdef void wake_sleepers(self, int32_t most, double *time):
-        """Wake so many of those that sleep, one after the other, the one that has slept longest first."""
-        cdef int32_t i, first
-        for _ in range(most):
-            first = -1
-            for i in range(self.workers):
-                if self.state[i] == IDLE and (first < 0 or self.idle_from[i] < self.idle_from[first]):
-                    first = i
-            if first < 0:
-                return
-            time[0] += self.wake_each_ns
-            self.later(first, max(time[0] + self.wake_ns, self.idle_from[first]))
+        """Wake so many of those that sleep, each crew its share: one, who wakes the others, one after the other."""
+        cdef int32_t crew, share, before = 0
+        most = min(most, self.workers)
+        for crew in range(self.crews):
+            share = <int64_t>most * self.crew_begin[crew + 1] // self.workers
+            self.wake_crew(crew, share - before, time)
+            before = share
+
+    cdef void wake_crew(self, int32_t crew, int32_t most, double *time):
+        cdef int32_t i
+        cdef double woken = -1
+        for i in range(self.crew_begin[crew], self.crew_begin[crew + 1]):
+            if self.state[i] == IDLE and most > 0:
+                most -= 1
+                if woken < 0:
+                    time[0] += self.wake_each_ns
+                    woken = time[0]
+                else:
+                    woken += self.wake_each_ns
+                woken = max(woken, self.idle_from[i])
+                self.later(i, woken + self.wake_ns)
+                if woken == time[0]:
+                    woken += self.wake_ns
 
 
 cdef whole(values):

@@ -33,16 +33,21 @@ cdef inline bint claim(WorkerState *self, Group *group, uint64_t *slice, int32_t
             return True
 
 
-cdef bint take_half(WorkerState *self, int32_t number, int32_t victim) noexcept nogil:
-    """Move the back half of what is left in a victim's slice into one's own, which is dry: nobody else writes that."""
+cdef int take_half(WorkerState *self, int32_t number, int32_t victim, bint fresh) noexcept nogil:
+    """Move the back half of what is left in a victim's slice into one's own, which is dry: nobody else writes that.
+
+    Of a fresh group, a slice whose owner has not come yet is left to it: what it reads is near to it.
+    """
     cdef ProgramState *program = self.program
     cdef uint64_t *slice = &program.workers[victim].slices[number]
     cdef uint64_t begin, end, middle, word = load_relaxed(slice)
     while True:
         slice_range(word, program, &program.groups[number], victim, &begin, &end)
         if begin == end:
-            return False
+            return NOTHING
+        if fresh and word >> (2 * TASK_BITS) != program.generation:
+            return LEFT
         middle = begin + (end - begin) // 2
         if compare_exchange(slice, &word, slice_word(program.generation, begin, middle)):
             store_relaxed(&self.slices[number], slice_word(program.generation, middle, end))
-            return True
+            return TAKEN

@@ -48,6 +48,7 @@ static inline int compare_exchange(uint64_t *p, uint64_t *expected, uint64_t val
 static inline uint32_t load_word(const uint32_t *p) { return __atomic_load_n(p, __ATOMIC_SEQ_CST); }
 static inline void store_word(uint32_t *p, uint32_t value) { __atomic_store_n(p, value, __ATOMIC_SEQ_CST); }
 static inline uint32_t add_word(uint32_t *p, uint32_t n) { return __atomic_fetch_add(p, n, __ATOMIC_SEQ_CST); }
+static inline uint32_t take_word(uint32_t *p) { return __atomic_exchange_n(p, 0, __ATOMIC_SEQ_CST); }
 
 /* Sleeps until woken, unless *p is no longer `seen`. May return early. */
 static inline void futex_wait(const uint32_t *p, uint32_t seen)

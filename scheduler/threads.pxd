@@ -4,7 +4,6 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 cdef extern from "threads.h" nogil:
     ctypedef unsigned long pthread_t
-    int INT_MAX
     uint64_t load_relaxed(const uint64_t *)
     uint64_t load_acquire(const uint64_t *)
     uint64_t load_ordered(const uint64_t *)
@@ -18,6 +17,7 @@ cdef extern from "threads.h" nogil:
     uint32_t load_word(const uint32_t *)
     void store_word(uint32_t *, uint32_t)
     uint32_t add_word(uint32_t *, uint32_t)
+    uint32_t take_word(uint32_t *)
     void futex_wait(const uint32_t *, uint32_t seen)
     void futex_wake(const uint32_t *, int threads)
     void spin_pause()

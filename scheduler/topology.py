@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from ellm.scheduler.crews import Crews
 from ellm.system.errors import InputError
 
 ROOT = Path("/")
@@ -97,11 +98,12 @@ def choose_cores(
     users: Mapping[int, int] = NOBODY,
     busy: Set[int] = frozenset(),
 ) -> list[int]:
-    """Cores for so many workers: one per physical core first. None: as many as there are physical cores and quota.
+    """Cores for so many workers: one per physical core first, sorted by NUMA node.
 
-    Of physical cores, those come first that fewer have in use, then those that are not busy. With None, those in use
-    by nobody are all that there are, unless there is none. Raises InputError if the affinity mask or the cgroup quota
-    does not allow so many.
+    None: as many as there are physical cores, but for those that `spare` leaves to Python, and quota. Of physical
+    cores, those come first that fewer have in use, then those that are not busy. With None, those in use by nobody are
+    all that there are, unless there is none. Raises InputError if the affinity mask or the cgroup quota does not allow
+    so many.
     """
     allowed = allowed_cores()
     physical = physical_cores(allowed, root)
@@ -110,17 +112,26 @@ def choose_cores(
     used = {core: sum(users.get(one, 0) for one in siblings(core, root)) for core in allowed}
     rank = {core: (used[core], not busy.isdisjoint(siblings(core, root)), core) for core in allowed}
 
+    nodes = node_of(root)
+
     def best(cores: list[int], count: int) -> list[int]:
-        return sorted(sorted(cores, key=rank.__getitem__)[:count])
+        chosen = sorted(cores, key=rank.__getitem__)[:count]
+        return sorted(chosen, key=lambda core: (nodes.get(core, 0), core))
 
     if threads is None:
-        return best([core for core in physical if not used[core]] or physical, most)
+        free = [core for core in physical if not used[core]] or physical
+        return best(free, min(most, len(free) - spare(len(free))))
     if not 1 <= threads <= min(len(allowed), most):
         limit = f"the affinity mask allows {len(allowed)} cores"
         limit += "" if quota is None else f", the cgroup quota {quota:g}"
         raise InputError(f"threads: {threads} asked for, but {limit}")
     rest = best([core for core in allowed if core not in physical], max(threads - len(physical), 0))
     return best(physical, threads) + rest
+
+
+def spare(cores: int) -> int:
+    """Of so many physical cores those that workers leave to Python, unless all are asked for: where it costs little."""
+    return 0 if cores < 16 else 1 if cores < 64 else 2
 
 
 def online_cores(root: Path = ROOT) -> frozenset[int]:
@@ -153,6 +164,11 @@ def caches(core: int, root: Path = ROOT) -> list[Cache]:
     return sorted(found, key=lambda cache: cache.level)
 
 
+def l2_bytes(core: int, root: Path = ROOT) -> int:
+    """The second level cache that a core has for itself; 0: none is told of."""
+    return next((cache.size // len(cache.cores) for cache in caches(core, root) if cache.level == 2), 0)
+
+
 def numa_nodes(root: Path = ROOT) -> dict[int, list[int]]:
     """NUMA node -> its logical cores."""
     nodes = {}
@@ -175,20 +191,27 @@ def huge_pages(root: Path = ROOT) -> dict[str, str | int]:
     return found
 
 
-def nearest_first(cores: list[int], root: Path = ROOT) -> list[list[int]]:
-    """For each worker the others by distance: shared cache, NUMA node, the rest; ties from the next one onwards."""
-    node_of = {core: node for node, members in numa_nodes(root).items() for core in members}
-    near = {core: caches(core, root) for core in set(cores)}
+def node_of(root: Path = ROOT) -> dict[int, int]:
+    """Logical core -> its NUMA node."""
+    return {core: node for node, members in numa_nodes(root).items() for core in members}
 
-    def distance(a: int, b: int) -> int:
-        levels = [cache.level for cache in near[a] if b in cache.cores]
-        return min(levels, default=8 + (node_of.get(a) != node_of.get(b)))
 
-    count = len(cores)
-    return [
-        sorted((v for v in range(count) if v != w), key=lambda v: (distance(cores[w], cores[v]), (v - w) % count))
-        for w in range(count)
-    ]
+def crews(cores: list[int], root: Path = ROOT) -> Crews:
+    """Workers on these cores in crews of one NUMA node and last level cache; near is by node, then by cache."""
+    nodes = node_of(root)
+    shared = {core: next((cache.cores for cache in reversed(caches(core, root))), None) for core in set(cores)}
+    far = {
+        node: (_read(root / f"sys/devices/system/node/node{node}/distance") or "").split() for node in numa_nodes(root)
+    }
+    order = {node: place for place, node in enumerate(numa_nodes(root))}
+
+    def distance(a: int, b: int) -> tuple[int, bool]:
+        from_node, to_node = nodes.get(cores[a], 0), nodes.get(cores[b], 0)
+        told = far.get(from_node, [])[order.get(to_node, 0) :][:1]
+        apart = int(told[0]) if told else 10 + 10 * (from_node != to_node)
+        return apart, shared[cores[a]] != shared[cores[b]]
+
+    return Crews.of([(nodes.get(core, 0), shared[core]) for core in cores], distance)
 
 
 def core_list(text: str) -> list[int]:

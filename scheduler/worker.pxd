@@ -2,6 +2,8 @@
 
 Words with several parts, all in one uint64:
     PoolState.state       round 32 | closed 1 | active workers 31
+    Tally.counted         generation 32 | tasks that have run
+    Tally.empty           generation in which nothing was left to steal
     ProgramState.log[i]   generation 32 | group + 1 (LOG_END ends the step)
     ProgramState.slices   generation 24 | begin 20 | end 20
     Event.count           generation 32 | signals
@@ -23,9 +25,8 @@ cdef enum:
 cdef struct ProgramState
 cdef struct WorkerState
 
-cdef struct Group:  # one cache line
+cdef struct Group:  # one cache line, which only its publisher writes
     ellm_kernel kernel
-    uint64_t remaining  # atomic; set by the publisher
     const int32_t *count  # how many times `tiles` tasks it has in this step
     uint32_t tasks  # set by the publisher
     int32_t op
@@ -37,6 +38,18 @@ cdef struct Group:  # one cache line
     int32_t signals_end
     int32_t next  # group whose weights a worker that waits after this one may prefetch, or -1
     int32_t wake  # index in wakes, or -1
+    char pad[8]
+
+cdef struct Tally:  # of a group, or of the tasks of it that were given to one crew; one cache line
+    uint64_t counted  # atomic
+    uint64_t empty  # atomic; a hint
+    char pad[48]
+
+cdef struct Berth:  # where a crew sleeps; one cache line
+    uint32_t signal  # futex: changes when there may be work for sleepers
+    uint32_t sleepers  # atomic
+    uint32_t relay  # atomic: how many more the next one to wake is to wake
+    char pad[52]
 
 cdef struct Event:  # one cache line
     uint64_t count  # atomic
@@ -68,14 +81,19 @@ cdef struct Stream:  # the weights that an operator's tasks read one after the o
 cdef struct PoolState:
     uint64_t state  # atomic
     char pad0[56]
-    uint32_t signal  # futex: changes when there may be work for sleepers
-    uint32_t sleepers  # atomic
-    char pad1[56]
     uint32_t finished  # futex: round whose workers have all left
     uint32_t stop  # atomic
-    int32_t workers
-    int32_t pad2
+    char pad1[56]
     ProgramState *program  # that of the current round
+    Berth *berths  # [crews]
+    const int32_t *crew_begin  # [crews + 1]: the workers of each
+    const int32_t *crew_order  # [crews, crews]: for each all of them, the nearest first
+    const int32_t *crew_of  # [workers]
+    int64_t spin_ns  # how long a worker watches before it sleeps in a step,
+    int64_t linger_ns  # and between two steps
+    int64_t fetch_bytes  # most that a worker which waits fetches of what it will read
+    int32_t workers
+    int32_t crews
 
 cdef struct ProgramState:
     PoolState *pool
@@ -97,6 +115,8 @@ cdef struct ProgramState:
     void (*enter)() noexcept nogil
     void (*leave)() noexcept nogil
     uint64_t *log
+    Tally *tallies  # [groups, tallies_of_group]: of all its tasks, then, if there are several crews, of each
+    int64_t tallies_of_group
     WorkerState *workers  # [workers + 1]: the last is the caller's, who publishes the roots
     uint64_t generation
     uint64_t era  # how often generations have started anew
@@ -139,12 +159,14 @@ cdef struct WorkerState:
     ProgramState *program
     Ring *ring  # NULL: nothing is recorded
     uint64_t *slices  # [groups]
-    const int32_t *victims  # [workers - 1], nearest first
     int32_t *queue  # [events] events that fired and are to be handled
     int64_t idle_since  # ns; 0: not idle
+    const char *fetch  # what it may fetch while it is idle
+    const char *fetch_end
     int32_t queued
     int32_t cursor  # next log entry to read
     int32_t oldest  # first log entry that may have tasks left
+    int32_t searched  # log entries that had been read when a search for tasks found none
     int32_t last  # group run last, or -1
     int32_t error  # a kernel's error code
     int32_t index

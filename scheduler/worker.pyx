@@ -2,7 +2,8 @@
 
 A step's ready groups are entries of an append-only log that every worker reads in order. A group's tasks are cut into
 one home slice per worker. A worker claims from the front of its own slice; when its slices are dry it steals half of
-what is left from the back of another's. Whoever finishes a group's last task signals its events and publishes what they
+what is left from the back of another's, of its own crew first. The tasks that were given to a crew are counted in a word
+of their own, and crews that are through in that of the group. Whoever finishes a group's last task signals its events and publishes what they
 release; after a group that chooses experts, the groups of those too.
 """
 
@@ -10,15 +11,18 @@ from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from ellm.scheduler.threads cimport (
-    INT_MAX, add_word, clock_ns, clock_ticks, compare_exchange, fetch_add, fetch_or, fetch_sub, futex_wait, futex_wake,
+    add_word, clock_ns, clock_ticks, compare_exchange, fetch_add, fetch_or, fetch_sub, futex_wait, futex_wake,
     load_acquire, load_ordered, load_relaxed, load_word, prefetch_lines, spin_pause, store_ordered, store_published,
-    store_relaxed, store_word,
+    store_relaxed, store_word, take_word,
 )
 
 cdef enum:
-    SPIN_NS = 30000  # how long an idle worker watches before it sleeps: about what waking it costs
     WATCHES = 32  # looks at the log between two searches for tasks to steal
-    PREFETCH_BYTES = 4096
+    ALL = 1 << 16  # sleepers: more than so many wakes could meet who falls asleep again
+    NOTHING = 0  # there was to steal
+    LEFT = 1  # to its owner, for a moment
+    TAKEN = 2
+    FETCH_BYTES = 512  # fetched between two looks: about what arrives meanwhile
 
 cdef uint64_t CLOSED = 1ULL << 31
 cdef uint64_t ROUND = 1ULL << 32
@@ -32,11 +36,35 @@ include "records.pxi"
 # Sleep ----------------------------------------------------------------------------------------------------------------
 
 
-cdef void wake(PoolState *pool, int threads) noexcept nogil:
-    """Wake sleepers, if there are any. Pairs with `sleep`: one of the two sees what the other stored first."""
-    if load_word(&pool.sleepers):
-        add_word(&pool.signal, 1)
-        futex_wake(&pool.signal, threads)
+cdef inline void wake_crew(Berth *berth, uint32_t others) noexcept nogil:
+    """Wake a sleeper of a crew, if there is any, who then wakes so many others.
+
+    Pairs with `sleep`: one of the two sees what the other stored first.
+    """
+    if load_word(&berth.sleepers):
+        add_word(&berth.signal, 1)
+        if others:
+            add_word(&berth.relay, others)
+        futex_wake(&berth.signal, 1)
+
+
+cdef void wake(PoolState *pool, int64_t threads) noexcept nogil:
+    """Wake sleepers for so many tasks, each in the crew where it is at home; for as many as there are workers, all."""
+    cdef int64_t before = 0, after
+    cdef int32_t i
+    for i in range(pool.crews):
+        after = min(threads, <int64_t>pool.workers) * pool.crew_begin[i + 1] // pool.workers
+        if after > before:
+            wake_crew(&pool.berths[i], ALL if threads >= pool.workers else <uint32_t>(after - before - 1))
+        before = after
+
+
+cdef void sleep(Berth *berth, uint32_t seen) noexcept nogil:
+    """Sleep until woken, unless there was a signal since `seen`, and wake those that the waker has left to be woken."""
+    futex_wait(&berth.signal, seen)
+    cdef uint32_t others = take_word(&berth.relay) if load_word(&berth.relay) else 0
+    if others:
+        futex_wake(&berth.signal, <int>min(others, <uint32_t>ALL))
 
 
 cdef inline bint log_ready(WorkerState *self) noexcept nogil:
@@ -46,48 +74,54 @@ cdef inline bint log_ready(WorkerState *self) noexcept nogil:
 cdef void park(WorkerState *self) noexcept nogil:
     """Sleep within a step until something is published."""
     cdef PoolState *pool = self.program.pool
-    cdef uint32_t seen = load_word(&pool.signal)
-    add_word(&pool.sleepers, 1)
+    cdef Berth *berth = &pool.berths[pool.crew_of[self.index]]
+    cdef uint32_t seen = load_word(&berth.signal)
+    add_word(&berth.sleepers, 1)
     if not log_ready(self):
         store_relaxed(&self.parks, self.parks + 1)
         if self.ring:
             record_since(self, RECORD_WAIT, clock_ticks())
         self.program.leave()
-        futex_wait(&pool.signal, seen)
+        sleep(berth, seen)
         self.program.enter()
         if self.ring:
             record_since(self, RECORD_PARK, clock_ticks())
-    add_word(&pool.sleepers, <uint32_t>-1)
+    add_word(&berth.sleepers, <uint32_t>-1)
     self.idle_since = 0
 
 
-cdef void prefetch_next(WorkerState *self) noexcept nogil:
-    """Fetch the first lines of the weights that the group after the last one will make this worker read."""
+cdef void plan_fetch(WorkerState *self) noexcept nogil:
+    """Look up the weights that the group after the last one will make this worker read."""
     cdef ProgramState *program = self.program
+    cdef int64_t workers = program.pool.workers
     cdef int32_t next = program.groups[self.last].next if self.last >= 0 else -1
+    self.fetch = self.fetch_end = NULL
     if next < 0:
         return
     cdef Group *group = &program.groups[next]
     cdef const Stream *stream = &program.streams[group.op]
-    cdef int64_t task = group.tiles * <int64_t>self.index // program.pool.workers
-    prefetch_lines(stream.weights + group.block * stream.expert_bytes + task * stream.task_bytes, PREFETCH_BYTES)
+    cdef int64_t first = group.tiles * <int64_t>self.index // workers
+    cdef int64_t end = group.tiles * <int64_t>(self.index + 1) // workers
+    self.fetch = stream.weights + group.block * stream.expert_bytes + first * stream.task_bytes
+    self.fetch_end = self.fetch + min((end - first) * stream.task_bytes, program.pool.fetch_bytes)
 
 
 cdef void wait(WorkerState *self) noexcept nogil:
     """Watch the log for a moment; after too many moments, sleep."""
     cdef int i
-    cdef int64_t now
     if self.ring and not self.ring.waited:
         self.ring.since, self.ring.waited = clock_ticks(), 1
+    if self.idle_since == 0:
+        self.idle_since = clock_ns()
+        plan_fetch(self)
     for i in range(WATCHES):
+        if self.fetch < self.fetch_end:
+            prefetch_lines(self.fetch, FETCH_BYTES)
+            self.fetch += FETCH_BYTES
         spin_pause()
         if log_ready(self):
             return
-    now = clock_ns()
-    if self.idle_since == 0:
-        self.idle_since = now
-        prefetch_next(self)
-    elif now - self.idle_since > SPIN_NS:
+    if clock_ns() - self.idle_since > self.program.pool.spin_ns:
         park(self)
 
 
@@ -124,17 +158,50 @@ cdef void bind(WorkerState *self, Group *group) noexcept nogil:
     task.rows = <int32_t>min(rows - task.row, <int64_t>program.row_block)
 
 
+cdef inline Tally *tally_of(ProgramState *program, int32_t number, int32_t crew) noexcept nogil:
+    """Of a group's tasks that were given to a crew; of all of them, if that is the only one."""
+    return &program.tallies[number * program.tallies_of_group + (crew + 1 if program.pool.crews > 1 else 0)]
+
+
+cdef inline bint add_tasks(ProgramState *program, Tally *tally, uint64_t ran, uint64_t all) noexcept nogil:
+    """Count tasks that have run. True: they were the last of all. The count starts anew in each step, as an event's."""
+    cdef uint64_t counted, seen = load_relaxed(&tally.counted)
+    while True:
+        counted = (seen if seen >> 32 == program.generation else program.generation << 32) + ran
+        if compare_exchange(&tally.counted, &seen, counted):
+            break
+    if <uint32_t>counted != all:
+        return False
+    store_relaxed(&tally.empty, program.generation)
+    return True
+
+
+cdef bint count_tasks(ProgramState *program, int32_t number, uint64_t last, uint64_t ran) noexcept nogil:
+    """Count the tasks up to `last` that a worker ran of one home slice. True: they were the last ones of the group."""
+    cdef PoolState *pool = program.pool
+    cdef uint64_t tasks = program.groups[number].tasks, workers = pool.workers, given
+    cdef int32_t crew
+    if pool.crews > 1:
+        crew = pool.crew_of[((last + 1) * workers - 1) // tasks]
+        given = tasks * pool.crew_begin[crew + 1] // workers - tasks * pool.crew_begin[crew] // workers
+        if not add_tasks(program, tally_of(program, number, crew), ran, given):
+            return False
+        ran = given
+    return add_tasks(program, &program.tallies[number * program.tallies_of_group], ran, tasks)
+
+
 cdef void drain(WorkerState *self, int32_t number) noexcept nogil:
     """Run the tasks of one's own slice of a group until it is dry, then count them all at once."""
     cdef ProgramState *program = self.program
     cdef Group *group = &program.groups[number]
-    cdef int64_t ran = 0, ready = 0
+    cdef int64_t ran = 0, ready = 0, last = 0
     if not claim(self, group, &self.slices[number], &self.task.index):
         return
     bind(self, group)
     if self.ring:
         record_idleness(self, clock_ticks())
     while True:
+        last = self.task.index
         run_task(self, group)
         ran += 1
         if not claim(self, group, &self.slices[number], &self.task.index):
@@ -142,42 +209,90 @@ cdef void drain(WorkerState *self, int32_t number) noexcept nogil:
     self.last = number
     self.idle_since = 0
     store_relaxed(&self.tasks, self.tasks + ran)
-    if fetch_sub(&group.remaining, ran) == <uint64_t>ran:
+    if count_tasks(program, number, last, ran):
         if group.wake >= 0:
             ready = wake_groups(self, &program.wakes[group.wake])
         signal_events_of(self, group)
         ready += fire_events(self)
-        if ready > 1:  # this worker takes one itself
-            wake(program.pool, <int>min(ready - 1, <int64_t>INT_MAX))
+        if ready > 1:  # else this worker takes it
+            wake(program.pool, ready)
 
 
 cdef inline int32_t entry_group(WorkerState *self, int32_t slot) noexcept nogil:
     return <int32_t>(<uint32_t>load_relaxed(&self.program.log[slot]) - 1)
 
 
-cdef bint steal(WorkerState *self) noexcept nogil:
-    """Look through the groups read so far, oldest first, nearest victim first. False: nothing found."""
+cdef inline bint was_empty(WorkerState *self, int32_t slot) noexcept nogil:
+    """Whether somebody who looked at all slices of a log entry's group has found nothing in this step."""
     cdef ProgramState *program = self.program
-    cdef int32_t slot, number, i
+    return load_relaxed(&program.tallies[entry_group(self, slot) * program.tallies_of_group].empty) == program.generation
+
+
+cdef int steal_of_crew(WorkerState *self, int32_t number, int32_t crew, bint fresh) noexcept nogil:
+    """Look at the slices of a crew, from one on that is another for each who looks."""
+    cdef PoolState *pool = self.program.pool
+    cdef int32_t begin = pool.crew_begin[crew], size = pool.crew_begin[crew + 1] - begin, i, victim
+    cdef int found = NOTHING
+    for i in range(1, size + 1):
+        victim = begin + (self.index + i) % size
+        if victim != self.index:
+            found = max(found, take_half(self, number, victim, fresh))
+            if found == TAKEN:
+                break
+    return found
+
+
+cdef bint steal_of(WorkerState *self, int32_t number, bint fresh) noexcept nogil:
+    """Look at the slices of a group, the nearest crew's first, and leave word where nothing was left.
+
+    What moves meanwhile from a crew not yet looked at to one that was is overlooked then; whoever has it will run it.
+    """
+    cdef ProgramState *program = self.program
+    cdef PoolState *pool = program.pool
+    cdef int32_t own = pool.crew_of[self.index], i, crew
+    cdef int found, most = NOTHING
+    cdef Tally *tally
+    for i in range(pool.crews):
+        crew = pool.crew_order[own * pool.crews + i]
+        tally = tally_of(program, number, crew)
+        if load_relaxed(&tally.empty) != program.generation:
+            found = steal_of_crew(self, number, crew, fresh)
+            if found == TAKEN:
+                return True
+            if found == NOTHING:
+                store_relaxed(&tally.empty, program.generation)
+            most = max(most, found)
+    if most == NOTHING:
+        store_relaxed(&program.tallies[number * program.tallies_of_group].empty, program.generation)
+    return False
+
+
+cdef bint steal(WorkerState *self) noexcept nogil:
+    """Look through the groups read so far, oldest first. False: nothing found.
+
+    A group is fresh until a search has ended after it was read: then the owners of its slices have had the time of a wait
+    to come. One crew has one memory, so it does not matter who reads.
+    """
+    cdef int32_t slot, number
+    cdef bint fresh
     if self.ring:
         self.ring.searched = clock_ticks()
-    while self.oldest < self.cursor and not load_acquire(&program.groups[entry_group(self, self.oldest)].remaining):
+    while self.oldest < self.cursor and was_empty(self, self.oldest):
         self.oldest += 1
     for slot in range(self.oldest, self.cursor):
         if log_ready(self):
             return True
         number = entry_group(self, slot)
-        if not load_acquire(&program.groups[number].remaining):
-            continue
-        for i in range(program.pool.workers - 1):
-            if take_half(self, number, self.victims[i]):
-                store_relaxed(&self.steals, self.steals + 1)
-                if self.ring:
-                    self.ring.stolen = 1
-                drain(self, number)
-                if self.ring:
-                    self.ring.stolen = 0
-                return True
+        fresh = slot >= self.searched and self.program.pool.crews > 1
+        if not was_empty(self, slot) and steal_of(self, number, fresh):
+            store_relaxed(&self.steals, self.steals + 1)
+            if self.ring:
+                self.ring.stolen = 1
+            drain(self, number)
+            if self.ring:
+                self.ring.stolen = 0
+            return True
+    self.searched = self.cursor
     return False
 
 
@@ -186,7 +301,7 @@ cdef void work(WorkerState *self) noexcept nogil:
     cdef ProgramState *program = self.program
     cdef uint64_t entry
     cdef int64_t begin = clock_ticks() if self.ring else 0
-    self.cursor = self.oldest = self.idle_since = 0
+    self.cursor = self.oldest = self.searched = self.idle_since = 0
     self.last = -1
     self.joined = program.generation
     self.tasks_before, self.steals_before, self.parks_before = self.tasks, self.steals, self.parks
@@ -212,7 +327,7 @@ cdef void work(WorkerState *self) noexcept nogil:
 # Steps ----------------------------------------------------------------------------------------------------------------
 
 
-cdef bint join_step(PoolState *pool) noexcept nogil:
+cdef bint join_step(PoolState *pool, Berth *berth) noexcept nogil:
     """Wait for a step that is open and become one of its active workers. False: the pool stops."""
     cdef uint64_t state
     cdef uint32_t seen
@@ -224,14 +339,14 @@ cdef bint join_step(PoolState *pool) noexcept nogil:
                 return True
         elif load_word(&pool.stop):
             return False
-        elif clock_ns() - since < SPIN_NS:
+        elif clock_ns() - since < pool.linger_ns:
             spin_pause()
         else:
-            seen = load_word(&pool.signal)
-            add_word(&pool.sleepers, 1)
+            seen = load_word(&berth.signal)
+            add_word(&berth.sleepers, 1)
             if load_ordered(&pool.state) & CLOSED and not load_word(&pool.stop):
-                futex_wait(&pool.signal, seen)
-            add_word(&pool.sleepers, <uint32_t>-1)
+                sleep(berth, seen)
+            add_word(&berth.sleepers, <uint32_t>-1)
 
 
 cdef void leave_step(PoolState *pool) noexcept nogil:
@@ -245,7 +360,8 @@ cdef void leave_step(PoolState *pool) noexcept nogil:
 cdef void *worker_main(void *argument) noexcept nogil:
     """A worker's thread: steps, one after the other, until the pool stops."""
     cdef Thread *thread = <Thread *>argument
-    while join_step(thread.pool):
+    cdef Berth *berth = &thread.pool.berths[thread.pool.crew_of[thread.index]]
+    while join_step(thread.pool, berth):
         work(&thread.pool.program.workers[thread.index])
         leave_step(thread.pool)
     return NULL
@@ -255,6 +371,7 @@ cdef void forget(ProgramState *program) noexcept nogil:
     """Wipe the words that carry a generation, when generations start anew: none ever comes twice."""
     cdef int32_t i
     memset(program.log, 0, (program.group_count + 1) * sizeof(uint64_t))
+    memset(program.tallies, 0, program.group_count * program.tallies_of_group * sizeof(Tally))
     for i in range(program.pool.workers):
         memset(program.workers[i].slices, 0, program.group_count * sizeof(uint64_t))
     for i in range(program.event_count):
@@ -278,7 +395,7 @@ cdef int open_step(ProgramState *program, const int32_t *roots, int32_t count) n
     if tasks:
         program.pool.program = program
         store_ordered(&program.pool.state, (load_relaxed(&program.pool.state) & ~(ROUND - 1)) + ROUND)
-        wake(program.pool, INT_MAX)
+        wake(program.pool, program.pool.workers)
     return tasks > 0
 
 
@@ -295,4 +412,4 @@ cdef void await_step(PoolState *pool) noexcept nogil:
 cdef void stop_workers(PoolState *pool) noexcept nogil:
     """Make every worker's thread end, now or after the open step."""
     store_word(&pool.stop, 1)
-    wake(pool, INT_MAX)
+    wake(pool, pool.workers)

@@ -93,6 +93,7 @@ def core_lines(pool: Pool) -> list[str]:
     caches = topology.caches(pool.cores[0])
     lines = [
         f"workers      {pool.placement}",
+        f"  waiting    {pool.placement.waiting}",
         f"  affinity   {len(allowed)} logical cores: {core_ranges(allowed)}; {len(physical)} physical",
         f"  quota      {'none' if quota is None else f'{quota:g} CPUs (cgroup)'}",
         f"  NUMA       {len(nodes)} node{'s' * (len(nodes) > 1)}: "

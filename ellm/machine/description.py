@@ -15,11 +15,13 @@ from typing import Any
 
 import numpy as np
 
+from ellm.scheduler.crews import Crews
+from ellm.scheduler.placement import ALWAYS_NS, LINGER_NS, SPIN_NS
 from ellm.scheduler.simulate import Workers
+from ellm.scheduler.topology import spare
 from ellm.system.errors import InputError
 
 FOLDER = Path(__file__).with_name("descriptions")
-SPIN_NS = 30_000  # as in scheduler/worker.pyx
 
 
 def _figure(section: str, least: float, most: float) -> Any:
@@ -64,6 +66,10 @@ class Machine:
         """Cores of all sockets."""
         return self.sockets * self.cores_per_socket
 
+    def workers_of(self, threads: int | None) -> int:
+        """So many workers, or, not told, those that ellm would take: some cores are left to Python."""
+        return self.cores - spare(self.cores) if threads is None else threads
+
     @property
     def matmul_tflops_per_core(self) -> float:
         """The rate of bf16 multiplications."""
@@ -94,7 +100,7 @@ class Machine:
             domain_of=domain.astype(np.int32),
             cache_of=cache.astype(np.int32),
             socket_of=socket.astype(np.int32),
-            victims=_nearest_first(cache, domain),
+            crews=_crews(domain, cache),
             domains=self.sockets * self.domains_per_socket,
             domain_rate=self.read_gb_per_s_per_domain,
             core_rate=self.read_gb_per_s_per_core,
@@ -106,7 +112,9 @@ class Machine:
             near_ns=self.near_ns,
             far_ns=self.far_ns,
             socket_ns=self.socket_ns,
-            spin_ns=SPIN_NS,
+            fetch_bytes=self.l2_kib_per_core * 1024 / 2,
+            spin_ns=ALWAYS_NS,
+            linger_ns=LINGER_NS if threads < self.cores else SPIN_NS,
             gap_ns=1000 * self.python_us,
             wake_ns=1000 * self.wake_us,
             wake_each_ns=1000 * self.wake_each_us,
@@ -132,14 +140,14 @@ class Machine:
         return "\n".join(lines) + "\n"
 
 
-def _nearest_first(cache: np.ndarray, domain: np.ndarray) -> np.ndarray:
-    """int32 [workers, workers - 1]: for each worker the others as `topology.nearest_first` orders them."""
-    count = len(cache)
-    worker = np.arange(count)
-    distance = 2 - (cache[:, None] == cache) + (domain[:, None] != domain)
-    order = distance * count + (worker - worker[:, None]) % count
-    np.fill_diagonal(order, -1)
-    return np.argsort(order, axis=1, kind="stable")[:, 1:].astype(np.int32)
+def _crews(domain: np.ndarray, cache: np.ndarray) -> Crews:
+    """As `topology.crews` makes them; domains of a socket are as far from each other, those of two further."""
+    places = list(zip(domain.tolist(), cache.tolist(), strict=True))
+
+    def distance(a: int, b: int) -> tuple[bool, bool]:
+        return places[a][0] != places[b][0], places[a][1] != places[b][1]
+
+    return Crews.of(places, distance)
 
 
 def known() -> list[str]:

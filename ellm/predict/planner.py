@@ -61,7 +61,7 @@ class Planner:
             raise InputError(f"batch {batch}: a step has from 1 to {program.chunk} sequences")
         self.compiled, self.dtype, self.program = compiled, dtype, program
         self.machine, self.batch, self.seed = machine, batch, seed
-        self.threads = machine.cores if threads is None else threads
+        self.threads = machine.workers_of(threads)
         self.workers = machine.workers(self.threads)
         self.costing = Costing(program, machine, self.threads)
         self.cost = Cost.of(program)

@@ -142,8 +142,12 @@ def test_machines_that_come_with_it(name, tmp_path):
     assert description.load(str(path)) == machine
     workers = machine.workers(machine.cores)
     assert len(set(workers.domain_of)) == workers.domains
-    near = workers.cache_of[workers.victims[0]]
+    near = workers.domain_of[workers.crews.begin[:-1]][workers.crews.order[0]]
     assert list(near == near[0]) == sorted(near == near[0], reverse=True)
+
+
+def test_some_cores_are_left_to_python(big):
+    assert Planner(big, description.load("xeon-6980p")).threads == 126
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from fake_machine import eight_threads, machine
+from fake_machine import eight_threads, machine, write_machine
 
 from ellm.scheduler import Pool, topology
 from ellm.system.errors import InputError
@@ -86,16 +86,50 @@ def test_cores_are_chosen_one_per_physical_core(tmp_path, monkeypatch):
     assert topology.choose_cores(None, root) == [0, 1, 2, 3]
     assert topology.choose_cores(6, root) == [0, 1, 2, 3, 4, 5]
     monkeypatch.setattr(topology, "allowed_cores", lambda: [3, 5, 7])
-    assert topology.choose_cores(None, root) == [3, 5]
+    assert topology.choose_cores(None, root) == [5, 3]
     machine(root, {"proc/self/cgroup": "0::/", "sys/fs/cgroup/cpu.max": "190000 100000"})
     assert topology.choose_cores(None, root) == [3]
     with pytest.raises(InputError, match=r"threads: 2 asked for, but .* 3 cores, the cgroup quota 1\.9"):
         topology.choose_cores(2, root)
 
 
-def test_victims_nearest_first(tmp_path):
+def test_crews_share_node_and_cache(tmp_path):
     root = eight_threads(tmp_path)
-    assert topology.nearest_first([0, 1, 2, 4], root) == [[3, 1, 2], [3, 0, 2], [3, 0, 1], [0, 1, 2]]
+    crews = topology.crews([0, 1, 4, 5, 2, 3, 6, 7], root)
+    assert crews.begin.tolist() == [0, 4, 8] and crews.order.tolist() == [[0, 1], [1, 0]]
+    assert topology.crews([0, 2, 1], root).begin.tolist() == [0, 1, 2, 3]
+
+
+def test_near_crews_are_those_of_near_nodes(tmp_path):
+    """Two sockets of two nodes each, whose cores share the last level cache with the other node of the socket."""
+    root = write_machine(tmp_path, sockets=2, domains=2, caches=1, cores=13)
+    for core in range(52):
+        socket = core // 26
+        shared = f"sys/devices/system/cpu/cpu{core}/cache/index3/shared_cpu_list"
+        machine(root, {shared: f"{26 * socket}-{26 * socket + 25}"})
+    for node in range(4):
+        told = [10 if other == node else 12 if other // 2 == node // 2 else 21 for other in range(4)]
+        machine(root, {f"sys/devices/system/node/node{node}/distance": " ".join(map(str, told))})
+    crews = topology.crews(list(range(52)), root)
+    assert crews.begin.tolist() == [0, 6, 13, 19, 26, 32, 39, 45, 52]
+    assert crews.order[3].tolist() == [3, 2, 0, 1, 4, 5, 6, 7]
+    assert crews.order[4].tolist() == [4, 5, 6, 7, 0, 1, 2, 3]
+
+
+def test_many_cores_leave_some_to_python(monkeypatch, tmp_path):
+    monkeypatch.setattr(topology, "allowed_cores", lambda: list(range(128)))
+    root = write_machine(tmp_path, sockets=1, domains=3, caches=1, cores=43)
+    assert topology.choose_cores(None, root) == list(range(126))
+    assert topology.choose_cores(128, root) == list(range(128))
+    assert [topology.spare(cores) for cores in (2, 15, 16, 64)] == [0, 0, 1, 2]
+
+
+def test_cores_are_sorted_by_node(monkeypatch, tmp_path):
+    root = write_machine(tmp_path, sockets=1, domains=2, caches=1, cores=4)
+    machine(root, {"sys/devices/system/node/node0/cpulist": "0,2,4,6"})
+    machine(root, {"sys/devices/system/node/node1/cpulist": "1,3,5,7"})
+    monkeypatch.setattr(topology, "allowed_cores", lambda: list(range(8)))
+    assert topology.choose_cores(None, root) == [0, 2, 4, 6, 1, 3, 5, 7]
 
 
 def test_caches_nodes_and_huge_pages(tmp_path):

@@ -12,7 +12,8 @@ import pytest
 from fake_machine import eight_threads, machine
 
 from ellm.scheduler import Pool, claims, topology
-from ellm.scheduler.placement import place
+from ellm.scheduler.placement import ALWAYS_NS, LINGER_NS, SPIN_NS, place
+from ellm.scheduler.probe_program import TABLE, ProbeGroup, one_row, probe_program
 from ellm.system.errors import InputError
 
 ALLOWED = sorted(os.sched_getaffinity(0))
@@ -189,3 +190,38 @@ def test_without_a_place_for_claims_workers_go_where_they_would(monkeypatch):
     monkeypatch.setattr(claims, "folder", lambda: None)
     with Pool() as pool:
         assert pool.cores == topology.choose_cores(None)
+
+
+def test_who_owns_cores_watches_and_who_shares_them_sleeps(eight):
+    """Four physical cores; between steps Python needs one."""
+    for threads, pin, in_step, between in (
+        (4, "auto", ALWAYS_NS, SPIN_NS),
+        (3, "auto", ALWAYS_NS, LINGER_NS),
+        (5, "auto", SPIN_NS, SPIN_NS),
+        (None, "0-2", ALWAYS_NS, LINGER_NS),
+        (None, "0,4", SPIN_NS, SPIN_NS),
+        (2, "none", SPIN_NS, SPIN_NS),
+    ):
+        placement = place(threads, pin, eight)
+        assert (placement.spin_ns, placement.linger_ns) == (in_step, between), (threads, pin)
+        placement.claim.close()
+    with contextlib.closing(place(None, "0", eight).claim):
+        shared = place(None, "0-1", eight)
+        assert shared.spin_ns == SPIN_NS
+        shared.claim.close()
+    machine(eight, {"proc/self/cgroup": "0::/", "sys/fs/cgroup/cpu.max": "300000 100000"})
+    assert place(3, "auto", eight).spin_ns == SPIN_NS
+    assert (
+        place(None, "none", eight).waiting == "a worker sleeps after 30 us in a step, sleeps after 30 us between steps"
+    )
+
+
+@two_cores
+def test_a_worker_with_its_own_core_does_not_sleep_in_a_step():
+    groups = [ProbeGroup(1, kernel="slow", args={"first": 0, "last": 0, "ns": 20_000_000}), ProbeGroup(2, [0])]
+    with Pool() as pool:
+        executable = pool.load(probe_program(groups), TABLE)
+        for _ in range(3):
+            executable.run(one_row())
+        parks = executable.statistics()["total"]["parks"]
+    assert (parks == 0) == pool.placement.owned

@@ -9,7 +9,8 @@ from block_programs import BlockProgram, random_step
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ellm.scheduler import StepTables
+from ellm.scheduler import StepTables, simulation
+from ellm.scheduler.crews import Crews
 from ellm.scheduler.interpret import walk
 from ellm.scheduler.probe_program import ProbeGroup, one_row, probe_program
 from ellm.scheduler.program import Lists
@@ -18,24 +19,25 @@ from ellm.scheduler.simulate import CacheState, StepWork, Workers, needed_signal
 
 def make_workers(count: int, **changes) -> Workers:
     worker = np.arange(count)
-    victims = [[(w + i) % count for i in range(1, count)] for w in range(count)]
     fields = {
         "domain_of": (worker % 2).astype(np.int32),
         "cache_of": (worker % 2).astype(np.int32),
         "socket_of": np.zeros(count, np.int32),
-        "victims": np.array(victims, np.int32).reshape(count, count - 1),
+        "crews": Crews.of([0] * count, lambda a, b: 0),
         "domains": 2,
         "domain_rate": 40.0,
         "core_rate": 20.0,
         "remote_rate": 10.0,
         "cache_rate": 100.0,
         "cache_bytes": 0.0,
+        "fetch_bytes": 0.0,
         "task_ns": 10.0,
         "stream_ns": 0.0,
         "near_ns": 50.0,
         "far_ns": 80.0,
         "socket_ns": 100.0,
         "spin_ns": 30000.0,
+        "linger_ns": 30000.0,
         "gap_ns": 0.0,
         "wake_ns": 5000.0,
         "wake_each_ns": 0.0,
@@ -167,12 +169,13 @@ def test_idle_workers_steal_from_one_that_is_late():
 def test_a_search_that_finds_nothing_does_not_wait_for_each_look():
     """Of 65 workers those that are done look at what the others have left, and are soon back for the next group.
 
-    Each group takes its task and 65 counts, one after the other: the looks of a worker at 64 slices would take as long.
+    Each group takes its task, 11 counts of a crew and 6 of crews, one after the other: to look at 64 slices would take
+    as long.
     """
     zero = np.zeros(65, np.int32)
     workers = make_workers(65, near_ns=50.0, far_ns=50.0, domain_of=zero, cache_of=zero, domains=1)
     step = simulate_groups([ProbeGroup(65), ProbeGroup(65, [0])], workers, ns=np.array([1000.0, 1000.0]))
-    assert 2 * (1000 + 65 * 50) < step.ns < 1.05 * 2 * (1000 + 65 * 50)
+    assert 2 * (1000 + 17 * 50) < step.ns < 1.05 * 2 * (1000 + 17 * 50)
 
 
 def test_what_the_cache_holds_is_not_read_again():
@@ -205,15 +208,47 @@ def test_waking_takes_time():
 
 
 def test_sleepers_are_woken_one_after_the_other():
-    """The waker has no task before it has woken all, the last of them none before its turn and its own way."""
+    """The first of a crew, and then by it the others; its waker goes on when it has woken that one."""
     groups = [ProbeGroup(1), ProbeGroup(8, [0])]
     workers = make_workers(8, wake_ns=900.0, wake_each_ns=2000.0)
     step = simulate_groups(groups, workers, ns=np.array([100_000.0, 50_000.0]))
     begins = sorted(begin for _, group, _, begin, _ in step.record if group == 1)
     woken = step.published[1]
-    gaps = np.diff(begins)
-    assert begins[0] == pytest.approx(woken + 2900, abs=200) and gaps.max() == pytest.approx(2000, abs=200)
-    assert begins[-1] == pytest.approx(woken + 7 * 2000 + 900, abs=1000)
+    assert begins[0] == pytest.approx(woken + 2000, abs=200) and begins[1] == pytest.approx(woken + 2900, abs=200)
+    assert np.diff(begins)[2:] == pytest.approx(2000, abs=200)
+
+
+def test_workers_that_wait_read_ahead(monkeypatch):
+    """Of the 100 us that each reads in the last group three read what they can while the fourth runs the one before."""
+    monkeypatch.setattr(simulation, "following", lambda program: np.array([2, 2, -1], np.int32))
+    groups = [ProbeGroup(4), ProbeGroup(1, [0]), ProbeGroup(4, [1])]
+    program = probe_program(groups)
+    work = make_work(program, StepTables(program, 4).fill(one_row()).counts, ns=np.array([0, 60e3, 0]), home=0)
+    work.item_bytes[2] = 1_000_000
+    times = {}
+    for fetch_bytes in (0.0, 400_000.0, 2_000_000.0):
+        workers = make_workers(4, domain_rate=40.0, core_rate=10.0, spin_ns=1e9, fetch_bytes=fetch_bytes)
+        step = simulate(program, work, workers, record=True)
+        assert step.memory_bytes == pytest.approx(4_000_000)
+        times[fetch_bytes] = sorted(end - begin for _, group, _, begin, end in step.record if group == 2)
+    assert times[0.0] == pytest.approx([100e3] * 4, rel=0.01)
+    assert times[4e5] == pytest.approx([60e3] * 3 + [100e3], rel=0.01)
+    assert times[2e6] == pytest.approx([40e3] * 3 + [100e3], rel=0.05)
+
+
+def test_crews_are_woken_side_by_side():
+    groups, ns = [ProbeGroup(1), ProbeGroup(24, [0])], np.array([100_000.0, 500_000.0])
+    crews = Crews.of([0] * 24, lambda a, b: 0)
+    assert crews.count == 2
+    one, two = (
+        last_begin(simulate_groups(groups, make_workers(24, wake_ns=900.0, wake_each_ns=2000.0, crews=found), ns=ns))
+        for found in (Crews(np.array([0, 24], np.int32), np.zeros((1, 1), np.int32)), crews)
+    )
+    assert two < one - 15_000
+
+
+def last_begin(step) -> float:
+    return max(begin for _, _, _, begin, _ in step.record)
 
 
 def test_workers_that_slept_between_steps_are_woken_for_the_next():

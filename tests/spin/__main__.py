@@ -22,6 +22,10 @@ FAULTS = {
     "a task is counted before it has run": ["-DFAULT=4"],
     "a slice is written without comparing": ["-DFAULT=5"],
     "the same, 3 workers": ["-DFAULT=5", "-DWORKERS=3"],
+    "a worker that was woken does not wake those left to it": ["-DFAULT=6"],
+    "a crew's count goes on from the step before": ["-DFAULT=7"],
+    "who is to wake others is told after being woken": ["-DFAULT=8"],
+    "as many others are woken as there are workers": ["-DFAULT=9", "-DWORKERS=3"],
 }
 SAMPLED = ["-DWORKERS=3", "-DSTEPS=1"]
 COMPILE = ["cc", "-O2", "-w", "-DSAFETY", "-DVECTORSZ=2048"]

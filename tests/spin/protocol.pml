@@ -2,7 +2,8 @@
  *
  * A program of three groups runs for STEPS steps: group 0 releases 1 and 2, which end the step together. Words are those
  * of worker.pxd, and each access to one is a step of its own, sequentially consistent (the sanitizer looks after weaker
- * orders: tests/tsan). Generations start anew after GENERATIONS of them. Every task must run once a step, after those that
+ * orders: tests/tsan). Each worker is a crew that counts the tasks it was given, and all sleep in one berth, so that both
+ * levels of counting and the relay of wakes have their part. Generations start anew after GENERATIONS of them. Every task must run once a step, after those that
  * it depends on, and every step must end. FAULT plants one of the faults that tests/spin/__main__.py names. */
 #ifndef WORKERS
 #define WORKERS 2
@@ -19,6 +20,11 @@
 #ifndef GROUPS
 #define GROUPS 2
 #endif
+#if FAULT == 9
+#define ALL (WORKERS - 1)
+#else
+#define ALL 10
+#endif
 #define LAST_EVENT 1
 #define LOG_END 9
 #define TASKS(g) (2 - (g) / 2) /* 2, 2, 1 */
@@ -28,50 +34,61 @@
 typedef Word { byte generation; byte begin; byte end };
 
 /* PoolState */
-byte round, inside, sleepers, finished;
+byte round, inside, sleepers, relay, finished;
 bool closed = true, stop, asleep[WORKERS], caller_asleep;
 bool changed[WORKERS]; /* `signal` is another than the worker saw */
 /* ProgramState */
-byte generation, tail, remaining[GROUPS], log_generation[GROUPS + 1], log_group[GROUPS + 1];
+byte generation, tail, log_generation[GROUPS + 1], log_group[GROUPS + 1];
 byte count_generation[2], count[2];
+byte tally_generation[GROUPS * (WORKERS + 1)], tally[GROUPS * (WORKERS + 1)], nothing[GROUPS * (WORKERS + 1)];
 Word slices[GROUPS * WORKERS];
 /* What is checked */
 byte ran[GROUPS * 2], done[GROUPS];
 
-inline wake_all() {
-    if
-    :: sleepers > 0 ->
-        d_step { i = 0; do :: i < WORKERS -> changed[i] = true; i++ :: else -> break od; i = 0 };
-        d_step { i = 0; do :: i < WORKERS -> asleep[i] = false; i++ :: else -> break od; i = 0 }
-    :: else
-    fi
-}
-
-inline wake_one() {
-    if
-    :: sleepers > 0 ->
-        d_step { i = 0; do :: i < WORKERS -> changed[i] = true; i++ :: else -> break od; i = 0 };
-        atomic {
-            if
-            :: asleep[0] -> asleep[0] = false
-            :: asleep[1] -> asleep[1] = false
+inline futex_wake() {
+    atomic {
+        if
+        :: asleep[0] -> asleep[0] = false
+        :: asleep[1] -> asleep[1] = false
 #if WORKERS > 2
-            :: asleep[2] -> asleep[2] = false
+        :: asleep[2] -> asleep[2] = false
 #endif
-            :: else
-            fi
-        }
+        :: else
+        fi
+    }
+}
+
+/* One is woken, who wakes the others: all that sleep then if all are meant, as who was woken may sleep again. */
+inline wake(threads) {
+    if
+    :: sleepers > 0 ->
+        d_step { i = 0; do :: i < WORKERS -> changed[i] = true; i++ :: else -> break od; i = 0 };
+#if FAULT == 8
+        futex_wake();
+        relay = relay + (threads == WORKERS -> ALL : threads - 1)
+#else
+        relay = relay + (threads == WORKERS -> ALL : threads - 1);
+        futex_wake()
+#endif
     :: else
     fi
 }
 
-inline futex_wait() {
+inline sleep() {
     atomic { if :: !changed[me] -> asleep[me] = true :: else fi };
-    !asleep[me]
+    !asleep[me];
+#if FAULT != 6
+    d_step { mine = relay; relay = 0 };
+    do
+    :: mine >= ALL ->
+        d_step { i = 0; do :: i < WORKERS -> asleep[i] = false; i++ :: else -> break od; i = 0; mine = 0 }
+    :: mine > 0 && mine < ALL -> futex_wake(); mine--
+    :: else -> break
+    od
+#endif
 }
 
 inline publish(g) {
-    remaining[g] = TASKS(g);
     atomic { slot = tail; tail++ };
     d_step { log_group[slot] = g + 1; log_generation[slot] = generation }
 }
@@ -85,7 +102,7 @@ inline close_step() {
 #if FAULT == 2
     closed = true;
 #endif
-    wake_all()
+    wake(WORKERS)
 }
 
 inline signal_event(e) {
@@ -103,7 +120,7 @@ inline signal_event(e) {
 #if GROUPS > 2
         publish(2);
 #endif
-        wake_one()
+        wake(1)
     :: else
     fi
 }
@@ -164,6 +181,43 @@ inline run_task(g, task) {
     }
 }
 
+/* Counts tasks of a tally; `met`: they were the last of all. */
+inline add_tasks(at, more, all) {
+    d_step {
+#if FAULT == 7
+        tally[at] = tally[at] + more;
+#else
+        if
+        :: tally_generation[at] == generation -> tally[at] = tally[at] + more
+        :: else -> tally_generation[at] = generation; tally[at] = more
+        fi;
+#endif
+        met = tally[at] == all
+    };
+    if :: met -> nothing[at] = generation :: else fi
+}
+
+#define GIVEN(g, crew) (TASKS(g) * ((crew) + 1) / WORKERS - TASKS(g) * (crew) / WORKERS)
+
+/* Counts tasks of one home slice, the last of which is `last`; `met`: they were the last ones of the group. */
+inline count_tasks(g, last, more) {
+    victim = ((last + 1) * WORKERS - 1) / TASKS(g);
+    add_tasks(g * (WORKERS + 1) + 1 + victim, more, GIVEN(g, victim));
+    if
+    :: met -> add_tasks(g * (WORKERS + 1), GIVEN(g, victim), TASKS(g))
+    :: else
+    fi;
+    victim = 0
+}
+
+/* What a worker no longer needs would else tell states apart. */
+inline forget() {
+    atomic {
+        begin = 0; end = 0; middle = 0; last = 0; slot = 0; mine = 0; word_generation = 0; word_begin = 0; word_end = 0;
+        swapped = false; met = false; left = false; any_left = false
+    }
+}
+
 inline drain(g) {
     mine = 0;
     do
@@ -172,11 +226,14 @@ inline drain(g) {
         if
         :: swapped ->
 #if FAULT == 4
-            d_step { remaining[g]--; mine = remaining[g] };
+            count_tasks(g, begin, 1);
+            mine = met;
             run_task(g, begin);
-            if :: mine == 0 -> signal_event(EVENT_OF(g)) :: else fi
+            if :: mine -> signal_event(EVENT_OF(g)) :: else fi;
+            mine = 0
 #else
             run_task(g, begin);
+            last = begin;
             mine++
 #endif
         :: else -> break
@@ -185,21 +242,24 @@ inline drain(g) {
 #if FAULT != 4
     if
     :: mine > 0 ->
-        d_step { remaining[g] = remaining[g] - mine; met = remaining[g] == 0; mine = 0 };
+        count_tasks(g, last, mine);
+        mine = 0;
         if :: met -> signal_event(EVENT_OF(g)) :: else fi
     :: else
-    fi
+    fi;
 #endif
+    forget()
 }
 
-/* Half of what another has left becomes one's own, which is dry; `stolen`. */
+/* Half of what another has left becomes one's own, which is dry; `stolen`. One that is untouched may be left: `left`. */
 inline take_half(g, victim) {
     do
     :: true ->
         slice_range(g, victim);
         if
         :: begin == end -> break
-        :: else ->
+        :: begin != end && word_generation != generation -> left = true; break
+        :: begin != end ->
             middle = begin + (end - begin) / 2;
             compare_exchange(g, victim, begin, middle);
             if
@@ -223,20 +283,35 @@ inline steal() {
     :: entry < cursor && !stolen ->
         g = log_group[entry] - 1;
         if
-        :: remaining[g] == 0 -> entry++
+        :: nothing[g * (WORKERS + 1)] == generation -> entry++
         :: else ->
             victim = 0;
+            any_left = false;
             do
             :: victim < WORKERS && !stolen ->
-                if :: victim != me -> take_half(g, victim) :: else fi;
+                left = false;
+                if
+                :: nothing[g * (WORKERS + 1) + 1 + victim] == generation
+                :: else ->
+                    if :: victim != me -> take_half(g, victim) :: else fi;
+                    if
+                    :: !stolen && !left -> nothing[g * (WORKERS + 1) + 1 + victim] = generation
+                    :: else -> any_left = any_left || left
+                    fi
+                fi;
                 victim++
             :: else -> break
             od;
-            if :: stolen -> drain(g) :: else -> entry++ fi
+            if
+            :: stolen -> drain(g)
+            :: !stolen && any_left -> entry++
+            :: !stolen && !any_left -> nothing[g * (WORKERS + 1)] = generation; entry++
+            fi
         fi
     :: else -> break
     od;
-    atomic { entry = 0; g = 0; victim = 0; begin = 0; end = 0; middle = 0 }
+    atomic { entry = 0; g = 0; victim = 0 };
+    forget()
 }
 
 inline park() {
@@ -246,7 +321,7 @@ inline park() {
     :: else ->
         changed[me] = false;
         sleepers++;
-        futex_wait();
+        sleep();
         sleepers--
     fi;
 #else
@@ -254,7 +329,7 @@ inline park() {
     sleepers++;
     if
     :: log_generation[cursor] == generation
-    :: else -> futex_wait()
+    :: else -> sleep()
     fi;
     sleepers--
 #endif
@@ -281,8 +356,8 @@ inline work() {
 }
 
 proctype worker(byte me) {
-    byte cursor, entry, g, victim, slot, begin, end, middle, word_generation, word_begin, word_end, mine, i;
-    bool swapped, met, stolen;
+    byte cursor, entry, g, victim, slot, begin, end, middle, word_generation, word_begin, word_end, mine, last, i;
+    bool swapped, met, stolen, left, any_left;
     do
     :: atomic { !closed -> inside++ };
         work();
@@ -294,7 +369,7 @@ proctype worker(byte me) {
     :: closed && !stop ->
         changed[me] = false;
         sleepers++;
-        if :: closed && !stop -> futex_wait() :: else fi;
+        if :: closed && !stop -> sleep() :: else fi;
         sleepers--
     od
 }
@@ -315,7 +390,12 @@ init {
                 i = 0;
                 do :: i < GROUPS * WORKERS -> slices[i].generation = 0; i++ :: else -> break od;
                 count_generation[0] = 0;
-                count_generation[1] = 0
+                count_generation[1] = 0;
+                i = 0;
+                do
+                :: i < GROUPS * (WORKERS + 1) -> tally_generation[i] = 0; nothing[i] = 0; i++
+                :: else -> break
+                od
             :: else
             fi;
 #endif
@@ -326,7 +406,7 @@ init {
         };
         publish(0);
         d_step { assert(closed && inside == 0); round++; closed = false };
-        wake_all();
+        wake(WORKERS);
         do
         :: finished == round -> break
         :: atomic { finished != round -> caller_asleep = true };
@@ -339,5 +419,5 @@ init {
     :: else -> break
     od;
     stop = true;
-    wake_all()
+    wake(WORKERS)
 }

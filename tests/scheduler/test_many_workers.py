@@ -1,0 +1,60 @@
+"""One program on 2 to 64 workers of few cores: they sleep and wake each other all the time, in one crew or several."""
+
+import os
+from random import Random
+
+import pytest
+from block_programs import BlockProgram, random_step
+
+from ellm.scheduler import Pool
+from ellm.scheduler.crews import MOST, Crews
+from ellm.scheduler.probe_program import TABLE, ProbeGroup, one_row, probe_program
+
+ALLOWED = sorted(os.sched_getaffinity(0))
+
+
+def oversubscribed(workers: int) -> Pool:
+    return Pool(cores=(ALLOWED * workers)[:workers])
+
+
+@pytest.mark.parametrize("workers", [2, 3, 12, 13, 25, 64])
+def test_random_programs_on_any_number_of_workers(workers):
+    with oversubscribed(workers) as pool:
+        assert len(pool.crews.of_worker) == workers
+        for seed in range(4):
+            random = Random(seed)
+            graph = BlockProgram(random)
+            executable = graph.load(pool)
+            for _ in range(6):
+                graph.choose(random)
+                graph.check_step(executable, random_step(random, graph.program))
+
+
+@pytest.mark.parametrize("workers", [2, 13, 64])
+def test_sleepers_are_woken_for_each_group(workers):
+    """Long single tasks between wide groups let all others fall asleep."""
+    groups: list[ProbeGroup] = []
+    for number in range(6):
+        after = [len(groups) - 1] if groups else []
+        groups.append(
+            ProbeGroup(1, after, "slow", {"first": 0, "last": 0, "ns": 300_000})
+            if number % 2
+            else ProbeGroup(3 * workers, after)
+        )
+    with oversubscribed(workers) as pool:
+        executable = pool.load(probe_program(groups), TABLE)
+        for _ in range(30):
+            executable.run(one_row())
+            assert executable.statistics()["last"]["tasks"] == sum(group.tiles for group in groups)
+        assert executable.statistics()["total"]["parks"] > 0
+
+
+def test_crews_are_neighbours_and_know_who_is_near():
+    places = [0] * 43 + [1] * 43 + [2] * 40
+    crews = Crews.of(places, lambda a, b: abs(places[a] - places[b]))
+    sizes = crews.begin[1:] - crews.begin[:-1]
+    assert sizes.max() <= MOST and sizes.min() >= MOST - 2 and crews.begin[-1] == len(places)
+    assert all(len(set(places[begin:end])) == 1 for begin, end in zip(crews.begin, crews.begin[1:], strict=False))
+    for crew, order in enumerate(crews.order):
+        distances = [abs(places[crews.begin[crew]] - places[crews.begin[other]]) for other in order]
+        assert order[0] == crew and distances == sorted(distances)
