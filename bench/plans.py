@@ -19,6 +19,7 @@ CONTEXT = 4096
 CASES = [
     ("qwen3-coder-480b-a35b", "fp8"),
     ("qwen3-coder-480b-a35b", "bf16"),
+    ("qwen3-coder-480b-a35b", "bf12"),
     ("qwen3-30b-a3b", "bf16"),
     ("qwen3-30b-a3b", "fp8"),
     ("deepseek-v3", None),
@@ -32,7 +33,9 @@ def figures(machine: description.Machine) -> Iterator[tuple[str, Estimate]]:
         source = Source(json.loads((CONFIGS / name / "config.json").read_text()))
 
         def compiled(dtype: str | None, source: Source = source):
-            return compile_model(source, context=2 * CONTEXT, isa=machine.isa, dtype=dtype).program
+            return compile_model(
+                source, context=2 * CONTEXT, isa=machine.isa, dtype=dtype, workers=machine.workers_of(None)
+            ).program
 
         yield f"{name}, {dtype or 'as released'}", Planner(compiled, machine, dtype=dtype).decode(CONTEXT)
 

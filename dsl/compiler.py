@@ -44,6 +44,7 @@ def compile(
     packings: Mapping[str, str] | None = None,
     routes: Routes = in_bf16,
     kv: str = "bf16",
+    workers: int = 1,
 ) -> Program:
     """Compile a traced model.
 
@@ -51,10 +52,12 @@ def compile(
     rows, rounded up to whole row blocks of `row_block` rows. Without `fuse`, one kernel runs per operator of the graph.
     `packing` decides in which format each matrix is packed, `packings` which one holds the numbers of another in fewer
     bits (`ellm.kernels.formats.packings`), `routes` what activations that meet it become, `kv` in what keys and values
-    are kept, one of KV. Raises GraphError (an InputError) for bad sizes, a malformed graph, or an operator that no
-    kernel can run, also not with such keys and values.
+    are kept, one of KV. Operators are cut into tasks enough for `workers`, which changes no bit of a result. Raises
+    GraphError (an InputError) for bad sizes, a malformed graph, or an operator that no kernel can run, also not with such
+    keys and values.
     """
     options: dict[str, Any] = {"fuse": fuse, "packing": packing, "packings": packings, "routes": routes, "kv": kv}
+    options["workers"] = workers
     return compile_all([graph], context=context, chunk=chunk, row_block=row_block, **options)[0]
 
 
@@ -69,6 +72,7 @@ def compile_all(
     packings: Mapping[str, str] | None = None,
     routes: Routes = in_bf16,
     kv: str = "bf16",
+    workers: int = 1,
 ) -> list[Program]:
     """Compile graphs of one model into programs that share packed weights and KV ranges; else as `compile`.
 
@@ -81,7 +85,7 @@ def compile_all(
         _check_sizes(graph, context, chunk, row_block)
         sizes = _round_up(context, contract.SPLIT), row_block, -(-chunk // row_block)
         first = lowerings[0] if lowerings else None
-        lowerings.append(lower(rewrite(graph, fuse, packing), *sizes, first, packings, routes, kv == "int8"))
+        lowerings.append(lower(rewrite(graph, fuse, packing), *sizes, first, packings, routes, kv == "int8", workers))
     weights_bytes = lowerings[0].region.place()
     return [_program(lowering, weights_bytes, context) for lowering in lowerings]
 

@@ -16,7 +16,7 @@ from ellm.dsl.lowering import Lowering
 from ellm.dsl.node import Node
 from ellm.dsl.operator import Argument, Stored
 from ellm.dsl.tensor import R, Weight, features, text
-from ellm.dsl.tiling import depth_tiles, task_tiles, tiles
+from ellm.dsl.tiling import depth_tiles, finer, task_tiles, tiles
 from ellm.kernels.routes import Routes, in_bf16
 from ellm.scheduler.program import Kind
 
@@ -30,12 +30,13 @@ def lower(
     packings: Mapping[str, str] | None = None,
     routes: Routes = in_bf16,
     int8: bool = False,
+    workers: int = 1,
 ) -> Lowering:
-    """Lower every node, and the sampling of logits; `first`, `packings`, `routes` and `int8`: see Lowering.
+    """Lower every node, and the sampling of logits; `first` and what follows it: see Lowering.
 
     Raises LoweringError, naming the model line, if no kernel fits.
     """
-    low = Lowering(graph, context, row_block, blocks, first, packings, routes, int8)
+    low = Lowering(graph, context, row_block, blocks, first, packings, routes, int8, workers)
     for key, node in graph.items():
         if node.op == "tokens":
             continue
@@ -60,7 +61,8 @@ def _embed(low: Lowering, key: int, node: Node) -> None:
     vocab, width = weight.shape
     n_tiles, k_tiles = tiles(vocab), depth_tiles(width)
     # Packed exactly as the head is, so that tied embeddings are stored once.
-    table = low.region.tiles([weight], packing.whole(vocab), width, n_tiles, task_tiles(n_tiles, k_tiles))
+    task = finer(task_tiles(n_tiles, k_tiles), n_tiles, low.workers)
+    table = low.region.tiles([weight], packing.whole(vocab), width, n_tiles, task)
     args: dict[str, Argument] = {"table": table, "out": low.store(key, "embed").buffer, "width": width}
     args |= {"format": table.format.number}
     low.emit("embed", "embed", key, args | {"k_tiles": k_tiles, "vocab": vocab, "scale": 1.0})

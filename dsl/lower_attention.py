@@ -20,7 +20,7 @@ def _qkv(low: Lowering, key: int, node: Node) -> None:
     heads, head_dim = features(node.shape)
     kv_heads = node.weights["k"].shape[0]
     count, head_tiles = heads + 2 * kv_heads, tiles(head_dim)
-    task = task_heads(count, head_tiles, depth_tiles(low.depth(node)))
+    task = task_heads(count, head_tiles, depth_tiles(low.depth(node)), low.workers)
     runs = packing.heads((heads, kv_heads, kv_heads), head_dim)
     args = low.operand(node) | low.matrix(node, ["q", "k", "v"], runs, count * head_tiles, task * head_tiles)
     args |= {"task_heads": task, "heads": heads, "kv_heads": kv_heads, "head_dim": head_dim, "head_tiles": head_tiles}

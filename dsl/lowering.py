@@ -14,8 +14,8 @@ from ellm.dsl.graph import Graph
 from ellm.dsl.node import Node
 from ellm.dsl.operator import Argument, CachePart, Operator, Stored, View
 from ellm.dsl.packing import PAGE, Packed, Region, Run
-from ellm.dsl.tensor import L, Scope, Shape, Weight, features
-from ellm.dsl.tiling import COLUMNS, DEPTH, depth_tiles, matrix_task_tiles, spread, tiles
+from ellm.dsl.tensor import L, R, Scope, Shape, Weight, features
+from ellm.dsl.tiling import COLUMNS, DEPTH, depth_tiles, finer, matrix_task_tiles, spread, tiles
 from ellm.kernels import contract
 from ellm.kernels.contract import SPLIT
 from ellm.kernels.formats import FORMATS, PLAIN
@@ -123,7 +123,7 @@ class Lowering:
 
     `first` is another lowering of the same model, whose packed weights and caches this one uses; else `packings` are
     those of its weights (`Region`). `routes` says what activations become where they meet a format; `int8` that
-    keys and values are kept so, and not in bf16.
+    keys and values are kept so, and not in bf16. Operators are cut into tasks enough for `workers`.
     """
 
     def __init__(
@@ -136,8 +136,10 @@ class Lowering:
         packings: Mapping[str, str] | None = None,
         routes: Routes = in_bf16,
         int8: bool = False,
+        workers: int = 1,
     ):
         self.graph, self.row_block, self.blocks, self.routes = graph, row_block, blocks, routes
+        self.workers = workers
         self.operators: list[Operator] = []
         self.buffers: list[Buffer] = []  # of a row block's section
         self.shared: list[Buffer] = []  # of all row blocks
@@ -292,13 +294,25 @@ class Lowering:
         n_tiles: int,
         task_tiles: int,
     ) -> dict[str, Argument]:
-        """Return the arguments for the packed weight of a matrix product, joined from `roles`, and its bias."""
+        """Return the arguments for the packed weight of a matrix product, joined from `roles`, and its bias.
+
+        A task has `task_tiles` column tiles, or fewer if there were too few tasks; of heads, what the caller says.
+        """
         biases = [node.weights.get("bias" if role == "weight" else role + "_bias") for role in roles]
         bias = self.region.vector(biases, runs, COLUMNS * n_tiles) if any(biases) else None
         sources = [node.weights[role] for role in roles]
+        if len(roles) <= 2:  # gate and up are interleaved
+            task_tiles = finer(task_tiles, n_tiles, self.workers, len(roles), self._together(node))
         weight = self.region.tiles(sources, runs, self.depth(node), n_tiles, task_tiles)
         args: dict[str, Argument] = {"weight": weight, "n_tiles": n_tiles, "bias": bias, "task_tiles": task_tiles}
         return args | self.route(weight)
+
+    def _together(self, node: Node) -> int:
+        """How many operators like a node's run at once: of experts, those that one row goes to."""
+        source = node
+        while source.shape[0] == R:
+            source = self.graph.node(source.inputs[0])
+        return features(source.shape)[0] if source is not node else 1
 
     def route(self, weight: Packed) -> dict[str, Argument]:
         """Return the arguments for how activations meet a packed weight."""

@@ -1,4 +1,7 @@
-"""How an operator's columns are cut into tasks: depends on the operator alone, so results never depend on a step."""
+"""How an operator's columns are cut into tasks: for so many workers, so never by a step.
+
+No result depends on it, as each column tile is summed on its own.
+"""
 
 from ellm.kernels.contract import TILE_K, TILE_N
 from ellm.kernels.formats import PLAIN
@@ -7,6 +10,7 @@ COMBINE_COLUMNS = 1024  # of one task that sums experts
 COLUMNS, DEPTH = TILE_N, TILE_K
 ROWS = TILE_N  # AMX reads and writes whole tiles, which are square in words
 _TASK_BYTES = 512 << 10
+_ROUNDS = 4  # of tasks, after which a round that is not whole costs little
 _MANY_TILES = 64  # operators with fewer column tiles are cut finer, so that every core gets some
 
 
@@ -39,11 +43,32 @@ def task_tiles(n_tiles: int, k_tiles: int) -> int:
     return min(8 if fits else 4, n_tiles)
 
 
+def finer(task: int, n_tiles: int, workers: int, unit: int = 1, together: int = 1) -> int:
+    """Column tiles of a task: `task`, or fewer, a multiple of `unit`, with which so many workers would be done first.
+
+    Workers take tasks in rounds. In a last one that is not whole, half of them still read at the memory's full speed;
+    fewer do not. Of `together` such operators, which run at once and are at home with the same workers, there are two
+    rounds at least, as others must come and take some.
+    """
+
+    def lost(size: int) -> float:
+        """Column tiles that could be read in the last round besides."""
+        left = -(-n_tiles // size) % workers
+        return max(0.0, workers / 2 - left) * size if left else 0.0
+
+    if together * -(-n_tiles // task) >= _ROUNDS * workers:
+        return task
+    sizes = range(min(task, unit), task + 1, unit)
+    if together == 1:
+        return min(sizes, key=lambda size: (lost(size), -size))
+    return max((size for size in sizes if together * -(-n_tiles // size) >= 2 * workers), default=sizes[0])
+
+
 def matrix_task_tiles(n_tiles: int, column_bytes: int) -> int:
     """Column tiles of one task of a bank of matrices, one a head: all of a matrix if it is small."""
     return n_tiles if n_tiles * column_bytes <= _TASK_BYTES // 2 else min(4, n_tiles)
 
 
-def task_heads(heads: int, head_tiles: int, k_tiles: int) -> int:
-    """Whole heads of one task: as many as fit in the tiles of `task_tiles`, one at least."""
-    return max(1, task_tiles(heads * head_tiles, k_tiles) // head_tiles)
+def task_heads(heads: int, head_tiles: int, k_tiles: int, workers: int) -> int:
+    """Whole heads of one task: as many as fit in the tiles of `task_tiles`, or fewer for many workers; one at least."""
+    return finer(max(1, task_tiles(heads * head_tiles, k_tiles) // head_tiles), heads, workers)

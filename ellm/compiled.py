@@ -113,14 +113,15 @@ def compile_model(
     dtype: str | None = None,
     activations: str | None = None,
     kv: str | None = None,
+    workers: int = 1,
 ) -> Compiled:
     """Compile a model for sequences of at most `context` positions (None: the model's own) and steps of `chunk` rows.
 
     `isa` is whose kernels will run it: how many rows a task takes suits them, and in how few bits they hold the numbers
-    of weights; it changes no bit of a result. With `dtype`, matrices are packed as `ellm.dsl.packing_of` says; None: as
-    they are stored, or were packed. `activations`, a name of `ellm.kernels.routes`, is what they are rounded to where
-    they meet formats of whole numbers; None: what stands there for the format and the ISA. `kv`, "bf16" (None) or
-    "int8", is what keys and values are kept in.
+    of weights; it changes no bit of a result, nor does for how many `workers` there are to be tasks. With `dtype`,
+    matrices are packed as `ellm.dsl.packing_of` says; None: as they are stored, or were packed. `activations`, a name
+    of `ellm.kernels.routes`, is what they are rounded to where they meet formats of whole numbers; None: what stands
+    there for the format and the ISA. `kv`, "bf16" (None) or "int8", is what keys and values are kept in.
 
     With `expanded_prefill`, long prompts of a model with latent attention have a program of their own, which expands
     the cached latents to keys and values: such rows do not have the bits of absorbed ones, which all others are.
@@ -136,7 +137,7 @@ def compile_model(
     packings = ellm.dsl.packings_of(dtype, isa)
     packing = _Packing(dtype, packings) if dtype or not packed else _Packing(packed.dtype, packed.packings)
     asked, context = context, source.model.context if context is None else context
-    programs = _compile(source.model, context, chunk, isa, activations, kv, expanded_prefill, packing)
+    programs = _compile(source.model, context, chunk, isa, activations, kv, expanded_prefill, packing, workers)
     return Compiled(source, tuple(programs), context, asked, chunk, dtype)
 
 
@@ -156,6 +157,7 @@ def _compile(
     kv: str | None,
     expanded_prefill: bool,
     packed: _Packing,
+    workers: int,
 ) -> list[Program]:
     import ellm.dsl
 
@@ -175,6 +177,7 @@ def _compile(
         packings=packed.packings,
         routes=routes(isa, activations),
         kv=kv or "bf16",
+        workers=workers,
     )
     named = zip(variants, programs, strict=True)
     return [replace(program, variant=name, least_rows=rows) for (name, rows), program in named]
@@ -190,6 +193,7 @@ def compile_to_run(
     dtype: str | None = None,
     activations: str | None = None,
     kv: str | None = None,
+    workers: int = 1,
 ) -> Compiled:
     """`compile_model` for a source whose checkpoint is there; the programs of a packed one are kept for the next time.
 
@@ -207,14 +211,15 @@ def compile_to_run(
             dtype=dtype,
             activations=activations,
             kv=kv,
+            workers=workers,
         )
     packed.check_asked(dtype, expanded_prefill)
     asked, context = context, (packed.context or source.model.context) if context is None else context
-    key = packed.header.digest, context, chunk, isa, activations, kv
+    key = packed.header.digest, context, chunk, isa, activations, kv, workers
     programs = program_cache.load(1 + packed.expanded, *key)
     if programs is None:
         packing = _Packing(packed.dtype, packed.packings)
-        programs = _compile(source.model, context, chunk, isa, activations, kv, packed.expanded, packing)
+        programs = _compile(source.model, context, chunk, isa, activations, kv, packed.expanded, packing, workers)
         packed.check_fits(programs[0])
         program_cache.store(programs, *key)
     return Compiled(source, tuple(programs if expanded_prefill else programs[:1]), context, asked, chunk)

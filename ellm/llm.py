@@ -84,7 +84,7 @@ class LLM:
             raise InputError(f"chunk must be from 1 to {LONGEST_CHUNK}, not {chunk}")
         choice = isas.choose(isa)
         speculation.check(speculate)
-        placement.check(threads, pin)
+        workers = len(placement.check(threads, pin))
         with _open(model, cache, progress, dtype=dtype, expanded_prefill=expanded_prefill) as checkpoint:
             self.tokenizer = checkpoint.tokenizer  # whatever is wrong with it is said before weights are loaded
             if needs_text and isinstance(self.tokenizer, TokenIds):
@@ -99,6 +99,7 @@ class LLM:
                 activations=activations,
                 kv=kv,
                 expanded_prefill=expanded_prefill,
+                workers=workers,
             )
             self.runtime = Runtime(compiled, choice, threads=threads, pin=pin, progress=progress)
         self.context = self.runtime.context

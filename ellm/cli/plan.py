@@ -47,6 +47,7 @@ def plan(
             expanded_prefill=expanded,
             dtype=dtype,
             kv=kv,
+            workers=described.workers_of(threads),
         )
 
     def planned(number: int) -> Planner:

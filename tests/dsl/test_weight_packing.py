@@ -170,7 +170,26 @@ def test_few_tiles_are_cut_finer_and_never_exceeded():
     assert tiling.task_tiles(64, 32) == 8
     assert tiling.task_tiles(63, 32) == 4
     assert tiling.task_tiles(3, 2) == 3
-    assert tiling.task_heads(8, 8, 32) == 1
-    assert tiling.task_heads(8, 2, 3) == 2
-    assert tiling.task_heads(64, 2, 3) == 4
-    assert tiling.task_heads(8, 12, 200) == 1
+    assert tiling.task_heads(8, 8, 32, 1) == 1
+    assert tiling.task_heads(8, 2, 3, 1) == 2
+    assert tiling.task_heads(64, 2, 3, 1) == 4
+    assert tiling.task_heads(8, 12, 200, 1) == 1
+
+
+@pytest.mark.parametrize(
+    ("task", "n_tiles", "workers", "unit", "together", "expected"),
+    [
+        (8, 64, 1, 1, 1, 8),
+        (8, 64, 2, 1, 1, 8),
+        (4, 10, 128, 1, 1, 1),  # a router of 160 experts: a task a column tile
+        (4, 128, 126, 1, 1, 2),
+        (4, 128, 128, 1, 1, 2),
+        (4, 384, 126, 1, 1, 4),  # 128 tasks of 3 would leave two for a round of their own
+        (8, 96, 126, 2, 8, 2),
+        (8, 320, 126, 2, 8, 8),
+        (8, 64, 16, 2, 1, 8),
+        (3, 3, 64, 1, 1, 1),
+    ],
+)
+def test_tasks_are_cut_finer_for_many_workers(task, n_tiles, workers, unit, together, expected):
+    assert tiling.finer(task, n_tiles, workers, unit, together) == expected
