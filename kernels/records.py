@@ -105,7 +105,6 @@ class Kernel:
     matrix: str = "weight"  # the argument that is its packed weight, if it has one of that name
     looks_up: bool = False  # reads a few rows of its weight, not all of it
     attends: bool = False  # to the keys and values of a sequence
-    stores: Count | None = None  # the first of its tasks that write keys and values
     shared: bool = False  # what it writes is for all row blocks: who reads it waits for all
 
     def scratch_bytes(self, args: Args, row_block: int) -> int:
@@ -283,7 +282,6 @@ RECORDS: dict[str, Kernel] = {
     "qkv": _matmul(
         lambda args: (args["heads"] + 2 * args["kv_heads"]) * args["head_dim"],
         sync=Sync.CHAIN,
-        stores=lambda args: int(args["heads"] // args["task_heads"]),
     ),
     "head_linear": Kernel(
         Family.MATMUL,
@@ -297,14 +295,12 @@ RECORDS: dict[str, Kernel] = {
         Family.ATTENTION,
         sync=Sync.CHAIN,
         tasks=lambda args: int(args["kv_heads"]),
-        stores=lambda args: 0,
     ),
     "expand_latent": Kernel(
         Family.ATTENTION,
         Sync.ONCE,
         tasks=lambda args: int(args["heads"]),
         memory=_expand_latent_memory,
-        stores=lambda args: 0,
         done=_expand_latent,
     ),
     "attend": Kernel(Family.ATTENTION, tasks=_head_tasks, memory=_attend_memory, done=_attend, attends=True),

@@ -6,9 +6,9 @@ wakes. A task takes the longer of its bytes / its share of the bandwidth and its
 computes before or after; `StepWork` has the figures. The readers of a memory domain share its bandwidth equally. Words
 that workers share cost the latency between their cores.
 
-Pages lie with the workers that first touch them: weights at home, keys and values where those are at home that store
-them. A worker that waits reads ahead what it will be given next. Not modelled: TLBs, contention for the log, and two
-readers of one cache.
+Weights lie with the workers where they are at home, keys and values in the domain to which their block is dealt. A
+worker that waits reads ahead what it will be given next. Not modelled: TLBs, contention for the log, and two readers of
+one cache.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ import numpy as np
 from ellm.scheduler.crews import Crews
 from ellm.scheduler.program import Lists, Program
 from ellm.scheduler.simulation import Simulation
+
+IN_DOMAIN = -2  # for domain 0, and so on
 
 
 @dataclass
@@ -77,7 +79,7 @@ class StepWork:
     item_panel_ns: np.ndarray  # float64 [items]: more of the latter in a worker's first task of the item
     item_home: np.ndarray
     """float64 [items]: what its tasks read lies with the workers from this share of them on, divided among the tasks in
-    order; 0: with the tasks' home workers, -1: with whoever reads it."""
+    order; 0: with the tasks' home workers, -1: with whoever reads it, IN_DOMAIN - d: in domain d."""
     keys: int
 
 

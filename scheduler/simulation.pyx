@@ -344,7 +344,7 @@ cdef class Simulation:
         cdef int32_t task = self.task_of[worker], tiles = self.tiles[group]
         cdef int64_t item = self.item_begin[group] + task // tiles, key
         cdef double size = self.item_bytes[item], least = self.item_ns[item], ahead
-        cdef int32_t place = task % tiles, owner, cache = self.cache_of[worker]
+        cdef int32_t place = task % tiles, domain, cache = self.cache_of[worker]
         self.group_of[worker], self.last_group[worker], self.started[worker] = group, group, time
         self.ran[worker] += 1
         time += self.item_more_ns[item]
@@ -368,13 +368,16 @@ cdef class Simulation:
         if not size:
             push(&self.events, time + least, worker, FINISH)
             return
-        owner = worker if self.item_home[item] < 0 else self.home_of(item, place, tiles)
-        if self.domain_of[owner] != self.domain_of[worker]:
+        if self.item_home[item] >= 0:
+            domain = self.domain_of[self.home_of(item, place, tiles)]
+        else:
+            domain = self.domain_of[worker] if self.item_home[item] == -1 else <int32_t>(-2 - self.item_home[item])
+        if domain != self.domain_of[worker]:
             least = max(least, size / self.remote_rate)
         self.memory_bytes += size
         time += self.stream_ns
         self.floor[worker] = time + least
-        self.source[worker], self.size[worker] = self.domain_of[owner], size
+        self.source[worker], self.size[worker] = domain, size
         push(&self.events, time, worker, START)
 
     cdef inline int32_t home_of(self, int64_t item, int32_t place, int32_t tiles) noexcept:

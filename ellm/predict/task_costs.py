@@ -22,7 +22,7 @@ from ellm.machine.description import Machine
 from ellm.predict.routes import expert_operators
 from ellm.scheduler import StepInput, StepTables
 from ellm.scheduler.program import Kind, Lists, Program
-from ellm.scheduler.simulate import StepWork, needed_signals
+from ellm.scheduler.simulate import IN_DOMAIN, StepWork, needed_signals
 
 _ORDERED_NS = 4  # to sort a routed row, or an expert
 _FEW = 16  # rows that AMX multiplies in whole numbers by vectors: activations.h
@@ -140,12 +140,14 @@ def step_work(costing: Costing, shape: Shape, threads: int, routes: Mapping[int,
 
     `routes` has the rows that each expert gets, by operator of experts: int [experts].
     """
-    tables = StepTables(costing.program, threads).fill(shape.step(costing.program.vocab))
-    return _Builder(costing, tables, routes).build()
+    domains = len(np.unique(costing.machine.workers(threads).domain_of))
+    tables = StepTables(costing.program, threads, domains).fill(shape.step(costing.program.vocab))
+    return _Builder(costing, tables, routes, domains).build()
 
 
 class _Builder:
-    def __init__(self, costing: Costing, tables: StepTables, routes: Mapping[int, np.ndarray]):
+    def __init__(self, costing: Costing, tables: StepTables, routes: Mapping[int, np.ndarray], domains: int):
+        self.domains = domains
         self.costing, self.program, self.tables, self.routes = costing, costing.program, tables, routes
         groups = self.program.groups
         static = groups["counts"] < 0
@@ -199,7 +201,7 @@ class _Builder:
             items = self.tables.items[args["window_class"]]
             splits = items["split_end"] - items["split_begin"]
             work = record.work(args, items["rows"].astype(float), _seen(items, args["window"]), splits)
-            self.add(op, groups, work, self.item_keys(items, tiles), self.cache_home(args))
+            self.add(op, groups, work, self.item_keys(items, tiles), _home_of(items, self.domains))
         elif Kind.merges(kind):
             merges = self.tables.merges[args["window_class"]]
             work = record.work(args, merges["rows"].astype(float), splits=merges["splits"])
@@ -236,17 +238,7 @@ class _Builder:
         first = self.take_keys(tiles * len(rows))
         return tile_rows, first + tiles * np.repeat(np.arange(len(rows)), count)
 
-    def cache_home(self, args: Mapping[str, Any]) -> float:
-        """From which share of the workers on keys and values lie: where those tasks are at home that store them."""
-        for op, kernel in enumerate(self.program.kernels[number] for number in self.program.op_kernel):
-            stores = RECORDS[kernel].stores
-            if stores is not None:
-                writer = contract.unpack(kernel, self.program.args[op])
-                if writer["keys"] == args["keys"]:
-                    return stores(writer) / self.program.operators[op].tiles
-        return _READER
-
-    def add(self, op: int, groups: slice, work: Work, keys: np.ndarray, home: float = 0, fresh: float = 1) -> None:
+    def add(self, op: int, groups: slice, work: Work, keys: np.ndarray, home: Any = 0, fresh: float = 1) -> None:
         """Append the items of an operator's groups, in order of group."""
         counts, costs = self.count[groups], self.costing.task(op, work, len(keys), fresh)
         assert counts.sum() == len(costs.ns), (groups, counts, len(costs.ns))
@@ -254,7 +246,7 @@ class _Builder:
         self.items += len(costs.ns)
         self.parts.append(costs)
         self.key_parts.append(keys)
-        self.homes.append(np.full(len(keys), float(home)))
+        self.homes.append(np.broadcast_to(np.asarray(home, float), len(keys)))
 
     def take_keys(self, count: int) -> int:
         self.keys += count
@@ -266,6 +258,12 @@ class _Builder:
         _, same = np.unique(kept, axis=0, return_inverse=True)
         same = same.ravel()
         return self.take_keys(tiles * (int(same.max(initial=-1)) + 1)) + tiles * same
+
+
+def _home_of(items: np.ndarray, domains: int) -> np.ndarray:
+    """Where the keys of each of ATTEND_ITEM [items] lie: blocks are dealt to domains; several of them, in all."""
+    alone = items["split_end"] - items["split_begin"] == 1
+    return np.where(alone, IN_DOMAIN - items["split_begin"] % domains, _READER)
 
 
 def _seen(items: np.ndarray, window: int) -> np.ndarray:

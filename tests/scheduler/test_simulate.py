@@ -14,7 +14,7 @@ from ellm.scheduler.crews import Crews
 from ellm.scheduler.interpret import walk
 from ellm.scheduler.probe_program import ProbeGroup, one_row, probe_program
 from ellm.scheduler.program import Lists
-from ellm.scheduler.simulate import CacheState, StepWork, Workers, needed_signals, simulate
+from ellm.scheduler.simulate import IN_DOMAIN, CacheState, StepWork, Workers, needed_signals, simulate
 
 
 def make_workers(count: int, **changes) -> Workers:
@@ -257,7 +257,7 @@ def test_workers_that_slept_between_steps_are_woken_for_the_next():
     assert awake < 1500 and slept > 8000
 
 
-@pytest.mark.parametrize(("home", "rate"), [(-1.0, 80.0), (0.0, 80.0), (0.75, 40.0)])
+@pytest.mark.parametrize(("home", "rate"), [(-1.0, 80.0), (0.0, 80.0), (0.75, 40.0), (IN_DOMAIN - 1.0, 40.0)])
 def test_what_lies_in_one_domain_is_read_at_its_rate(home, rate):
     """Of 8 workers in two domains; from 0.75 of them on, all are in the second."""
     domains = np.repeat([0, 1], 4).astype(np.int32)
