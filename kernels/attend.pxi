@@ -21,6 +21,7 @@
 from libc.math cimport INFINITY
 
 cdef extern from "softmax.h" nogil:
+    void softmax_scale(float *x, const float *scales, int64_t n)
     float softmax_max(const float *x, int64_t n)
     float softmax_row(const float *x, int64_t n, float scale, float max, ellm_bf16 *p)
     float softmax_weighted_row(
@@ -175,8 +176,7 @@ cdef inline void fold_max(
     if low >= high:
         return
     if op.int8:
-        for i in range(low, high):
-            scores[i] *= fold.scales[i]
+        softmax_scale(scores + low, fold.scales + low, high - low)
     for i in range(begin, low):
         scores[i] = -INFINITY
     for i in range(high, end):

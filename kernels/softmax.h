@@ -13,16 +13,23 @@
 #define SOFTMAX_C1 0.69583354f
 #define SOFTMAX_C0 0.99992522f
 #define SOFTMAX_LOG2_E 1.44269504088896341f
+#define SOFTMAX_LEAST -100.0f /* powers of 2 below it are 0, or what is made of them would be subnormal, which is slow */
+
+/* x[i] *= scales[i] */
+static inline void softmax_scale(float *restrict x, const float *restrict scales, int64_t n) {
+    for (int64_t i = 0; i < n; i++) x[i] *= scales[i];
+}
 
 #ifdef __AVX512BF16__
-/* e^(x scale - max) of 16. */
-static inline __m512 softmax_16(const float *x, float scale, float max) {
+/* e^(x scale - max) of 16; `least`: 0 below 2^SOFTMAX_LEAST. */
+__attribute__((always_inline)) static inline __m512 softmax_16(const float *x, float scale, float max, const int least) {
     const __m512 c3 = _mm512_set1_ps(SOFTMAX_C3), c2 = _mm512_set1_ps(SOFTMAX_C2);
     const __m512 c1 = _mm512_set1_ps(SOFTMAX_C1), c0 = _mm512_set1_ps(SOFTMAX_C0);
     const __m512 unit = _mm512_set1_ps(scale * SOFTMAX_LOG2_E), shift = _mm512_set1_ps(-max * SOFTMAX_LOG2_E);
     __m512 t = _mm512_fmadd_ps(_mm512_loadu_ps(x), unit, shift);
     __m512 f = _mm512_reduce_ps(t, _MM_FROUND_TO_NEG_INF); /* t - floor(t) */
     __m512 power = _mm512_fmadd_ps(_mm512_fmadd_ps(_mm512_fmadd_ps(c3, f, c2), f, c1), f, c0);
+    if (least) return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(t, _mm512_set1_ps(SOFTMAX_LEAST), _CMP_NLT_UQ), power, t);
     return _mm512_scalef_ps(power, t); /* power * 2^floor(t) */
 }
 
@@ -32,7 +39,7 @@ static inline float softmax_row(const float *x, int64_t n, float scale, float ma
     const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3f80);
     __m512 sum = _mm512_setzero_ps();
     for (int64_t i = 0; i < n; i += 32) {
-        __m512bh both = _mm512_cvtne2ps_pbh(softmax_16(x + i + 16, scale, max), softmax_16(x + i, scale, max));
+        __m512bh both = _mm512_cvtne2ps_pbh(softmax_16(x + i + 16, scale, max, 0), softmax_16(x + i, scale, max, 0));
         _mm512_storeu_si512(p + i, (__m512i)both);
         sum = _mm512_dpbf16_ps(sum, both, ones);
     }
@@ -44,7 +51,7 @@ static inline float softmax_weighted_row(const float *x, int64_t n, float scale,
                                          ellm_bf16 *p) {
     __m512 sum = _mm512_setzero_ps();
     for (int64_t i = 0; i < n; i += 32) {
-        __m512 low = softmax_16(x + i, scale, max), high = softmax_16(x + i + 16, scale, max);
+        __m512 low = softmax_16(x + i, scale, max, 1), high = softmax_16(x + i + 16, scale, max, 1);
         sum = _mm512_add_ps(sum, _mm512_add_ps(low, high));
         low = _mm512_mul_ps(low, _mm512_loadu_ps(weights + i));
         high = _mm512_mul_ps(high, _mm512_loadu_ps(weights + i + 16));
@@ -72,7 +79,7 @@ static inline float softmax_power(float t) {
     float sum = (t - 0.5f) + magic, f = t - (sum - magic);
     float power = multiply_add(multiply_add(multiply_add(SOFTMAX_C3, f, SOFTMAX_C2), f, SOFTMAX_C1), f, SOFTMAX_C0);
     power = float_of(bits_of(power) + (bits_of(sum) << 23));
-    return t < -125.0f ? 0.0f : power;
+    return t < SOFTMAX_LEAST ? 0.0f : power;
 }
 
 static inline float softmax_row(const float *restrict x, int64_t n, float scale, float max, ellm_bf16 *restrict p) {
