@@ -53,8 +53,8 @@ def compile(
     `packing` decides in which format each matrix is packed, `packings` which one holds the numbers of another in fewer
     bits (`ellm.kernels.formats.packings`), `routes` what activations that meet it become, `kv` in what keys and values
     are kept, one of KV. Operators are cut into tasks enough for `workers`, which changes no bit of a result. Raises
-    GraphError (an InputError) for bad sizes, a malformed graph, or an operator that no kernel can run, also not with such
-    keys and values.
+    GraphError (an InputError) for bad sizes, a malformed graph, or an operator that no kernel can run, also not with
+    such keys and values.
     """
     options: dict[str, Any] = {"fuse": fuse, "packing": packing, "packings": packings, "routes": routes, "kv": kv}
     options["workers"] = workers
