@@ -161,6 +161,8 @@ cdef struct WorkerState:
     uint64_t *slices  # [groups]
     int32_t *queue  # [events] events that fired and are to be handled
     int64_t idle_since  # ns; 0: not idle
+    int64_t looked  # ns of the last look while idle
+    int64_t disturbed  # ns when another program was last seen to have had the core
     const char *fetch  # what it may fetch while it is idle
     const char *fetch_end
     int32_t queued

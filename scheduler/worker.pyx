@@ -24,6 +24,10 @@ cdef enum:
     TAKEN = 2
     FETCH_BYTES = 512  # fetched between two looks: about what arrives meanwhile
 
+cdef int64_t OFF_CORE_NS = 100_000  # between two looks: the worker was not on its core
+cdef int64_t CALM_NS = 100_000_000  # for so long after that it sleeps
+cdef int64_t SHARED_NS = 30_000  # when it has watched for as long as waking it costs
+cdef int64_t NEVER = 1LL << 62
 cdef uint64_t CLOSED = 1ULL << 31
 cdef uint64_t ROUND = 1ULL << 32
 cdef uint64_t TASKS = (1ULL << TASK_BITS) - 1
@@ -107,12 +111,16 @@ cdef void plan_fetch(WorkerState *self) noexcept nogil:
 
 
 cdef void wait(WorkerState *self) noexcept nogil:
-    """Watch the log for a moment; after too many moments, sleep."""
+    """Watch the log for a moment; after too many moments, sleep.
+
+    Whoever was put off its core while it watched shares it: to watch on would only take from what it needs for tasks.
+    """
     cdef int i
+    cdef int64_t now
     if self.ring and not self.ring.waited:
         self.ring.since, self.ring.waited = clock_ticks(), 1
     if self.idle_since == 0:
-        self.idle_since = clock_ns()
+        self.idle_since = self.looked = clock_ns()
         plan_fetch(self)
     for i in range(WATCHES):
         if self.fetch < self.fetch_end:
@@ -121,7 +129,11 @@ cdef void wait(WorkerState *self) noexcept nogil:
         spin_pause()
         if log_ready(self):
             return
-    if clock_ns() - self.idle_since > self.program.pool.spin_ns:
+    now = clock_ns()
+    if now - self.looked > OFF_CORE_NS:
+        self.disturbed = now
+    self.looked = now
+    if now - self.idle_since > min(self.program.pool.spin_ns, SHARED_NS if now - self.disturbed < CALM_NS else NEVER):
         park(self)
 
 
