@@ -208,7 +208,7 @@ static inline int64_t amx_offset(const amx_weight *w, amx_part part) {
 /* C = A . W for more than TILE_M rows. */
 static inline void amx_many_rows(const ellm_bf16 *a, int64_t lda, int rows, const amx_weight *w, float *c, int64_t ldc,
                                  ellm_bf16 *tiles) {
-    int stays = (int64_t)rows * w->k_tiles * TILE_LINE <= TILE_A_BYTES;
+    int stays = (int64_t)rows * w->k_tiles * TILE_LINE <= TILE_A_L2;
     amx_part part = amx_part_at(w, 0, stays);
     amx_expansion next = {w, part, tiles, 0, 1, 0, 0};
     amx_left left = {0, 0, 0};
