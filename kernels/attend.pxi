@@ -166,7 +166,7 @@ cdef inline void fold_queries(
 
 
 # The maximum of row f of a part over its keys [low, high) of a split, whose scores are there for [begin, end); those of
-# other keys become -inf. part_sum is 0 if the row sees no key, else 1.
+# other keys become -inf. It is not scaled yet; part_sum is 0 if the row sees no key, else 1.
 cdef inline void fold_max(
     const ellm_attend *op, const Fold *fold, int64_t f, int64_t low, int64_t high, int64_t begin, int64_t end
 ) noexcept nogil:
@@ -181,10 +181,10 @@ cdef inline void fold_max(
         scores[i] = -INFINITY
     for i in range(high, end):
         scores[i] = -INFINITY
-    fold.part_max[f] = softmax_max(scores + begin, end - begin) * <float> op.scale
+    fold.part_max[f] = softmax_max(scores + begin, end - begin)
 
 
-# Numerators p of row f for the columns [begin, end), and their sum.
+# Numerators p of row f for the columns [begin, end), and their sum; scales the maximum.
 cdef inline void fold_numerators(
     const ellm_attend *op, const Fold *fold, int64_t f, int64_t begin, int64_t end
 ) noexcept nogil:
@@ -197,6 +197,7 @@ cdef inline void fold_numerators(
         )
     else:
         fold.part_sum[f] = softmax_row(scores, end - begin, scale, top, p)
+    fold.part_max[f] = top * scale
 
 
 # Maxima, numerators p and their sums of `rows` folded rows from `row` on. A row that sees no key has part_sum 0 and

@@ -21,20 +21,20 @@ static inline void softmax_scale(float *restrict x, const float *restrict scales
 }
 
 #ifdef __AVX512BF16__
-/* e^(x scale - max) of 16; `least`: 0 below 2^SOFTMAX_LEAST. */
+/* e^((x - max) scale) of 16, 1 where x is max however large that is; `least`: 0 below 2^SOFTMAX_LEAST. */
 __attribute__((always_inline)) static inline __m512 softmax_16(const float *x, float scale, float max, const int least) {
     const __m512 c3 = _mm512_set1_ps(SOFTMAX_C3), c2 = _mm512_set1_ps(SOFTMAX_C2);
     const __m512 c1 = _mm512_set1_ps(SOFTMAX_C1), c0 = _mm512_set1_ps(SOFTMAX_C0);
-    const __m512 unit = _mm512_set1_ps(scale * SOFTMAX_LOG2_E), shift = _mm512_set1_ps(-max * SOFTMAX_LOG2_E);
-    __m512 t = _mm512_fmadd_ps(_mm512_loadu_ps(x), unit, shift);
+    const __m512 unit = _mm512_set1_ps(scale * SOFTMAX_LOG2_E), top = _mm512_set1_ps(max);
+    __m512 t = _mm512_mul_ps(_mm512_sub_ps(_mm512_loadu_ps(x), top), unit);
     __m512 f = _mm512_reduce_ps(t, _MM_FROUND_TO_NEG_INF); /* t - floor(t) */
     __m512 power = _mm512_fmadd_ps(_mm512_fmadd_ps(_mm512_fmadd_ps(c3, f, c2), f, c1), f, c0);
     if (least) return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(t, _mm512_set1_ps(SOFTMAX_LEAST), _CMP_NLT_UQ), power, t);
     return _mm512_scalef_ps(power, t); /* power * 2^floor(t) */
 }
 
-/* p[i] = bf16(e^(x[i] * scale - max)), of which an x of -inf gives 0; returns the sum of the rounded p, so that their weights
- * add up to one. n is a multiple of ELLM_TILE_K, and max is softmax_max(x, n) * scale. */
+/* p[i] = bf16(e^((x[i] - max) * scale)), of which an x of -inf gives 0; returns the sum of the rounded p, so that their weights
+ * add up to one. n is a multiple of ELLM_TILE_K, and max is softmax_max(x, n). */
 static inline float softmax_row(const float *x, int64_t n, float scale, float max, ellm_bf16 *p) {
     const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3f80);
     __m512 sum = _mm512_setzero_ps();
@@ -46,7 +46,7 @@ static inline float softmax_row(const float *x, int64_t n, float scale, float ma
     return _mm512_reduce_add_ps(sum);
 }
 
-/* The same with p[i] = bf16(e^(x[i] * scale - max) * weights[i]); returns the sum without weights, unrounded. */
+/* The same with p[i] = bf16(e^((x[i] - max) * scale) * weights[i]); returns the sum without weights, unrounded. */
 static inline float softmax_weighted_row(const float *x, int64_t n, float scale, float max, const float *weights,
                                          ellm_bf16 *p) {
     __m512 sum = _mm512_setzero_ps();
@@ -83,10 +83,10 @@ static inline float softmax_power(float t) {
 }
 
 static inline float softmax_row(const float *restrict x, int64_t n, float scale, float max, ellm_bf16 *restrict p) {
-    float unit = scale * SOFTMAX_LOG2_E, shift = -max * SOFTMAX_LOG2_E, lanes[ELLM_LANES] = {0};
+    float unit = scale * SOFTMAX_LOG2_E, lanes[ELLM_LANES] = {0};
     for (int64_t i = 0; i < n; i += ELLM_LANES)
         FOR_LANES {
-            ellm_bf16 rounded = bf16_from_f32(softmax_power(multiply_add(x[i + lane], unit, shift)));
+            ellm_bf16 rounded = bf16_from_f32(softmax_power((x[i + lane] - max) * unit));
             p[i + lane] = rounded;
             lanes[lane] += f32_from_bf16(rounded);
         }
@@ -95,10 +95,10 @@ static inline float softmax_row(const float *restrict x, int64_t n, float scale,
 
 static inline float softmax_weighted_row(const float *restrict x, int64_t n, float scale, float max,
                                          const float *restrict weights, ellm_bf16 *restrict p) {
-    float unit = scale * SOFTMAX_LOG2_E, shift = -max * SOFTMAX_LOG2_E, lanes[ELLM_LANES] = {0};
+    float unit = scale * SOFTMAX_LOG2_E, lanes[ELLM_LANES] = {0};
     for (int64_t i = 0; i < n; i += ELLM_LANES)
         FOR_LANES {
-            float power = softmax_power(multiply_add(x[i + lane], unit, shift));
+            float power = softmax_power((x[i + lane] - max) * unit);
             p[i + lane] = bf16_from_f32(power * weights[i + lane]);
             lanes[lane] += power;
         }
