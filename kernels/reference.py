@@ -233,6 +233,10 @@ _REFERENCES: tuple[Callable[[Task], None], ...] = (
 KERNELS = {one.__name__: one for one in _REFERENCES} | {"probe_read": probe, "probe_matmul": probe}
 
 
+_LOG2_E = np.float32(1.44269504088896341)
+_POWER_OF_2 = (0.07802452, 0.22606716, 0.69583354, 0.99992522)  # of f in [0, 1): softmax.h
+
+
 def _head_group(task: Task) -> tuple[int, int, range]:
     """Number of the item in its row block, KV head, and the query heads of an attend or merge task."""
     shared = task.heads // task.kv_heads
@@ -289,10 +293,20 @@ def _attend_split(
     """
     if len(keys) == 0:
         return np.array([0] * values.shape[1] + [-1e30, 0], np.float32)
-    s = (keys @ q).astype(np.float32) * np.float32(scale)
-    e = np.exp(s - s.max())
+    s = (keys @ q).astype(np.float32)
+    e = _exponential((s - s.max()) * np.float32(np.float32(scale) * _LOG2_E))
     p = from_bf16(to_bf16(e * weights)).astype(np.float64)
-    return np.concatenate((p @ values, [s.max()], [(e if exact else p).sum(dtype=np.float64)])).astype(np.float32)
+    top = s.max() * np.float32(scale)
+    return np.concatenate((p @ values, [top], [(e if exact else p).sum(dtype=np.float64)])).astype(np.float32)
+
+
+def _exponential(t: np.ndarray) -> np.ndarray:
+    """2^t, float32, by softmax.h's polynomial, so that hardly any of them is rounded to another bf16 number."""
+    whole = np.floor(t)
+    f, power = t - whole, np.float32(_POWER_OF_2[0])
+    for coefficient in _POWER_OF_2[1:]:
+        power = power * f + np.float32(coefficient)
+    return np.ldexp(power, np.maximum(whole, -200).astype(np.int32))
 
 
 def _write_head(task: Task, row: int, head: int, parts: list[np.ndarray]) -> None:

@@ -141,12 +141,12 @@ def test_a_short_text_is_scored_whole(ran, folder, tmp_path):
         (
             b"text",
             ("--b", "q4"),
-            "--b must be KEY=VALUE with KEY one of dtype, activations, isa, expanded-prefill, not 'q4'",
+            "--b must be KEY=VALUE with KEY one of dtype, activations, kv, isa, expanded-prefill, not 'q4'",
         ),
         (
             b"text",
             ("--a", "chunk=4"),
-            "--a must be KEY=VALUE with KEY one of dtype, activations, isa, expanded-prefill, not 'chunk=4'",
+            "--a must be KEY=VALUE with KEY one of dtype, activations, kv, isa, expanded-prefill, not 'chunk=4'",
         ),
         (b"text", ("--a", "expanded-prefill=1"), "expanded-prefill must be true or false, not '1'"),
         (b"text text", ("--b", "dtype=q5"), "dtype 'q5' is unknown: choose one of"),

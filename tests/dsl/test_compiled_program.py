@@ -126,7 +126,7 @@ def test_sizes_of_a_model_with_latent_attention_and_experts():
     program = compile(from_config(DEEPSEEK_671B).graph(), context=4096, chunk=512)
     assert program.position_bytes == 61 * 576 * 2
     assert program.range_bytes == 61 * 576 * 2 * 4096
-    assert (program.kv_heads, program.fold_heads, program.partial_floats) == (2, 128, 128 * (512 + 2))
+    assert (program.kv_heads, program.fold_heads, program.partial_floats) == (1, 128, 128 * (512 + 2))
     assert len(program.wakes) == 58
     assert int((program.groups["counts"] >= 0).sum()) == 58 * 256 * 2
     assert program.weights_bytes == pytest.approx(2 * 671e9, rel=0.01)
