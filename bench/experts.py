@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ellm.kernels.contract import EXPERT_ROWS
 from ellm.llm import LLM
 from ellm.machine.limits import Limits
 from ellm.profiling.bencher import Bencher
@@ -72,7 +73,7 @@ def expert_tasks(runtime: Runtime, experts: np.ndarray) -> tuple[int, int]:
     described = [operator for operator in runtime.program.operators if operator.experts]
     layers = [described[i : i + 2] for i in range(0, len(described), 2)]  # gate_up and down
     run = sum(counted[operator.name]["tasks"] for operator in described)
-    row_tiles = (-(-experts // runtime.program.row_block)).sum(1).tolist()
+    row_tiles = (-(-experts // EXPERT_ROWS)).sum(1).tolist()
     wanted = sum(
         tiles * sum(operator.tiles for operator in operators)
         for tiles, operators in zip(row_tiles, layers, strict=True)

@@ -176,10 +176,10 @@ def _groups(lowering: Lowering, task_graph: tasks.TaskGraph) -> np.ndarray:
 
 def _wakes(lowering: Lowering, task_graph: tasks.TaskGraph) -> np.ndarray:
     wakes = np.zeros(len(task_graph.wakes), WAKE)
-    for wake, (dispatch, first, join) in zip(wakes, task_graph.wakes, strict=True):
-        experts = lowering.operators[dispatch].args["list"]
-        assert isinstance(experts, Buffer)
-        wake["group"], wake["list"] = task_graph.group(dispatch, 0), experts.offset
+    for wake, (before, first, join) in zip(wakes, task_graph.wakes, strict=True):
+        experts = lowering.operators[task_graph.groups[first][0]].listed
+        assert experts is not None
+        wake["group"], wake["list"] = task_graph.group(before, 0), experts.offset
         wake["first"], wake["join"] = first, join
     return wakes
 

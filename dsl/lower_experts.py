@@ -1,4 +1,4 @@
-"""Lowers a mixture of experts: route, dispatch, one guarded chain of groups for each expert, and their weighted sum.
+"""Lowers a mixture of experts: route, dispatch, scatter, one guarded chain of groups for each expert, and their sum.
 
 Routed rows and what says where they are lie in buffers that all row blocks share.
 """
@@ -16,7 +16,8 @@ from ellm.dsl.node import Node
 from ellm.dsl.operator import Argument
 from ellm.dsl.packing import Packed, Run
 from ellm.dsl.tensor import features, text
-from ellm.dsl.tiling import COMBINE_COLUMNS, ROWS, depth_tiles, padded, task_tiles, tiles
+from ellm.dsl.tiling import COMBINE_COLUMNS, ROWS, depth_tiles, task_tiles, tiles
+from ellm.kernels.records import panel_row_bytes
 from ellm.scheduler.program import Kind
 
 _SCORES = {"none": 0, "softmax": 1, "sigmoid": 2}
@@ -38,37 +39,46 @@ def route(low: Lowering, key: int, node: Node) -> None:
 
 
 def _dispatch(low: Lowering, key: int, node: Node) -> None:
-    routes, source = node.inputs
-    x, chosen = low.dense(source), low.graph.node(routes)
+    routes = node.inputs[0]
+    chosen = low.graph.node(routes)
     (experts,), (top_k,) = features(low.graph.node(chosen.inputs[0]).shape), features(chosen.shape)
-    if not x.bf16 and not low.reads_f32(key, source):
-        low.keep(key, "rounded", math.prod(features(node.shape)), True)
-        low.copy("rounded", key, source, x, node.shape)
-    gathered = low.stored.pop(key, x)  # not written by dispatch
     routed, ids = _rows(low) * top_k, {"ids": low.routed[routes]["ids"]}
-    low.emit("dispatch", "dispatch", key, {"experts": experts, "top_k": top_k}, Kind.ROWS, (routes, source))
-    sizes = {"begin": experts + 1, "rows": routed, "position": routed, "tiles_of": experts, "list": 1 + experts}
+    low.emit("dispatch", "dispatch", key, {"experts": experts, "top_k": top_k}, Kind.ROWS, (routes,))
+    sizes = {"begin": experts + 1, "position": routed, "tiles_of": experts, "list": 1 + experts}
     low.share(key, ids, **{name: 4 * size for name, size in sizes.items()})
-    low.stored[key] = gathered
+
+
+def _scatter(low: Lowering, key: int, weight: Packed) -> Buffer:
+    """Round the rows that a dispatch, node `key`, sends to experts as this weight takes them; return where they lie."""
+    node, dispatched = low.graph.node(key), low.routed[key]
+    routes, source = node.inputs
+    (top_k,) = features(low.graph.node(routes).shape)
+    x, k = low.dense(source), math.prod(features(node.shape))
+    args: dict[str, Argument] = {"x": x.buffer, "x_bf16": int(x.bf16), "x_stride": x.stride, "top_k": top_k}
+    args |= {"k": k, "k_tiles": depth_tiles(k)} | low.route(weight)
+    low.emit("scatter", "scatter", key, args, Kind.PIECES, (source,))
+    read = {name: dispatched[name] for name in ("ids", "begin", "position")}
+    size = _panel_bytes(low, dispatched, k, low.routes(weight.format))
+    made = low.share(key, read, out=size)["out"]
+    low.routed[key] = dispatched
+    return made
 
 
 def _gate_up(low: Lowering, key: int, node: Node) -> None:
     (source,) = node.inputs
     (n,), dispatched = features(node.shape), _dispatched(low, node, source)
-    n_tiles = 2 * tiles(n)
-    x, task = low.stored[source], task_tiles(n_tiles, depth_tiles(low.depth(node)))
-    k = low.depth(node)
-    args: dict[str, Argument] = {"x": x.buffer, "x_bf16": int(x.bf16), "x_stride": x.stride}
-    args |= {"k": k, "k_tiles": depth_tiles(k)}
-    args |= _bank(low, node, ["gate", "up"], packing.interleaved(n), n_tiles, task)
-    clamped = "limit" in node.attributes
+    n_tiles, k = 2 * tiles(n), low.depth(node)
+    args: dict[str, Argument] = {"x": None, "k": k, "k_tiles": depth_tiles(k)}
+    args |= _bank(low, node, ["gate", "up"], packing.interleaved(n), n_tiles, task_tiles(n_tiles, depth_tiles(k)))
+    args["x_bf16"] = int(not args["activations"])
+    routed = _scatter(low, source, _weight(args))
     bf16 = not any(low.reads_f32(reader, key) for reader in low.graph.consumers(key))
-    stride = padded(n) if bf16 else n
-    args |= {"n": n, "out_bf16": int(bf16), "out_stride": stride, "activation": _CLAMPED if clamped else _GATED}
+    clamped = "limit" in node.attributes
+    args |= {"n": n, "activation": _CLAMPED if clamped else _GATED, "out_bf16": int(bf16)}
     args |= {name: node.attributes.get(name) for name in ("limit", "alpha")}
-    low.emit("experts.gate_up", "expert_gate_up", key, args, experts=_experts(node))
-    rows = _routed(dispatched) + ROWS - 1  # `down` reads whole tiles of rows, also at an expert's last row
-    low.share(key, {name: dispatched[name] for name in ("begin", "rows")}, out=(2 if bf16 else 4) * rows * stride)
+    low.emit("experts.gate_up", "expert_gate_up", key, args, reads=(source,), experts=_experts(node))
+    size = _panel_bytes(low, dispatched, n, 0) if bf16 else 4 * _routed(dispatched) * n
+    low.share(key, {"begin": dispatched["begin"], "routed": routed}, out=size)
     _guard(low, dispatched)
 
 
@@ -81,20 +91,14 @@ def _down(low: Lowering, key: int, node: Node) -> None:
         )
     dispatched = _dispatched(low, node, producer.inputs[0])
     (n,), k = features(node.shape), low.depth(node)
-    n_tiles = tiles(n)
-    bf16 = not low.reads_f32(key, source)
-    args: dict[str, Argument] = {
-        "x_bf16": int(bf16),
-        "x_stride": padded(k) if bf16 else k,
-        "k": k,
-        "k_tiles": depth_tiles(k),
-        "x": None,
-        "n": n,
-    }
-    args |= _bank(low, node, ["weight"], packing.whole(n), n_tiles, task_tiles(n_tiles, depth_tiles(k)))
+    n_tiles, k_tiles = tiles(n), depth_tiles(k)
+    args: dict[str, Argument] = {"x": None, "x_stride": k, "k": k, "k_tiles": k_tiles, "n": n}
+    args |= _bank(low, node, ["weight"], packing.whole(n), n_tiles, task_tiles(n_tiles, k_tiles))
+    args["x_bf16"] = int(not args["activations"])
     low.emit("experts.down", "expert_down", key, args, experts=_experts(node))
     reads = {"begin": dispatched["begin"], "routed": low.routed[source]["out"]}
     low.share(key, reads, out=4 * _routed(dispatched) * n)
+    low.routed[source]["routed"].readers.append(len(low.operators) - 1)  # by gate_up of other experts meanwhile
     _guard(low, dispatched)
 
 
@@ -132,9 +136,20 @@ def _experts(node: Node) -> int:
     return next(iter(node.weights.values())).experts
 
 
+def _panel_bytes(low: Lowering, dispatched: dict[str, Buffer], k: int, activations: int) -> int:
+    """Bytes of rows of a panel for all routed rows; whole tiles of rows are read, also at an expert's last row."""
+    return (_routed(dispatched) + ROWS - 1) * panel_row_bytes(depth_tiles(k), activations)
+
+
+def _weight(args: dict[str, Argument]) -> Packed:
+    weight = args["weight"]
+    assert isinstance(weight, Packed)
+    return weight
+
+
 def _guard(low: Lowering, dispatched: dict[str, Buffer]) -> None:
     """Let dispatch decide which groups of the last operator run, and their extents, which the scheduler reads."""
-    low.operators[-1].counts = dispatched["tiles_of"]
+    low.operators[-1].counts, low.operators[-1].listed = dispatched["tiles_of"], dispatched["list"]
     low.operators[-1].top_k = _routed(dispatched) // _rows(low)
     for name in ("list", "tiles_of"):
         dispatched[name].readers.append(len(low.operators) - 1)

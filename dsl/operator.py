@@ -79,7 +79,8 @@ class Operator:
     `after` are the operators (by number) that its row block waits for, and `cache_after` the one that writes the KV
     cache it reads, for which it waits in all row blocks up to its own.
     `experts`, if not 0, is how many groups it has: one for each expert in place of one for each row block; each
-    row goes to `top_k` of them, and how many row tiles an expert has is in `counts` when a step runs.
+    row goes to `top_k` of them, and when a step runs, how many row tiles an expert has is in `counts`, and which have
+    any in `listed`.
     """
 
     part: str
@@ -92,6 +93,7 @@ class Operator:
     experts: int = 0
     top_k: int = 0
     counts: Buffer | None = None
+    listed: Buffer | None = None
 
     @property
     def name(self) -> str:

@@ -3,7 +3,8 @@
 Row blocks run independently of each other, coupled only by attention and by experts. Attend of block b waits until
 blocks 0 .. b have appended their keys and values, by a chain of events from block to block. If latents are expanded in
 between, that waits for all blocks, and attend of all blocks for it. Dispatch waits until all
-blocks are routed; then it wakes the experts that got rows, and when these are done every block sums up its own.
+blocks are routed; then rows are scattered, all at once, which wakes the experts that got any, and when these are done
+every block sums up its own.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from ellm.scheduler.program import Kind
 class TaskGraph:
     """Groups and events as lists; see `ellm.scheduler.program.Program` for what each means.
 
-    A wake is (operator of dispatch, first group of the experts, event that joins them).
+    A wake is (operator before the experts, first group of the experts, event that joins them).
     """
 
     blocks: int
@@ -65,7 +66,7 @@ def build(operators: Sequence[Operator], blocks: int) -> TaskGraph:
     for number, operator in enumerate(operators):
         sync = operator.record.sync
         if sync in (Sync.ALL, Sync.ONCE):
-            event = _all_blocks(graph, waits[number])
+            event = _all_blocks(graph, operators, waits[number])
             graph.publishes[event] += [graph.group(number, part) for part in range(counts[number])]
             if sync is Sync.ALL:
                 graph.triggers[event].append(graph.end)
@@ -113,16 +114,16 @@ def _append_chains(graph: TaskGraph, operators: Sequence[Operator]) -> dict[int,
 
 
 def _experts(graph: TaskGraph, down: int, operators: Sequence[Operator]) -> int:
-    """Chain gate_up and down of each expert, wake them by dispatch, and return the event that joins those that ran."""
+    """Chain gate_up and down of each expert, wake them by scatter, and return the event that joins those that ran."""
     (gate_up,) = operators[down].after
-    (dispatch,) = operators[gate_up].after
+    (scatter,) = operators[gate_up].after
     join = graph.event(needed=0)
     for expert in range(operators[down].experts):
         event = graph.event(needed=1)
         graph.signals[graph.group(gate_up, expert)].append(event)
         graph.publishes[event].append(graph.group(down, expert))
         graph.signals[graph.group(down, expert)].append(join)
-    graph.wakes.append((dispatch, graph.group(gate_up, 0), join))
+    graph.wakes.append((scatter, graph.group(gate_up, 0), join))
     return join
 
 
@@ -153,12 +154,14 @@ def _event(
     return made[key]
 
 
-def _all_blocks(graph: TaskGraph, waits: tuple[int, ...]) -> int:
+def _all_blocks(graph: TaskGraph, operators: Sequence[Operator], waits: tuple[int, ...]) -> int:
     """Return the event that fires when `waits` are done in every active block."""
-    events = [graph.event(needed=0, dynamic=Kind.ROWS) for _ in waits]
-    for number, event in zip(waits, events, strict=True):
-        for block in range(graph.blocks):
-            graph.signals[graph.group(number, block)].append(event)
+    events = []
+    for number in waits:
+        once = operators[number].record.sync is Sync.ONCE
+        events.append(graph.event(needed=1) if once else graph.event(needed=0, dynamic=Kind.ROWS))
+        for block in range(1 if once else graph.blocks):
+            graph.signals[graph.group(number, block)].append(events[-1])
     if len(events) == 1:
         return events[0]
     last = graph.event(needed=len(events))

@@ -28,7 +28,7 @@ typedef struct activation_side {
 #define ACTIVATION_MULTIPLY INT32_MIN
 
 /* How a cell holds its numbers. */
-enum { ACTIVATION_WHOLE, ACTIVATION_DIGITS, ACTIVATION_BYTES, ACTIVATION_PLANES };
+enum { ACTIVATION_WHOLE, ACTIVATION_DIGITS, ACTIVATION_BYTES, ACTIVATION_PLANES, ACTIVATION_FORMS };
 
 /* Bytes of a row: an odd number of cache lines, so that rows spread over the sets of L1. */
 static inline int64_t activation_stride(int64_t k_tiles) {

@@ -259,44 +259,60 @@ typedef struct ellm_route {
     ellm_shared weights;      /* f32 [chunk, top_k] */
 } ellm_route;
 
-/* Sorts the routed rows of the step by expert, then row, then choice: routed position p has step row rows[p], and expert e
- * those of [begin[e], begin[e + 1]). 1 task. */
+/* Sorts the routed rows of the step by expert, then row, then choice: expert e has routed positions [begin[e], begin[e + 1]).
+ * 1 task. */
 typedef struct ellm_dispatch {
     ellm_shared ids;          /* i32 [chunk, top_k] */
     ellm_int experts;
     ellm_int top_k;
     ellm_shared begin;        /* i32 [experts + 1] */
-    ellm_shared rows;         /* i32 [chunk * top_k] */
     ellm_shared position;     /* i32 [chunk, top_k]: routed position of choice j of a row */
-    ellm_shared tiles_of;     /* i32 [experts]: ceil(rows of the expert / row_block) */
+    ellm_shared tiles_of;     /* i32 [experts]: ceil(rows of the expert / ELLM_EXPERT_ROWS) */
     ellm_shared list;         /* i32 [1 + experts]: how many experts have rows, and which, ascending */
 } ellm_dispatch;
 
-/* gate_up of one expert (task->block) for its routed rows, which are gathered from their sections.
- * Task = row tile * ceil(n_tiles / task_tiles) + column task; a row tile is up to row_block routed rows. */
+/* Writes each step row to its routed positions as experts multiply it, rounded: panel.h has the layout. Task = piece of
+ * ELLM_PIECE step rows. */
+typedef struct ellm_scatter {
+    ellm_buffer x;            /* [rows, k], in the section of the row's own block */
+    ellm_int x_bf16;
+    ellm_int x_stride;        /* elements */
+    ellm_int k;
+    ellm_int k_tiles;
+    ellm_int format;          /* of the weight that multiplies the rows */
+    ellm_int activations;
+    ellm_int top_k;
+    ellm_shared ids;          /* as route and dispatch leave them */
+    ellm_shared begin;
+    ellm_shared position;
+    ellm_shared out;          /* rows of a panel by routed position */
+} ellm_scatter;
+
+/* gate_up of one expert (task->block) for its routed rows. Task = row tile * ceil(n_tiles / task_tiles) + column task; a row
+ * tile is up to ELLM_EXPERT_ROWS routed rows. */
 typedef struct ellm_expert_gate_up {
-    ELLM_MATMUL               /* weight, bias: of expert 0; gate and up column tiles interleaved as in gate_up */
+    ELLM_MATMUL               /* x: -1, the rows are in `routed`; weight, bias: of expert 0; gate and up column tiles
+                                 interleaved as in gate_up */
     ellm_int bank_stride;     /* bytes between the packed weights of two experts */
     ellm_int bias_stride;     /* bytes */
-    ellm_shared begin;        /* as dispatch leaves them */
-    ellm_shared rows;
+    ellm_shared begin;        /* as dispatch leaves it */
+    ellm_shared routed;       /* rows of a panel by routed position */
     ellm_int n;               /* width of out */
     ellm_int activation;      /* 0: silu(gate) * up; 1: g = min(gate, limit), u = clamp(up, -limit, limit),
                                  (u + 1) * g * sigmoid(alpha * g) */
     ellm_real limit;
     ellm_real alpha;
-    ellm_shared out;          /* f32 or bf16 [chunk * top_k, n] by routed position */
+    ellm_shared out;          /* by routed position: rows of a bf16 panel, or f32 [chunk * top_k, n] */
     ellm_int out_bf16;
-    ellm_int out_stride;      /* elements */
 } ellm_expert_gate_up;
 
 /* linear of one expert (task->block) on its routed rows; tasks as of expert_gate_up. */
 typedef struct ellm_expert_down {
-    ELLM_MATMUL               /* x: -1, the rows are in `routed`, x_stride apart */
+    ELLM_MATMUL               /* x: -1, the rows are in `routed`, if f32 x_stride apart */
     ellm_int bank_stride;
     ellm_int bias_stride;
     ellm_shared begin;
-    ellm_shared routed;       /* f32 or bf16 [chunk * top_k, k] by routed position */
+    ellm_shared routed;       /* as expert_gate_up leaves it: f32 if multiplied in whole numbers */
     ellm_int n;
     ellm_shared out;          /* f32 [chunk * top_k, n] by routed position */
 } ellm_expert_down;

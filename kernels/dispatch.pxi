@@ -1,7 +1,7 @@
 # dispatch: sorts the routed rows of the step by expert; a counting sort, stable by row and then choice.
 #
-#   rows[position[r, j]] = r,  begin[e] <= position[r, j] < begin[e + 1] for e = ids[r, j]
-#   tiles_of[e] = ceil((begin[e + 1] - begin[e]) / row_block)
+#   begin[e] <= position[r, j] < begin[e + 1] for e = ids[r, j]
+#   tiles_of[e] = ceil((begin[e + 1] - begin[e]) / ELLM_EXPERT_ROWS)
 #   list = n, then the n experts that have rows, ascending
 #
 # All are i32; task.h gives the shapes. 1 task, O(rows * top_k + experts).
@@ -10,7 +10,6 @@ cdef void dispatch(const ellm_task *task) noexcept nogil:
     cdef const ellm_dispatch *op = <const ellm_dispatch *> task.args
     cdef const int32_t *ids = <const int32_t *> (task.arena + op.ids)
     cdef int32_t *begin = <int32_t *> (task.arena + op.begin)
-    cdef int32_t *rows = <int32_t *> (task.arena + op.rows)
     cdef int32_t *position = <int32_t *> (task.arena + op.position)
     cdef int32_t *tiles_of = <int32_t *> (task.arena + op.tiles_of)
     cdef int32_t *next = tiles_of  # where the expert's next row goes, until the numbers of tiles take its place
@@ -25,10 +24,9 @@ cdef void dispatch(const ellm_task *task) noexcept nogil:
     for i in range(routed):
         position[i] = next[ids[i]]
         next[ids[i]] += 1
-        rows[position[i]] = <int32_t> (i // op.top_k)
     list[0] = 0
     for e in range(op.experts):
-        tiles_of[e] = (begin[e + 1] - begin[e] + task.row_block - 1) // task.row_block
+        tiles_of[e] = (begin[e + 1] - begin[e] + ELLM_EXPERT_ROWS - 1) // ELLM_EXPERT_ROWS
         if tiles_of[e]:
             list[0] += 1
             list[list[0]] = <int32_t> e

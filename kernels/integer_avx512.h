@@ -170,6 +170,11 @@ typedef struct integer_part {
 
 #define INTEGER_NUMBERS (EXPAND_COLUMNS * ELLM_TILE_N) /* of a tile or group */
 
+_Static_assert(sizeof(int32_t) * INTEGER_NUMBERS * (5 * INTEGER_DEPTH + 2 * ACTIVATION_TILES + ELLM_EXPERT_ROWS) +
+                       EXPAND_COLUMNS * (INTEGER_DEPTH * 2 * ELLM_TILE + INTEGER_LINE) <=
+                   ELLM_EXPAND,
+               "most rows of a product have room for what is carried");
+
 /* Whether all these are ordinary. */
 static inline int integer_ordinary_scales(__m512 scale) {
     __m512i exponent = _mm512_sub_epi32((__m512i)scale, _mm512_set1_epi32((127 - 60) << 23));

@@ -3,7 +3,10 @@
 cdef extern from "panel.h" nogil:
     enum:
         PANEL_HEADER
+        ACTIVATION_FORMS
     ctypedef struct ellm_matmul:
+        ellm_int x_bf16
+        ellm_int k
         ellm_weight weight
         ellm_int k_tiles
         ellm_int n_tiles
@@ -21,10 +24,12 @@ cdef extern from "panel.h" nogil:
     ellm_panel panel(const ellm_task *task, const ellm_matmul *m)
     ellm_panel panel_in_place(const ellm_task *task, const ellm_matmul *m, const char *x)
     ellm_panel panel_rows(const ellm_task *task, const ellm_matmul *m, int64_t part, const char *x, int64_t rows)
-    ellm_panel panel_of(const ellm_task *task, const ellm_matmul *m, int64_t part, const char *x, int64_t rows)
-    ellm_panel panel_gather(
-        const ellm_task *task, const ellm_matmul *m, int64_t part, const int32_t *step_rows, int64_t rows
-    )
+    ellm_panel panel_routed(const ellm_task *task, const ellm_matmul *m, const char *routed, int64_t first)
+    int64_t panel_bytes(const ellm_matmul *m)
+    int64_t panel_row_bytes(const ellm_matmul *m)
+    int panel_form(const ellm_matmul *m, int64_t rows)
+    void panel_row(const ellm_matmul *m, const char *x, int form, char *out)
+    int64_t panel_whole(int64_t rows)
 
 cdef extern from "expand.h" nogil:
     int64_t column_bytes(int64_t format, int64_t k_tiles)
@@ -62,7 +67,7 @@ cdef inline product multiply_by(
     p.tiles = min(m.task_tiles, m.n_tiles - p.tile)
     p.c = x.c
     p.stride = ELLM_TILE_N * (m.task_tiles | 1)  # an odd number of cache lines, so that rows spread over the sets of L1
-    tiles = <char *> (p.c + task.row_block * p.stride)
+    tiles = <char *> (p.c + panel_whole(rows) * p.stride)
     if m.activations:
         integer_matmul(
             <const char *> x.a, x.lda, <int> rows, m.activations, columns, m.format, <int> p.tiles, <int> m.k_tiles,

@@ -1,8 +1,10 @@
-/* A worker's scratch memory, and the A operand of a matmul in it.
+/* A worker's scratch memory, and the A operand of a matmul in it or in memory that all share.
  *
  * Scratch is a 64-byte tag, then memory. A panel, rms_norm(x) of all rows of the block in bf16 or in whole numbers, is
- * the same for every task of an operator on a row block (or on a head or a row tile of an expert: a part), so the tag
- * says whose panel the memory holds and a worker prepares it once.
+ * the same for every task of an operator on a row block (or on a head or a row tile of an expert: a part), so the tag says
+ * whose panel the memory holds and a worker prepares it once. Rows of experts are prepared once for all workers, as rows of a
+ * panel by routed position: by scatter for gate and up, and in bf16 by these for down. In whole numbers down makes a panel
+ * itself, as a task of gate and up has fewer columns than have one scale.
  */
 #ifndef ELLM_PANEL_H
 #define ELLM_PANEL_H
@@ -13,7 +15,7 @@ typedef struct ellm_matmul {
 } ellm_matmul;
 
 typedef struct ellm_panel {
-    const void *a;        /* [row_block] rows of ELLM_TILE_K * k_tiles elements */
+    const void *a;        /* rows of ELLM_TILE_K * k_tiles elements */
     int64_t lda;          /* bf16 elements; bytes of activations in whole numbers */
     float *c;             /* scratch behind it, 64-byte aligned */
 } ellm_panel;
@@ -73,11 +75,21 @@ static inline int64_t panel_bytes(const ellm_matmul *m) {
     return m->activations ? activation_stride(m->k_tiles) : panel_stride(m->k_tiles) * (int64_t)sizeof(ellm_bf16);
 }
 
-/* Row `row` of a panel of `rows` rows. */
-static inline void panel_row(const ellm_matmul *m, const char *x, int64_t rows, int64_t row, char *panel) {
-    char *out = panel + row * panel_bytes(m);
+/* What a row of a panel takes of them. */
+static inline int64_t panel_row_bytes(const ellm_matmul *m) {
+    if (!m->activations) return m->k_tiles * ELLM_TILE_K * (int64_t)sizeof(ellm_bf16);
+    return (m->k_tiles + (m->k_tiles & 1)) * (ACTIVATION_CELL + (int64_t)sizeof(activation_side));
+}
+
+/* How a panel of `rows` rows holds its numbers. */
+static inline int panel_form(const ellm_matmul *m, int64_t rows) {
+    return m->activations ? activation_form(m->activations, rows, &ELLM_FORMATS[m->format]) : 0;
+}
+
+/* One row of a panel. */
+static inline void panel_row(const ellm_matmul *m, const char *x, int form, char *out) {
     if (m->activations)
-        panel_row_whole(m, x, activation_form(m->activations, rows, &ELLM_FORMATS[m->format]), out);
+        panel_row_whole(m, x, form, out);
     else
         panel_row_bf16(m, x, (ellm_bf16 *)out);
 }
@@ -87,12 +99,7 @@ static inline int64_t panel_source_stride(const ellm_matmul *m) {
     return m->x_stride * (int64_t)(m->x_bf16 ? sizeof(ellm_bf16) : sizeof(float));
 }
 
-/* bf16 rows used where they are, each followed by what pads it to ELLM_TILE_K * k_tiles. */
-static inline ellm_panel panel_in_place(const ellm_task *task, const ellm_matmul *m, const char *x) {
-    return (ellm_panel){x, m->x_stride, (float *)scratch_memory(task)};
-}
-
-/* Whether scratch lacks the panel of this operator, step, block and part (0, or which rows of x it is); now it is
+/* Whether scratch lacks the panel of this operator, step, block and part (0, or which head or row tile); now it is
  * tagged as theirs. */
 static inline int panel_claim(const ellm_task *task, const ellm_matmul *m, int64_t part) {
     panel_tag wanted = {m, task->step->number, task->block, part};
@@ -101,41 +108,36 @@ static inline int panel_claim(const ellm_task *task, const ellm_matmul *m, int64
     return 1;
 }
 
-/* What products read of a panel that is in scratch. */
-static inline ellm_panel panel_in_scratch(const ellm_task *task, const ellm_matmul *m) {
-    char *a = task->scratch + PANEL_HEADER;
-    int64_t stride = m->activations ? panel_bytes(m) : panel_stride(m->k_tiles);
-    return (ellm_panel){a, stride, (float *)(a + task->row_block * panel_bytes(m))};
+/* Rows of whole row tiles, which products read and write. */
+static inline int64_t panel_whole(int64_t rows) { return (rows + ELLM_TILE_N - 1) / ELLM_TILE_N * ELLM_TILE_N; }
+
+/* What products count between a panel's rows. */
+static inline int64_t panel_lda(const ellm_matmul *m) { return m->activations ? panel_bytes(m) : panel_stride(m->k_tiles); }
+
+/* bf16 rows used where they are, each followed by what pads it to ELLM_TILE_K * k_tiles. */
+static inline ellm_panel panel_in_place(const ellm_task *task, const ellm_matmul *m, const char *x) {
+    return (ellm_panel){x, m->x_stride, (float *)scratch_memory(task)};
 }
 
 /* A panel of rows of x. */
 static inline ellm_panel panel_rows(const ellm_task *task, const ellm_matmul *m, int64_t part, const char *x, int64_t rows) {
+    char *a = task->scratch + PANEL_HEADER;
     if (panel_claim(task, m, part))
         for (int64_t row = 0; row < rows; row++)
-            panel_row(m, x + row * panel_source_stride(m), rows, row, task->scratch + PANEL_HEADER);
-    return panel_in_scratch(task, m);
+            panel_row(m, x + row * panel_source_stride(m), panel_form(m, rows), a + row * panel_bytes(m));
+    return (ellm_panel){a, panel_lda(m), (float *)(a + panel_whole(rows) * panel_bytes(m))};
 }
 
-/* A panel of step rows, each in the section of its own row block. */
-static inline ellm_panel panel_gather(const ellm_task *task, const ellm_matmul *m, int64_t part, const int32_t *step_rows,
-                                      int64_t rows) {
-    if (panel_claim(task, m, part))
-        for (int64_t row = 0; row < rows; row++) {
-            const char *section = task->arena + step_rows[row] / task->row_block * task->section_bytes;
-            const char *x = section + m->x + step_rows[row] % task->row_block * panel_source_stride(m);
-            panel_row(m, x, rows, row, task->scratch + PANEL_HEADER);
-        }
-    return panel_in_scratch(task, m);
-}
-
-/* The A operand of rows x: where they are if they are bf16 and shall be, else as a panel. */
-static inline ellm_panel panel_of(const ellm_task *task, const ellm_matmul *m, int64_t part, const char *x, int64_t rows) {
-    return m->x_bf16 && !m->activations ? panel_in_place(task, m, x) : panel_rows(task, m, part, x, rows);
+/* The A operand from a routed position on, of rows of a panel that all workers share. */
+static inline ellm_panel panel_routed(const ellm_task *task, const ellm_matmul *m, const char *routed, int64_t first) {
+    return (ellm_panel){routed + first * panel_bytes(m), panel_lda(m), (float *)scratch_memory(task)};
 }
 
 /* The A operand of this task. */
 static inline ellm_panel panel(const ellm_task *task, const ellm_matmul *m) {
-    return panel_of(task, m, 0, task->section + m->x, task->rows);
+    const char *x = task->section + m->x;
+    if (m->x_bf16 && !m->activations) return panel_in_place(task, m, x);
+    return panel_rows(task, m, 0, x, task->rows);
 }
 
 #endif

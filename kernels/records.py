@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from ellm.kernels.contract import EXPAND_BYTES, FOLD, PROBE_FLOPS, SPLIT, TILE, TILE_K, TILE_N
+from ellm.kernels.contract import EXPAND_BYTES, EXPERT_ROWS, FOLD, PROBE_FLOPS, SPLIT, TILE, TILE_K, TILE_N
 from ellm.kernels.formats import NUMBERED, PLAIN
 
 Args = Mapping[str, Any]
@@ -92,9 +92,9 @@ class Kernel:
     """What is so of one kernel.
 
     `tasks` are those of one operator on one row block; of an attention or merge item, of a split of the context, of a
-    logit row, of a row tile of one expert. `memory` are bytes of a worker's scratch behind its header, from the
-    arguments and the rows of a block. `work` is what is done for `rows` rows (of one expert) that attend to `keys` keys
-    each, in `splits` splits; of a kernel that works on cached positions, `keys` are these.
+    logit row, of a piece of the step, of a row tile of one expert. `memory` are bytes of a worker's scratch behind its
+    header, from the arguments and the rows of a block. `work` is what is done for `rows` rows (of one expert) that
+    attend to `keys` keys each, in `splits` splits; of a kernel that works on cached positions, `keys` are these.
     """
 
     family: Family = Family.ROWS
@@ -142,10 +142,15 @@ def _product_memory(args: Args, row_block: int) -> int:
     return row_block * TILE_N * (args["task_tiles"] | 1) * 4 + _expansion(args["format"])
 
 
+def panel_row_bytes(k_tiles: int, activations: int) -> int:
+    """Bytes from row to row of a panel, an odd number of cache lines; `activations`: whether in whole numbers."""
+    size = _up(k_tiles, 2) * (_LINE + _SIDE) if activations else k_tiles * _LINE
+    return (-(-size // _LINE) | 1) * _LINE
+
+
 def _panel_memory(args: Args, row_block: int) -> int:
     """The panel of norm(x), its rows an odd number of cache lines apart, and the product."""
-    size = _up(args["k_tiles"], 2) * (_LINE + _SIDE) if args["activations"] else args["k_tiles"] * _LINE
-    return row_block * (-(-size // _LINE) | 1) * _LINE + _product_memory(args, row_block)
+    return row_block * panel_row_bytes(args["k_tiles"], args["activations"]) + _product_memory(args, row_block)
 
 
 def _matmul_memory(args: Args, row_block: int) -> int:
@@ -318,18 +323,23 @@ RECORDS: dict[str, Kernel] = {
         shared=True,
     ),
     "dispatch": Kernel(Family.ROUTING, Sync.ONCE, done=_dispatch),
+    "scatter": Kernel(
+        Family.ROUTING,
+        Sync.ONCE,
+        done=lambda args, rows, keys, splits: Work(elements=rows * (1 + args["top_k"]) * args["k"]),
+    ),
     "expert_gate_up": Kernel(
         Family.EXPERTS,
         Sync.WOKEN,
         tasks=_column_tasks,
-        memory=_panel_memory,
-        done=lambda args, rows, keys, splits: _products(args, rows, 2 * args["n"], True),
+        memory=lambda args, row_block: _product_memory(args, EXPERT_ROWS),
+        done=lambda args, rows, keys, splits: _products(args, rows, 2 * args["n"], False),
     ),
     "expert_down": Kernel(
         Family.EXPERTS,
         Sync.JOIN,
         tasks=_column_tasks,
-        memory=_matmul_memory,
+        memory=lambda args, row_block: (_panel_memory if args["activations"] else _product_memory)(args, EXPERT_ROWS),
         done=lambda args, rows, keys, splits: _products(args, rows, args["n"], bool(args["activations"])),
     ),
     "combine": _rows(

@@ -16,7 +16,7 @@ from ellm.kernels.contract import FOLD, SPLIT, TILE_K, TILE_N
 from ellm.kernels.formats import NUMBERED
 from ellm.kernels.layout import activation, from_bf16, memory, to_bf16
 from ellm.kernels.reference_matmul import expert_down, expert_gate_up, gate_up, head_linear, linear, logits, qkv
-from ellm.kernels.reference_routing import combine, dispatch, route
+from ellm.kernels.reference_routing import combine, dispatch, route, scatter
 from ellm.kernels.reference_task import StepView, Task, append_keys, append_values, norm, rotate, silu, write
 
 __all__ = ["KERNELS", "StepView", "Task"]
@@ -228,7 +228,7 @@ def probe(task: Task) -> None:
 
 _REFERENCES: tuple[Callable[[Task], None], ...] = (
     embed, angles, gather, rms_norm, linear, logits, gate_up, qkv, rope, append, expand_latent, attend, merge, copy,
-    swiglu, add, sample, head_linear, expert_gate_up, expert_down, route, dispatch, combine
+    swiglu, add, sample, head_linear, expert_gate_up, expert_down, route, dispatch, scatter, combine
 )  # fmt: skip
 KERNELS = {one.__name__: one for one in _REFERENCES} | {"probe_read": probe, "probe_matmul": probe}
 

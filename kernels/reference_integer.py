@@ -13,9 +13,13 @@ _MOST_8, _MOST_16 = np.float32(127), 256 * 127 + 127
 
 def product(x: np.ndarray, activations: int, format: Format, weight: Numbers) -> np.ndarray:
     """x . W^T, float32 [rows, n], of x float32 [rows, k] and a weight [n, k], k whole tiles."""
-    whole_x, scale = whole(x, activations, format)
-    a = whole_x.reshape(len(x), -1)
-    sums = np.zeros((len(x), len(weight.worth)), np.float32)
+    return multiply(*whole(x, activations, format), format, weight)
+
+
+def multiply(whole_x: np.ndarray, scale: np.ndarray, format: Format, weight: Numbers) -> np.ndarray:
+    """The same of what `whole` returns."""
+    a = whole_x.reshape(len(whole_x), -1)
+    sums = np.zeros((len(a), len(weight.worth)), np.float32)
     with np.errstate(invalid="ignore", over="ignore"):
         for begin in range(0, a.shape[1], format.k_per_unit):
             end = min(begin + format.k_per_unit, a.shape[1])

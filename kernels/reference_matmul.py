@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from ellm.kernels import layout, reference_integer
-from ellm.kernels.contract import TILE_K, TILE_N
-from ellm.kernels.formats import NUMBERED
+from ellm.kernels.contract import EXPERT_ROWS, TILE_K, TILE_N
+from ellm.kernels.formats import NUMBERED, PLAIN
 from ellm.kernels.layout import from_bf16, memory, to_bf16
+from ellm.kernels.reference_panel import Panel, Rounded
 from ellm.kernels.reference_task import Task, append_keys, append_values, norm, rotate, silu, write
 
 
@@ -66,7 +67,8 @@ def head_linear(task: Task) -> None:
     head, column_task = divmod(task.index, -(-task.n_tiles // task.task_tiles))
     dtype = np.dtype(np.uint16 if task.x_bf16 else np.float32)
     x = task.buffer(task.x + head * task.x_head_stride * dtype.itemsize, task.k, dtype=dtype, stride=task.x_stride)
-    y, begin, end = _multiply(task, x, column_task, task.n, task.weight + head * task.bank_stride, 0)
+    weight = task.weight + head * task.bank_stride
+    y, begin, end = _multiply(task, _rounded(task, x), column_task, task.n, weight, 0)
     out = task.buffer(task.out, task.out_stride, dtype=np.uint16 if task.out_bf16 else np.float32)
     first = head * task.out_head_stride + task.out_first
     out[:, first + begin : first + end] = to_bf16(y) if task.out_bf16 else y
@@ -75,46 +77,42 @@ def head_linear(task: Task) -> None:
 
 
 def expert_gate_up(task: Task) -> None:
-    """gate_up, or gpt-oss's clamped form of it, of expert `block` for its routed rows, [routed, out_stride]."""
-    positions, column_task = _routed(task)
-    rows = task.shared(task.args["rows"], int(positions.stop), dtype=np.int32)[positions]
-    x = np.array([_section_row(task, int(row)) for row in rows])
-    weight, bias = _bank(task)
-    y, begin, end = _multiply(task, x, column_task, 2 * TILE_N * -(-task.n // TILE_N), weight, bias)
-    y = y.reshape(len(rows), -1, 2, TILE_N)
-    gate, up = (y[:, :, i].reshape(len(rows), -1) for i in (0, 1))
+    """gate_up, or gpt-oss's clamped form of it, of expert `block`; bf16 rows of a panel or f32 [routed, n]."""
+    rows, column_task = _routed(task)
+    y, begin, end = _multiply(task, _panel(task), column_task, 2 * TILE_N * -(-task.n // TILE_N), *_bank(task))
+    y = y.reshape(len(y), -1, 2, TILE_N)
+    gate, up = (y[:, :, i].reshape(len(y), -1) for i in (0, 1))
     begin, end = begin // 2, min(task.n, end // 2)
-    dtype = np.dtype(np.uint16 if task.out_bf16 else np.float32)
-    out = task.shared(task.out, int(positions.stop), task.out_stride, dtype=dtype)[positions]
     y = (silu(gate) * up if task.activation == 0 else _clamped(task, gate, up))[:, : end - begin]
-    out[:, begin:end] = to_bf16(y) if task.out_bf16 else y
-    if end == task.n:
-        out[:, end:] = 0
+    if task.out_bf16:
+        Panel(task.arena, task.out, -(-task.n // TILE_K), PLAIN.number, 0).write(rows, y, begin)
+    else:
+        task.shared(task.out, rows.stop, task.n)[rows, begin:end] = y
 
 
 def expert_down(task: Task) -> None:
     """linear of expert `block` on its routed rows, f32 [routed, n]."""
-    positions, column_task = _routed(task)
-    dtype = np.dtype(np.uint16 if task.x_bf16 else np.float32)
-    x = task.shared(task.routed, int(positions.stop), task.k, dtype=dtype, stride=task.x_stride)[positions]
+    rows, column_task = _routed(task)
+    if task.activations:
+        x = _rounded(task, task.shared(task.routed, rows.stop, task.k, stride=task.x_stride)[rows])
+    else:
+        x = _panel(task)
     y, begin, end = _multiply(task, x, column_task, task.n, *_bank(task))
-    task.shared(task.out, int(positions.stop), task.n)[positions, begin:end] = y
+    task.shared(task.out, rows.stop, task.n)[rows, begin:end] = y
 
 
 def _routed(task: Task) -> tuple[slice, int]:
     """The routed positions of the task, and which columns are its."""
     row_tile, column_task = divmod(task.index, -(-task.n_tiles // task.task_tiles))
     begin, end = task.shared(task.begin, task.block + 2, dtype=np.int32)[task.block :].tolist()
-    first = begin + row_tile * task.row_block
-    return slice(first, min(end, first + task.row_block)), column_task
+    first = begin + row_tile * EXPERT_ROWS
+    return slice(first, min(end, first + EXPERT_ROWS)), column_task
 
 
-def _section_row(task: Task, row: int) -> np.ndarray:
-    """x of a step row, [k]."""
-    block, row = divmod(row, task.row_block)
-    dtype = np.dtype(np.uint16 if task.x_bf16 else np.float32)
-    section = task.arena[block * task.section_bytes :]
-    return layout.activation(section, task.x, (row + 1, task.k), dtype, task.x_stride)[row]
+def _panel(task: Task) -> Rounded:
+    """The task's routed rows."""
+    panel = Panel(task.arena, task.routed, task.k_tiles, task.format, task.activations)
+    return panel.read(_routed(task)[0], task.k)
 
 
 def _bank(task: Task) -> tuple[int, int]:
@@ -132,30 +130,33 @@ def _clamped(task: Task, gate: np.ndarray, up: np.ndarray) -> np.ndarray:
 def _product(task: Task, columns: int) -> tuple[np.ndarray, int, int]:
     """_multiply for a kernel that has one weight and the rows of its block."""
     x = task.buffer(task.x, task.k, dtype=np.uint16 if task.x_bf16 else np.float32, stride=task.x_stride)
-    return _multiply(task, x, task.index, columns, task.weight, task.bias)
+    return _multiply(task, _rounded(task, x), task.index, columns, task.weight, task.bias)
+
+
+def _rounded(task: Task, x: np.ndarray) -> Rounded:
+    """norm(x), rounded to bf16, or to whole numbers as `activations` says."""
+    if task.norm:
+        x = norm(x, memory(task.norm, (task.k,), np.float32), task.eps)
+    if not task.activations:
+        return from_bf16(x if task.x_bf16 else to_bf16(x))
+    padded = np.zeros((len(x), TILE_K * task.k_tiles), np.float32)
+    padded[:, : task.k] = from_bf16(x) if task.x_bf16 else x
+    return reference_integer.whole(padded, task.activations, NUMBERED[task.format])
 
 
 def _multiply(
-    task: Task, x: np.ndarray, column_task: int, columns: int, weight: int, bias: int
+    task: Task, a: Rounded, column_task: int, columns: int, weight: int, bias: int
 ) -> tuple[np.ndarray, int, int]:
-    """f32 norm(x) . W^T + bias for columns [begin, end) of `columns`, those of the column task.
-
-    norm(x) is rounded to bf16, or to whole numbers as `activations` says.
-    """
-    if task.norm:
-        x = norm(x, memory(task.norm, (task.k,), np.float32), task.eps)
+    """f32 a . W^T + bias for columns [begin, end) of `columns`, those of the column task."""
     format = NUMBERED[task.format]
     begin = TILE_N * column_task * task.task_tiles
     end = min(columns, begin + TILE_N * task.task_tiles)
-    if task.activations:
-        padded = np.zeros((len(x), TILE_K * task.k_tiles), np.float32)
-        padded[:, : task.k] = from_bf16(x) if task.x_bf16 else x
-        y = reference_integer.product(
-            padded, task.activations, format, format.integers(weight, task.n_tiles, task.k_tiles)
-        )[:, begin:end]
+    if isinstance(a, tuple):
+        numbers = format.integers(weight, task.n_tiles, task.k_tiles)
+        y = reference_integer.multiply(*a, format, numbers)[:, begin:end]
     else:
-        a = from_bf16(x if task.x_bf16 else to_bf16(x)).astype(np.float64)
-        y = a @ format.weight(weight, task.n_tiles, task.k_tiles)[begin:end, : task.k].T.astype(np.float64)
+        wide = format.weight(weight, task.n_tiles, task.k_tiles)[begin:end, : task.k].astype(np.float64)
+        y = a.astype(np.float64) @ wide.T
     if bias:
         y = y + memory(bias, (TILE_N * task.n_tiles,), np.float32)[begin:end]
     return y.astype(np.float32), begin, end

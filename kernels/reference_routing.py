@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from ellm.kernels import layout
+from ellm.kernels.contract import EXPERT_ROWS, PIECE
 from ellm.kernels.layout import memory
+from ellm.kernels.reference_panel import Panel
 from ellm.kernels.reference_task import Task
 
 
@@ -33,21 +36,33 @@ def route(task: Task) -> None:
 def dispatch(task: Task) -> None:
     """The step's routed rows sorted by expert, then row, then choice, and which experts have any.
 
-    rows[position[r, j]] = r; expert e has positions [begin[e], begin[e + 1]), cut in tiles_of[e] tiles of row_block
-    rows; list is the number of experts that have rows, then these.
+    Expert e has positions [begin[e], begin[e + 1]), cut in tiles_of[e] tiles of EXPERT_ROWS rows; list is the number of
+    experts that have rows, then these.
     """
     shape, routed = (task.step.rows, task.top_k), task.step.rows * task.top_k
     ids = task.shared(task.ids, routed, dtype=np.int32)
     order = np.argsort(ids, kind="stable")
-    task.shared(task.args["rows"], routed, dtype=np.int32)[:] = order // task.top_k
     position = np.empty(routed, np.int32)
     position[order] = np.arange(routed)
     task.shared(task.position, *shape, dtype=np.int32)[:] = position.reshape(shape)
     counts = np.bincount(ids, minlength=task.experts)
     task.shared(task.begin, task.experts + 1, dtype=np.int32)[:] = np.concatenate(([0], np.cumsum(counts)))
-    task.shared(task.tiles_of, task.experts, dtype=np.int32)[:] = -(-counts // task.row_block)
+    task.shared(task.tiles_of, task.experts, dtype=np.int32)[:] = -(-counts // EXPERT_ROWS)
     found = np.flatnonzero(counts)
     task.shared(task.list, 1 + len(found), dtype=np.int32)[:] = [len(found), *found]
+
+
+def scatter(task: Task) -> None:
+    """Each step row of the piece, rounded to bf16 or whole numbers, at each of its routed positions."""
+    panel = Panel(task.arena, task.out, task.k_tiles, task.format, task.activations)
+    dtype, end = np.dtype(np.uint16 if task.x_bf16 else np.float32), min(task.step.rows, (task.index + 1) * PIECE)
+    position = task.shared(task.position, end, task.top_k, dtype=np.int32)
+    for row in range(task.index * PIECE, end):
+        block, within = divmod(row, task.row_block)
+        section = task.arena[block * task.section_bytes :]
+        x = layout.activation(section, task.x, (within + 1, task.k), dtype, task.x_stride)[within:]
+        for place in position[row].tolist():
+            panel.write(slice(place, place + 1), layout.from_bf16(x) if task.x_bf16 else x)
 
 
 def combine(task: Task) -> None:

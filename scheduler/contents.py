@@ -41,7 +41,7 @@ class OperatorInfo:
     shape: str = ""  # of its value, "[T, 1024]"
     weights: dict[str, NamedTensor] = field(default_factory=dict)  # by role, as the model sees them
     after: tuple[int, ...] = ()  # numbers of the operators that its row block waits for
-    tiles: int = 0  # tasks per row block; per item for attend and merge, per row for sample; of one expert's row tile
+    tiles: int = 0  # tasks per row block; per item of attend and merge, piece, row of sample, row tile of an expert
     flops: int = 0  # floating-point operations per row
     flops_per_key: int = 0  # per row and key that it attends to
     weight_bytes: int = 0  # read once per row block, by all tasks; of experts, those of all

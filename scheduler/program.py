@@ -17,7 +17,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from ellm.kernels.contract import ARGS_BYTES, SPLIT
+from ellm.kernels.contract import ARGS_BYTES, EXPERT_ROWS, SPLIT
 from ellm.kernels.formats import FORMATS
 from ellm.scheduler.contents import ArenaPlan, CacheEntry, CacheKind, OperatorInfo, WeightEntry
 
@@ -29,8 +29,9 @@ class Kind(IntEnum):
     LOGITS = 1  # 1 if the logit row block holds a logit row
     SAMPLE = 2  # sampled logit rows of the logit row block
     SPLITS = 3  # of row block 0: splits of the context that the step's sequences have reached
-    ITEMS = 4  # attend items of the row block, for window class 0; class c is ITEMS + 2 * c
-    MERGES = 5  # merge items likewise
+    PIECES = 4  # of row block 0: pieces of PIECE rows of the step
+    ITEMS = 5  # attend items of the row block, for window class 0; class c is ITEMS + 2 * c
+    MERGES = 6  # merge items likewise
 
     @classmethod
     def attends(cls, kind: int) -> bool:
@@ -246,13 +247,16 @@ class Program:
             "groups.tiles": (self.groups["tiles"], MOST_TASKS + 1),
             "groups.counts": (self.groups["counts"] + 1, self.arena_bytes + 1),
             "groups.counts + block": (routed["counts"] + 4 * routed["block"].astype(int), self.arena_bytes - 3),
-            "tasks of an expert": (routed["tiles"] * self.blocks, MOST_TASKS + 1),  # each row chooses it once at most
+            "tasks of an expert": (
+                routed["tiles"] * -(-self.chunk // EXPERT_ROWS),  # each row chooses it once at most
+                MOST_TASKS + 1,
+            ),
             "wakes.group": (self.wakes["group"], groups),
             "wakes.list": (self.wakes["list"], self.arena_bytes - 3),
             "wakes.first": (self.wakes["first"], groups),
             "wakes.join": (self.wakes["join"], events),
             "block of a group that wakes": (wakers["block"], 1),
-            "kind of a group that wakes": (wakers["kind"], 1),
+            "kind of a group that wakes": (wakers["kind"] % int(Kind.PIECES), 1),  # ROWS and PIECES are never 0
             "events.dynamic": (self.events["dynamic"] + 1, self.kinds + 1),
             "signals": (self.signals.items, events),
             "publishes": (self.publishes.items, groups),

@@ -65,7 +65,7 @@ class Workers:
 class StepWork:
     """The tasks of one step. A group has `count` items of `tiles` tasks each; the tasks of an item are alike.
 
-    An item is a row block, an item of attention, a row that is sampled, or a row tile of an expert.
+    An item is a row block, a piece of the step, an item of attention, a sampled row, or a row tile of an expert.
     """
 
     count: np.ndarray  # int32 [groups]

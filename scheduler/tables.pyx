@@ -7,7 +7,7 @@ attend task, and where that leaves too few tasks for the workers, each run's con
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport int32_t, int64_t
 
-from ellm.kernels.task cimport ELLM_SPLIT, ELLM_WINDOWS, ellm_attend_item, ellm_merge_item, ellm_sampling, ellm_step
+from ellm.kernels.task cimport ELLM_PIECE, ELLM_SPLIT, ELLM_WINDOWS, ellm_attend_item, ellm_merge_item, ellm_sampling, ellm_step
 
 import numpy as np
 
@@ -21,11 +21,12 @@ cdef enum:
     LOGITS = 1
     SAMPLE = 2
     SPLITS = 3
-    ITEMS = 4
-    MERGES = 5
+    PIECES = 4
+    ITEMS = 5
+    MERGES = 6
 
 assert (ROWS, LOGITS, SAMPLE) == (Kind.ROWS, Kind.LOGITS, Kind.SAMPLE)
-assert (SPLITS, ITEMS, MERGES) == (Kind.SPLITS, Kind.ITEMS, Kind.MERGES)
+assert (SPLITS, PIECES, ITEMS, MERGES) == (Kind.SPLITS, Kind.PIECES, Kind.ITEMS, Kind.MERGES)
 assert sizeof(ellm_step) == STEP.itemsize
 
 cdef object INT32 = np.dtype(np.int32)
@@ -181,6 +182,7 @@ cdef class StepTables:
         for row in range(self.record.rows):
             last = max(last, self.record.positions[row])
         self.count[SPLITS * self.row_blocks] = last // ELLM_SPLIT + 1
+        self.count[PIECES * self.row_blocks] = <int32_t>((self.record.rows + ELLM_PIECE - 1) // ELLM_PIECE)
         for block in range(self.row_blocks):
             begin = block * self.row_block
             self.count[ROWS * self.row_blocks + block] = begin < self.record.rows

@@ -74,7 +74,7 @@ ellm.model = (function () {
 
   /** How many tasks a group has, for each unit of which it may have several in a step. */
   function count(group) {
-    const by = group.routed ? "a row tile" : { rows: "", logits: "", sample: "a row", items: "an item", merges: "a merge" }[group.kind.split(" ")[0]];
+    const by = group.routed ? "a row tile" : { rows: "", logits: "", sample: "a row", pieces: "a piece", items: "an item", merges: "a merge" }[group.kind.split(" ")[0]];
     return `${ellm.several(group.tiles, "task")} ${by}`.trim();
   }
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ellm.kernels import contract
-from ellm.kernels.contract import SAMPLING, SPLIT
+from ellm.kernels.contract import EXPERT_ROWS, PIECE, SAMPLING, SPLIT
 from ellm.kernels.formats import FORMATS, PLAIN, Format
 from ellm.kernels.records import RECORDS, Sync, Work
 from ellm.machine.description import Machine
@@ -206,6 +206,9 @@ class _Builder:
             merges = self.tables.merges[args["window_class"]]
             work = record.work(args, merges["rows"].astype(float), splits=merges["splits"])
             self.add(op, groups, work, np.full(len(merges), -1), _READER)
+        elif kind == Kind.PIECES:
+            rows = np.minimum(self.tables.rows - np.arange(0, self.tables.rows, PIECE), PIECE).astype(float)
+            self.add(op, groups, record.work(args, rows), np.full(len(rows), -1), _READER)
         elif kind == Kind.SPLITS:
             sequences, last = len(np.unique(self.tables.slots)), int(self.tables.positions.max())
             seen = sequences * np.minimum(SPLIT, last + 1 - np.arange(0, last + 1, SPLIT))
@@ -230,7 +233,7 @@ class _Builder:
 
     def experts(self, rows: np.ndarray, groups: slice, tiles: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows and keys of one item for each row tile of each expert."""
-        size = self.program.row_block
+        size = EXPERT_ROWS
         count = -(-rows // size)
         self.count[groups] = count
         number = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)  # of the tile within its expert

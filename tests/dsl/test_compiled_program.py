@@ -25,6 +25,7 @@ from ellm.dsl import (
 from ellm.dsl.policy import packed_as
 from ellm.kernels import contract
 from ellm.kernels.formats import FORMATS
+from ellm.kernels.records import panel_row_bytes
 from ellm.kernels.routes import routes
 from ellm.models import from_config
 from ellm.scheduler import saved
@@ -152,19 +153,19 @@ def test_experts_read_normalised_rows_that_are_stored_once():
     program = compile(graph("Qwen3MoeForCausalLM", num_hidden_layers=1), context=64)
     norm = arguments(program, "layers.0.post_attention_layernorm")
     assert norm["out_bf16"] == 1
-    for reader in ("gate", "experts.gate_up"):
+    for reader in ("gate", "scatter"):
         args = arguments(program, f"layers.0.{reader}")
         assert (args["x"], args["x_bf16"], args["x_stride"]) == (norm["out"], 1, norm["out_stride"])
     combine = arguments(program, "layers.0.experts.combine")
     assert combine["out"] == combine["residual"] == arguments(program, "layers.0.o_proj")["out"]
 
 
-def test_rows_for_experts_that_others_need_in_full_precision_are_rounded_once():
+def test_rows_for_experts_that_others_need_in_full_precision_are_rounded_by_scatter():
     program = compile(trace(sparse, 1024), context=64)
-    copied = arguments(program, "rounded")
-    assert (copied["out_bf16"], copied["width"], copied["pad"]) == (1, 16, 16)
-    assert arguments(program, "experts.gate_up")["x"] == copied["out"]
-    assert {"rounded_2", "dispatch", "dispatch_2"} <= set(program.op_names), "two sets of experts read different rows"
+    scattered = arguments(program, "scatter")
+    assert (scattered["x_bf16"], scattered["k"], scattered["k_tiles"], scattered["activations"]) == (0, 16, 1, 0)
+    assert arguments(program, "experts.gate_up")["routed"] == scattered["out"]
+    assert {"scatter_2", "dispatch", "dispatch_2"} <= set(program.op_names), "two sets of experts read different rows"
 
 
 @pytest.mark.parametrize(
@@ -370,7 +371,7 @@ def test_routed_rows_can_be_read_in_whole_tiles_of_rows():
         buffers = program.plan.shared_buffers
         name = program.op_names[op].replace("down", "gate_up.out")
         (routed,) = (buffer for buffer in buffers if buffer.name == name)
-        assert (routed.offset, routed.bytes) == (args["routed"], 2 * (rows + 15) * args["x_stride"])
+        assert (routed.offset, routed.bytes) == (args["routed"], (rows + 15) * panel_row_bytes(args["k_tiles"], 0))
 
 
 def test_values_are_f32_for_products_of_whole_numbers():
@@ -383,10 +384,11 @@ def test_values_are_f32_for_products_of_whole_numbers():
     assert arguments(plain, "layers.0.attend")["out_bf16"] == 1
 
 
-def test_experts_of_whole_numbers_take_and_leave_f32():
+def test_experts_of_whole_numbers_take_whole_numbers_and_leave_f32():
     model = graph("Qwen3MoeForCausalLM", num_hidden_layers=1)
     program = compile(model, context=64, packing=packed_as(FORMATS["q4_0"]), routes=routes("avx2", "int8"))
-    gate_up, down = (arguments(program, f"layers.0.experts.{name}") for name in ("gate_up", "down"))
-    assert (gate_up["activations"], gate_up["x_bf16"], gate_up["out_bf16"]) == (2, 0, 0)
-    assert (down["activations"], down["x_bf16"], down["x_stride"]) == (2, 0, gate_up["out_stride"])
-    assert "layers.0.rounded" not in program.op_names
+    names = ("scatter", "experts.gate_up", "experts.down")
+    scattered, gate_up, down = (arguments(program, f"layers.0.{name}") for name in names)
+    assert (scattered["x_bf16"], scattered["activations"], scattered["format"]) == (0, 2, gate_up["format"])
+    assert (gate_up["activations"], gate_up["out_bf16"], down["activations"]) == (2, 0, 2)
+    assert (down["routed"], down["x_stride"]) == (gate_up["out"], gate_up["n"])

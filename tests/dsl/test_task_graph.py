@@ -10,6 +10,7 @@ from small_models import EXPERTS, config, sparse, unusual
 from ellm.dsl import compile, tasks, trace
 from ellm.dsl.lower import lower
 from ellm.dsl.rewrite import rewrite
+from ellm.kernels import contract
 from ellm.models import from_config
 from ellm.scheduler.program import Kind
 
@@ -27,6 +28,7 @@ def counts_of(program, rows, logit_rows, sample, merges):
     """Table [kind, block] for a step of one sequence."""
     counts = np.zeros((program.kinds, program.blocks), int)
     counts[Kind.SPLITS, 0] = 1
+    counts[Kind.PIECES, 0] = -(-rows // contract.PIECE)
     for block in range(program.blocks):
         present = min(max(rows - block * BLOCK, 0), BLOCK)
         wanted = min(max(logit_rows - block * BLOCK, 0), BLOCK)
@@ -105,7 +107,7 @@ GRAPHS = {
     "unusual": trace(unusual, 1024),
     "sparse": trace(sparse, 1024),
 }
-ONCE = ("dispatch", "expand_latent")  # one group for all row blocks
+ONCE = ("dispatch", "scatter", "expand_latent")  # one group for all row blocks
 JOINED = ("expert_down", "expand_latent")  # what reads them waits for all of their groups
 
 
@@ -190,7 +192,7 @@ def test_expert_groups_follow_each_other_and_are_sized_by_dispatch():
     sizes = {buffer.name: buffer for buffer in program.plan.shared_buffers}
     assert groups["counts"][0] == sizes["layers.0.dispatch.tiles_of"].offset
     assert wake["list"] == sizes["layers.0.dispatch.list"].offset
-    assert program.groups["op"][wake["group"]] == program.op_names.index("layers.0.dispatch")
+    assert program.groups["op"][wake["group"]] == program.op_names.index("layers.0.scatter")
 
 
 def test_every_operator_has_one_group_per_block():

@@ -20,7 +20,7 @@ from ellm.kernels.layout import to_bf16
 from ellm.kernels.records import RECORDS
 
 GUARD = 256
-SHARED_BYTES = 1 << 20
+SHARED_BYTES = 1 << 22
 POISON = 0xFF
 
 

@@ -278,8 +278,8 @@ def test_the_critical_path_is_a_longest_chain_of_the_task_graph(name):
 
 
 def test_the_summary_names_the_operators_on_the_critical_path(inspect, model):
-    layer = "qkv, attend, o_proj, post_attention_layernorm, gate, route, dispatch, experts.gate_up, experts.down"
-    path = f"embed, 4 x ({layer}, experts.combine), gather, logits, sample"
+    layer = "qkv, attend, o_proj, post_attention_layernorm, gate, route, dispatch, scatter, experts.gate_up"
+    path = f"embed, 4 x ({layer}, experts.down, experts.combine), gather, logits, sample"
     assert f"\nThe critical path of decode: {path}\n" in inspect(model)[1]
 
 

@@ -1,4 +1,4 @@
-"""expert_gate_up and expert_down against their references; a routed row has the same bits whatever rows are near it."""
+"""scatter, expert_gate_up and expert_down against their references; a routed row's bits do not depend on the others."""
 
 from dataclasses import dataclass
 
@@ -8,8 +8,11 @@ from formats import BF16, F16, FP8, MXFP4
 from harness import Case, bf16_ulps, for_cases, up
 from hypothesis import strategies as st
 
+from ellm.kernels.contract import EXPERT_ROWS, INT8, INT16, PIECE
+from ellm.kernels.formats import FORMATS
 from ellm.kernels.layout import from_bf16, to_bf16
-from ellm.kernels.records import RECORDS
+from ellm.kernels.records import RECORDS, panel_row_bytes
+from ellm.kernels.reference_panel import Panel
 
 ROW_BLOCK = 16
 BLOCKS = 3
@@ -38,9 +41,10 @@ class Bank:
     def place(self, case: Case, task_tiles: int) -> None:
         case.constant("weight", np.concatenate([weight.reshape(-1).view(np.uint8) for weight in self.packed]))
         case.constant("bias", self.bias)
-        case.args |= {"norm": 0, "eps": 0, "x_bf16": 1, "k": self.k, "k_tiles": up(self.k, 32) // 32}
+        case.args |= {"x": -1, "x_bf16": 0, "x_stride": 0, "norm": 0, "eps": 0}
+        case.args |= {"k": self.k, "k_tiles": up(self.k, 32) // 32}
         case.args |= {"n_tiles": up(self.n, 16) // 16, "task_tiles": task_tiles, "format": self.format}
-        case.args |= {"bank_stride": self.packed[0].nbytes, "x_stride": up(self.k, 32)}
+        case.args |= {"bank_stride": self.packed[0].nbytes}
         case.args["bias_stride"] = 0 if self.bias is None else self.bias[0].nbytes
 
     def exact(self, expert: int, x: np.ndarray) -> np.ndarray:
@@ -59,35 +63,37 @@ class Routed(Case):
     @property
     def tasks(self) -> int:
         rows = int(self.begin[self.block + 1] - self.begin[self.block])
-        return -(-rows // ROW_BLOCK) * RECORDS[self.kernel].tasks(self.args)
+        return -(-rows // EXPERT_ROWS) * RECORDS[self.kernel].tasks(self.args)
 
 
 def begins(counts: list[int]) -> np.ndarray:
     return np.concatenate(([0], np.cumsum(counts)))
 
 
-def make_gate_up(
-    bank: Bank, expert: int, counts: list[int], step_rows: np.ndarray, tiles: int, activation: int
-) -> Routed:
+def routed_rows(case: Routed, rows: int, k: int) -> Panel:
+    """Room for rows of a panel in bf16, and for what whole tiles of rows read behind the last one."""
+    k_tiles = up(k, 32) // 32
+    case.shared("routed", (rows + 15, panel_row_bytes(k_tiles, 0)), np.uint8)
+    return Panel(case.arena.bytes, case.args["routed"], k_tiles, 0, 0)
+
+
+def make_gate_up(bank: Bank, expert: int, counts: list[int], rows: np.ndarray, tiles: int, activation: int) -> Routed:
+    """The rows are bf16-valued f32 [routed, k]."""
     begin = begins(counts)
     case = Routed("expert_gate_up", expert, begin)
     bank.place(case, 2 * tiles)
-    width = up(bank.k, 32)
-    case.args["x"] = case.reserve(2 * width)
-    for row, x in enumerate(bank.x):
-        offset = row // ROW_BLOCK * case.section_bytes + case.args["x"] + row % ROW_BLOCK * 2 * width
-        case.arena.view((width,), np.uint16, offset)[:] = np.pad(to_bf16(x), (0, width - bank.k))
-    case.place_shared("rows", step_rows.astype(np.int32))
+    routed_rows(case, len(rows), bank.k).write(slice(0, len(rows)), rows)
     n = bank.n // 2 - 3  # the last pair of column tiles is not full
-    case.args |= {"n": n, "activation": activation, "limit": 1.5, "alpha": 1.702, "out_bf16": 1}
-    case.args["out_stride"] = up(n, 32)
-    case.output_shared("out", (int(begin[-1]), up(n, 32)), np.uint16)
+    case.args |= {"n": n, "activation": activation, "limit": 1.5, "alpha": 1.702}
+    case.args["out_bf16"] = 1
+    row_bytes = panel_row_bytes(up(n, 32) // 32, 0)
+    case.output_shared("out", (int(begin[-1]), row_bytes // 2), np.uint16)
     return case
 
 
 @for_cases(
     40,
-    count=st.integers(1, 40),
+    count=st.sampled_from([1, 2, 15, 16, 17, 40, EXPERT_ROWS + 1]),
     expert=st.integers(0, EXPERTS - 1),
     sizes=st.sampled_from([(24, 32), (70, 64), (128, 96), (200, 160)]),
     format=st.sampled_from([BF16, F16, FP8, MXFP4]),
@@ -101,15 +107,17 @@ def test_expert_gate_up(isa, count, expert, sizes, format, bias, activation, til
     bank = Bank.random(format, *sizes, bias, random)
     counts = random.integers(0, 5, EXPERTS)
     counts[expert] = count
-    step_rows = random.integers(0, len(bank.x), counts.sum())
-    case = make_gate_up(bank, expert, counts, step_rows, tiles, activation)
+    rows = bank.x[random.integers(0, len(bank.x), counts.sum())]
+    case = make_gate_up(bank, expert, counts, rows, tiles, activation)
     before = case.outputs["out"].copy()
     native, reference = case.run(isa)["out"], case.run(None)["out"]
     begin = begins(counts)
     own = slice(begin[expert], begin[expert + 1])
     n = case.args["n"]
+    padded = up(n, 32)
     for result in (native, reference):
-        assert (result[own, n:] == 0).all()
+        assert (result[own, n:padded] == 0).all()
+        np.testing.assert_array_equal(result[own, padded:], before[own, padded:])
         others = np.delete(np.arange(len(result)), own)
         np.testing.assert_array_equal(result[others], before[others])
     y, expected = from_bf16(native[own, :n]), from_bf16(reference[own, :n])
@@ -117,14 +125,14 @@ def test_expert_gate_up(isa, count, expert, sizes, format, bias, activation, til
     assert (bf16_ulps(native[own, :n], reference[own, :n]) > 0).mean() < 0.05
     for position in {int(begin[expert]), int(begin[expert + 1]) - 1}:
         one = np.eye(EXPERTS, dtype=int)[expert]
-        alone = make_gate_up(bank, expert, one, step_rows[[position]], tiles, activation).run(isa)["out"]
+        alone = make_gate_up(bank, expert, one, rows[[position]], tiles, activation).run(isa)["out"]
         np.testing.assert_array_equal(alone[0], native[position])
 
 
 def test_clamped_activation_is_that_of_gpt_oss():
     random = np.random.default_rng(1)
     bank = Bank.random(BF16, 64, 64, True, random)
-    case = make_gate_up(bank, 1, [0, 4, 0], np.arange(4), 1, 1)
+    case = make_gate_up(bank, 1, [0, 4, 0], bank.x[:4], 1, 1)
     pairs = bank.exact(1, bank.x[:4]).reshape(4, 2, 2, 16)
     gate, up_columns = (pairs[:, :, i].reshape(4, -1)[:, : case.args["n"]] for i in (0, 1))
     assert (gate > 1.5).any() and (np.abs(up_columns) > 1.5).any()
@@ -137,17 +145,15 @@ def make_down(bank: Bank, expert: int, counts: list[int], rows: np.ndarray, tile
     begin = begins(counts)
     case = Routed("expert_down", expert, begin)
     bank.place(case, tiles)
-    routed = np.zeros((up(len(rows), ROW_BLOCK) + ROW_BLOCK, up(bank.k, 32)), np.uint16)
-    routed[: len(rows), : bank.k] = to_bf16(rows)
-    case.place_shared("routed", routed)
-    case.args |= {"x": -1, "n": bank.n}
+    routed_rows(case, len(rows), bank.k).write(slice(0, len(rows)), rows)
+    case.args["n"] = bank.n
     case.output_shared("out", (int(begin[-1]), bank.n), np.float32)
     return case
 
 
 @for_cases(
     40,
-    count=st.integers(1, 40),
+    count=st.sampled_from([1, 2, 15, 16, 17, 40, EXPERT_ROWS + 1]),
     expert=st.integers(0, EXPERTS - 1),
     sizes=st.sampled_from([(24, 32), (70, 40), (128, 96), (200, 150)]),
     format=st.sampled_from([BF16, F16, FP8, MXFP4]),
@@ -173,3 +179,89 @@ def test_expert_down(isa, count, expert, sizes, format, bias, tiles, seed):
     for position in {int(begin[expert]), int(begin[expert + 1]) - 1}:
         alone = make_down(bank, expert, np.eye(EXPERTS, dtype=int)[expert], rows[[position]], tiles).run(isa)["out"]
         np.testing.assert_array_equal(alone[0], native[position])
+
+
+def make_scatter(x: np.ndarray, ids: np.ndarray, bf16: bool, format: int, activations: int) -> Case:
+    """Rows x, f32 [step rows, k], of row blocks of ROW_BLOCK, each to its top_k experts `ids`."""
+    rows, k = x.shape
+    case = Pieces("scatter", min(rows, ROW_BLOCK), row_block=ROW_BLOCK, blocks=-(-rows // ROW_BLOCK), section=1 << 15)
+    case.step.rows = rows
+    width, dtype = (up(k, 32), np.uint16) if bf16 else (k, np.float32)
+    case.args["x"] = case.reserve(width * np.dtype(dtype).itemsize)
+    for row, values in enumerate(x):
+        offset = (
+            row // ROW_BLOCK * case.section_bytes + case.args["x"] + row % ROW_BLOCK * width * np.dtype(dtype).itemsize
+        )
+        case.arena.view((k,), dtype, offset)[:] = to_bf16(values) if bf16 else values
+    k_tiles = up(k, 32) // 32
+    case.args |= {"x_bf16": int(bf16), "x_stride": width, "k": k, "k_tiles": k_tiles, "top_k": ids.shape[1]}
+    case.args |= {"format": format, "activations": activations}
+    position = np.empty(ids.size, np.int32)
+    position[np.argsort(ids, axis=None, kind="stable")] = np.arange(ids.size)
+    case.place_shared("ids", ids.astype(np.int32))
+    case.place_shared("begin", begins(np.bincount(ids.ravel(), minlength=EXPERTS)).astype(np.int32))
+    case.place_shared("position", position.reshape(ids.shape))
+    case.output_shared("out", (ids.size, panel_row_bytes(k_tiles, activations)), np.uint8)
+    return case
+
+
+class Pieces(Case):
+    """An operator whose tasks are pieces of the step."""
+
+    @property
+    def tasks(self) -> int:
+        return -(-self.step.rows // PIECE)
+
+
+def draw_routes(rows: int, top_k: int, random: np.random.Generator) -> np.ndarray:
+    return np.argsort(random.random((rows, EXPERTS)) + np.array([0, 0.8, 0.2]), -1)[:, :top_k]
+
+
+@for_cases(
+    40, rows=st.sampled_from([1, 3, 4, 5, 40]), k=st.sampled_from([24, 70, 128]), top_k=st.integers(1, EXPERTS),
+    bf16=st.booleans(), seed=seeds,
+)  # fmt: skip
+def test_scatter(isa, rows, k, top_k, bf16, seed):
+    random = np.random.default_rng(seed)
+    x = random.standard_normal((rows, k)).astype(np.float32)
+    case = make_scatter(x, draw_routes(rows, top_k, random), bf16, BF16, 0)
+    np.testing.assert_array_equal(case.run(isa)["out"], case.run(None)["out"])
+
+
+@for_cases(
+    30,
+    rows=st.sampled_from([1, 3, 40, EXPERT_ROWS + 20]),
+    k=st.sampled_from([24, 70, 128, 300]),
+    name=st.sampled_from([name for name, format in FORMATS.items() if format.whole]),
+    activations=st.sampled_from([INT16, INT8]),
+    seed=seeds,
+)
+def test_experts_of_whole_numbers(isa, rows, k, name, activations, seed):
+    """From scatter through gate_up to down, each kernel on what the one before has left."""
+    random, n, width = np.random.default_rng(seed), 40, 288
+    format = FORMATS[name].number
+    up_bank, down_bank = (Bank.random(format, *size, False, random) for size in ((k, 2 * width), (width, n)))
+    x = random.standard_normal((rows, k)).astype(np.float32)
+    ids = draw_routes(rows, 2, random)
+    counts = np.bincount(ids.ravel(), minlength=EXPERTS)
+    expert = int(counts.argmax())
+    results = {}
+    for kernels in (isa, None):
+        packed = make_scatter(x, ids, False, format, activations).run(kernels)["out"]
+        gate_up, down = (Routed(f"expert_{kind}", expert, begins(counts)) for kind in ("gate_up", "down"))
+        for case, bank, tiles in ((gate_up, up_bank, 4), (down, down_bank, 2)):
+            bank.place(case, tiles)
+            case.args["activations"] = activations
+        gate_up.place_shared("routed", packed)
+        gate_up.args |= {"n": width, "activation": 0, "limit": 0, "alpha": 0}
+        gate_up.args["out_bf16"] = 0
+        gate_up.output_shared("out", (int(counts.sum()), width), np.float32)
+        down.place_shared("routed", gate_up.run(kernels)["out"])
+        down.args |= {"n": n, "x_stride": width}
+        down.output_shared("out", (int(counts.sum()), n), np.float32)
+        results[kernels] = down.run(kernels)["out"]
+    own = slice(*begins(counts)[expert : expert + 2])
+    scale = np.abs(results[None][own]).max()
+    np.testing.assert_allclose(
+        results[isa][own], results[None][own], rtol=0, atol=2.0 ** (-12 if activations == INT16 else -5) * scale
+    )

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 
+from ellm.kernels.contract import EXPERT_ROWS
 from ellm.scheduler import Pool, StepError, StepTables
 from ellm.scheduler.interpret import walk
 from ellm.scheduler.probe_program import TABLE, choice, one_row, routed_program
@@ -133,7 +134,7 @@ def test_a_wake_out_of_range_is_refused(field, value):
 )
 def test_an_expert_out_of_range_is_refused(field, value, message):
     program = routed_program(1, choice(4, [1], [1]), tiles=2)
-    program.blocks = 2
+    program.blocks, program.row_block = 2, EXPERT_ROWS
     program.groups[field][1] = value
     with Pool(threads=1) as pool, pytest.raises(ValueError, match=message):
         pool.load(program, TABLE)
