@@ -38,7 +38,8 @@
 #define ELLM_INT16 1         /* what activations are multiplied as, if not in bf16 */
 #define ELLM_INT8 2
 #define ELLM_CACHE_DIMS 512  /* most dims of a head whose keys and values are int8 */
-#define ELLM_EXPERT_ROWS 512 /* most rows of an expert that a task multiplies: the weights are read, and expanded, once for all */
+#define ELLM_EXPERT_ROWS 256 /* most rows of an expert that a task multiplies, for which a weight is read and expanded once; of
+                                more, AMX would read the rows themselves from the last level cache for each few columns */
 #define ELLM_PIECE 4         /* step rows of a task that works on pieces of a step */
 #define ELLM_EXPAND 98304    /* bytes of scratch in which a part of a weight is expanded, and sums of whole numbers are carried */
 

@@ -230,7 +230,7 @@ def test_scatter(isa, rows, k, top_k, bf16, seed):
 
 @for_cases(
     30,
-    rows=st.sampled_from([1, 3, 40, EXPERT_ROWS + 20]),
+    rows=st.sampled_from([1, 3, 40, 2 * EXPERT_ROWS + 20]),
     k=st.sampled_from([24, 70, 128, 300]),
     name=st.sampled_from([name for name, format in FORMATS.items() if format.whole]),
     activations=st.sampled_from([INT16, INT8]),
