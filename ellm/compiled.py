@@ -21,7 +21,14 @@ from ellm.system.memory import readable
 if TYPE_CHECKING:
     from ellm.models import Model
 
-CHUNK = 512  # most rows in a step, unless told otherwise
+CHUNK = 512  # most rows in a step, at least, unless told otherwise
+LONGEST_CHUNK = 1 << 16  # a program's size grows with it
+_EXPERT_ROWS = {"amx": 256, "avx512": 32, "avx2": 32, "portable": 8}
+"""Rows of an expert that take about as long to multiply as its weights to be read from a core's part of memory."""
+_FLOPS = {"amx": 1e12, "avx512": 1e11, "avx2": 5e10, "portable": 5e9}
+"""What a core does in a second of a long prompt, roughly."""
+_STEP_SECONDS = 5  # a step takes no longer, as nothing else is answered meanwhile, if it need not
+_ARENA_SHARE = 16  # of the weights' bytes: that part at most is the arena
 EXPANDED_ROWS = 192
 """Least rows of a sequence in a step that expands: for fewer, absorbed form is less work. With DeepSeek's sizes,
 512 * (128 + 128) multiplications expand a key of a head and save each row that sees it 2 * 512 - 128 - 128 of them."""
@@ -103,11 +110,25 @@ class Compiled:
         return packed + [_price(self.program, variant, threads) for variant in self.programs[1:]]
 
 
+def chosen_chunk(program: Program, isa: str, cores: int) -> int:
+    """The most rows of a step that suit a model, of which this is a program for any number of them, and a machine.
+
+    A row goes to a few experts of many, so CHUNK rows are few for each, and all weights are read for them. So many that
+    reading hides behind multiplying are better, unless a step would take too long, or its arena too much memory.
+    """
+    spread = max((one.experts / one.top_k for one in program.operators if one.experts), default=1.0)
+    wanted = _EXPERT_ROWS[isa] * spread
+    quick = _STEP_SECONDS * cores * _FLOPS[isa] / max(1, sum(one.flops for one in program.operators))
+    small = program.weights_bytes / _ARENA_SHARE / (program.arena_bytes / program.chunk)
+    rows = int(min(wanted, quick, small, program.context, LONGEST_CHUNK))
+    return max(CHUNK, rows // CHUNK * CHUNK)
+
+
 def compile_model(
     source: Source,
     *,
     context: int | None = None,
-    chunk: int = CHUNK,
+    chunk: int | None = CHUNK,
     isa: str = "portable",
     expanded_prefill: bool = False,
     dtype: str | None = None,
@@ -116,6 +137,8 @@ def compile_model(
     workers: int = 1,
 ) -> Compiled:
     """Compile a model for sequences of at most `context` positions (None: the model's own) and steps of `chunk` rows.
+
+    Without a chunk, `chosen_chunk` has the choice, for a core a worker.
 
     `isa` is whose kernels will run it: how many rows a task takes suits them, and in how few bits they hold the numbers
     of weights; it changes no bit of a result, nor does for how many `workers` there are to be tasks. With `dtype`,
@@ -129,7 +152,7 @@ def compile_model(
     Raises InputError if the context is more than the model has, there are no latents, no step has so many rows, or
     there is no such dtype or kv, or these keys and values cannot be kept so.
     """
-    if expanded_prefill and chunk < EXPANDED_ROWS:
+    if expanded_prefill and chunk is not None and chunk < EXPANDED_ROWS:
         raise InputError(f"expanded prefill: chunk {chunk}: it takes steps of at least {EXPANDED_ROWS} rows")
     import ellm.dsl
 
@@ -137,8 +160,8 @@ def compile_model(
     packings = ellm.dsl.packings_of(dtype, isa)
     packing = _Packing(dtype, packings) if dtype or not packed else _Packing(packed.dtype, packed.packings)
     asked, context = context, source.model.context if context is None else context
-    programs = _compile(source.model, context, chunk, isa, activations, kv, expanded_prefill, packing, workers)
-    return Compiled(source, tuple(programs), context, asked, chunk, dtype)
+    programs = _sized(source.model, context, chunk, isa, activations, kv, expanded_prefill, packing, workers)
+    return Compiled(source, tuple(programs), context, asked, chunk or programs[0].chunk, dtype)
 
 
 class _Packing(NamedTuple):
@@ -146,6 +169,25 @@ class _Packing(NamedTuple):
 
     dtype: str | None
     packings: Mapping[str, str]
+
+
+def _sized(
+    model: Model,
+    context: int,
+    chunk: int | None,
+    isa: str,
+    activations: str | None,
+    kv: str | None,
+    expanded_prefill: bool,
+    packed: _Packing,
+    workers: int,
+) -> list[Program]:
+    """Compile for a chunk, or for the one that suits what comes of CHUNK."""
+    programs = _compile(model, context, chunk or CHUNK, isa, activations, kv, expanded_prefill, packed, workers)
+    rows = chunk or chosen_chunk(programs[0], isa, workers)
+    if rows == (chunk or CHUNK):
+        return programs
+    return _compile(model, context, rows, isa, activations, kv, expanded_prefill, packed, workers)
 
 
 def _compile(
@@ -187,7 +229,7 @@ def compile_to_run(
     source: Source,
     *,
     context: int | None = None,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
     isa: str = "portable",
     expanded_prefill: bool = False,
     dtype: str | None = None,
@@ -219,10 +261,11 @@ def compile_to_run(
     programs = program_cache.load(1 + packed.expanded, *key)
     if programs is None:
         packing = _Packing(packed.dtype, packed.packings)
-        programs = _compile(source.model, context, chunk, isa, activations, kv, packed.expanded, packing, workers)
+        programs = _sized(source.model, context, chunk, isa, activations, kv, packed.expanded, packing, workers)
         packed.check_fits(programs[0])
         program_cache.store(programs, *key)
-    return Compiled(source, tuple(programs if expanded_prefill else programs[:1]), context, asked, chunk)
+    programs = programs if expanded_prefill else programs[:1]
+    return Compiled(source, tuple(programs), context, asked, chunk or programs[0].chunk)
 
 
 def _packed(program: Program, dtype: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ellm.checkpoint import Checkpoint, open_checkpoint
-from ellm.compiled import CHUNK, Source, compile_to_run
+from ellm.compiled import LONGEST_CHUNK, Source, compile_to_run
 from ellm.kernels import isa as isas
 from ellm.scheduler import placement
 from ellm.serving import speculation
@@ -25,7 +25,6 @@ from ellm.system.errors import InputError
 from ellm.text.piece import Piece
 from ellm.text.token_ids import TokenIds
 
-LONGEST_CHUNK = 1 << 16  # a program's size grows with it
 Prompt = str | Sequence[int]
 Message = Mapping[str, Any]
 
@@ -38,7 +37,8 @@ class LLM:
     outputs have no text, and what needs text raises InputError. `threads`: workers, one a core (None: every physical
     core that this process may use, but for those of other ellm processes). `pin`: "auto" pins them to idle cores,
     "none" lets the operating system move them, a list such as "0-3,8" names their cores. `context`: most tokens of a
-    sequence (None: all that the model was made for; it costs address space, not memory). `chunk`: most rows in a step.
+    sequence (None: all that the model was made for; it costs address space, not memory). `chunk`: most rows in a step
+    (None: what suits the model and the machine, 512 or more of many experts).
     `isa`: "amx", "avx512", "avx2" or "portable" (None: $ELLM_ISA, else the best here). `dtype`: "q8" or "q4" packs
     matrices in fewer bits when they are loaded, but for routers, head and embedding; "q4,head=q8" these two as well;
     "bf16" expands what is stored in fewer, "bf16-raw" to 16 bits where others would hold the same numbers.
@@ -65,7 +65,7 @@ class LLM:
         threads: int | None = None,
         pin: str = "auto",
         context: int | None = None,
-        chunk: int = CHUNK,
+        chunk: int | None = None,
         isa: str | None = None,
         dtype: str | None = None,
         activations: str | None = None,
@@ -77,10 +77,9 @@ class LLM:
         progress: Callable[[int, int], None] | None = None,
     ):
         for name, value in (("threads", threads), ("context", context), ("chunk", chunk)):
-            absent = value is None and name != "chunk"
-            if not absent and (isinstance(value, bool) or not isinstance(value, Integral)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, Integral)):
                 raise InputError(f"{name} must be a whole number, not {value!r}")
-        if not 1 <= chunk <= LONGEST_CHUNK:
+        if chunk is not None and not 1 <= chunk <= LONGEST_CHUNK:
             raise InputError(f"chunk must be from 1 to {LONGEST_CHUNK}, not {chunk}")
         choice = isas.choose(isa)
         speculation.check(speculate)

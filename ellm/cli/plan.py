@@ -43,6 +43,7 @@ def plan(
         return compile_model(
             source,
             context=max(context + 1, prompt),
+            chunk=None,
             isa=described.isa,
             expanded_prefill=expanded,
             dtype=dtype,

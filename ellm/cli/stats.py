@@ -68,6 +68,7 @@ def setup(llm: LLM) -> list[str]:
     return [
         f"isa      {runtime.choice.isa} ({runtime.choice.reason})",
         f"workers  {runtime.pool.placement}",
+        f"steps    of a prompt have {runtime.chunk} rows at most",
         "dtype    bf16 keys and values, f32 sums and residual stream, weights as below",
         f"rounded  activations, to {operator_kinds.activations(runtime.program)}",
         f"weights  a token reads {by_precision(Cost.of(runtime.program).weight_bytes)}",
