@@ -16,7 +16,7 @@ for each 32 of k; scaled for each 256, q4_k and q6_k multiply 64 rows 1.15 times
     q6_k      10.6    3.1     78%  83%     5.6    1.3    119%  81%
     mxfp4      9.1    6.8     81%  89%     4.4    1.6    123%  86%
 
-And on one of an Emerald Rapids Xeon with AMX, in GB/s at one row (memory gives 16 to 21 to a core) and TFLOP/s:
+And on one of a Xeon with AMX (480 MiB of L3), in GB/s at one row (memory gives 16 to 21 to a core) and TFLOP/s:
 
               1 row         16 rows      32 rows      64 rows      256 rows
     q4_k      36    4.9     0.22  0.27   0.43  0.47   0.50  0.77   0.56  1.28

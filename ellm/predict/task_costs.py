@@ -28,7 +28,7 @@ _ORDERED_NS = 4  # to sort a routed row, or an expert
 _FEW = 16  # rows that AMX multiplies in whole numbers by vectors: activations.h
 _LINE = 64
 _IN_FLIGHT = 18
-"""Lines that others wrote which a core has on their way at once. Measured between two cores of an Emerald Rapids Xeon:
+"""Lines that others wrote which a core has on their way at once. Measured between two cores of a Xeon with AMX:
 82 ns for one line, 4.6 ns more for each of 512 in a row."""
 
 
