@@ -141,7 +141,7 @@ def _experts(accountant: Accountant, steps: list[Step]) -> dict[str, Any] | None
     program = accountant.program
     return {
         "layers": [
-            program.op_names[program.groups["op"][group]].removesuffix(".dispatch")
+            program.op_names[program.groups["op"][group]].rpartition(".")[0]
             for group in program.wakes["group"].tolist()
         ],
         "rows": found.rows.tolist(),

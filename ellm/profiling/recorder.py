@@ -77,9 +77,9 @@ def room(wanted: int, workers: int) -> int:
 
 def _expert_begins(program: Program) -> list[tuple[int, int]]:
     """Where in the arena each dispatch writes the first routed row of each expert: (offset, length)."""
-    places = []
-    for group in program.wakes["group"].tolist():
-        op = int(program.groups["op"][group])
-        args = contract.unpack(program.kernels[program.op_kernel[op]], program.args[op])
-        places.append((args["begin"], args["experts"] + 1))
+    lists, places = set(program.wakes["list"].tolist()), []
+    for kernel, args in zip(program.op_kernel.tolist(), program.args, strict=True):
+        written = contract.unpack(program.kernels[kernel], args)
+        if written.get("list") in lists:
+            places.append((written["begin"], written["experts"] + 1))
     return places

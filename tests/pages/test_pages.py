@@ -84,11 +84,11 @@ def test_a_model_of_480b_parameters_opens_from_its_config(browser, folder, monke
     assert caught.value.code == 0 and path.stat().st_size < 5e6
     one = Opened(browser, path)
     print(f"opened in {one.load_ms:.0f} ms")
-    assert one.run("ellm.data.operators.length") == 687 and one.run("ellm.data.tasks.groups.op.length") == 23910
-    assert nodes(one) == {"repeat0", *(f"op{number}" for number in [*range(13), 684, 685, 686])}
+    assert one.run("ellm.data.operators.length") == 749 and one.run("ellm.data.tasks.groups.op.length") == 23972
+    assert nodes(one) == {"repeat0", *(f"op{number}" for number in [*range(14), 746, 747, 748])}
     assert "layer 0, for all of layers 0\u201361 (\u00d7 62)" in label(one, "repeat0")
-    unfold(one, "op10")
-    assert label(one, "rest10") == "154 more experts\n80 tasks a row tile each"
+    unfold(one, "op11")
+    assert label(one, "rest11") == "154 more experts\n80 tasks a row tile each"
     unfold(one, "op2")
     group = one.run("ellm.model.operators[2].groups[0]")
     assert label(one, f"tasks{group}") == "112 tasks"
@@ -213,7 +213,7 @@ def test_experts_unfold_to_some_and_one_node_for_the_others(tiny, program):
     number = program.op_names.index("layers.0.experts.gate_up")
     tiny.run(f"ellm.graph.choose(ellm.data.operators[{number}])")
     tiny.tab.click("#unfold")
-    wake = program.op_names.index("layers.0.dispatch")
+    wake = program.op_names.index("layers.0.scatter")
     groups = tiny.run(f"ellm.model.operators[{number}].groups")
     woken = {to for source, to, kind in edges(tiny) if source == f"op{wake}" and kind == "wakes"}
     assert woken == {*(f"group{group}" for group in groups[:6]), f"rest{number}"}
