@@ -2,21 +2,17 @@
 
 import contextlib
 import dataclasses
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-from engines import POSITIONS, STATE, Sums, completion, finish, give_program, open_engine, results, summed
+from engines import POSITIONS, STATE, Sums, completion, finish, give_program, interrupted, open_engine, results, summed
 
-import ellm.serving
 from ellm import InputError
 from ellm.scheduler import StepError
 from ellm.serving.engine import Engine
 from ellm.serving.ranges import PromptCache
 
 PROMPTS = [[5, 6, 7, 8, 9, 10], [3], [11, 12, 13]]
-SERVING = str(Path(ellm.serving.__file__).parent)
 
 
 @pytest.fixture(params=[POSITIONS, STATE], ids=lambda kind: kind.name)
@@ -72,26 +68,7 @@ def test_an_interrupt_anywhere_changes_nothing(kind, first):
         executable, completions = Sums(), [completion(prompt, stop="q") for prompt in PROMPTS]
         engine = open_engine(executable, kind)
         engine.submit(completions)
-        lines = 0
-
-        def trace(frame, event, argument, at=at):
-            nonlocal lines
-            if not frame.f_code.co_filename.startswith(SERVING):
-                return None
-            lines += event == "line"
-            if event == "line" and lines == at + 1:
-                raise KeyboardInterrupt
-            return trace
-
-        before = sys.gettrace()
-        sys.settrace(trace)
-        try:
-            finish(engine, completions)
-        except KeyboardInterrupt:
-            pass
-        finally:
-            sys.settrace(before)
-        fired = lines > at
+        fired = interrupted(at, finish, engine, completions)
         finish(engine, completions)
         assert results(completions) == wanted, f"interrupted at line {at}"
         if kind.idempotent:  # else a step that may have begun is undone with all before it

@@ -1,21 +1,17 @@
 """Drafts change no answer: whatever is drafted, whoever shares the step, and wherever it is interrupted."""
 
 import dataclasses
-import sys
-from pathlib import Path
 
 import pytest
-from engines import POSITIONS, STATE, Sums, completion, finish, give_program, open_engine, results, summed
+from engines import POSITIONS, STATE, Sums, completion, finish, give_program, interrupted, open_engine, results, summed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import ellm.serving
 from ellm import InputError
 from ellm.serving import speculation
 from ellm.serving.ranges import PromptCache
 from ellm.serving.speculation import Speculation, check, choose
 
-SERVING = str(Path(ellm.serving.__file__).parent)
 PROMPTS = [[5, 6, 7, 8, 9, 10], [3], [11, 12, 13]]
 
 
@@ -93,26 +89,7 @@ def test_an_interrupt_anywhere_changes_no_token(first):
         engine = open_engine(Sums(), POSITIONS, chunk=30, slots=3, speculation=Scripted([1, 1, 0, 1], [], [1] * 4))
         completions = [completion(prompt, max_tokens=12, stop="q") for prompt in PROMPTS]
         engine.submit(completions)
-        lines = 0
-
-        def trace(frame, event, argument, at=at):
-            nonlocal lines
-            if not frame.f_code.co_filename.startswith(SERVING):
-                return None
-            lines += event == "line"
-            if event == "line" and lines == at + 1:
-                raise KeyboardInterrupt
-            return trace
-
-        before = sys.gettrace()
-        sys.settrace(trace)
-        try:
-            finish(engine, completions)
-        except KeyboardInterrupt:
-            pass
-        finally:
-            sys.settrace(before)
-        fired = lines > at
+        fired = interrupted(at, finish, engine, completions)
         finish(engine, completions)
         assert results(completions) == wanted, f"interrupted at line {at}"
         at += 7
