@@ -14,15 +14,18 @@ if TYPE_CHECKING:
 
     from ellm.llm import LLM
     from ellm.serving.output import Output
+    from ellm.serving.refusals import Busy, Late
     from ellm.serving.sampling import SamplingParams
     from ellm.system.errors import InputError
 
 __version__ = "0.1.0"
-__all__ = ["LLM", "InputError", "Output", "SamplingParams", "__version__"]
+__all__ = ["LLM", "Busy", "InputError", "Late", "Output", "SamplingParams", "__version__"]
 
 _HOMES = {
     "LLM": "ellm.llm",
+    "Busy": "ellm.serving.refusals",
     "InputError": "ellm.system.errors",
+    "Late": "ellm.serving.refusals",
     "Output": "ellm.serving.output",
     "SamplingParams": "ellm.serving.sampling",
 }

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from numbers import Integral
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -18,15 +21,18 @@ from ellm.serving.completion import Completion
 from ellm.serving.driver import Driver
 from ellm.serving.engine import Engine
 from ellm.serving.output import Output
+from ellm.serving.policy import Policy, Terms, is_number
 from ellm.serving.ranges import PromptCache
 from ellm.serving.runtime import Runtime
 from ellm.serving.sampling import SamplingParams
+from ellm.serving.statistics import Statistics
 from ellm.system.errors import InputError
 from ellm.text.piece import Piece
 from ellm.text.token_ids import TokenIds
 
 Prompt = str | Sequence[int]
 Message = Mapping[str, Any]
+MOST_SEQS = 4096
 
 
 class LLM:
@@ -50,12 +56,15 @@ class LLM:
     `speculate`: "auto" and "lookup" draft the tokens that followed the same ones before, and verify as many in one step
     as pay ("lookup" refuses a model whose caches forbid that); "off" takes a step for each token. Answers are the same,
     bit for bit.
+    `max_seqs`: most requests that are computed at a time. `queued_tokens`: most tokens of prompts that may wait for
+    that (None: any number); beyond, a request raises `ellm.Busy`. `target_itl`: seconds that a token of a stream may
+    take while prompts are computed beside it (None: twice what it takes alone, or a step of one row block).
     `cache`: run the packed form of the model that is kept in ~/.cache/ellm, and make it if it is not there.
     `needs_text`: refuse a model without a tokenizer before its weights are loaded.
     `progress` is called with the bytes loaded so far and in all, and makes a download show a bar.
 
-    May be used from several threads at once: their requests share the steps. Raises InputError for anything that the
-    caller can put right.
+    May be used from several threads at once: their requests share the steps, which a thread of its own runs. Raises
+    InputError for anything that the caller can put right.
     """
 
     def __init__(
@@ -72,13 +81,23 @@ class LLM:
         kv: str | None = None,
         expanded_prefill: bool = False,
         speculate: str = speculation.AUTO,
+        max_seqs: int = 64,
+        queued_tokens: int | None = None,
+        target_itl: float | None = None,
         cache: bool = False,
         needs_text: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ):
-        for name, value in (("threads", threads), ("context", context), ("chunk", chunk)):
+        whole = {"threads": threads, "context": context, "chunk": chunk, "queued_tokens": queued_tokens}
+        for name, value in {**whole, "max_seqs": max_seqs}.items():
             if value is not None and (isinstance(value, bool) or not isinstance(value, Integral)):
                 raise InputError(f"{name} must be a whole number, not {value!r}")
+        if not 1 <= max_seqs <= MOST_SEQS:
+            raise InputError(f"max_seqs must be from 1 to {MOST_SEQS}, not {max_seqs}")
+        if queued_tokens is not None and queued_tokens < 1:
+            raise InputError(f"queued_tokens must be at least 1, not {queued_tokens}")
+        if target_itl is not None and not (is_number(target_itl) and 0 < target_itl < float("inf")):
+            raise InputError(f"target_itl must be a number of seconds above 0, not {target_itl!r}")
         if chunk is not None and not 1 <= chunk <= LONGEST_CHUNK:
             raise InputError(f"chunk must be from 1 to {LONGEST_CHUNK}, not {chunk}")
         choice = isas.choose(isa)
@@ -109,9 +128,15 @@ class LLM:
             self.runtime.close()
             raise
         self.engine = Engine(
-            self.runtime.executables, chunk=chunk, nodes=self.runtime.nodes, speculation=self.speculation.drafts
+            self.runtime.executables,
+            chunk=chunk,
+            slots=max_seqs,
+            policy=Policy(chunk, self.runtime.program.row_block, target_itl),
+            queued_tokens=queued_tokens,
+            nodes=self.runtime.nodes,
+            speculation=self.speculation.drafts,
         )
-        self._driver = Driver(self.engine)
+        self._driver = Driver(self.engine, self.runtime.close)
 
     def generate(
         self,
@@ -138,20 +163,30 @@ class LLM:
         if len(sampling_params) != len(many):
             raise InputError(f"{len(many)} prompts, but {len(sampling_params)} sampling_params")
         pairs = zip(many, sampling_params, strict=True)
-        completions = [self._completion(prompt, params, chat=chat) for prompt, params in pairs]
-        self._driver.submit(completions)
-        try:
-            self._driver.wait(lambda: all(one.sequence.done for one in completions))
-        finally:
-            self._driver.cancel([one for one in completions if not one.sequence.done])
+        terms = Terms(arrived=time.perf_counter())
+        completions = [self._completion(prompt, params, terms, chat=chat) for prompt, params in pairs]
+        self._driver.run(completions)
         return [one.output() for one in completions]
 
     def stream(
-        self, prompt: Prompt, sampling_params: SamplingParams | None = None, *, prompt_cache: PromptCache | None = None
+        self,
+        prompt: Prompt,
+        sampling_params: SamplingParams | None = None,
+        *,
+        prompt_cache: PromptCache | None = None,
+        priority: str = "interactive",
+        deadline: float | None = None,
+        notify: Callable[[], object] | None = None,
     ) -> Stream:
-        """Continue one prompt, as `generate` does, and iterate over the pieces of its text as they come."""
+        """Continue one prompt, as `generate` does, and iterate over the pieces of its text as they come.
+
+        `priority`: "batch" waits for all that is "interactive". `deadline`: seconds from now after which the answer is
+        of no use; a request that cannot make it ends with `ellm.Late`. `notify` is called, by the engine's thread and
+        for a moment only, when `Stream.poll` has something new; it must not call this LLM.
+        """
+        terms = Terms.of(priority, deadline, time.perf_counter(), paced=True)
         params = sampling_params or self.get_default_sampling_params()
-        return self._stream(self._completion(prompt, params, prompt_cache))
+        return self._stream(self._completion(prompt, params, terms, prompt_cache), notify)
 
     def chat(
         self,
@@ -183,15 +218,19 @@ class LLM:
         sampling_params: SamplingParams | None = None,
         *,
         prompt_cache: PromptCache | None = None,
+        priority: str = "interactive",
+        deadline: float | None = None,
+        notify: Callable[[], object] | None = None,
         **template: Any,
     ) -> Stream:
         """Answer one conversation, as `chat` does, and iterate over the pieces of the answer as they come.
 
-        `Stream.pieces` has those of the reasoning too. `template`: arguments of `Tokenizer.chat`.
+        `Stream.pieces` has those of the reasoning too. `template`: arguments of `Tokenizer.chat`. Others: see `stream`.
         """
+        terms = Terms.of(priority, deadline, time.perf_counter(), paced=True)
         prompt = self.tokenizer.chat(messages, **template)
         params = sampling_params or self.get_default_sampling_params()
-        return self._stream(self._completion(prompt, params, prompt_cache, chat=True))
+        return self._stream(self._completion(prompt, params, terms, prompt_cache, chat=True), notify)
 
     def get_default_sampling_params(self) -> SamplingParams:
         """How the model asks to be sampled (generation_config.json, or general.sampling of a GGUF file).
@@ -216,11 +255,13 @@ class LLM:
         """Free the memory of a prompt cache; it can be used again."""
         self._driver.clear(prompt_cache)
 
+    def statistics(self) -> Statistics:
+        """What is waited for and computed now, and was so far."""
+        return self.engine.statistics()
+
     def close(self) -> None:
-        """End what is under way and free everything. Later calls raise InputError."""
-        if not self._driver.closed:
-            self._driver.close()
-            self.runtime.close()
+        """End what is under way, with the step that runs, and free everything. Later calls raise InputError."""
+        self._driver.close()
 
     def __enter__(self) -> LLM:
         return self
@@ -228,12 +269,18 @@ class LLM:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _stream(self, completion: Completion) -> Stream:
+    def _stream(self, completion: Completion, notify: Callable[[], object] | None) -> Stream:
+        stream = Stream(self._driver, completion, notify)
         self._driver.submit([completion])
-        return Stream(self._driver, completion)
+        return stream
 
     def _completion(
-        self, prompt: Prompt, params: SamplingParams, cache: PromptCache | None = None, chat: bool = False
+        self,
+        prompt: Prompt,
+        params: SamplingParams,
+        terms: Terms,
+        cache: PromptCache | None = None,
+        chat: bool = False,
     ) -> Completion:
         if not isinstance(params, SamplingParams):
             raise InputError(f"sampling_params must be SamplingParams, not {params!r}")
@@ -241,7 +288,9 @@ class LLM:
             raise self.tokenizer.error("there is no text to find stop strings in")
         tokens = self._tokens(self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt)
         self._check_ids(np.asarray(params.stop_token_ids or [], object), "stop_token_ids: ")
-        return Completion(tokens, params, self.context, self.tokenizer, cache, chat)
+        completion = Completion(tokens, params, self.context, self.tokenizer, cache, chat)
+        completion.sequence.terms = terms
+        return completion
 
     def _tokens(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
         """Token ids as int32 [T], checked against the vocabulary and the context."""
@@ -287,10 +336,13 @@ def _prompts(prompts: Any) -> list[Any]:
 class Stream(Iterator[str]):
     """The text of an answer as it comes. Dropping or closing it early ends the request and frees its memory."""
 
-    def __init__(self, driver: Driver, completion: Completion):
+    def __init__(self, driver: Driver, completion: Completion, notify: Callable[[], object] | None = None):
         self._driver = driver
         self._completion = completion
         self._read = 0
+        self._closed = False
+        self._bell: SimpleQueue[None] = SimpleQueue()
+        completion.notify = partial(_tell, self._bell, notify)
 
     def __next__(self) -> str:
         while True:
@@ -307,22 +359,28 @@ class Stream(Iterator[str]):
                 return
             yield from more
 
+    def poll(self) -> list[Piece] | None:
+        """The pieces that have come since the last call, without waiting; None after the end.
+
+        Raises what ended the request in an error.
+        """
+        completion = self._completion
+        ended = completion.ended or self._closed  # before the pieces are read: others may come while it is not
+        pieces = completion.pieces[self._read :]
+        self._read += len(pieces)
+        if pieces or not ended:
+            return pieces
+        if completion.sequence.error is not None:
+            raise completion.sequence.error
+        return None
+
     def _more(self) -> list[Piece]:
         """One piece at least. Raises StopIteration at the end, and what ended the request in an error."""
-        completion, sequence = self._completion, self._completion.sequence
-        while True:
-            self._driver.wait(lambda: len(completion.pieces) > self._read or sequence.done)
-            done = sequence.done  # before the pieces are read: others may come while it is not
-            pieces = completion.pieces[self._read :]
-            self._read += len(pieces)
-            if pieces:
-                return pieces
-            if done:
-                break
-        self.close()
-        if sequence.error is not None:
-            raise sequence.error
-        raise StopIteration
+        while (pieces := self.poll()) == []:
+            self._bell.get()
+        if pieces is None:
+            raise StopIteration
+        return pieces
 
     @property
     def output(self) -> Output:
@@ -330,8 +388,11 @@ class Stream(Iterator[str]):
         return self._completion.output()
 
     def close(self) -> None:
-        """End the completion if it is still under way, and free what it holds."""
-        self._driver.cancel([self._completion])
+        """End the request with the step under way, and free what it holds then. Never blocks."""
+        self._closed = True
+        if not self._completion.ended:
+            self._driver.cancel([self._completion])
+            self._bell.put(None)
 
     def __enter__(self) -> Stream:
         return self
@@ -341,3 +402,9 @@ class Stream(Iterator[str]):
 
     def __del__(self) -> None:
         self.close()
+
+
+def _tell(bell: SimpleQueue[None], notify: Callable[[], object] | None) -> None:
+    bell.put(None)
+    if notify is not None:
+        notify()

@@ -30,7 +30,7 @@ ROOMS = {  # of ellm/: which of the others each knows, and which layers
     "serving": {"system", "text", "checkpoint", "compiled", "scheduler", "kernels"},
     "llm": {"system", "text", "checkpoint", "compiled", "pack_cache", "serving", "scheduler", "kernels"},
     "evaluation": set(),
-    "predict": {"system", "machine", "scheduler", "kernels"},
+    "predict": {"system", "machine", "serving", "scheduler", "kernels"},
     "inspection": {"system", "predict", "pages", "scheduler", "kernels"},
     "profiling": {"system", "machine", "serving", "predict", "inspection", "scheduler", "kernels"},
     "cli": {"system", "checkpoint", "machine", "compiled", "pack", "llm", "serving", "predict", "inspection"}

@@ -122,8 +122,7 @@ def record(runtime: Runtime, prompt: np.ndarray, tokens: int) -> Profile:
         runtime.executable.trace(capacity(runtime, len(prompt), tokens)) as trace,
         interruptible(lambda: driver.cancel([completion])) as pressed,
     ):
-        driver.submit([completion])
-        driver.wait(lambda: completion.sequence.done)
+        driver.run([completion])
         if completion.sequence.error is not None:
             raise completion.sequence.error
     spans, steps, end = trace.spans(), recorder.steps, trace.whole_before

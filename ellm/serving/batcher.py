@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ellm.serving.sequence import Sequence
 
-Policy = Callable[[list[Sequence], int], Iterable[tuple[Sequence, int]]]
+Deal = Callable[[list[Sequence], int], Iterable[tuple[Sequence, int]]]
 """Chooses from sequences that have rows left, for a step of so many: each at most once, and how many of its rows.
 The first that it chooses gets all of its rows or all of the step's."""
 
@@ -34,30 +34,31 @@ class Share:
         return self.end - len(self.drafts)
 
     @property
+    def decodes(self) -> bool:
+        """Whether all that was known but the last token is computed."""
+        return self.draws and self.known - self.begin == 1
+
+    @property
     def drawn(self) -> int:
         """How many of its rows are drawn, the last ones."""
         return self.draws + len(self.drafts)
 
 
-def decoding_first(sequences: list[Sequence], rows: int) -> Iterable[tuple[Sequence, int]]:
-    """One row of each sequence that is decoding, then as much of the prompts as fits, each in the order given."""
-    for sequence in sorted(sequences, key=lambda one: one.left > 1):
-        if rows:
-            yield sequence, min(sequence.left, rows)
-            rows -= min(sequence.left, rows)
-
-
 @dataclass(frozen=True)
 class Batcher:
-    """Deals the `chunk` rows of a step out."""
+    """Deals the `chunk` rows of a step out, as a policy says."""
 
     chunk: int
-    policy: Policy = decoding_first
+    deal: Deal
 
-    def shares(self, sequences: Iterable[Sequence], least: int = 1) -> list[Share]:
-        """The next step of sequences, with `least` rows of each or more; empty if none has so many left."""
+    def shares(self, sequences: Iterable[Sequence], least: int = 1, most: int | None = None) -> list[Share]:
+        """The next step of sequences, with `least` rows of each or more; empty if none has so many left.
+
+        It has `most` rows at most (None: a chunk), unless one sequence needs more of them.
+        """
         due = [one for one in sequences if not one.done and one.left >= least]
-        dealt = self.policy(due, self.chunk) if due else ()
+        rows = self.chunk if most is None else min(self.chunk, max(least, most))
+        dealt = self.deal(due, rows) if due else ()
         return [
             Share(one, one.cached, one.cached + rows, draws=rows == one.left) for one, rows in dealt if rows >= least
         ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from typing import Protocol
 
 import numpy as np
@@ -33,7 +33,12 @@ class Completion:
     """Continues a prompt of [1, context] token ids: `sequence` holds the tokens, `pieces` the text so far.
 
     `chat`: the prompt is a conversation in the words of the chat template, so reasoning is told from the answer.
+    `notify` is called when there are more pieces, and once when this has `ended`: nothing is added then, and what the
+    sequence held is free.
     """
+
+    ended = False
+    notify: Callable[[], object] | None = None
 
     def __init__(
         self,
@@ -46,18 +51,12 @@ class Completion:
     ):
         self.sequence = TokenSequence(prompt, params, context, cache)
         self.metrics = Metrics()
-        self._vocabulary, self._stops, self._chat = vocabulary, params.stops, chat
         self._ends = {*(params.stop_token_ids or ()), *(() if params.ignore_eos else vocabulary.eos_ids)}
         self._begun = self._first = 0.0
-        self._start()
-
-    def _start(self) -> None:
         self.finish_reason: str | None = None
         self.pieces: list[Piece] = []
-        self.metrics.reasoning_tokens = 0
         self._read = self.sequence.prompt_length  # tokens that are in the text
-        self._reader = self._vocabulary.reader(self.sequence.tokens[: self._read].tolist(), self._stops, self._chat)
-        self._reading = False
+        self._reader = vocabulary.reader(self.sequence.tokens[: self._read].tolist(), params.stops, chat)
 
     def begin(self) -> None:
         """The sequence has a range: its first step is next."""
@@ -69,26 +68,37 @@ class Completion:
 
         It also fails if the logits that a token was drawn from are NaN.
         """
-        sequence = self.sequence
-        ended = sequence.done and self.finish_reason is not None
-        if ended or (self._read == sequence.length and not self._reading):
+        sequence, before = self.sequence, len(self.pieces)
+        if self._read == sequence.length or self.finish_reason is not None:
             return
-        if self._reading:  # an interrupt cut the last call short, between any two statements: only the tokens are sure
-            self._start()
-        self._reading = True
         self._time()
         while self._read < sequence.length and self.finish_reason is None and sequence.error is None:
             self._read += 1
             self._take(self._read - 1)
-        self._reading = False
+        if len(self.pieces) > before:
+            self._tell()
+
+    def end(self) -> None:
+        """Nothing comes any more."""
+        self.ended = True
+        self._tell()
+
+    def _tell(self) -> None:
+        if self.notify is not None:
+            try:
+                self.notify()
+            except Exception as error:  # nobody would hear of what follows
+                self.notify = None
+                self.sequence.fail(error)
 
     def output(self) -> Output:
         """The answer so far. Raises what the step raised if the sequence failed."""
         sequence = self.sequence
         if sequence.error is not None:
             raise sequence.error
-        tokens = sequence.tokens[: self._read].tolist()
-        generated = self._read - sequence.prompt_length
+        read = self._read  # more may come meanwhile
+        tokens = sequence.tokens[:read].tolist()
+        generated = read - sequence.prompt_length
         self.metrics.steps = int(sequence.drawn_first[:generated].sum())
         self.metrics.drafted_tokens, self.metrics.accepted_tokens = sequence.drafted, generated - self.metrics.steps
         return Output(

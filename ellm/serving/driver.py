@@ -1,11 +1,16 @@
-"""Who runs an engine's steps: the threads that wait for them, in turns."""
+"""The thread that runs an engine's steps; others queue what they want and wait for it."""
 
 from __future__ import annotations
 
+import atexit
+import os
 import threading
-from collections import deque
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from queue import SimpleQueue
+from typing import NoReturn, TypeVar
 
 import numpy as np
 
@@ -15,48 +20,64 @@ from ellm.serving.ranges import PromptCache
 from ellm.serving.scoring import Scoring
 from ellm.system.errors import InputError
 
+T = TypeVar("T")
+Job = Callable[[], object]
+
 
 class Driver:
-    """Lets any thread use an engine: whoever waits runs the next step for everybody, so calls share their steps."""
+    """Runs an engine on a thread of its own, which sleeps while there is nothing to do. Any thread may use it.
 
-    def __init__(self, engine: Engine):
-        self.closed = False
+    An interrupt may end a wait at any moment. So threads wake each other by a SimpleQueue, of which no thread ever
+    holds a lock: the engine's would wait forever for one that an interrupt left locked. `free` is called when the
+    engine is closed, for what its steps need.
+    """
+
+    def __init__(self, engine: Engine, free: Callable[[], object] = lambda: None):
         self._engine = engine
-        self._lock = threading.Lock()
-        self._condition = threading.Condition(self._lock)
-        self._turns: deque[object] = deque()  # its head runs a step; the others wait for that
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()  # for between two steps; None ends the thread
+        self._closing = threading.Lock()  # nothing is queued behind the end
+        self._closed = False
+        self._process = os.getpid()
+        self._thread = _EngineThread(engine, self._jobs, free)
+        self._thread.start()
+        weakref.finalize(self, self._jobs.put, None).atexit = False
 
     def submit(self, completions: Sequence[Completion]) -> None:
-        """Queue completions; `wait` runs them. Raises InputError if a prompt cache is in use or this is closed."""
-        with self._lock:
+        """Queue completions. Raises InputError if this is closed, and as `Engine.submit` does."""
+        if any(completion.sequence.cache is not None for completion in completions):
+            self._call(partial(self._engine.submit, completions))
+            return
+        self._check_process()
+        with self._closing:
             self._check_open()
             self._engine.submit(completions)
+            self._jobs.put(_wake)
 
-    def wait(self, ready: Callable[[], bool]) -> None:
-        """Run steps until `ready()`, taking turns with other threads."""
-        while not ready():
-            with self._turn(ready) as mine:
-                if mine:
-                    self._engine.step()
+    def run(self, completions: Sequence[Completion]) -> None:
+        """Queue completions and wait until all have ended. They end early if an interrupt ends the wait."""
+        bell: SimpleQueue[None] = SimpleQueue()
+        for completion in completions:
+            completion.notify = partial(_ring_at_end, completion, bell)
+        try:
+            self.submit(completions)
+            for _ in completions:
+                bell.get()
+        except BaseException:
+            self.cancel(completions)
+            raise
 
     def cancel(self, completions: Sequence[Completion]) -> None:
-        """End completions early and free what they hold. Never blocks, so that a finalizer may call it."""
+        """End completions with the step under way. Never blocks, so that a finalizer may call it."""
         for completion in completions:
             completion.sequence.done = True
-        if self._lock.acquire(blocking=False):
-            try:
-                if not self._turns:  # else the thread whose turn it is releases them
-                    self._engine.release()
-            finally:
-                self._lock.release()
+        self._jobs.put(_wake)
 
     def logits(self, tokens: np.ndarray) -> np.ndarray:
         """The logits of every position of int32 [T] tokens, float32 [T, vocab]. Raises InputError without memory."""
         with self._scoring(tokens, 0, len(tokens)) as scoring:
             logits = np.empty((len(tokens), self._engine.program.vocab), np.float32)
             while scoring.done < len(tokens):
-                with self._turn():
-                    scoring.step(logits)
+                self._call(partial(scoring.step, logits))
             return logits
 
     def logits_by_step(self, tokens: np.ndarray, first: int) -> Iterator[np.ndarray]:
@@ -66,56 +87,109 @@ class Driver:
         """
         with self._scoring(tokens, first, min(len(tokens), self._engine.batcher.chunk)) as scoring:
             while scoring.done < len(tokens):
-                with self._turn():
-                    logits = scoring.step()
-                yield logits
+                yield self._call(scoring.step)
 
     @contextmanager
     def _scoring(self, tokens: np.ndarray, first: int, held: int) -> Iterator[Scoring]:
-        with self._turn():
-            scoring = Scoring(self._engine, tokens, first, held)
+        self._check_process()
+        scoring = Scoring(self._engine, tokens, first, held)
         try:
             yield scoring
         finally:
-            if not self.closed:  # which gives all ranges back
-                with self._turn():
-                    scoring.close()
+            self._jobs.put(scoring.close)
 
     def clear(self, cache: PromptCache) -> None:
         """Give the pages of a prompt cache back. Raises InputError if a completion uses it."""
-        with self._turn():
-            self._engine.clear(cache)
+        self._call(partial(self._engine.clear, cache))
 
     def close(self) -> None:
-        """End every completion, after the step under way, and free what the engine holds."""
-        if self.closed:
+        """End every completion, with the step under way, and free what the engine holds."""
+        if self._process != os.getpid():
             return
-        with self._turn():
-            self.closed = True
-            self._engine.close(InputError("this LLM is closed"))
+        with self._closing:
+            if not self._closed:
+                self._closed = True
+                self._jobs.put(None)
+        if self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _call(self, work: Callable[[], T]) -> T:
+        """What `work` returns or raises between two steps."""
+        reply: SimpleQueue[Callable[[], T]] = SimpleQueue()
+        self._check_process()
+        with self._closing:
+            self._check_open()
+            self._jobs.put(partial(_answer, work, reply))
+        return reply.get()()
 
     def _check_open(self) -> None:
-        if self.closed:
+        if self._closed or not self._thread.is_alive():
             raise InputError("this LLM is closed")
 
-    @contextmanager
-    def _turn(self, unless: Callable[[], bool] = lambda: False) -> Iterator[bool]:
-        """The sole right to the engine, first come, first served. False without it: `unless()` came true before."""
-        ticket = object()
-        mine = False
+    def _check_process(self) -> None:
+        if self._process != os.getpid():
+            raise RuntimeError("this LLM's threads are those of another process, of which this one is a fork")
+
+
+class _EngineThread(threading.Thread):
+    """Runs steps and, between them, jobs; it knows no Driver, so that one that nobody has ends it."""
+
+    def __init__(self, engine: Engine, jobs: SimpleQueue[Job | None], free: Callable[[], object]):
+        super().__init__(name="ellm-engine", daemon=True)
+        self._engine, self.jobs, self._free = engine, jobs, free
+
+    def run(self) -> None:
+        """Until None comes."""
         try:
-            self._turns.append(ticket)
-            with self._lock:
-                self._condition.wait_for(lambda: unless() or self._turns[0] is ticket)
-                mine = not unless()
-                if mine:
-                    self._check_open()
-            yield mine
-        finally:
-            with self._lock:
+            while True:
                 try:
-                    if mine:
-                        self._engine.release()
-                finally:
-                    self._turns.remove(ticket)
-                    self._condition.notify_all()
+                    if not self._do_jobs():
+                        break
+                    self._engine.step()
+                except BaseException as error:  # those who wait must hear of it
+                    self._engine.fail(error)
+        finally:
+            try:
+                self._engine.close(InputError("this LLM is closed"))
+            finally:
+                self._free()
+
+    def _do_jobs(self) -> bool:
+        """Those that are there, the next one if there is no step to run. Whether it was not the last one."""
+        for _ in range(max(self.jobs.qsize(), self._engine.idle)):
+            job = self.jobs.get()
+            if job is None:
+                return False
+            job()
+        return True
+
+
+def _wake() -> None:
+    """The engine has something to look at."""
+
+
+def _ring_at_end(completion: Completion, bell: SimpleQueue[None]) -> None:
+    if completion.ended:
+        bell.put(None)
+
+
+def _answer(work: Callable[[], T], reply: SimpleQueue[Callable[[], T]]) -> None:
+    try:
+        result = work()
+    except BaseException as error:
+        reply.put(partial(_raise, error))
+    else:
+        reply.put(lambda: result)
+
+
+def _raise(error: BaseException) -> NoReturn:
+    raise error
+
+
+@atexit.register
+def _end_all() -> None:
+    """Before what steps need is torn down."""
+    for thread in threading.enumerate():
+        if isinstance(thread, _EngineThread):
+            thread.jobs.put(None)
+            thread.join()

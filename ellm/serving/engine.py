@@ -3,42 +3,35 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Sequence as Many
-from dataclasses import dataclass
+from dataclasses import replace
 
 from ellm.scheduler import Executable, StepInput
 from ellm.scheduler.program import Program, chosen
-from ellm.serving.batcher import Batcher, Policy, Share, decoding_first
+from ellm.serving.batcher import Batcher, Share
 from ellm.serving.completion import Completion
 from ellm.serving.lookup import agreeing
+from ellm.serving.policy import Policy
 from ellm.serving.ranges import PromptCache
+from ellm.serving.refusals import Busy, late
 from ellm.serving.room import Room
 from ellm.serving.speculation import Speculation
 from ellm.serving.staging import Staging
+from ellm.serving.statistics import Statistics
 from ellm.system.errors import InputError
 
 
-@dataclass(frozen=True)
-class UnderWay:
-    """A step that may have run and is not counted yet."""
-
-    shares: list[Share]
-    inputs: StepInput
-    program: Program
-
-
 class Engine:
-    """Runs completions in steps of at most `chunk` rows and `slots` sequences, in the order in which they came.
+    """Runs completions in steps of at most `chunk` rows and `slots` sequences.
 
     `executables` run the steps of a model's programs, in the order of `Compiled.programs`: each those of the sequences
     that have as many rows left as its program is chosen for. What a row computes does not depend on the other rows, so
     `policy`, which chooses them, and `speculation`, which adds drafts, decide speed, never results. Where memory for
-    keys and values is short, the newest sequences wait, and are computed again, until others end. `nodes` are the NUMA
-    nodes of the workers.
+    keys and values is short, the newest sequences of the lowest class wait, and are computed again, until others end.
+    More than `queued_tokens` of prompts that wait are refused. `nodes` are the NUMA nodes of the workers.
 
-    One thread at a time may call `step`, `settle` and `release`, which see to it that a step is counted once: an
-    exception from outside, such as KeyboardInterrupt, may end them anywhere, and the next call goes on from there.
+    One thread runs steps; any thread may call `submit`, without prompt caches, and `statistics`, and set the sequence
+    of a completion to be `done`.
     """
 
     def __init__(
@@ -47,19 +40,22 @@ class Engine:
         *,
         chunk: int,
         slots: int = 64,
-        policy: Policy = decoding_first,
+        policy: Policy | None = None,
+        queued_tokens: int | None = None,
         nodes: Many[int] = (),
         speculation: Speculation | None = None,
     ):
         self.executables, self.program = list(executables), executables[0].program
         self.slots = slots
         self.room = Room([executable.program for executable in executables], tuple(nodes))
-        self.batcher, self.speculation = Batcher(chunk, policy), speculation
-        self.waiting: deque[Completion] = deque()
+        self.policy = policy or Policy(chunk, self.program.row_block)
+        self.batcher, self.speculation = Batcher(chunk, self.policy.deal), speculation
+        self.waiting: list[Completion] = []
         self.running: list[Completion] = []
-        self.preemptions = 0  # how often a sequence gave way to older ones
+        self.preemptions = 0  # how often a sequence gave way to others
+        self._queued_tokens = queued_tokens
         self._staging = Staging(chunk, slots, self.program.context, self.program.vocab)
-        self._under_way: UnderWay | None = None
+        self._counted = Statistics()
 
     @property
     def free_slots(self) -> list[int]:
@@ -67,82 +63,122 @@ class Engine:
         taken = {completion.sequence.slot for completion in self.running}
         return [slot for slot in range(self.slots) if slot not in taken]
 
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to do."""
+        return not self.running and not self.waiting
+
     def submit(self, completions: Many[Completion]) -> None:
-        """Queue completions, also while a step is under way. Raises InputError if a prompt cache is in use."""
+        """Queue completions. Raises InputError if a prompt cache is in use, Busy if too many tokens wait."""
         caches = [one.sequence.cache for one in completions if one.sequence.cache is not None]
+        if caches:
+            self.release()
         if any(cache.busy for cache in caches) or len(set(map(id, caches))) < len(caches):
             raise InputError("this prompt cache is in use by another request")
+        if self._queued_tokens is not None:
+            queued, more = _tokens(list(self.waiting)), _tokens(completions)
+            if queued and queued + more > self._queued_tokens:
+                raise Busy(queued, more, self._queued_tokens, queued * self.policy.times.row_seconds)
         for cache in caches:
             cache.busy = True
         self.waiting.extend(completions)
 
+    def statistics(self) -> Statistics:
+        """Numbers of now, and of what was done so far."""
+        running, waiting = list(self.running), list(self.waiting)
+        return replace(
+            self._counted,
+            waiting=len(waiting),
+            running=len(running),
+            queued_tokens=_tokens(waiting),
+            kv_bytes=int(self.room.held(one.sequence for one in running)),
+            preemptions=self.preemptions,
+        )
+
     def step(self) -> None:
         """Admit what there is room for, and run the rows that are due: a step of each program that has some."""
+        self._drop_late(time.perf_counter())
         self.release()
-        self._admit()
+        limit = self._admit()
         for executable in reversed(self.executables):
-            self._run(executable)
-
-    def settle(self) -> None:
-        """Count the last step if it has ended, else undo it, and read the new tokens."""
-        if self._under_way is not None:
-            if self._under_way.inputs.ended:
-                self._commit(self._under_way)
-            else:
-                for share in self._under_way.shares:
-                    self.room.undo(share.sequence)
-            self._under_way = None
-        for completion in self.running:
-            completion.read()
+            self._run(executable, limit)
+        self.release()
 
     def release(self) -> None:
         """Free what ended completions hold."""
-        self.settle()
         for completion in [*self.running, *self.waiting]:
             if completion.sequence.done:
                 self.room.leave(completion.sequence)
                 (self.running if completion in self.running else self.waiting).remove(completion)
+                completion.end()
+
+    def _drop_late(self, now: float) -> None:
+        for completion in [*self.running, *self.waiting]:
+            sequence = completion.sequence
+            if self.policy.late(sequence, now) and not sequence.done:
+                sequence.fail(late(sequence, now))
 
     def clear(self, cache: PromptCache) -> None:
         """Give the pages of a prompt cache back. Raises InputError if a completion uses it."""
+        self.release()
         if cache.busy:
             raise InputError("this prompt cache is in use by another request")
         self.room.clear(cache)
 
-    def close(self, error: BaseException) -> None:
-        """End every completion with an error, and unmap the ranges."""
+    def fail(self, error: BaseException) -> None:
+        """End every completion with an error."""
         for completion in [*self.running, *self.waiting]:
             completion.sequence.fail(error)
         self.release()
+
+    def close(self, error: BaseException) -> None:
+        """End every completion with an error, and unmap the ranges."""
+        self.fail(error)
         self.room.ranges.close()
 
-    def _admit(self) -> None:
-        """Give waiting completions a slot and a range, as long as there is memory for their prompts."""
-        while self.waiting and (free := self.free_slots):
-            completion = self.waiting[0]
-            if completion not in self.running:  # else an interrupt came before it left the queue
-                sequence = completion.sequence
-                fits = self.room.admits(sequence)
-                if not fits and self.running:
-                    return
-                try:
-                    if not fits:
-                        raise self.room.shortage(sequence)
-                    self.room.enter(sequence)
-                    sequence.slot = free[0]
-                    completion.begin()
-                except InputError as error:  # no memory, or no address space
-                    sequence.fail(error)
-                self.running.append(completion)
-            self.waiting.remove(completion)
+    def _admit(self) -> int:
+        """Give waiting completions a slot and a range, as long as there is memory; how many rows the step has."""
+        waiting = {one.sequence: one for one in list(self.waiting)}
+        running = [one.sequence for one in self.running]
+        limit = self.policy.limit([*running, *waiting])
+        for sequence in self.policy.entering(running, waiting, limit) if waiting else ():
+            if not self._enter(waiting[sequence]):
+                break
+        return limit
 
-    def _run(self, executable: Executable) -> None:
-        """Run the rows that are due there."""
+    def _enter(self, completion: Completion) -> bool:
+        """Let a waiting completion in, in place of lower classes if need be; False if others must end first."""
+        sequence = completion.sequence
+        while not ((free := self.free_slots) and self.room.admits(sequence)):
+            victim = self._victim(sequence.terms.priority)
+            if victim is not None:
+                self._send_back(victim)
+            elif self.running:
+                return False
+            else:
+                sequence.fail(self.room.shortage(sequence))
+                return True
+        try:
+            self.room.enter(sequence)
+        except InputError as error:  # no address space
+            sequence.fail(error)
+            return True
+        sequence.slot = free[0]
+        completion.begin()
+        self.running.append(completion)
+        self.waiting.remove(completion)
+        counted = self._counted
+        counted.prefix_queries += sequence.length
+        counted.prefix_hits += sequence.cached
+        return True
+
+    def _run(self, executable: Executable, limit: int) -> None:
+        """Run the rows that are due there, no more than the limit if the program can do with so few."""
         program = executable.program
-        shares = self._shares(executable)
+        shares = self._shares(executable, limit)
         while not self.room.fits(needed := self.room.step_bytes(shares, program)):
             self._make_room()
-            shares = self._shares(executable)
+            shares = self._shares(executable, limit)
         if not shares:
             return
         if self.speculation is not None:
@@ -152,51 +188,79 @@ class Engine:
         self.room.write(needed)
         self.room.prepare(shares)
         inputs = self._staging.fill(shares)
-        self._under_way = UnderWay(shares, inputs, program)
         begun = time.perf_counter()
         try:
             executable.run(inputs)
-        except Exception as error:
+        except BaseException as error:
             for share in shares:
+                self.room.undo(share.sequence)
                 share.sequence.fail(error)
-        else:
-            if self.speculation is not None:
-                self.speculation.measured(shares, time.perf_counter() - begun)
-        self.settle()
+            return
+        self._measure(shares, time.perf_counter() - begun)
+        self._commit(shares, inputs, program)
+        for completion in self.running:
+            completion.read()
 
-    def _shares(self, executable: Executable) -> list[Share]:
+    def _measure(self, shares: list[Share], seconds: float) -> None:
+        """Tell what a step took to those who foretell it."""
+        rows = sum(share.rows for share in shares)
+        decoding = all(share.decodes for share in shares)
+        attended = sum(share.rows * share.end for share in shares)
+        self.policy.times.measured(rows, attended, seconds, decoding)
+        if self.speculation is not None and decoding:
+            self.speculation.measured(shares, seconds)
+        counted = self._counted
+        counted.steps += 1
+        counted.step_seconds += seconds
+        counted.prompt_tokens += sum(share.rows for share in shares if not share.decodes)
+
+    def _shares(self, executable: Executable, limit: int) -> list[Share]:
         running = [completion.sequence for completion in self.running if not completion.sequence.done]
         due = [sequence for sequence in running if chosen(self.executables, sequence.left) is executable]
-        return self.batcher.shares(due, executable.program.least_rows)
+        return self.batcher.shares(due, executable.program.least_rows, limit)
 
-    def _commit(self, step: UnderWay) -> None:
-        """Count what a step did. Only assignments, so that an interrupt may cut it short and it is done again."""
-        tokens, logprobs = step.inputs.sampled, step.inputs.logprob
+    def _commit(self, shares: list[Share], inputs: StepInput, program: Program) -> None:
+        """Count what a step did."""
+        tokens, logprobs = inputs.sampled, inputs.logprob
         assert tokens is not None and logprobs is not None
         first = 0
-        for share in step.shares:
+        for share in shares:
             sequence, right = share.sequence, 0
             if share.draws:
                 right = agreeing(share.drafts, tokens[first : first + len(share.drafts)].tolist())
                 if not sequence.done:
                     new = slice(first, first + right + 1)
                     sequence.append(share.known, tokens[new], logprobs[new])
+                    self._counted.generated_tokens += right + 1
                 first += share.drawn
             sequence.cached = share.known + right
-            self.room.hold_prompt_only(share, step.program)
+            self.room.hold_prompt_only(share, program)
             self.room.pass_windows(sequence)
             if share.draws and sequence.prompt_only_bytes:
                 self.room.forget_prompt_only(sequence)
 
     def _make_room(self) -> None:
-        """Send the newest sequence back to wait, without what was computed of it; one that is alone fails."""
+        """Send a sequence back to wait, without what was computed of it; one that is alone fails."""
         running = [completion for completion in self.running if not completion.sequence.done]
-        if len(running) < 2:
-            for completion in running:
-                completion.sequence.fail(self.room.shortage(completion.sequence))
+        victim = self._victim() if len(running) > 1 else None
+        if victim is not None:
+            self._send_back(victim)
             return
-        newest = running[-1]
-        self.waiting.appendleft(newest)
-        self.running.remove(newest)
-        self.room.give_way(newest.sequence)
+        for completion in running:
+            completion.sequence.fail(self.room.shortage(completion.sequence))
+
+    def _victim(self, above: int = -1) -> Completion | None:
+        """Who gives way to a class, or to anybody."""
+        running = {one.sequence: one for one in self.running if not one.sequence.done}
+        victim = self.policy.victim(running, above)
+        return None if victim is None else running[victim]
+
+    def _send_back(self, completion: Completion) -> None:
+        self.running.remove(completion)
+        self.room.give_way(completion.sequence)
+        self.waiting.append(completion)
         self.preemptions += 1
+
+
+def _tokens(completions: Many[Completion]) -> int:
+    return sum(one.sequence.length for one in completions)

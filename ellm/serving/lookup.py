@@ -35,10 +35,7 @@ class Lookup:
         self._foretold: list[int] = []
 
     def foretell(self, length: int, most: int) -> list[int]:
-        """At most so many tokens that may follow the first `length`, which are all that are known by now.
-
-        An interrupt may cut it short: the next call goes on from there.
-        """
+        """At most so many tokens that may follow the first `length`, which are all that are known by now."""
         place, matched = self._going_on(length)
         self._index(length)
         if matched < LONG:

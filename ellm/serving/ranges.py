@@ -43,7 +43,7 @@ class RangePool:
         self._jobs: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=_run, args=(self._jobs,), name="ellm-release", daemon=True)
         self._thread.start()
-        weakref.finalize(self, self._jobs.put, None)
+        weakref.finalize(self, self._jobs.put, None).atexit = False  # steps may still wait for it then
 
     def acquire(self) -> Range:
         """A range that reads as zeros."""

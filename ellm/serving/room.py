@@ -111,6 +111,10 @@ class Room:
             self.ranges.give_back(sequence.range, self._kept, sequence.range.size)
             sequence.prompt_only_bytes = 0.0
 
+    def held(self, sequences: Iterable[Sequence]) -> float:
+        """Bytes of keys and values that sequences have."""
+        return sum(self._held(one, one.cached) + one.prompt_only_bytes for one in sequences)
+
     def step_bytes(self, shares: Iterable[Share], program: Program) -> float:
         """Bytes of keys and values that a step of `program` writes for the first time."""
         needed = 0.0

@@ -7,21 +7,20 @@ import numpy as np
 from ellm.scheduler import StepInput
 from ellm.scheduler.program import chosen
 from ellm.serving.engine import Engine
+from ellm.serving.ranges import Range
 
 
 class Scoring:
     """The logits of the positions of int32 [T] tokens from `first` on, of which the caller holds `held` at a time.
 
-    Raises InputError without memory.
+    Raises InputError without memory. `step` and `close` are for the thread that runs the engine's steps.
     """
 
     def __init__(self, engine: Engine, tokens: np.ndarray, first: int, held: int):
         engine.room.check_logits(len(tokens), held, engine.program.vocab)
-        engine.release()
         self._engine, self._tokens, self._first = engine, tokens, first
         self._positions = np.arange(len(tokens), dtype=np.int32)
-        self._range = engine.room.acquire_for(len(tokens))
-        self._addresses = np.array([self._range.address], np.uint64)
+        self._range: Range | None = None
         self.done = 0  # positions that were run
 
     def step(self, out: np.ndarray | None = None) -> np.ndarray:
@@ -29,6 +28,8 @@ class Scoring:
 
         They are written to the rows of `out`, float32 [T - first, vocab], if it is given.
         """
+        if self._range is None:
+            self._range = self._engine.room.acquire_for(len(self._tokens))
         begin, end = self.done, min(self.done + self._engine.batcher.chunk, len(self._tokens))
         rows, wanted = slice(begin, end), slice(max(begin - self._first, 0), max(end - self._first, 0))
         count = wanted.stop - wanted.start
@@ -37,7 +38,7 @@ class Scoring:
             StepInput.of(
                 self._positions[rows],
                 self._tokens[rows],
-                ranges=self._addresses,
+                ranges=[self._range.address],
                 logit_row=self._positions[end - begin - count : end - begin],
                 logits=logits,
             )
@@ -47,4 +48,5 @@ class Scoring:
 
     def close(self) -> None:
         """Give the range back."""
-        self._engine.room.ranges.release(self._range)
+        if self._range is not None:
+            self._engine.room.ranges.release(self._range)

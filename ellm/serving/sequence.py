@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ellm.serving.lookup import Lookup
+from ellm.serving.policy import Terms
 from ellm.serving.ranges import PromptCache, Range
 from ellm.serving.sampling import SamplingParams
 
@@ -23,6 +24,7 @@ class Sequence:
         self.drafted = 0  # tokens that were verified beside the known ones
         self.lookup: Lookup | None = None  # what drafts them
         self.sampling = params.record(self.tokens.ctypes.data)
+        self.terms = Terms()
         self.cache = cache
         self.range: Range | None = None
         self.slot = -1

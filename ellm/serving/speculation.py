@@ -30,7 +30,7 @@ class Speculation:
 
     def drafted(self, shares: list[Share]) -> list[Share]:
         """The shares with drafts; as they are unless all of them are one row of a decoding sequence."""
-        if not _decode(shares) or len(shares) >= self._most:
+        if len(shares) >= self._most or not all(share.decodes for share in shares):
             return shares
         depth = min(DEPTH, self._most - len(shares))
         drafts = [_foretold(share, depth) for share in shares]
@@ -42,9 +42,8 @@ class Speculation:
         ]
 
     def measured(self, shares: list[Share], seconds: float) -> None:
-        """A step of these shares took so long."""
-        if _decode(shares):
-            self._cost(len(shares)).measured(sum(share.rows for share in shares), seconds)
+        """A step of these shares, of decoding sequences all, took so long."""
+        self._cost(len(shares)).measured(sum(share.rows for share in shares), seconds)
 
     def _cost(self, sequences: int) -> StepCosts:
         if sequences not in self._costs:
@@ -67,10 +66,6 @@ class Speculation:
         for _, which in gains[:taken]:
             counts[which] += 1
         return counts
-
-
-def _decode(shares: list[Share]) -> bool:
-    return all(share.draws and share.rows == 1 + len(share.drafts) for share in shares)
 
 
 def _foretold(share: Share, most: int) -> tuple[list[int], float]:

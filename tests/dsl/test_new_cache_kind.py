@@ -166,7 +166,7 @@ def test_inspect_shows_what_each_kind_takes(program):
 
 
 def test_the_engine_serves_it(executable, program):
-    """Together as alone, with a prompt cache as without, and after an interrupt."""
+    """Together as alone, with a prompt cache as without."""
     prompts = [TOKENS[:40].tolist(), TOKENS[5:9].tolist(), TOKENS[30:70].tolist()]
 
     def serve(engine, *completions):
@@ -182,19 +182,3 @@ def test_the_engine_serves_it(executable, program):
         one = engines.completion(prompt, cache=cache)
         assert serve(engine, one) == serve(engine, engines.completion(prompt))
         assert one.output().metrics.cached_tokens == spared
-
-    class Interrupted:
-        program = executable.program
-
-        def run(self, step):
-            executable.run(step)
-            raise KeyboardInterrupt
-
-    completions = [*map(engines.completion, prompts)]
-    engine.submit(completions)
-    engine.executables[0] = Interrupted()
-    with pytest.raises(KeyboardInterrupt):
-        engine.step()
-    engine.executables[0] = executable
-    engines.finish(engine, completions)
-    assert [one.output().token_ids for one in completions] == alone

@@ -3,12 +3,9 @@
 import collections
 import ctypes
 import dataclasses
-import sys
-from pathlib import Path
 
 import numpy as np
 
-import ellm.serving
 from ellm import SamplingParams
 from ellm.scheduler.contents import CacheEntry, CacheKind
 from ellm.scheduler.probe_program import ProbeGroup, probe_program
@@ -17,7 +14,6 @@ from ellm.serving.engine import Engine
 from ellm.text.reader import Reader
 from ellm.text.reasoning import Everything
 
-SERVING = str(Path(ellm.serving.__file__).parent)
 CONTEXT, SEQUENCE_BYTES = 64, 4096
 POSITIONS = CacheKind("positions", position_bytes=1024)
 STATE = CacheKind("state", sequence_bytes=SEQUENCE_BYTES, cuttable=False, idempotent=False)
@@ -78,7 +74,6 @@ class Sums:
             if drawn < len(step.logit_row) and row == step.logit_row[drawn]:
                 step.sampled[drawn], step.logprob[drawn] = state % 97, -1.0
                 drawn += 1
-        step.ended = True
         self.after(step)
 
     def _sum(self, place, token, position):
@@ -119,30 +114,6 @@ def finish(engine, completions):
             return
         engine.step()
     raise AssertionError("a completion never ends")
-
-
-def interrupted(at, work, *arguments):
-    """Call `work` with a KeyboardInterrupt before line `at` + 1 that the serving code runs; whether it got so far."""
-    lines = 0
-
-    def trace(frame, event, argument):
-        nonlocal lines
-        if not frame.f_code.co_filename.startswith(SERVING):
-            return None
-        lines += event == "line"
-        if event == "line" and lines == at + 1:
-            raise KeyboardInterrupt
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        work(*arguments)
-    except KeyboardInterrupt:
-        pass
-    finally:
-        sys.settrace(before)
-    return lines > at
 
 
 def results(completions):

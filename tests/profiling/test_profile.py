@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import re
 import shutil
 import signal
@@ -16,6 +17,7 @@ import pytest
 from perfetto.trace_processor import TraceProcessor, TraceProcessorConfig
 from perfetto_trace import read
 from tiny import write_checkpoint
+from until import until
 
 from ellm.cli.profile import record
 from ellm.inspection.operator_kinds import OperatorKind
@@ -26,6 +28,7 @@ from ellm.profiling.perfetto import FIRST_CORE, RATE, READY
 from ellm.profiling.recorder import DECODE, PREFILL, Recorder
 from ellm.scheduler import StepTables
 from ellm.scheduler.spans import Activity
+from ellm.serving.driver import Driver
 
 TOKENS = 6
 PROMPT = np.arange(20, 120, dtype=np.int32)
@@ -310,14 +313,20 @@ def test_report_and_files(folder, runtime, command, tmp_path):
 
 
 def test_an_interrupted_run_leaves_a_whole_trace(folder, command, tmp_path, monkeypatch):
-    run = Recorder.run
+    run, cancel, pressed = Recorder.run, Driver.cancel, []
+
+    def cancelled(self, completions):
+        cancel(self, completions)
+        pressed.append(True)
 
     def interrupted(self, inputs):
         run(self, inputs)
         if len(self.steps) == 3:
-            signal.raise_signal(signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+            until(lambda: pressed)
 
     monkeypatch.setattr(Recorder, "run", interrupted)
+    monkeypatch.setattr(Driver, "cancel", cancelled)
     code, out, _ = command(folder, "the end", "-n", "50", "--trace", tmp_path / "a.pftrace")
     assert code == 130 and "DECODE: 2 steps" in out
     trace = read((tmp_path / "a.pftrace").read_bytes())

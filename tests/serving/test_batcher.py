@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ellm import SamplingParams
-from ellm.serving.batcher import Batcher, decoding_first
+from ellm.serving.batcher import Batcher
+from ellm.serving.policy import Policy
 from ellm.serving.sequence import Sequence
 
 ARRIVALS = st.lists(
@@ -18,6 +19,10 @@ ARRIVALS = st.lists(
     min_size=1,
     max_size=8,
 )
+
+
+def by_policy(sequences, rows):
+    return Policy(24, 4).deal(sequences, rows)
 
 
 def newest_first(sequences, rows):
@@ -61,7 +66,7 @@ class Simulation:
         shares = self.batcher.shares(here, least)
         assert sum(share.rows for share in shares) <= self.batcher.chunk
         assert len({id(share.sequence) for share in shares}) == len(shares)
-        if self.batcher.policy is decoding_first and any(share.rows > 1 for share in shares):
+        if self.batcher.deal is by_policy and any(share.rows > 1 for share in shares):
             decoding = {id(one) for one in here if one.left == 1 and not one.done}
             assert decoding <= {id(share.sequence) for share in shares}
         for share in shares:
@@ -82,7 +87,7 @@ class Simulation:
     arrivals=ARRIVALS,
     chunk=st.integers(1, 24),
     least=st.sampled_from([(1,), (1, 6)]),
-    policy=st.sampled_from([decoding_first, newest_first, one_at_a_time]),
+    policy=st.sampled_from([by_policy, newest_first, one_at_a_time]),
 )
 def test_every_position_runs_once_and_in_order(arrivals, chunk, least, policy):
     simulation = Simulation(Batcher(max(chunk, *least), policy), least, arrivals)
@@ -96,7 +101,7 @@ def test_every_position_runs_once_and_in_order(arrivals, chunk, least, policy):
 def test_the_batcher_changes_no_sequence():
     sequences = [Sequence(np.arange(n, dtype=np.int32), SamplingParams(), 64) for n in (9, 1, 5)]
     before = [(one.length, one.cached, one.done) for one in sequences]
-    shares = Batcher(8).shares(sequences)
+    shares = Batcher(8, by_policy).shares(sequences)
     assert [(sequences.index(share.sequence), share.begin, share.end, share.draws) for share in shares] == [
         (1, 0, 1, True),
         (0, 0, 7, False),

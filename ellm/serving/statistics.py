@@ -1,0 +1,22 @@
+"""What an engine is doing, and what it has done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass
+class Statistics:
+    """Numbers for metrics; those from `preemptions` on only grow."""
+
+    waiting: int = 0  # requests
+    running: int = 0
+    queued_tokens: int = 0  # of the requests that wait
+    kv_bytes: int = 0  # of keys and values of the running ones
+    preemptions: int = 0  # times that a running request was sent back to wait
+    prefix_queries: int = 0  # tokens of requests when they began
+    prefix_hits: int = 0  # of these: tokens whose keys and values were there
+    prompt_tokens: int = 0  # computed, again where a request had to wait
+    generated_tokens: int = 0
+    steps: int = 0
+    step_seconds: float = 0.0
