@@ -1,10 +1,10 @@
-"""Measures this machine in about a quarter of an hour: limits, kernels, models, scheduler. Prints one Markdown section.
+"""Measures this machine in a quarter of an hour: limits, kernels, models, contexts, scheduler, peers; one Markdown section.
 
-    python bench/machine.py [--seconds 2] [--append docs/speed.md]
+    python bench/machine.py [--seconds 1] [--append docs/speed.md]
 
 Every figure is a median of windows that alternate with the machine's limit, on all cores; a share is the median over
 these pairs. Models have random weights of the exact geometry, written to a temporary folder (9 GB). Whatever cannot run
-here is a row that says why.
+here is a row that says why; `bench/peers.py --help` says how to get the peer.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import itertools
 import json
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -34,6 +35,10 @@ PROMPTS = "512,4096"
 CHUNK = 512
 PRODUCTS = ("--columns", "65536", "--k", "1024", "--rows", "1", "16", "64", "256")
 """Those of the kernels: with weights that no cache holds."""
+FORMATS = ("bf16", "bf12", "f16", "fp8", "mxfp4", "q8_0", "q4_0", "q4_k", "q6_k")
+LONGEST = 131072
+"""Context, of two layers."""
+PEER_TYPES = ("q4_k_m", "q8_0")
 KERNEL = re.compile(r"^(\w+) +(\w+) +(\w+) +(\d+) +([\d.]+) +(\d+)% +([\d.]+) +(\d+)%$", re.MULTILINE)
 LIMITS = re.compile(r"^  (\w+): .* limits now ([\d.]+) GB/s, ([\d.]+) TFLOP/s$", re.MULTILINE)
 SCHEDULER = re.compile(r"│ (\S.*?) +│ +([\d.]+) │ +([\d.]*) +│ +([\d.]*) +│")
@@ -50,7 +55,7 @@ class Row:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=2, help="for each row of the kernels")
+    parser.add_argument("--seconds", type=float, default=1, help="for each row of the kernels")
     parser.add_argument("--append", type=Path, metavar="FILE", help="also write the section at the end of FILE")
     arguments = parser.parse_args()
     lines = []
@@ -65,7 +70,7 @@ def main() -> None:
 def section(seconds: float) -> Iterator[str]:
     """Its lines, each as soon as it is measured."""
     yield from (*heading(), "", "| | measured | share of the limit |", "|---|---|---|")
-    for row in itertools.chain(kernels(seconds), models(), scheduler()):
+    for row in itertools.chain(kernels(seconds), models(), contexts(seconds), scheduler(), peers()):
         yield f"| {row.what} | {row.figure} | {row.share} |"
 
 
@@ -89,7 +94,7 @@ def kernels(seconds: float) -> Iterator[Row]:
     """`linear` on each ISA that is meant to be fast, format and number of rows."""
     usable = [name for name, obstacle in isa.available().items() if obstacle is None]
     fast = [name for name in usable if name != "portable"] or usable
-    each = [word for name in fast for word in ("--isa", name)]
+    each = [word for name in fast for word in ("--isa", name)] + [word for one in FORMATS for word in ("--format", one)]
     printed = run("kernels.py", "--seconds", str(seconds), *PRODUCTS, *each)
     for name, format, activations, rows, speed, of_read, rate, of_peak in KERNEL.findall(printed):
         figure = f"{speed} GB/s, {rate} TFLOP/s"
@@ -123,6 +128,33 @@ def models() -> Iterator[Row]:
             yield Row(f"{title}: {result['name']}", figure, limit)
 
 
+def contexts(seconds: float) -> Iterator[Row]:
+    """A decoded token of two layers against the length of its context, by the precision of keys and values."""
+    name, _ = MODELS[0]
+    with tempfile.TemporaryDirectory() as folder:
+        fields = f"max_position_embeddings={2 * LONGEST}"
+        run("make_checkpoint.py", str(HERE / "configs" / name), folder, "--layers", "1", "--set", fields)
+        for kv in ("bf16", "int8"):
+            printed = run("context.py", folder, "--kv", kv, "--longest", str(LONGEST), "--seconds", str(seconds))
+            for tokens, milliseconds, size, share in cells(printed):
+                yield Row(f"{name}, 1 layer, {kv} cache: a token after {tokens}", f"{milliseconds} ms, {size}", share)
+            yield Row(f"{name}, 1 layer, {kv} cache: straight line", printed.splitlines()[-1])
+
+
+def peers() -> Iterator[Row]:
+    """llama.cpp on the same files and cores."""
+    name, _ = MODELS[0]
+    if shutil.which("llama-batched-bench") is None:
+        yield Row("beside llama.cpp", "not measured: llama-batched-bench is not on PATH")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for kind in PEER_TYPES:
+            out = Path(folder) / f"{Path(name).name}-{kind}.gguf"
+            run("make_gguf.py", str(HERE / "configs" / name), str(out), "--type", kind)
+        for file, what, ours, theirs, ratio in cells(run("peers.py", folder, "--rounds", "1")):
+            yield Row(f"{file}: {what}", f"{ours} tokens/s, llama.cpp {theirs}", f"{ratio} x")
+
+
 def scheduler() -> Iterator[Row]:
     """Its own cost beside oneTBB's."""
     done = subprocess.run([sys.executable, str(HERE / "scheduler.py")], capture_output=True, text=True, check=False)
@@ -131,6 +163,12 @@ def scheduler() -> Iterator[Row]:
     for what, ours, by_task, by_group in SCHEDULER.findall(done.stdout):
         beside = f"oneTBB {by_task} (a node a task), {by_group} (a node a group)" if by_task else ""
         yield Row(what, ours, beside)
+
+
+def cells(printed: str) -> list[list[str]]:
+    """The rows of a Markdown table that another script prints, without its head."""
+    rows = [line.strip("|").split("|") for line in printed.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in row] for row in rows[1:]]
 
 
 def run(script: str, *words: str) -> str:

@@ -9,6 +9,9 @@ from the sources that llama-cpp-python comes with,
     cmake -B build -DCMAKE_BUILD_TYPE=Release -DLLAMA_CURL=OFF llama_cpp_python-*/vendor/llama.cpp
     cmake --build build -j --target llama-batched-bench && export PATH=$PWD/build/bin:$PATH
 
+(gcc 12 and older need -DCMAKE_CXX_FLAGS="-fno-dse -fno-tree-dse" on a CPU with AMX: their _tile_loadconfig tells the
+compiler of 8 of its 64 bytes, the other stores are dropped, and the program dies.)
+
 In each round the two take turns at each measurement, since a shared machine's speed moves; a speed is the median of its
 rounds, the ratio that of ellm / llama.cpp within a round. Both run random tokens, in steps of 512 rows of a prompt.
 """

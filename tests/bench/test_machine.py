@@ -20,11 +20,14 @@ def machine(tmp_path, monkeypatch):
     module = importlib.import_module("machine")
     best = isa.choose().isa
     (tmp_path / "model").mkdir()
-    tiny.write_json(tmp_path / "model" / "config.json", tiny.make_config("Qwen3ForCausalLM"))
+    tiny.write_json(tmp_path / "model" / "config.json", tiny.make_config("Qwen3ForCausalLM") | {"head_dim": 32})
     monkeypatch.setattr(module, "MODELS", ((str(tmp_path / "model"), 1),))
     monkeypatch.setattr(module, "ELLM", small_caches.ELLM)
     monkeypatch.setattr(module, "PROMPTS", "8")
-    monkeypatch.setattr(module, "PRODUCTS", ("--columns", "2048", "--k", "64", "--rows", "16", "--format", "bf16"))
+    monkeypatch.setattr(module, "PRODUCTS", ("--columns", "2048", "--k", "64", "--rows", "16"))
+    monkeypatch.setattr(module, "FORMATS", ("bf16",))
+    monkeypatch.setattr(module, "LONGEST", 2048)
+    monkeypatch.setattr(module.shutil, "which", lambda name: None)
     monkeypatch.setattr(isa, "available", lambda: {best: None})
     compiler = tmp_path / "bin" / "c++"
     compiler.parent.mkdir()
@@ -45,5 +48,8 @@ def test_a_section_is_a_table_of_what_can_be_measured(machine):
     [name] = isa.available()
     kernels = [f"linear, {name}, bf16, 16 rows", f"limits, {name}, best of 1"]
     model = f"{machine.MODELS[0][0]}, 1 layers"
-    assert names == [*kernels, f"{model}: prefill 8", f"{model}: decode 64 at 128", "scheduler"]
-    assert rows[-1][1].startswith("not measured: ")
+    lengths = ["a token after 1,024", "a token after 2,048", "straight line"]
+    contexts = [f"{model[:-1]}, {kv} cache: {what}" for kv in ("bf16", "int8") for what in lengths]
+    models = [f"{model}: prefill 8", f"{model}: decode 64 at 128"]
+    assert names == [*kernels, *models, *contexts, "scheduler", "beside llama.cpp"]
+    assert all(row[1].startswith("not measured: ") for row in rows[-2:])
