@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import secrets
 import stat
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ellm.system.errors import InputError
+
+_PART = ".ellm-part-"  # how the names of files that are being written begin
+_FRESH = 60  # seconds in which a part that nobody has locked may have been made just now
 
 
 def check_writable(path: str) -> Path:
@@ -49,19 +55,36 @@ def write_parts(path: Path, parts: Iterable[bytes]) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A file to write, which then takes the place of the one that is meant; a device or a pipe is written to itself."""
-    special = _is_special(_mode(path))
-    meant = path if special else path.resolve()  # a link stays a link
-    part = meant if special else meant.with_name(f".ellm-{os.getpid()}")
+    """A file to write, which then takes the place of the one that is meant; a device or a pipe is written to itself.
+
+    Beside it, those that killed processes left half written are removed.
+    """
     try:
-        yield part
-        if not special:
-            part.replace(meant)
+        if _is_special(_mode(path)):
+            yield path
+            return
+        meant = path.resolve()  # a link stays a link
+        _sweep(meant.parent)
+        part = meant.with_name(f"{_PART}{secrets.token_hex(8)}")
+        try:
+            with part.open("xb") as held:
+                with suppress(OSError):  # a file system without locks: nothing is swept there either
+                    fcntl.flock(held, fcntl.LOCK_EX)
+                yield part
+                part.replace(meant)
+        finally:
+            part.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}") from error
-    finally:
-        if not special:
-            part.unlink(missing_ok=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove parts that nobody writes any more: whoever does holds a lock, shortly after it has made the file."""
+    for part in folder.glob(f"{_PART}*"):
+        with suppress(OSError), part.open("rb") as left:
+            fcntl.flock(left, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if time.time() - os.fstat(left.fileno()).st_mtime > _FRESH:
+                part.unlink()
 
 
 def _is_special(mode: int) -> bool:
