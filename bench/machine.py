@@ -1,10 +1,10 @@
-"""Measures this machine in a quarter of an hour: limits, kernels, models, contexts, scheduler, peers; one Markdown section.
+"""Measures this machine in a quarter of an hour: limits, kernels, models, contexts, scheduler and peers.
 
     python bench/machine.py [--seconds 1] [--append docs/speed.md]
 
-Every figure is a median of windows that alternate with the machine's limit, on all cores; a share is the median over
-these pairs. Models have random weights of the exact geometry, written to a temporary folder (9 GB). Whatever cannot run
-here is a row that says why; `bench/peers.py --help` says how to get the peer.
+Prints one Markdown section. Every figure is a median of windows that alternate with the machine's limit, on all cores;
+a share is the median over these pairs. Models have random weights of the exact geometry, written to a temporary folder
+(9 GB). Whatever cannot run here is a row that says why; `bench/peers.py --help` says how to get the peer.
 """
 
 from __future__ import annotations

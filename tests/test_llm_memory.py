@@ -1,14 +1,37 @@
 """Where memory ends: what is refused before anything is loaded, and what waits or fails while sequences grow."""
 
 import dataclasses
+import json
+import subprocess
+import sys
 
 import pytest
 
 from ellm import LLM, InputError, SamplingParams
+from ellm.checkpoint import aliases
 from ellm.machine.limits import Limits
 from ellm.serving.ranges import RangePool
 
+PEAK = """
+import json, resource
+from ellm import LLM
+with LLM("smollm2") as llm:
+    llm.chat([{"role": "user", "content": "Hello"}])
+    program, threads = llm.runtime.program, llm.runtime.pool.threads
+    planned = program.arena_bytes + threads * program.scratch_bytes
+    most = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(json.dumps([planned, most]))
+"""
 GREEDY = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
+
+
+def test_a_model_takes_its_file_what_is_planned_and_little_more():
+    printed = subprocess.run(
+        [sys.executable, "-c", PEAK], capture_output=True, text=True, check=True, timeout=120
+    ).stdout
+    planned, most = json.loads(printed)
+    file = aliases.path_of("smollm2").stat().st_size
+    assert most < file + planned + 300_000_000
 
 
 def test_no_room_for_the_model_is_bad_input(checkpoint, monkeypatch):
