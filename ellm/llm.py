@@ -27,8 +27,10 @@ from ellm.serving.runtime import Runtime
 from ellm.serving.sampling import SamplingParams
 from ellm.serving.statistics import Statistics
 from ellm.system.errors import InputError
+from ellm.text.families import Chat
 from ellm.text.piece import Piece
 from ellm.text.token_ids import TokenIds
+from ellm.text.tool_choice import choose
 
 Prompt = str | Sequence[int]
 Message = Mapping[str, Any]
@@ -154,7 +156,7 @@ class LLM:
         self,
         many: Sequence[Prompt],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None,
-        chat: bool = False,
+        chat: Chat | None = None,
     ) -> list[Output]:
         if sampling_params is None or isinstance(sampling_params, SamplingParams):
             sampling_params = [sampling_params or self.get_default_sampling_params()] * len(many)
@@ -194,12 +196,17 @@ class LLM:
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         tools: Sequence[Any] | None = None,
+        tool_choice: str | Mapping[str, Any] = "auto",
+        tool_parser: str | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         parse_special: bool = False,
     ) -> list[Output]:
         """Answer one or many conversations ([{"role": ..., "content": ...}, ...]) through the model's chat template.
 
-        An output's `text` is the answer, its `reasoning` what the model thought before; `message` is for the next turn.
+        An output's `text` is the answer, its `reasoning` what the model thought before, its `tool_calls` what it wants
+        of `tools` (JSON schemas, as in the OpenAI API); `message` is for the next turn. `tool_choice`: "auto", or
+        "none", which is as if there were no tools. `tool_parser`: the family whose form the calls have, by vLLM's name
+        for it (None: that of the chat template; see docs/prompts.md).
         `chat_template_kwargs` are variables of the template, such as {"enable_thinking": False}. Control tokens in
         messages are text, unless `parse_special`. See `Tokenizer.render` and `Tokenizer.chat`.
         """
@@ -208,9 +215,10 @@ class LLM:
         conversations: Sequence[Any] = [messages] if isinstance(messages[0], Mapping) else messages
         if not all(conversations):
             raise InputError("a conversation must have a message at least")
+        chat = choose(tools, tool_choice, tool_parser)
         options: dict[str, Any] = {"chat_template_kwargs": chat_template_kwargs, "parse_special": parse_special}
-        prompts = [self.tokenizer.chat(one, tools=tools, **options) for one in conversations]
-        return self._outputs(prompts, sampling_params, chat=True)
+        prompts = [self.tokenizer.chat(one, tools=chat.tools or None, **options) for one in conversations]
+        return self._outputs(prompts, sampling_params, chat)
 
     def stream_chat(
         self,
@@ -221,16 +229,21 @@ class LLM:
         priority: str = "interactive",
         deadline: float | None = None,
         notify: Callable[[], object] | None = None,
+        tools: Sequence[Any] | None = None,
+        tool_choice: str | Mapping[str, Any] = "auto",
+        tool_parser: str | None = None,
         **template: Any,
     ) -> Stream:
         """Answer one conversation, as `chat` does, and iterate over the pieces of the answer as they come.
 
-        `Stream.pieces` has those of the reasoning too. `template`: arguments of `Tokenizer.chat`. Others: see `stream`.
+        `Stream.pieces` has those of the reasoning and of calls too. `template`: arguments of `Tokenizer.chat`. Others:
+        see `stream` and `chat`.
         """
         terms = Terms.of(priority, deadline, time.perf_counter(), paced=True)
-        prompt = self.tokenizer.chat(messages, **template)
+        chat = choose(tools, tool_choice, tool_parser)
+        prompt = self.tokenizer.chat(messages, tools=chat.tools or None, **template)
         params = sampling_params or self.get_default_sampling_params()
-        return self._stream(self._completion(prompt, params, terms, prompt_cache, chat=True), notify)
+        return self._stream(self._completion(prompt, params, terms, prompt_cache, chat), notify)
 
     def get_default_sampling_params(self) -> SamplingParams:
         """How the model asks to be sampled (generation_config.json, or general.sampling of a GGUF file).
@@ -280,7 +293,7 @@ class LLM:
         params: SamplingParams,
         terms: Terms,
         cache: PromptCache | None = None,
-        chat: bool = False,
+        chat: Chat | None = None,
     ) -> Completion:
         if not isinstance(params, SamplingParams):
             raise InputError(f"sampling_params must be SamplingParams, not {params!r}")
@@ -351,7 +364,10 @@ class Stream(Iterator[str]):
                 return text
 
     def pieces(self) -> Iterator[Piece]:
-        """The same with the reasoning: pieces with their `text` and `kind`, which is "answer" or "reasoning"."""
+        """The same with all else: pieces, whose `kind` is "answer", "reasoning", "tool" or "rest".
+
+        Those of a call have its `index`; the first one has its `name` and `id`, the others more of its arguments.
+        """
         while True:
             try:
                 more = self._more()

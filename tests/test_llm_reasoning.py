@@ -56,7 +56,7 @@ def test_a_plain_prompt_is_continued_by_everything(thinker):
 def test_a_stream_gives_the_answer_and_its_pieces_the_reasoning_too(thinker):
     assert list(thinker.stream_chat(QUESTION, GREEDY)) == ["YES"]
     stream = thinker.stream_chat(QUESTION, GREEDY)
-    assert [tuple(piece) for piece in stream.pieces()] == [
+    assert [(piece.text, piece.kind) for piece in stream.pieces()] == [
         ("WHY", "reasoning"),
         (" NOT", "reasoning"),
         ("YES", "answer"),

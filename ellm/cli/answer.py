@@ -27,7 +27,7 @@ def show(stream: Stream) -> bool:
                         note(f"(thought for {stream.output.metrics.reasoning_tokens} tokens)")
                     write(piece.text)
                     written = True
-                elif not written:
+                elif piece.kind == "reasoning" and not written:
                     thoughts.show(piece.text)
         except InputError:
             if written:

@@ -9,11 +9,12 @@ from typing import Protocol
 
 import numpy as np
 
-from ellm.serving.output import Metrics, Output
+from ellm.serving.output import Metrics, Output, ToolCall
 from ellm.serving.ranges import PromptCache
 from ellm.serving.sampling import SamplingParams
 from ellm.serving.sequence import Sequence as TokenSequence
 from ellm.system.errors import InputError
+from ellm.text.families import Chat
 from ellm.text.piece import Kind, Piece
 from ellm.text.reader import Reader
 
@@ -25,14 +26,14 @@ class Vocabulary(Protocol):
     def eos_ids(self) -> Set[int]:
         """Tokens that end an answer."""
 
-    def reader(self, prompt: Sequence[int], stops: Sequence[str], chat: bool, /) -> Reader:
-        """A reader of the answer to a prompt, which is a chat's or is continued as it is."""
+    def reader(self, prompt: Sequence[int], stops: Sequence[str], chat: Chat | None, /) -> Reader:
+        """A reader of the answer to a prompt, which is a chat's or, if it is None, is continued as it is."""
 
 
 class Completion:
     """Continues a prompt of [1, context] token ids: `sequence` holds the tokens, `pieces` the text so far.
 
-    `chat`: the prompt is a conversation in the words of the chat template, so reasoning is told from the answer.
+    `chat`: the prompt is a conversation in the words of the chat template, and the answer is taken apart.
     `notify` is called when there are more pieces, and once when this has `ended`: nothing is added then, and what the
     sequence held is free.
     """
@@ -47,7 +48,7 @@ class Completion:
         context: int,
         vocabulary: Vocabulary,
         cache: PromptCache | None = None,
-        chat: bool = False,
+        chat: Chat | None = None,
     ):
         self.sequence = TokenSequence(prompt, params, context, cache)
         self.metrics = Metrics()
@@ -109,6 +110,7 @@ class Completion:
             logprobs=sequence.logprobs[:generated].tolist(),
             metrics=self.metrics,
             reasoning=self._text("reasoning") or None,
+            tool_calls=ToolCall.of(self.pieces),
         )
 
     def _text(self, kind: Kind) -> str:
@@ -141,5 +143,6 @@ class Completion:
 
     def _end(self, reason: str) -> None:
         self.pieces += self._reader.finish()
-        self.finish_reason = "stop" if self._reader.stopped else reason
+        calls = reason == "stop" and not self._reader.stopped and ToolCall.of(self.pieces)
+        self.finish_reason = "stop" if self._reader.stopped else "tool_calls" if calls else reason
         self.sequence.end(self._read)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from ellm.text.piece import Piece
+from ellm.text.strict_json import is_object
 
 
 @dataclass
@@ -18,26 +23,54 @@ class Metrics:
     accepted_tokens: int = 0  # of these: generated tokens beyond one a step
 
 
+class ToolCall(NamedTuple):
+    """A call of a tool that the model wants."""
+
+    id: str
+    name: str
+    arguments: str  # a JSON object, as text
+
+    @classmethod
+    def of(cls, pieces: Iterable[Piece]) -> list[ToolCall]:
+        """The calls that pieces make up; a call that was cut or broken off is none."""
+        heads: dict[int | None, Piece] = {}
+        arguments: dict[int | None, list[str]] = {}
+        for piece in pieces:
+            if piece.kind == "tool":
+                heads.setdefault(piece.index, piece)
+                arguments.setdefault(piece.index, []).append(piece.text)
+        calls = [cls(head.id or "", head.name or "", "".join(arguments[index])) for index, head in heads.items()]
+        return [call for call in calls if is_object(call.arguments)]
+
+
 @dataclass
 class Output:
     """The answer to one prompt.
 
-    Of a chat, `text` is the answer alone and `reasoning` what the model thought before it, or None. Of a plain prompt,
-    `text` is everything that was generated.
+    Of a chat, `text` is the answer alone, `reasoning` what the model thought before it, or None, and `tool_calls` what
+    it wants of the tools it was given. Of a plain prompt, `text` is everything that was generated.
     """
 
     text: str
     token_ids: list[int]  # what was generated, with the token that ended it if there is one
     prompt_token_ids: list[int]
-    finish_reason: str | None  # "stop": end of turn or stop string; "length": max_tokens or context; None: cut off
+    # "stop": end of turn or stop string; "tool_calls": end of turn with calls; "length": max_tokens or context;
+    # None: cut off
+    finish_reason: str | None
     logprobs: list[float]  # of each generated token: log softmax of the raw logits
     metrics: Metrics = field(default_factory=Metrics)
     reasoning: str | None = None
+    tool_calls: list[ToolCall] = field(default_factory=list)
 
     @property
-    def message(self) -> dict[str, str]:
+    def message(self) -> dict[str, Any]:
         """The answer as a message for the next turn of a conversation; what of it to show is the template's choice."""
-        message = {"role": "assistant", "content": self.text}
+        message: dict[str, Any] = {"role": "assistant", "content": self.text}
+        if self.tool_calls:
+            message["tool_calls"] = [
+                {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
+                for id, name, arguments in self.tool_calls
+            ]
         if self.reasoning is not None:  # by the names of most templates, and of gpt-oss
             message |= {"reasoning_content": self.reasoning, "thinking": self.reasoning}
         return message

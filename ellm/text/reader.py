@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
+from ellm.text.call_id import CallIds
+from ellm.text.parser import Parser
 from ellm.text.piece import Piece, Unit
-from ellm.text.reasoning import Parser
 from ellm.text.stops import StopFilter
 
 
@@ -23,7 +25,14 @@ class Stream(Protocol):
 class Reader:
     """Turns the tokens of an answer into the pieces before its first stop string; special tokens are not shown."""
 
-    def __init__(self, stream: Stream, parser: Parser, tokens: Mapping[int, str], stops: Sequence[str]):
+    def __init__(
+        self,
+        stream: Stream,
+        parser: Parser,
+        tokens: Mapping[int, str],
+        stops: Sequence[str],
+        call_ids: CallIds | None = None,
+    ):
         """Read an answer from its first token on.
 
         Args:
@@ -31,9 +40,11 @@ class Reader:
             parser: tells reasoning from the answer.
             tokens: ids that are not text and what stop strings see of them: special tokens and the parser's marks.
             stops: strings that end the answer and are not part of it.
+            call_ids: names calls that the model did not.
         """
         self._stream, self._parser, self._tokens = stream, parser, tokens
         self._stop = StopFilter(list(stops))
+        self._call_ids = call_ids
 
     @property
     def stopped(self) -> bool:
@@ -59,7 +70,7 @@ class Reader:
         pieces = self._show(Unit(self._stream.finish()))
         if not self.stopped:
             pieces += self._parse(self._stop.finish())
-        return pieces + self._parser.finish()
+        return pieces + self._named(self._parser.finish())
 
     def _show(self, *units: Unit) -> list[Piece]:
         pieces = []
@@ -75,4 +86,10 @@ class Reader:
                 pieces += self._parser.text(text)
             elif text in self._parser.marks:
                 pieces += self._parser.mark(text)
-        return pieces
+        return self._named(pieces)
+
+    def _named(self, pieces: list[Piece]) -> list[Piece]:
+        ids = self._call_ids
+        if ids is None:
+            return pieces
+        return [piece if piece.name is None or piece.id else replace(piece, id=ids(piece.index)) for piece in pieces]

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 
 from ellm.system.errors import InputError
 from ellm.text.chat_template import ChatTemplate
+from ellm.text.families import Chat
+from ellm.text.parser import Everything
 from ellm.text.reader import Reader
-from ellm.text.reasoning import Everything
 from ellm.text.tokenizer import Tokenizer
 
 
@@ -33,7 +34,7 @@ class TokenIds(Tokenizer):
         """Raises InputError."""
         raise self.error("answers are lists of token ids")
 
-    def reader(self, prompt: Sequence[int], stops: Sequence[str] = (), chat: bool = False) -> Reader:
+    def reader(self, prompt: Sequence[int], stops: Sequence[str] = (), chat: Chat | None = None) -> Reader:
         """A reader of no text."""
         return Reader(_NoText(), Everything(), {}, stops)
 

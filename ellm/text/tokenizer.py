@@ -8,11 +8,13 @@ from typing import Any
 
 from ellm.system.errors import InputError
 from ellm.text.backend import Backend
+from ellm.text.call_id import CallIds
 from ellm.text.chat_template import ChatTemplate, Conversation
 from ellm.text.control_tokens import ControlTokens
+from ellm.text.families import Chat, Style
 from ellm.text.package_errors import telling
+from ellm.text.parser import Everything
 from ellm.text.reader import Reader
-from ellm.text.reasoning import Everything, Style
 from ellm.text.template_process import PROCESS
 from ellm.text.token_stream import TokenStream
 
@@ -108,20 +110,20 @@ class Tokenizer:
         """An incremental `decode` of ids that follow a prompt."""
         return TokenStream(self, skip_special, prompt)
 
-    def reader(self, prompt: Sequence[int], stops: Sequence[str] = (), chat: bool = False) -> Reader:
+    def reader(self, prompt: Sequence[int], stops: Sequence[str] = (), chat: Chat | None = None) -> Reader:
         """What reads the tokens of an answer.
 
         Args:
             prompt: token ids. Without `chat` the text of the answer goes on where that of the prompt ends.
             stops: strings that end the answer; they are looked for in its text with all special tokens.
-            chat: the prompt is from `chat`: reasoning is told from the answer. Otherwise the answer is everything, and
-                the marks of reasoning are in its text even if they are special tokens.
+            chat: the prompt is from `chat`: reasoning and calls are told from the answer. Otherwise the answer is
+                everything, and the marks of reasoning are in its text even if they are special tokens.
         """
-        if not chat:
+        if chat is None:
             return Reader(self.stream(prompt=prompt), Everything(self._style.marks), self._special, stops)
-        parser = self._style.parser(self.decode(prompt[-_PROMPT_END:], skip_special=False))
+        parser = self._style.parser(self.decode(prompt[-_PROMPT_END:], skip_special=False), chat)
         marks = {number: token for number, token in self._added.items() if token in parser.marks}
-        return Reader(self.stream(), parser, self._special | marks, stops)
+        return Reader(self.stream(), parser, self._special | marks, stops, CallIds(prompt))
 
     @cached_property
     def _added(self) -> dict[int, str]:
@@ -136,7 +138,8 @@ class Tokenizer:
 
     @cached_property
     def _style(self) -> Style:
-        return Style(set(self._added.values()), [template.text for template in self._chat_templates.values()])
+        templates = [template.text for template in self._chat_templates.values()]
+        return Style({*self._added.values()}, templates, {*self._special.values()})
 
     @property
     def has_chat_template(self) -> bool:

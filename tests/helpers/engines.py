@@ -5,6 +5,7 @@ import ctypes
 import dataclasses
 
 import numpy as np
+from ellm.text.reasoning import Everything
 
 from ellm import SamplingParams
 from ellm.scheduler.contents import CacheEntry, CacheKind
@@ -12,7 +13,6 @@ from ellm.scheduler.probe_program import ProbeGroup, probe_program
 from ellm.serving.completion import Completion
 from ellm.serving.engine import Engine
 from ellm.text.reader import Reader
-from ellm.text.reasoning import Everything
 
 CONTEXT, SEQUENCE_BYTES = 64, 4096
 POSITIONS = CacheKind("positions", position_bytes=1024)

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
+from ellm.text.families import Chat
 from ellm.text.token_stream import TokenStream
 from ellm.text.tokenizer import Tokenizer
 
@@ -39,7 +40,7 @@ def words(request):
     return Tokenizer(backend, source="model", special_tokens={"bos_token": "<s>"})
 
 
-def read(tokenizer, ids, prompt=(), stops=(), chat=False):
+def read(tokenizer, ids, prompt=(), stops=(), chat=None):
     """Text of the pieces before a stop string, and whether there was one."""
     reader, pieces = tokenizer.reader(list(prompt), stops, chat), []
     for number in ids:
@@ -54,7 +55,7 @@ def test_a_text_goes_on_where_its_prompt_ends(words):
     ids = [words.backend.token_to_id(word) for word in ("\u2581the", "a", "\u2581", "a")]
     assert read(words, ids, prompt) == (" thea a", False)
     assert read(words, ids, prompt[:1]) == ("thea a", False)
-    assert read(words, ids, prompt, chat=True) == ("thea a", False)
+    assert read(words, ids, prompt, chat=Chat()) == ("thea a", False)
 
 
 SOME = st.lists(st.sampled_from([*WORDS[:4], "<0xE2> <0x82> <0xAC>", "<0x0A>", "<s>"]), max_size=12)
@@ -98,15 +99,15 @@ def test_special_tokens_are_not_shown_and_stop(bytes_of_text):
 
 def test_reasoning_is_told_from_the_answer_of_a_chat_alone(bytes_of_text):
     ids = bytes_of_text.encode("<think>\nthe\n</think>\n\nan er<|im_end|>")
-    reader = bytes_of_text.reader([], chat=True)
+    reader = bytes_of_text.reader([], chat=Chat())
     pieces = [piece for number in ids for piece in reader.push(number)] + reader.finish()
-    assert "".join(text for text, kind in pieces if kind == "reasoning") == "the"
-    assert "".join(text for text, kind in pieces if kind == "answer") == "an er"
+    assert "".join(piece.text for piece in pieces if piece.kind == "reasoning") == "the"
+    assert "".join(piece.text for piece in pieces if piece.kind == "answer") == "an er"
     assert read(bytes_of_text, ids) == ("<think>\nthe\n</think>\n\nan er", False)
-    assert read(bytes_of_text, ids, stops=["</think>\n"], chat=True) == ("the", True)
+    assert read(bytes_of_text, ids, stops=["</think>\n"], chat=Chat()) == ("the", True)
     opened = bytes_of_text.encode("hi<|im_start|>assistant\n<think>\n")
-    reader = bytes_of_text.reader(opened, chat=True)
-    assert reader.in_reasoning and [kind for _, kind in reader.push(ids[2])] == ["reasoning"]
+    reader = bytes_of_text.reader(opened, chat=Chat())
+    assert reader.in_reasoning and [piece.kind for piece in reader.push(ids[2])] == ["reasoning"]
 
 
 def test_marks_that_are_special_tokens_are_in_the_text_of_a_plain_prompt(tmp_path):
@@ -116,4 +117,4 @@ def test_marks_that_are_special_tokens_are_in_the_text_of_a_plain_prompt(tmp_pat
     tokenizer = Tokenizer(backend, source="model", special_tokens={})
     ids = tokenizer.encode("[THINK]a[/THINK]in<|im_end|>")
     assert read(tokenizer, ids) == ("[THINK]a[/THINK]in", False)
-    assert read(tokenizer, ids, chat=True) == ("ain", False)
+    assert read(tokenizer, ids, chat=Chat()) == ("ain", False)

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ellm.text.reasoning import HARMONY, Style
+from ellm.text.families import Style
+from ellm.text.harmony import NEEDED as HARMONY
 
 THINK = ("<think>", "</think>")
 R1 = "{{ messages[0].content }}<think>\n...</think>"

@@ -1,0 +1,92 @@
+"""Calls of tools through the Python API: apart from the answer, and in the message for the next turn."""
+
+import dataclasses
+import json
+
+import pytest
+from scripted import write_scripted
+
+from ellm import LLM, InputError, SamplingParams
+
+GREEDY = SamplingParams(temperature=0, max_tokens=20)
+QUESTION = [{"role": "user", "content": "hi"}]
+TOOLS = [{"type": "function", "function": {"name": "time", "parameters": {"type": "object", "properties": {}}}}]
+CALL = ['{"name": ', '"time", ', '"arguments": ', '{"zone": ', '"CET"}}']
+TEMPLATE = (
+    "{% for t in tools or [] %}{{ t.function.name }};{% endfor %}"
+    "{% for m in messages %}{{ m.role }}:{{ m.content }}{% for c in m.tool_calls or [] %}<tool_call>"
+    "{{ c.function.name }}{{ c.function.arguments | tojson }}{{ c.id }}</tool_call>{% endfor %}{% endfor %}{{ '\n' }}"
+)
+
+
+@pytest.fixture(scope="module")
+def llm(tmp_path_factory):
+    words = ["Look: ", *CALL]
+    script = ["\u010a", "Look: ", "<tool_call>", *CALL, "</tool_call>", "<|im_end|>"]
+    folder = tmp_path_factory.mktemp("caller") / "model"
+    write_scripted(folder, script, template=TEMPLATE, added=[*words, "<tool_call>", "</tool_call>"], eos="<|im_end|>")
+    with LLM(folder, threads=1) as llm:
+        yield llm
+
+
+def test_a_call_is_told_from_the_answer(llm):
+    (output,) = llm.chat(QUESTION, GREEDY, tools=TOOLS)
+    assert (output.text, output.finish_reason) == ("Look:", "tool_calls")
+    ((id, name, arguments),) = output.tool_calls
+    assert (name, json.loads(arguments)) == ("time", {"zone": "CET"})
+    assert id.isalnum() and len(id) == 9
+    function = {"name": "time", "arguments": arguments}
+    assert output.message == {
+        "role": "assistant",
+        "content": "Look:",
+        "tool_calls": [{"id": id, "type": "function", "function": function}],
+    }
+    assert f'<tool_call>time{{"zone": "CET"}}{id}</tool_call>' in llm.tokenizer.render([*QUESTION, output.message])
+
+
+def test_a_stream_has_the_name_first_and_then_the_arguments(llm):
+    stream = llm.stream_chat(QUESTION, GREEDY, tools=TOOLS)
+    pieces = list(stream.pieces())
+    assert [(piece.kind, piece.index, piece.name) for piece in pieces] == [
+        ("answer", None, None),
+        ("tool", 0, "time"),
+        ("tool", 0, None),
+    ]
+    assert json.loads("".join(piece.text for piece in pieces[1:])) == {"zone": "CET"}
+    assert pieces[1].id == stream.output.tool_calls[0].id
+    whole = llm.chat(QUESTION, GREEDY, tools=TOOLS)[0]
+    assert stream.output == dataclasses.replace(whole, metrics=stream.output.metrics)
+    assert list(llm.stream_chat(QUESTION, GREEDY, tools=TOOLS)) == ["Look:"]
+
+
+def test_without_tools_or_with_none_a_call_is_text(llm):
+    said = "Look: <tool_call>" + "".join(CALL) + "</tool_call>"
+    for options in ({}, {"tools": []}, {"tools": TOOLS, "tool_choice": "none"}):
+        (output,) = llm.chat(QUESTION, GREEDY, **options)
+        assert (output.text, output.tool_calls, output.finish_reason) == (said, [], "stop")
+    (output,) = llm.chat(QUESTION, GREEDY, tools=TOOLS, tool_parser="mistral")
+    assert (output.text, output.tool_calls) == (said, [])
+
+
+def test_a_call_that_is_cut_is_none(llm):
+    (output,) = llm.chat(QUESTION, dataclasses.replace(GREEDY, max_tokens=5), tools=TOOLS)
+    assert (output.text, output.tool_calls, output.finish_reason) == ("Look:", [], "length")
+    assert "tool_calls" not in output.message
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tools": "time"}, "^tools must be a list of functions, not 'time'$"),
+        ({"tools": [{"type": "function"}]}, r"^a tool must be a function with a name, not \{'type': 'function'\}$"),
+        ({"tools": TOOLS * 2000}, "^tools has 2000 functions, at most 1024 are allowed$"),
+        ({"tools": [{"name": "x", "parameters": [1]}]}, "^parameters of tool 'x' must be a JSON schema$"),
+        ({"tools": TOOLS, "tool_parser": "nope"}, "^tool_parser must be one of openai, .*, not 'nope'$"),
+        ({"tools": TOOLS, "tool_choice": "some"}, "^tool_choice must be .*, not 'some'$"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(llm, options, message):
+    with pytest.raises(InputError, match=message):
+        llm.chat(QUESTION, GREEDY, **options)
+    with pytest.raises(InputError, match=message):
+        llm.stream_chat(QUESTION, GREEDY, **options)
