@@ -30,11 +30,12 @@ ROOMS = {  # of ellm/: which of the others each knows, and which layers
     "serving": {"system", "text", "checkpoint", "compiled", "scheduler", "kernels"},
     "llm": {"system", "text", "checkpoint", "compiled", "pack_cache", "serving", "scheduler", "kernels"},
     "evaluation": set(),
+    "batch": {"system", "checkpoint", "llm", "serving", "scheduler"},
     "predict": {"system", "machine", "serving", "scheduler", "kernels"},
     "inspection": {"system", "predict", "pages", "scheduler", "kernels"},
     "profiling": {"system", "machine", "serving", "predict", "inspection", "scheduler", "kernels"},
     "cli": {"system", "checkpoint", "machine", "compiled", "pack", "llm", "serving", "predict", "inspection"}
-    | {"evaluation", "profiling", "pages", "scheduler", "kernels"},
+    | {"batch", "evaluation", "profiling", "pages", "scheduler", "kernels"},
     "__init__": {"llm", "serving", "system"},
 }
 LINKS = ["dsl", "kernels", "models", "scheduler"]

@@ -1,7 +1,7 @@
 """The commands and their options; what they do is in the module of the same name.
 
 Text goes to stdout, everything else to stderr. Exit codes: 0, 2 for bad input, 1 for an internal error or a reader
-that has left, 130 for Ctrl-C.
+that has left, 3 for a batch with lines that could not be answered, 130 for Ctrl-C.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 _INTERRUPTED = 130
+_WITH_ERRORS = 3
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 UsageError: type[typer.BadParameter] = typer.BadParameter.__base__  # type: ignore[assignment]  # typer exports only its subclass
 
@@ -211,6 +212,57 @@ def run(
         "cache": cache,
     }
     command.run(model, prompt, sampling, template, raw=raw, system=system, stats=stats, options=options)
+
+
+@app.command()
+def batch(
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[MODEL] IN OUT",
+            help="The model, the requests, and the file for the answers.",
+            show_default="the MODEL that IN names, else smollm2",
+        ),
+    ],
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Continue the prompts of plain lines, without a chat template.")
+    ] = False,
+    dtype: DtypeOption = None,
+    activations: ActivationsOption = None,
+    kv: KvOption = None,
+    context: ContextOption = None,
+    threads: ThreadsOption = None,
+    pin: PinOption = "auto",
+    isa: IsaOption = None,
+    expanded_prefill: ExpandedOption = False,
+    speculate: SpeculateOption = "auto",
+    cache: CacheOption = False,
+) -> None:
+    """Answer the requests in IN, many at a time, into OUT; run again after an interruption, it goes on.
+
+    A line of IN is a request of OpenAI's batch format, or {"prompt": ..., "document": "path of a text to go before it",
+    ...} with sampling fields. OUT has a line for each, in the same order, as in OpenAI's batch output. Exit code 3:
+    some lines are errors.
+    """
+    from ellm.cli import batch as command
+
+    if len(files) not in (2, 3):
+        raise InputError(f"batch takes [MODEL] IN OUT, not {len(files)} arguments")
+    options = {
+        "context": context,
+        "threads": threads,
+        "pin": pin,
+        "isa": isa,
+        "dtype": dtype,
+        "activations": activations,
+        "kv": kv,
+        "expanded_prefill": expanded_prefill,
+        "speculate": speculate,
+        "cache": cache,
+    }
+    whole = command.batch(files[0] if len(files) == 3 else None, *files[-2:], raw=raw, options=options)
+    if not whole:
+        raise typer.Exit(_WITH_ERRORS)
 
 
 @app.command()

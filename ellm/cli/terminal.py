@@ -14,6 +14,8 @@ from ellm.system.errors import harmless
 if TYPE_CHECKING:
     from rich.console import Console
 
+ESTIMATE_PERIOD = 600  # seconds that the time left is estimated from
+
 
 @functools.cache
 def console() -> Console:
@@ -61,14 +63,22 @@ def loading(model: str, work: str = "loading") -> Iterator[Callable[[int, int], 
 
 
 @contextmanager
-def counting(what: str, total: int) -> Iterator[Callable[[], None]]:
-    """What moves a bar of so many steps by one; it does nothing where stderr is no terminal."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+def counting(what: str, total: int, done: int = 0) -> Iterator[Callable[..., None]]:
+    """What moves a bar of so many steps by one, or more; it does nothing where stderr is no terminal."""
+    from rich import progress
 
-    columns = [TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
-    with Progress(*columns, console=console(), transient=True, disable=not has_terminal()) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda: bar.advance(task)
+    columns = [
+        progress.TextColumn("{task.description}", markup=False),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeElapsedColumn(),
+        progress.TextColumn("left:"),
+        progress.TimeRemainingColumn(),
+    ]
+    options: dict[str, Any] = {"console": console(), "transient": True, "speed_estimate_period": ESTIMATE_PERIOD}
+    with progress.Progress(*columns, disable=not has_terminal(), **options) as bar:
+        task = bar.add_task(what, total=total, completed=done)
+        yield lambda steps=1: bar.advance(task, steps)
 
 
 @contextmanager

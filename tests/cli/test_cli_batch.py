@@ -1,0 +1,235 @@
+"""`ellm batch`: killed at any moment, on a full disk, with bad lines; the output is that of one undisturbed run."""
+
+import json
+import os
+import random
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from tiny import write_checkpoint
+
+from ellm import LLM, SamplingParams
+from ellm.batch.ledger import SUFFIX
+
+ELLM = [sys.executable, "-m", "ellm.cli.main", "batch"]
+OPTIONS = ("--threads", "1", "--pin", "none")
+
+
+def requests(count, tokens):
+    """Lines of all kinds, some of them bad."""
+    chosen = random.Random(0)
+    for i in range(count):
+        most = chosen.randint(1, tokens)
+        chat = {"messages": [{"role": "user", "content": f"say {i}"}], "max_tokens": most, "temperature": 1.3}
+        yield chosen.choice(
+            [
+                json.dumps({"custom_id": f"r{i}", "method": "POST", "url": "/v1/chat/completions", "body": chat}),
+                json.dumps({"url": "/v1/completions", "body": {"prompt": f"{i}, ", "max_tokens": most}}),
+                json.dumps({"prompt": f"what is {i}?", "document": "document.txt", "max_tokens": most}),
+                json.dumps({"prompt": "seeded", "temperature": 2, "seed": i, "max_tokens": most}),
+                json.dumps({"prompt": "hot", "temperature": -i - 1}) + "\n",
+                '{"prompt": "torn',
+            ]
+        )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, checkpoint):
+    """An input of 150 lines, what an undisturbed run makes of it, and its document."""
+    folder = tmp_path_factory.mktemp("batch")
+    (folder / "document.txt").write_text("Once upon a time there was a document.")
+    (folder / "in.jsonl").write_text("\n".join(requests(150, 60)))
+    result = started(checkpoint, folder, folder / "whole.jsonl")
+    assert result.wait() == 3, result.stderr.read()
+    return folder
+
+
+def started(model, folder, out, **options):
+    command = [*ELLM, str(model), str(folder / "in.jsonl"), str(out), *OPTIONS]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **options)
+
+
+def sizes(out):
+    """Of the output and of what is beside it."""
+    return [file.stat().st_size for file in (out, out.with_name(out.name + SUFFIX)) if file.exists()]
+
+
+def test_killed_again_and_again_it_ends_with_the_same_bytes(checkpoint, folder, tmp_path):
+    out, kills, chosen = tmp_path / "out.jsonl", 0, random.Random(1)
+    while True:
+        before = sizes(out)
+        process = started(checkpoint, folder, out)
+        while process.poll() is None and sizes(out) == before:
+            time.sleep(0.002)
+        time.sleep(chosen.uniform(0, 0.1))
+        if kills == 6 or process.poll() is not None:
+            break
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kills += 1
+    assert process.wait() == 3, process.stderr.read()
+    assert kills > 1
+    assert out.read_bytes() == (folder / "whole.jsonl").read_bytes()
+    assert os.listdir(tmp_path) == ["out.jsonl"]
+
+
+def test_on_a_full_disk_it_stops_with_one_line_and_goes_on_when_there_is_room(checkpoint, folder, tmp_path):
+    out = tmp_path / "out.jsonl"
+    whole = (folder / "whole.jsonl").read_bytes()
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) // 3, resource.RLIM_INFINITY))
+
+    process = started(checkpoint, folder, out, preexec_fn=limit)
+    told = process.communicate()[1]
+    assert process.returncode == 2, told
+    assert f"ellm: {out}: cannot be written: File too large" in told
+    assert "lines are answered; the same command goes on with the others" in told
+    begun = out.read_bytes()
+    assert begun and whole.startswith(begun)
+    assert started(checkpoint, folder, out).wait() == 3
+    assert out.read_bytes() == whole
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_an_interrupt_keeps_what_is_done(checkpoint, folder, tmp_path, name):
+    out = tmp_path / "out.jsonl"
+    process = started(checkpoint, folder, out)
+    while process.poll() is None and len(sizes(out)) < 2:
+        time.sleep(0.002)
+    time.sleep(0.7)
+    process.send_signal(getattr(signal, name))
+    told = process.communicate()[1]
+    assert process.returncode == 130 and "goes on with the others" in told, told
+    assert started(checkpoint, folder, out).wait() == 3
+    assert out.read_bytes() == (folder / "whole.jsonl").read_bytes()
+
+
+def test_answers_are_those_of_the_python_api(checkpoint, folder):
+    answers = [json.loads(line) for line in (folder / "whole.jsonl").read_text().split("\n")[:-1]]
+    numbered = [(n, line) for n, line in enumerate((folder / "in.jsonl").read_text().split("\n"), 1) if line]
+    assert len(answers) == len(numbered) == 150
+    with LLM(checkpoint, threads=1, pin="none") as llm:
+        for (number, line), answer in list(zip(numbered, answers, strict=True))[:40]:
+            response = answer["response"]
+            assert answer["id"].endswith(f"_{number}") and answer["error"] is None
+            if response["status_code"] != 200:
+                message = response["body"]["error"]["message"]
+                assert "torn" in line or message.startswith("temperature must be a number of at least 0, not -")
+                continue
+            asked = json.loads(line)
+            body = asked.get("body", asked)
+            params = SamplingParams(
+                temperature=body.get("temperature", 1.0 if "body" in asked else 0.0),
+                max_tokens=body["max_tokens"],
+                seed=body.get("seed", number),
+            )
+            assert answer["custom_id"] == asked.get("custom_id", f"line-{number}")
+            choice, usage = response["body"]["choices"][0], response["body"]["usage"]
+            if asked.get("url") == "/v1/completions":
+                output, text = llm.generate(body["prompt"], params)[0], choice["text"]
+            else:
+                document = "Once upon a time there was a document.\n\n" if "document" in asked else ""
+                question = [{"role": "user", "content": document + asked["prompt"]}] if "prompt" in asked else None
+                output, text = llm.chat(question or body["messages"], params)[0], choice["message"]["content"]
+            assert (text, choice["finish_reason"]) == (output.text, output.finish_reason)
+            assert usage["completion_tokens"] == len(output.token_ids)
+            assert usage["prompt_tokens"] == len(output.prompt_token_ids)
+
+
+def test_run_again_it_has_nothing_to_do(checkpoint, folder, in_process):
+    before = (folder / "whole.jsonl").read_bytes()
+    code, out, told = in_process("batch", checkpoint, folder / "in.jsonl", folder / "whole.jsonl", *OPTIONS)
+    assert (code, out) == (3, "")
+    assert "150 of 150 lines were answered before" in told and "of them errors; the first: line" in told
+    assert (folder / "whole.jsonl").read_bytes() == before
+
+
+def test_a_whole_batch_without_errors_ends_with_0(checkpoint, tmp_path, in_process):
+    (tmp_path / "in").write_text('{"prompt": "hi", "max_tokens": 2}\n')
+    code, _, told = in_process("batch", checkpoint, tmp_path / "in", tmp_path / "out", *OPTIONS)
+    assert code == 0 and "out: 1 lines\n" in told
+
+
+def test_a_prompt_beyond_the_context_is_an_error_line_with_both_numbers(checkpoint, tmp_path, in_process):
+    long = {"custom_id": "long", "prompt": "a" * 100, "max_tokens": 2}
+    (tmp_path / "in").write_text(json.dumps(long) + '\n{"prompt": "hi", "max_tokens": 2}\n')
+    code, _, told = in_process("batch", checkpoint, tmp_path / "in", tmp_path / "out", "--context", 64, *OPTIONS)
+    assert code == 3, told
+    first, second = map(json.loads, (tmp_path / "out").read_text().splitlines())
+    error = first["response"]["body"]["error"]
+    assert (first["custom_id"], first["response"]["status_code"]) == ("long", 400)
+    assert error["param"] == "messages" and "tokens, the context has 64" in error["message"]
+    assert second["response"]["status_code"] == 200
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda path: path.write_text('{"prompt": "other"}\n'), "input 1 lines, SHA-256 [0-9a-f]+, not 1 lines"),
+        (lambda path: ["--kv", "int8"], "kv None, not int8"),
+        (lambda path: ["--raw"], "raw False, not True"),
+        (lambda path: ["--isa", "portable"], "isa .*, not portable"),
+    ],
+)
+def test_other_input_or_settings_are_refused_with_both_values(checkpoint, tmp_path, in_process, change, message):
+    path, out = tmp_path / "in", tmp_path / "out"
+    path.write_text('{"prompt": "hi", "max_tokens": 100000}\n')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ellm.batch.run.Batch.run", interrupt)
+        assert in_process("batch", checkpoint, path, out, "--isa", "avx2", *OPTIONS)[0] == 130
+    options = change(path)
+    options = options if isinstance(options, list) else []
+    isa = [] if "--isa" in options else ["--isa", "avx2"]
+    code, _, told = in_process("batch", checkpoint, path, out, *isa, *options, *OPTIONS)
+    assert code == 2
+    assert len(told.splitlines()) == 1
+    assert re.search(f"was begun with {message}", told), told
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+def test_another_model_of_the_same_name_is_refused(tmp_path, in_process):
+    path, out, model = tmp_path / "in", tmp_path / "out", tmp_path / "model"
+    path.write_text('{"prompt": "hi"}\n')
+    write_checkpoint(model, "LlamaForCausalLM")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ellm.batch.run.Batch.run", interrupt)
+        assert in_process("batch", model, path, out, *OPTIONS)[0] == 130
+    write_checkpoint(model, "LlamaForCausalLM", seed=1)
+    code, _, told = in_process("batch", model, path, out, *OPTIONS)
+    assert code == 2 and f"was begun with model {model}, digest " in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["in"], "batch takes [MODEL] IN OUT, not 1 arguments"),
+        (["a", "b", "c", "d"], "batch takes [MODEL] IN OUT, not 4 arguments"),
+        (["none", "out"], "none: there is no such file"),
+        (["empty", "out"], "empty: has no requests"),
+        (["in", "in"], "in: is the input too"),
+        (["in", "folder"], "folder: is not a file"),
+    ],
+)
+def test_bad_arguments_are_one_line(tmp_path, in_process, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").write_text('{"prompt": "hi"}')
+    (tmp_path / "empty").write_text("\n\n")
+    (tmp_path / "folder").mkdir()
+    code, out, told = in_process("batch", *arguments)
+    assert (code, out) == (2, "") and told.splitlines()[-1].startswith(f"ellm: {message}")
+
+
+def test_without_a_model_the_first_line_names_it(checkpoint, tmp_path, in_process):
+    body = {"model": str(checkpoint), "prompt": "hi", "max_tokens": 2}
+    (tmp_path / "in").write_text(json.dumps({"url": "/v1/completions", "body": body}))
+    code, _, told = in_process("batch", tmp_path / "in", tmp_path / "out", *OPTIONS)
+    assert code == 0 and f"no model named: using {checkpoint}" in told
