@@ -5,13 +5,13 @@ import ctypes
 import dataclasses
 
 import numpy as np
-from ellm.text.reasoning import Everything
 
 from ellm import SamplingParams
 from ellm.scheduler.contents import CacheEntry, CacheKind
 from ellm.scheduler.probe_program import ProbeGroup, probe_program
 from ellm.serving.completion import Completion
 from ellm.serving.engine import Engine
+from ellm.text.parser import Everything
 from ellm.text.reader import Reader
 
 CONTEXT, SEQUENCE_BYTES = 64, 4096
