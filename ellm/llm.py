@@ -19,7 +19,7 @@ from ellm.scheduler import placement
 from ellm.serving import speculation
 from ellm.serving.completion import Completion
 from ellm.serving.driver import Driver
-from ellm.serving.engine import Engine
+from ellm.serving.engine import SLOTS, Engine
 from ellm.serving.output import Output
 from ellm.serving.policy import Policy, Terms, is_number
 from ellm.serving.ranges import PromptCache
@@ -83,7 +83,7 @@ class LLM:
         kv: str | None = None,
         expanded_prefill: bool = False,
         speculate: str = speculation.AUTO,
-        max_seqs: int = 64,
+        max_seqs: int = SLOTS,
         queued_tokens: int | None = None,
         target_itl: float | None = None,
         cache: bool = False,

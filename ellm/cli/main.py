@@ -428,6 +428,10 @@ def plan(
     kv: KvOption = None,
     threads: Annotated[int | None, typer.Option(help="Workers.", show_default="all cores")] = None,
     expanded_prefill: ExpandedOption = False,
+    requests: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="A trace of requests to serve: docs/plan.md has its format."),
+    ] = None,
 ) -> None:
     """Simulate MODEL on a machine that is only described: does it fit, how fast is it, and what would help.
 
@@ -445,6 +449,7 @@ def plan(
         kv=kv,
         threads=threads,
         expanded=expanded_prefill,
+        requests=requests,
     )
 
 

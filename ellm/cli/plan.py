@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
+from ellm.cli import plan_requests
 from ellm.compiled import Compiled, compile_model, read_source
 from ellm.inspection.text import by_precision
 from ellm.machine import description
@@ -27,14 +28,22 @@ def plan(
     kv: str | None,
     threads: int | None,
     expanded: bool,
+    requests: str | None,
 ) -> None:
     """Print the report; with `expanded`, a long enough prompt is expanded in all of its steps.
 
-    Raises InputError for bad options, a bad machine file, or a model that does not fit.
+    With a trace of `requests`, it is served instead. Raises InputError for bad options, a bad machine file or trace, or
+    a model that does not fit.
     """
     described = description.load(machine)
     source = read_source(model)
     positions = source.model.longest
+    trace = None if requests is None else plan_requests.read(requests, positions)
+    if trace is not None:
+        for option, given in (("--context", context), ("--prompt", prompt), ("--expanded-prefill", expanded or None)):
+            if given is not None:
+                raise InputError(f"--requests and {option}: a trace says how long its requests are, in absorbed form")
+        context, prompt = max(one.prompt + one.output for one in trace) - 1, max(one.prompt for one in trace)
     context = min(length("--context", context, 4096, positions), positions - 1)  # a token comes after these
     prompt = length("--prompt", prompt, 512, positions)
 
@@ -63,6 +72,9 @@ def plan(
     print("\n".join([*head_lines(model, planner, longest), *compiled(dtype).notes(planner.threads)]), flush=True)
     extra = sum(one.program.working_bytes(one.threads) + one.program.prompt_position_bytes * prompt for one in others)
     check_fits(model, planner, longest, extra / 1e9)
+    if trace is not None:
+        print("\n".join(plan_requests.lines(planner, trace)))
+        return
     print("\n".join(speed_lines(planner, chosen(planners, prompt), context, prompt)), flush=True)
     print("\n".join(dtype_lines(planner, context)), flush=True)
     print("\n".join(help_lines(planner, context)))

@@ -91,6 +91,10 @@ class Planner:
         """One token of each sequence of the batch, after so many."""
         return self._estimate([Shape(self.batch, context, 1)])
 
+    def step_ms(self, shape: Shape) -> float:
+        """Milliseconds of one step."""
+        return self._estimate([shape]).ms
+
     def prefill(self, prompt: int) -> Estimate:
         """A prompt of one sequence, in steps of the program's chunk."""
         chunk = self.program.chunk

@@ -63,7 +63,7 @@ class Traffic:
         positions: float = math.inf,
     ):
         self.policy, self.slots, self.positions = policy, slots, positions
-        self.now = 0.0
+        self.now = self.busy = 0.0  # seconds
         self.waiting: list[Request] = []
         self.running: list[Request] = []
         self._seconds = seconds
@@ -93,6 +93,7 @@ class Traffic:
         decoding = all(one.left == 1 for one, _ in dealt)
         self.policy.times.measured(sum(rows for _, rows in shares), attended, seconds, decoding)
         self.now += seconds
+        self.busy += seconds
         for one, rows in dealt:
             one.cached += rows
             if not one.left:

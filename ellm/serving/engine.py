@@ -20,6 +20,8 @@ from ellm.serving.staging import Staging
 from ellm.serving.statistics import Statistics
 from ellm.system.errors import InputError
 
+SLOTS = 64  # sequences at a time, if nobody says how many
+
 
 class Engine:
     """Runs completions in steps of at most `chunk` rows and `slots` sequences.
@@ -39,7 +41,7 @@ class Engine:
         executables: Many[Executable],
         *,
         chunk: int,
-        slots: int = 64,
+        slots: int = SLOTS,
         policy: Policy | None = None,
         queued_tokens: int | None = None,
         nodes: Many[int] = (),

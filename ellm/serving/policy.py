@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeGuard, TypeVar
 
 from ellm.serving.step_times import StepTimes
 from ellm.system.errors import InputError
@@ -57,7 +57,7 @@ class Request(Protocol):
         """Its known tokens that are not; one if it is decoding."""
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[int | float]:
     """Whether it is one, True and False aside."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
