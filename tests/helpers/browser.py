@@ -28,16 +28,16 @@ def chromium():
 
 
 class Opened:
-    """A page from a file, 1400 x 900; `messages` are its errors and warnings, `requests` what it loads."""
+    """A page from a file or server, 1400 x 900; `messages` are its errors and warnings, `requests` what it loads."""
 
-    def __init__(self, browser, path: Path):
+    def __init__(self, browser, source: Path | str, size: tuple[int, int] = (1400, 900)):
         self.messages: list[str] = []
         self.requests: list[str] = []
-        self.tab = browser.new_page(viewport={"width": 1400, "height": 900})
+        self.tab = browser.new_page(viewport={"width": size[0], "height": size[1]})
         self.tab.on("console", lambda message: self.messages.append(message.text))
         self.tab.on("pageerror", lambda error: self.messages.append(str(error)))
         self.tab.on("request", lambda request: self.requests.append(request.url))
-        self.url = path.as_uri()
+        self.url = source if isinstance(source, str) else source.as_uri()
         self.tab.goto(self.url)
         self.load_ms = self.tab.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd")
 
