@@ -277,6 +277,19 @@ cdef class LoadedProgram:
             "operators": operators,
         }
 
+    def ran(self):
+        """The groups that ran in the last step, in the order in which they became ready: int64 [n].
+
+        Waits for a step that is under way, and for nothing else; a step takes no longer for it.
+        """
+        cdef uint64_t[::1] log = np.empty(len(self.program.groups) + 1, np.uint64)
+        cdef uint64_t length
+        with self.pool.lock:
+            length = self.state.tail
+            memcpy(&log[0], self.state.log, length * sizeof(uint64_t))
+        numbers = (np.asarray(log)[:length] & np.uint64(0xFFFFFFFF)).astype(np.int64)
+        return numbers[numbers != <int64_t>LOG_END] - 1
+
     cdef operators(self):
         """The groups and tasks of each operator in the last step: its log says which groups ran."""
         cdef const Group *group

@@ -6,6 +6,7 @@ import cython
 import numpy as np
 
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from libc.string cimport memcpy
 from posix.unistd cimport getpid, pid_t
 
 from ellm.kernels.task cimport ellm_kernel, ellm_step

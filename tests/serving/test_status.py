@@ -1,0 +1,70 @@
+"""What a running model tells of itself: which experts woke, and how long its workers have worked."""
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from tiny import write_checkpoint
+
+from ellm import LLM, SamplingParams
+from ellm.profiling.recorder import _expert_begins
+from ellm.serving.status import Status, expert_layers
+
+
+@dataclass
+class Counts:
+    running: int = 2
+    step_seconds: float = 0.5
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoints") / "moe", "Qwen3MoeForCausalLM", layers=3)
+
+
+@pytest.fixture(scope="module")
+def llm(checkpoint):
+    with LLM(checkpoint, threads=2, pin="none") as opened:
+        yield opened
+
+
+@pytest.mark.parametrize(("prompt", "tokens"), [([5], 1), ([5, 6, 7], 4), (list(range(3, 60)), 1)])
+def test_the_experts_of_the_last_step_are_those_that_rows_went_to(llm, prompt, tokens):
+    executable, status = llm.runtime.executable, Status(llm.runtime)
+    begins = executable.watch(_expert_begins(llm.runtime.program))
+    with executable.trace():
+        llm.generate(prompt, SamplingParams(max_tokens=tokens, seed=tokens))
+    told = status.now(Counts())["experts"]
+    assert [layer["woken"] for layer in told] == [np.flatnonzero(np.diff(begin)).tolist() for begin in begins]
+    assert [layer["experts"] for layer in told] == [len(begin) - 1 for begin in begins]
+    assert len({layer["name"] for layer in told}) == 3
+
+
+def test_before_the_first_step_none_has_woken(checkpoint):
+    with LLM(checkpoint, threads=1, pin="none") as fresh:
+        assert [layer["woken"] for layer in Status(fresh.runtime).now(Counts())["experts"]] == [[], [], []]
+
+
+def test_it_is_json_with_the_counts_that_it_is_given(llm):
+    told = json.loads(json.dumps(Status(llm.runtime).now(Counts())))
+    assert told["statistics"] == {"running": 2, "step_seconds": 0.5}
+    assert told["context"] == llm.context and told["seconds"] > 0
+    assert [one["core"] for one in told["cores"]] == [None, None]
+
+
+def test_workers_that_work_take_time(llm):
+    status = Status(llm.runtime)
+    before = status.now(Counts())
+    for _ in range(200):
+        llm.generate([5] * 200, SamplingParams(max_tokens=1))
+        now = status.now(Counts())
+        if now["cores"] != before["cores"]:
+            break
+    assert sum(one["seconds"] for one in now["cores"]) > sum(one["seconds"] for one in before["cores"])
+
+
+def test_a_dense_model_has_no_experts(tmp_path):
+    with LLM(write_checkpoint(tmp_path / "dense"), threads=1, pin="none") as dense:
+        assert expert_layers(dense.runtime.program) == []
+        assert Status(dense.runtime).now(Counts())["experts"] is None
