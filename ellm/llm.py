@@ -26,7 +26,7 @@ from ellm.serving.ranges import PromptCache
 from ellm.serving.runtime import Runtime
 from ellm.serving.sampling import SamplingParams
 from ellm.serving.statistics import Statistics
-from ellm.system.errors import InputError
+from ellm.system.errors import InputError, PromptTooLong
 from ellm.text.families import Chat
 from ellm.text.piece import Piece
 from ellm.text.token_ids import TokenIds
@@ -320,7 +320,7 @@ class LLM:
         if len(tokens) > self.context:
             longest = self.runtime.compiled.source.model.longest
             more = f" of the model's {longest}" if longest > self.context else ""
-            raise InputError(f"the prompt has {len(tokens)} tokens, the context has {self.context}{more}")
+            raise PromptTooLong(f"the prompt has {len(tokens)} tokens, the context has {self.context}{more}")
         self._check_ids(tokens)
         return np.ascontiguousarray(tokens, np.int32)
 

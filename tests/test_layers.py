@@ -29,13 +29,14 @@ ROOMS = {  # of ellm/: which of the others each knows, and which layers
     "pack_cache": {"system", "checkpoint", "pack"},
     "serving": {"system", "text", "checkpoint", "compiled", "scheduler", "kernels"},
     "llm": {"system", "text", "checkpoint", "compiled", "pack_cache", "serving", "scheduler", "kernels"},
+    "server": {"system", "text", "llm", "serving"},
     "evaluation": set(),
     "batch": {"system", "checkpoint", "llm", "serving", "scheduler"},
     "predict": {"system", "machine", "serving", "scheduler", "kernels"},
     "inspection": {"system", "predict", "pages", "scheduler", "kernels"},
     "profiling": {"system", "machine", "serving", "predict", "inspection", "scheduler", "kernels"},
     "cli": {"system", "checkpoint", "machine", "compiled", "pack", "llm", "serving", "predict", "inspection"}
-    | {"batch", "evaluation", "profiling", "pages", "scheduler", "kernels"},
+    | {"batch", "server", "evaluation", "profiling", "pages", "scheduler", "kernels"},
     "__init__": {"llm", "serving", "system"},
 }
 LINKS = ["dsl", "kernels", "models", "scheduler"]

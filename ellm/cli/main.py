@@ -266,6 +266,64 @@ def batch(
 
 
 @app.command()
+def serve(
+    model: ModelArgument,
+    host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0 or :: on every interface.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
+    api_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY", help="What requests must send; may be repeated.", show_default="$ELLM_API_KEY, else none"
+        ),
+    ] = None,
+    name: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="What requests call the model; may be repeated.", show_default="MODEL without folders"
+        ),
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A Host that requests may have; may be repeated. *: any.",
+            show_default="addresses, localhost and this machine's name",
+        ),
+    ] = None,
+    dtype: DtypeOption = None,
+    activations: ActivationsOption = None,
+    kv: KvOption = None,
+    context: ContextOption = None,
+    chunk: Annotated[
+        int | None, typer.Option(help="Most rows of a step.", show_default="what suits the model and the machine")
+    ] = None,
+    threads: ThreadsOption = None,
+    pin: PinOption = "auto",
+    isa: IsaOption = None,
+    expanded_prefill: ExpandedOption = False,
+    speculate: SpeculateOption = "auto",
+    cache: CacheOption = False,
+) -> None:
+    """Serve MODEL over HTTP to the clients of OpenAI. Needs `pip install 'ellm[serve]'`."""
+    from ellm.cli import serve as command
+
+    options = {
+        "context": context,
+        "chunk": chunk,
+        "threads": threads,
+        "pin": pin,
+        "isa": isa,
+        "dtype": dtype,
+        "activations": activations,
+        "kv": kv,
+        "expanded_prefill": expanded_prefill,
+        "speculate": speculate,
+        "cache": cache,
+    }
+    command.serve(model, host, port, keys=api_key or [], names=name or [], hosts=allow_host or [], options=options)
+
+
+@app.command()
 def inspect(
     model: ModelArgument,
     dtype: DtypeOption = None,

@@ -13,6 +13,10 @@ class InputError(ValueError):
         super().__init__(harmless(str(message)))
 
 
+class PromptTooLong(InputError):
+    """A prompt that has more tokens than the context."""
+
+
 def one_line(error: object, limit: int = 300) -> str:
     """The text of an error on one line of at most `limit` characters; its class name if it has no text."""
     text = " ".join(str(error).split()) or type(error).__name__

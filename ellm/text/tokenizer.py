@@ -156,6 +156,10 @@ class Tokenizer:
         """The `chat_template_kwargs` that switch the model's thinking. Raises InputError if the template has none."""
         return self._default_template.thinking(on)
 
+    def reads(self, variable: str) -> bool:
+        """Whether the chat template reads a variable. Raises InputError if there is none."""
+        return variable in self._default_template.variables
+
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],

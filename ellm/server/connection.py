@@ -1,0 +1,78 @@
+"""A client's connection: uvicorn's, with deadlines for what the client owes and a bound on how many there are."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from ellm.server.bounds import Bounds
+from ellm.server.errors import ApiError
+
+_log = logging.getLogger(__name__)
+
+
+def connections(bounds: Bounds) -> type[Connection]:
+    """The class of connections with these bounds, for uvicorn to make."""
+    return type("BoundConnection", (Connection,), {"bounds": bounds})
+
+
+class Connection(H11Protocol):
+    """One connection. `overdue` says whether it costs more than it may; who asks is the server's clock."""
+
+    bounds: Bounds
+
+    def connection_made(self, transport: Any) -> None:
+        """Take it; where there are too many, one that is idle makes way."""
+        super().connection_made(transport)
+        self._owed_since = self.loop.time()
+        self._stalled_since: float | None = None
+        if len(self.connections) > self.bounds.connections:
+            ours = [one for one in self.connections if isinstance(one, Connection)]
+            idle = [one for one in ours if one.idle and not one.transport.is_closing()]
+            min(idle, key=lambda one: one._owed_since, default=self).transport.abort()
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is being answered."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def overdue(self, now: float) -> bool:
+        """Whether the client is too slow to send its request, or to read what it was sent."""
+        if self.transport.is_closing() and self._stalled_since is None:
+            self._stalled_since = now
+        if self._stalled_since is not None:
+            return now - self._stalled_since > self.bounds.stalled_seconds
+        owes = self.conn.their_state in (h11.IDLE, h11.SEND_BODY)
+        return owes and now - self._owed_since > self.bounds.receive_seconds
+
+    def on_response_complete(self) -> None:
+        """The next request is due."""
+        self._owed_since = self.loop.time()
+        super().on_response_complete()
+
+    def pause_writing(self) -> None:
+        """The client does not read as fast as it is written to."""
+        super().pause_writing()
+        self._stalled_since = self.loop.time()
+
+    def resume_writing(self) -> None:
+        """It has caught up."""
+        super().resume_writing()
+        self._stalled_since = None
+
+    def send_400_response(self, msg: str) -> None:
+        """What came is no HTTP. What is being answered meanwhile is cut off, as nobody can tell where it would end."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            self.transport.abort()
+            return
+        body = ApiError(400, msg).body("/")
+        headers = [("content-type", "application/json"), ("content-length", str(len(body))), ("connection", "close")]
+        for event in (h11.Response(status_code=400, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()

@@ -1,0 +1,178 @@
+"""`/v1/chat/completions`: a conversation is answered."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from ellm.server import bounds
+from ellm.server.answer import Answer
+from ellm.server.errors import ApiError
+from ellm.server.messages import Message, conversation
+from ellm.server.replies import Events, event, server_sent
+from ellm.server.sampling_fields import MaxTokens, Sampling
+from ellm.server.service import Call
+from ellm.server.template_fields import TemplateKwargs, variables
+from ellm.server.usage import Usage, usage_of
+from ellm.server.validation import Body, Record, left_out, only
+from ellm.serving.output import Output
+
+Hint = Annotated[str, Field(max_length=4096)]
+FinishReason = Literal["stop", "length"]
+DONE = event(b"[DONE]")
+
+
+class StreamOptions(Body):
+    """What a stream tells beside the answer."""
+
+    include_usage: bool | None = None
+    include_obfuscation: only(None, False) = None  # type: ignore[valid-type]
+    continuous_usage_stats: only(None, False) = None  # type: ignore[valid-type]
+
+
+class Hints(Body):
+    """Fields that OpenAI's service wants for itself; here they change nothing."""
+
+    user: Hint | None = None
+    safety_identifier: Hint | None = None
+    prompt_cache_key: Hint | None = None
+    metadata: dict[str, Hint] | None = None
+    service_tier: only(None, "auto", "default") = None  # type: ignore[valid-type]
+    store: only(None, False) = None  # type: ignore[valid-type]
+
+
+class ChatRequest(Sampling, Hints):
+    """A conversation to go on with."""
+
+    model: Annotated[str, Field(max_length=bounds.NAME_CHARACTERS)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=bounds.MESSAGES)]
+    max_completion_tokens: MaxTokens | None = None
+    max_tokens: MaxTokens | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    chat_template_kwargs: TemplateKwargs | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    logprobs: only(None, False) = None  # type: ignore[valid-type]
+    top_logprobs: only(None, 0) = None  # type: ignore[valid-type]
+    tools: only(None, []) = None  # type: ignore[valid-type]
+    tool_choice: only(None, "none", "auto") = None  # type: ignore[valid-type]
+    parallel_tool_calls: bool | None = None
+    response_format: only(None, {"type": "text"}) = None  # type: ignore[valid-type]
+    modalities: only(None, ["text"]) = None  # type: ignore[valid-type]
+    verbosity: only(None, "medium") = None  # type: ignore[valid-type]
+
+    @property
+    def most_tokens(self) -> int | None:
+        """Of the answer. Raises ApiError if both fields are given and differ."""
+        given = {value for value in (self.max_completion_tokens, self.max_tokens) if value is not None}
+        if len(given) > 1:
+            raise ApiError(
+                400,
+                f"max_tokens is {self.max_tokens}, but max_completion_tokens is {self.max_completion_tokens}",
+                param="max_tokens",
+                code="invalid_value",
+            )
+        return next(iter(given), None)
+
+
+class ChatMessage(Record):
+    """An answer, and what the model thought before it."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str | None
+    reasoning_content: str | None = left_out()
+    refusal: None = None
+
+
+class ChatChoice(Record):
+    """One answer."""
+
+    index: int
+    message: ChatMessage
+    logprobs: None = None
+    finish_reason: FinishReason
+
+
+class ChatCompletion(Record):
+    """The reply."""
+
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: Usage
+
+
+class Delta(Record):
+    """What is new of a message."""
+
+    role: Literal["assistant"] | None = left_out()
+    content: str | None = left_out()
+    reasoning_content: str | None = left_out()
+
+
+class ChunkChoice(Record):
+    """What is new of an answer."""
+
+    index: int
+    delta: Delta
+    logprobs: None = None
+    finish_reason: FinishReason | None = None
+
+
+class ChatChunk(Record):
+    """One event of a streamed reply; the last one has the usage alone if that was asked for."""
+
+    id: str
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    created: int
+    model: str
+    choices: list[ChunkChoice]
+    usage: Usage | None = left_out()
+
+
+async def chat(call: Call, request: ChatRequest) -> ChatCompletion | Events:
+    """Answer a conversation."""
+    call.service.check_name(request.model)
+    if request.stream_options is not None and not request.stream:
+        raise ApiError(400, "stream_options needs stream: true", param="stream_options", code="invalid_value")
+    params = request.params(call.service.defaults, request.most_tokens)
+    template = variables(call.service.llm.tokenizer, request.chat_template_kwargs, request.reasoning_effort)
+    answer = await call.chat(conversation(request.messages), params, template)
+    head: dict[str, Any] = {"id": f"chatcmpl-{call.id}", "created": int(time.time()), "model": request.model}
+    if request.stream:
+        with_usage = request.stream_options is not None and bool(request.stream_options.include_usage)
+        return server_sent(_chunks(answer, head, with_usage), stream_error)
+    output = await answer.whole()
+    message = ChatMessage(content=output.text, reasoning_content=output.reasoning)
+    choice = ChatChoice(index=0, message=message, finish_reason=finish_reason(output))
+    return ChatCompletion(**head, choices=[choice], usage=usage_of([output]))
+
+
+async def _chunks(answer: Answer, head: dict[str, Any], with_usage: bool) -> AsyncIterator[bytes]:
+    def chunk(delta: Delta, end: FinishReason | None = None) -> bytes:
+        choice = ChunkChoice(index=0, delta=delta, finish_reason=end)
+        return event(ChatChunk(**head, choices=[choice]).model_dump_json())
+
+    yield chunk(Delta(role="assistant", content=""))
+    while (pieces := await answer.more()) is not None:
+        for text, kind in pieces:
+            yield chunk(Delta(content=text) if kind == "answer" else Delta(reasoning_content=text))
+    yield chunk(Delta(), finish_reason(answer.output))
+    if with_usage:
+        yield event(ChatChunk(**head, choices=[], usage=usage_of([answer.output])).model_dump_json())
+    yield DONE
+
+
+def finish_reason(output: Output) -> FinishReason:
+    """Why an answer ended."""
+    return "stop" if output.finish_reason == "stop" else "length"
+
+
+def stream_error(error: ApiError) -> bytes:
+    """The event that ends a stream in an error."""
+    return event(error.body("/v1/"))

@@ -1,0 +1,63 @@
+"""The fields of a request that say how to choose tokens and when to stop: OpenAI's names, and vLLM's beyond them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from ellm.server import bounds
+from ellm.server.validation import Body, only
+from ellm.serving.sampling import SamplingParams
+
+StopText = Annotated[str, Field(min_length=1, max_length=bounds.STOP_CHARACTERS)]
+Stop = StopText | Annotated[list[StopText], Field(max_length=bounds.STOPS)]
+Temperature = Annotated[float, Field(ge=0, le=100)]
+TopP = Annotated[float, Field(gt=0, le=1)]
+TopK = Annotated[int, Field(ge=-1, le=(1 << 31) - 1)]
+MinP = Annotated[float, Field(ge=0, le=1)]
+Penalty = Annotated[float, Field(gt=0, le=1000)]
+MaxTokens = Annotated[int, Field(ge=1, le=(1 << 31) - 1)]
+Seed = Annotated[int, Field(ge=0, lt=1 << 63)]
+TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
+
+
+class Sampling(Body):
+    """Where a field is left out or null, the model's own default counts."""
+
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    top_k: TopK | None = None
+    min_p: MinP | None = None
+    repetition_penalty: Penalty | None = None
+    seed: Seed | None = None
+    stop: Stop | None = None
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=bounds.STOP_IDS)] | None = None
+    ignore_eos: bool | None = None
+    n: only(None, 1) = None  # type: ignore[valid-type]
+    presence_penalty: only(None, 0) = None  # type: ignore[valid-type]
+    frequency_penalty: only(None, 0) = None  # type: ignore[valid-type]
+    logit_bias: only(None, {}) = None  # type: ignore[valid-type]
+
+    def params(self, defaults: SamplingParams, max_tokens: int | None) -> SamplingParams:
+        """With `defaults` for what is not given."""
+        return sampling(
+            defaults,
+            max_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            min_p=self.min_p,
+            repeat_penalty=self.repetition_penalty,
+            seed=self.seed,
+            stop=self.stop,
+            stop_token_ids=self.stop_token_ids,
+            ignore_eos=self.ignore_eos,
+        )
+
+
+def sampling(defaults: SamplingParams, max_tokens: int | None, **given: Any) -> SamplingParams:
+    """`defaults` with what is given; `max_tokens` None: until the answer ends or the context is full."""
+    fields = {name: value for name, value in given.items() if value is not None}
+    return dataclasses.replace(defaults, max_tokens=max_tokens, **fields)

@@ -1,0 +1,128 @@
+"""The model behind the endpoints: admits requests, and turns them into answers off the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from ellm.llm import LLM
+from ellm.server.answer import Answer
+from ellm.server.bounds import Bounds
+from ellm.server.errors import ApiError
+from ellm.server.metrics import Metrics
+from ellm.serving.sampling import SamplingParams
+from ellm.system.errors import InputError, PromptTooLong
+
+_TEXT_THREADS = 4  # that tokenise and wait for templates: the tokenizer gives the interpreter up while it works
+_RETRY_SECONDS = 1
+
+T = TypeVar("T")
+
+
+class Service:
+    """One model under its names. Belongs to an event loop."""
+
+    def __init__(self, llm: LLM, names: Sequence[str], bounds: Bounds | None = None):
+        self.llm, self.names = llm, names
+        self.bounds = bounds or Bounds.of(llm.context)
+        self.metrics = Metrics(names[0])
+        self.defaults = llm.get_default_sampling_params()
+        self.created = int(time.time())
+        self.draining = False
+        self.under_way = 0
+        self.on_idle: Callable[[], None] = lambda: None
+        self.body_bytes = 0  # being received
+        self._texts = ThreadPoolExecutor(_TEXT_THREADS, "ellm-text")
+
+    def check_name(self, name: str) -> None:
+        """Raises ApiError 404 unless it is one of the model's."""
+        if name not in self.names and name.removesuffix(":latest") not in self.names:
+            raise ApiError(
+                404,
+                f"there is no model {name[:200]!r}, this server has {', '.join(self.names)}",
+                param="model",
+                code="model_not_found",
+            )
+
+    def drain(self) -> None:
+        """Take no more requests; `on_idle` is called when those under way have ended."""
+        self.draining = True
+        if not self.under_way:
+            self.on_idle()
+
+    def close(self) -> None:
+        """End what is under way."""
+        self._texts.shutdown(wait=False, cancel_futures=True)
+
+    async def off_loop(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Do what takes time or waits in a thread. What it refuses raises ApiError 400."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._texts, work, *arguments)
+        except PromptTooLong as error:
+            raise ApiError(400, error, code="context_length_exceeded") from None
+        except InputError as error:
+            raise ApiError(400, error) from None
+
+
+class Call:
+    """One request of a client: what it holds is freed by `close`, however it ends."""
+
+    def __init__(self, service: Service):
+        self.service = service
+        self.id = secrets.token_hex(12)
+        self._answers: list[Answer] = []
+        self._admitted = False
+
+    def admit(self) -> None:
+        """Count as a request to the model. Raises ApiError 429 if there are too many, 503 while draining."""
+        service = self.service
+        if service.draining:
+            raise ApiError(503, "the server is shutting down", code="shutting_down", retry_after=_RETRY_SECONDS)
+        most = service.bounds.requests
+        if service.under_way >= most:
+            raise ApiError(
+                429,
+                f"{service.under_way} requests are under way, at most {most} may be",
+                code="queue_full",
+                retry_after=_RETRY_SECONDS,
+            )
+        self._admitted = True
+        service.under_way += 1
+        service.metrics.under_way(service.under_way)
+
+    async def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        params: SamplingParams,
+        template: Mapping[str, Any] | None = None,
+    ) -> Answer:
+        """Begin to answer a conversation. Raises ApiError if it is refused."""
+        stream = await self.service.off_loop(
+            lambda: self.service.llm.stream_chat(messages, params, chat_template_kwargs=template)
+        )
+        return self._begun(stream)
+
+    async def continuation(self, prompt: str | Sequence[int], params: SamplingParams) -> Answer:
+        """Begin to continue a text, whose control tokens are such, or token ids. Raises ApiError if it is refused."""
+        return self._begun(await self.service.off_loop(self.service.llm.stream, prompt, params))
+
+    def close(self) -> None:
+        """End what is still under way, and free it."""
+        for answer in self._answers:
+            answer.close()
+        if not self._admitted:
+            return
+        service, self._admitted = self.service, False
+        service.under_way -= 1
+        service.metrics.under_way(service.under_way)
+        if service.draining and not service.under_way:
+            service.on_idle()
+
+    def _begun(self, stream: Any) -> Answer:
+        answer = Answer(stream, self.service.metrics)
+        self._answers.append(answer)
+        return answer

@@ -1,0 +1,136 @@
+"""Streams that wait, requests that fail, and how a server ends."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import urllib.request
+
+import pytest
+from served import NAME, parsed, read_all, serving, wait_until
+
+from ellm.server import endpoint
+
+CHAT = "/v1/chat/completions"
+SHORT = {"model": NAME, "messages": [{"role": "user", "content": "the"}], "max_tokens": 2, "ignore_eos": True}
+LONG = {**SHORT, "max_tokens": 400, "stream": True}
+
+
+def begin(running, body):
+    connection = running.connect()
+    payload = json.dumps(body).encode()
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {len(payload)}\r\n\r\n"
+    connection.sendall(head.encode() + payload)
+    return connection
+
+
+@pytest.fixture
+def gate(llm, monkeypatch):
+    """Steps wait for it."""
+    event, step = threading.Event(), llm.engine.step
+
+    def wait_and_step():
+        event.wait(30)
+        step()
+
+    monkeypatch.setattr(llm.engine, "step", wait_and_step)
+    yield event
+    event.set()
+
+
+def test_the_head_leaves_at_once_and_comments_keep_a_stream_alive(served, gate, monkeypatch):
+    monkeypatch.setattr(endpoint, "IDLE_SECONDS", 0.2)
+    with begin(served, LONG) as connection:
+        found = b""
+        while found.count(b": \n\n") < 3:  # though no step has ended
+            found += connection.recv(1000)
+        assert found.startswith(b"HTTP/1.1 200 OK") and b"text/event-stream" in found
+        gate.set()
+        found += read_all(connection)
+    events = parsed(found)[2].decode().split("\n\n")
+    assert events[-2:] == ["data: [DONE]", ""]
+    said = [json.loads(one[6:]) for one in events[:-2] if one != ": "]
+    assert all(one["object"] == "chat.completion.chunk" for one in said)
+
+
+def test_a_failed_step_fails_its_requests_and_no_other(served, llm, monkeypatch):
+    class Failing:
+        def __init__(self, executable):
+            self.program = executable.program
+
+        def run(self, inputs):
+            raise RuntimeError("it fell over")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(llm.engine, "executables", [Failing(one) for one in llm.engine.executables])
+        status, _, body = served.ask("POST", CHAT, SHORT)
+        assert status == 500 and json.loads(body)["error"]["type"] == "server_error" and b"fell" not in body
+        _, _, body = served.ask("POST", CHAT, LONG)
+        *_, error, end = body.decode().split("\n\n")
+        assert json.loads(error.removeprefix("data: "))["error"]["type"] == "server_error" and end == ""
+    assert served.ask("POST", CHAT, SHORT)[0] == 200
+
+
+def test_the_first_signal_drains(llm, gate):
+    with serving(llm) as running:
+        with begin(running, LONG) as connection:
+            wait_until(lambda: running.service.under_way == 1)
+            running.signal()
+            wait_until(lambda: running.service.draining)
+            assert [running.ask("GET", path)[0] for path in ("/ready", "/health", "/metrics")] == [503, 200, 200]
+            status, headers, body = running.ask("POST", CHAT, SHORT)
+            assert status == 503 and "retry-after" in headers and b"shutting down" in body
+            gate.set()
+            assert read_all(connection).endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+        running._thread.join(10)
+        assert not running._thread.is_alive()
+
+
+def test_the_second_signal_ends_what_is_under_way(llm, gate):
+    with serving(llm) as running, begin(running, LONG) as connection:
+        wait_until(lambda: running.service.under_way == 1)
+        running.signal()
+        wait_until(lambda: running.service.draining)
+        running.signal()
+        assert b"[DONE]" not in read_all(connection)
+        wait_until(lambda: running.service.under_way == 0)
+        gate.set()
+
+
+def test_a_server_without_requests_ends_at_once(llm):
+    with serving(llm) as running:
+        running.signal()
+        running._thread.join(10)
+        assert not running._thread.is_alive()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_command_serves_until_a_signal(checkpoint, number):
+    command = [sys.executable, "-m", "ellm.cli.main", "serve", str(checkpoint), "--port", "0", "--name", NAME]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"ELLM_API_KEY": "secret"})
+    first = process.stderr.readline()
+    url = re.fullmatch(r"serving tiny on (http://127.0.0.1:\d+), context \d+ tokens\n", first)[1]
+    assert process.stderr.readline() == "ready\n"
+    request = urllib.request.Request(f"{url}/v1/models", headers={"Authorization": "Bearer secret"})
+    assert json.load(urllib.request.urlopen(request))["data"][0]["id"] == NAME
+    process.send_signal(number)
+    assert process.wait(20) == 0
+    assert process.stderr.read() == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--api-key", ""], "--api-key"),
+        (["--api-key", "two words"], "without spaces"),
+        (["--name", " "], "--name"),
+        (["--host", "256.1.1.1"], "cannot listen on 256.1.1.1"),
+        (["--host", "192.0.2.1"], "cannot listen on 192.0.2.1 port 8000"),
+    ],
+)
+def test_options_are_checked_before_the_model_is_loaded(in_process, options, words):
+    code, out, err = in_process("serve", "/nowhere", *options)
+    assert (code, out) == (2, "") and words in err
