@@ -16,6 +16,7 @@ from ellm.server.errors import ApiError
 from ellm.server.replies import Content, Events
 from ellm.server.service import Call, Service
 from ellm.server.validation import validated
+from ellm.system.errors import InputError
 
 IDLE_SECONDS = 2.0  # without a byte, before a client is told that the server is still there
 
@@ -33,7 +34,7 @@ class Operation:
     Attributes:
         request: the model of its body, or None without one; a handler of the latter gets the path's parameters.
         response: the model of its reply; None if that is no JSON.
-        part: the model of what it streams, if it does.
+        part: the model of what it streams, if it does, as `streams_as`.
         generates: whether it counts as a request to the model.
     """
 
@@ -44,6 +45,7 @@ class Operation:
     request: type[BaseModel] | None = None
     response: type[BaseModel] | None = None
     part: type[BaseModel] | None = None
+    streams_as: str = "text/event-stream"
     media_type: str = "application/json"
     generates: bool = False
 
@@ -64,11 +66,16 @@ class Endpoint:
         except _Gone:
             self._service.metrics.refused(499)
         except Exception as error:
-            failure = error if isinstance(error, ApiError) else _logged(error)
+            failure = self._failure(error)
             self._service.metrics.refused(failure.status)
             await sender.error(failure)
         finally:
             call.close()
+
+    def _failure(self, error: Exception) -> ApiError:
+        if isinstance(error, ApiError):
+            return error
+        return self._service.refusal(error) if isinstance(error, InputError) else _logged(error)
 
     async def _request(self, scope: Any, receive: Receive) -> Any:
         if self._operation.request is None:

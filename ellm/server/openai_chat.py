@@ -39,6 +39,7 @@ class Hints(Body):
     user: Hint | None = None
     safety_identifier: Hint | None = None
     prompt_cache_key: Hint | None = None
+    prompt_cache_retention: Hint | None = None
     metadata: dict[str, Hint] | None = None
     service_tier: only(None, "auto", "default") = None  # type: ignore[valid-type]
     store: only(None, False) = None  # type: ignore[valid-type]

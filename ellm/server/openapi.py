@@ -15,6 +15,7 @@ from ellm.server.access import OPEN
 from ellm.server.endpoint import Operation
 
 _REF = "#/components/schemas/{model}"
+_EVENT = {"type": "object", "properties": {"event": {"type": "string"}, "data": {"type": "string"}}}
 _ERRORS = {
     "400": "A field is wrong; the error names it.",
     "401": "There is no key, or a wrong one.",
@@ -30,7 +31,7 @@ _ERRORS = {
 
 
 def document(operations: Sequence[Operation]) -> bytes:
-    """OpenAPI 3.1 as JSON."""
+    """OpenAPI 3.2 as JSON."""
     models = {(model, mode) for one in operations for model, mode in _models(one)}
     refs, definitions = models_json_schema(
         sorted(models, key=lambda pair: (pair[0].__name__, pair[1])), ref_template=_REF
@@ -39,7 +40,7 @@ def document(operations: Sequence[Operation]) -> bytes:
     for one in operations:
         paths.setdefault(re.sub(r":\w+}", "}", one.path), {})[one.method.lower()] = _operation(one, refs)
     page = {
-        "openapi": "3.1.0",
+        "openapi": "3.2.0",
         "info": {"title": "ellm", "version": __version__},
         "paths": paths,
         "components": {
@@ -65,7 +66,8 @@ def _operation(one: Operation, refs: Any) -> dict[str, Any]:
 
     reply = content(one.response, "serialization", one.media_type)
     if one.part is not None:
-        reply["text/event-stream"] = {"schema": {"type": "string"}}
+        item = _EVENT if one.streams_as == "text/event-stream" else refs[one.part, "serialization"]
+        reply[one.streams_as] = {"itemSchema": item}
     error = {"application/json": {"schema": {"type": "object"}}}
     found: dict[str, Any] = {
         "summary": one.summary,

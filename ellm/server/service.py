@@ -19,6 +19,7 @@ from ellm.system.errors import InputError, PromptTooLong
 
 _TEXT_THREADS = 4  # that tokenise and wait for templates: the tokenizer gives the interpreter up while it works
 _RETRY_SECONDS = 1
+_THINKING = ("enable_thinking", "thinking", "reasoning_effort")  # variables by which templates switch it
 
 T = TypeVar("T")
 
@@ -36,6 +37,8 @@ class Service:
         self.under_way = 0
         self.on_idle: Callable[[], None] = lambda: None
         self.body_bytes = 0  # being received
+        tokenizer = llm.tokenizer  # its template is compiled now: later that would keep the event loop waiting
+        self.thinks = tokenizer.has_chat_template and any(map(tokenizer.reads, _THINKING))
         self._texts = ThreadPoolExecutor(_TEXT_THREADS, "ellm-text")
 
     def check_name(self, name: str) -> None:
@@ -59,13 +62,13 @@ class Service:
         self._texts.shutdown(wait=False, cancel_futures=True)
 
     async def off_loop(self, work: Callable[..., T], *arguments: Any) -> T:
-        """Do what takes time or waits in a thread. What it refuses raises ApiError 400."""
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._texts, work, *arguments)
-        except PromptTooLong as error:
-            raise ApiError(400, error, code="context_length_exceeded") from None
-        except InputError as error:
-            raise ApiError(400, error) from None
+        """Do what takes time or waits in a thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._texts, work, *arguments)
+
+    def refusal(self, error: InputError) -> ApiError:
+        """What a client is told of it: by the model's name, not by where its files are."""
+        code = "context_length_exceeded" if isinstance(error, PromptTooLong) else "invalid_value"
+        return ApiError(400, str(error).replace(self.llm.tokenizer.source, self.names[0]), code=code)
 
 
 class Call:
@@ -100,14 +103,14 @@ class Call:
         params: SamplingParams,
         template: Mapping[str, Any] | None = None,
     ) -> Answer:
-        """Begin to answer a conversation. Raises ApiError if it is refused."""
+        """Begin to answer a conversation. Raises InputError if it is refused."""
         stream = await self.service.off_loop(
             lambda: self.service.llm.stream_chat(messages, params, chat_template_kwargs=template)
         )
         return self._begun(stream)
 
     async def continuation(self, prompt: str | Sequence[int], params: SamplingParams) -> Answer:
-        """Begin to continue a text, whose control tokens are such, or token ids. Raises ApiError if it is refused."""
+        """Begin to continue a text, whose control tokens are such, or token ids. Raises InputError if it is refused."""
         return self._begun(await self.service.off_loop(self.service.llm.stream, prompt, params))
 
     def close(self) -> None:

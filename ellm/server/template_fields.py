@@ -45,3 +45,11 @@ def variables(tokenizer: Tokenizer, given: TemplateKwargs | None, effort: str | 
         raise ApiError(
             400, f"reasoning_effort: {error}", param="reasoning_effort", code="unsupported_parameter"
         ) from None
+
+
+def thinking_variables(tokenizer: Tokenizer, on: bool) -> dict[str, Any]:
+    """Those that switch thinking; none of a template without a switch, whose model thinks or not as it is made."""
+    try:
+        return {**tokenizer.thinking(on)}
+    except InputError:
+        return {}

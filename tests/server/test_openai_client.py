@@ -178,6 +178,11 @@ def test_what_is_refused_names_the_field_and_its_value(client, fields, param, wo
     assert error.type == "invalid_request_error"
 
 
+def test_errors_do_not_tell_where_the_model_is(client, checkpoint):
+    error = refused(client, extra_body={"chat_template_kwargs": {"thinking": True}})
+    assert error.message.count("tiny: chat_template does not read 'thinking'") and str(checkpoint) not in error.message
+
+
 def test_neutral_values_and_hints_are_taken(client, expected):
     neutral = {
         "n": 1,

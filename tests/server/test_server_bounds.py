@@ -131,7 +131,8 @@ def test_a_slow_request_is_given_up(llm):
         for connection in (silent, head, body):
             connection.settimeout(10)
             assert closes(connection)
-        assert running.service.body_bytes == 0 and is_served(running)
+        wait_until(lambda: running.service.body_bytes == 0)
+        assert is_served(running)
 
 
 def test_a_request_that_trickles_in_is_given_up(llm):

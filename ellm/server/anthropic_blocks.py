@@ -1,0 +1,125 @@
+"""Messages of a conversation in Anthropic's form: blocks of content, tools' results among the user's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag
+
+from ellm.server import bounds
+from ellm.server.messages import Name
+from ellm.server.validation import Body, only
+
+CacheControl = dict[str, str | int]  # prefixes are cached whatever it says
+
+
+class TextBlock(Body):
+    """Text."""
+
+    type: Literal["text"]
+    text: str
+    cache_control: CacheControl | None = None
+    citations: only(None, []) = None  # type: ignore[valid-type]
+
+
+class ThinkingBlock(Body):
+    """What the model thought, sent back."""
+
+    type: Literal["thinking"]
+    thinking: str
+    signature: str | None = None
+    cache_control: CacheControl | None = None
+
+
+class ToolUseBlock(Body):
+    """A call that the assistant made."""
+
+    type: Literal["tool_use"]
+    id: Name
+    name: Name
+    input: dict[str, Any]
+    cache_control: CacheControl | None = None
+
+
+class ToolResultBlock(Body):
+    """What came of it."""
+
+    type: Literal["tool_result"]
+    tool_use_id: Name
+    content: str | Annotated[list[TextBlock], Field(max_length=bounds.PARTS)] | None = None
+    is_error: bool | None = None
+    cache_control: CacheControl | None = None
+
+
+def _kind(value: Any) -> Any:
+    return value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+
+
+Block = Annotated[
+    Annotated[TextBlock, Tag("text")]
+    | Annotated[ThinkingBlock, Tag("thinking")]
+    | Annotated[ToolUseBlock, Tag("tool_use")]
+    | Annotated[ToolResultBlock, Tag("tool_result")],
+    Discriminator(_kind),
+]
+
+
+class AnthropicMessage(Body):
+    """One turn."""
+
+    role: Literal["user", "assistant"]
+    content: str | Annotated[list[Block], Field(max_length=bounds.PARTS)]
+
+
+def conversation(
+    system: str | Sequence[TextBlock] | None, messages: Sequence[AnthropicMessage]
+) -> list[dict[str, Any]]:
+    """In the form of `LLM.chat`."""
+    found: list[dict[str, Any]] = []
+    if system:
+        found.append({"role": "system", "content": _text(system)})
+    for message in messages:
+        if isinstance(message.content, str):
+            found.append({"role": message.role, "content": message.content})
+        else:
+            found += _assistant(message.content) if message.role == "assistant" else _user(message.content)
+    return found
+
+
+def _text(content: str | Sequence[TextBlock]) -> str:
+    return content if isinstance(content, str) else "\n".join(block.text for block in content)
+
+
+def _assistant(blocks: Sequence[Any]) -> Iterator[dict[str, Any]]:
+    """One message of all blocks: templates take thoughts, words and calls of a turn together."""
+    message: dict[str, Any] = {
+        "role": "assistant",
+        "content": "".join(one.text for one in blocks if one.type == "text"),
+    }
+    thoughts = "".join(one.thinking for one in blocks if one.type == "thinking")
+    if thoughts:
+        message |= {"reasoning_content": thoughts, "thinking": thoughts}
+    calls = [one for one in blocks if one.type == "tool_use"]
+    if calls:
+        message["tool_calls"] = [
+            {"id": one.id, "type": "function", "function": {"name": one.name, "arguments": json.dumps(one.input)}}
+            for one in calls
+        ]
+    yield message
+
+
+def _user(blocks: Sequence[Any]) -> Iterator[dict[str, Any]]:
+    """Results of tools as messages of their own, and the texts between them."""
+    texts: list[str] = []
+    for block in blocks:
+        if block.type == "text":
+            texts.append(block.text)
+        elif block.type == "tool_result":
+            if texts:
+                yield {"role": "user", "content": "\n".join(texts)}
+                texts = []
+            yield {"role": "tool", "tool_call_id": block.tool_use_id, "content": _text(block.content or "")}
+    if texts or not any(block.type == "tool_result" for block in blocks):
+        yield {"role": "user", "content": "\n".join(texts)}

@@ -1,0 +1,212 @@
+"""`/v1/messages` and `/v1/messages/count_tokens`: conversations in Anthropic's form."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from ellm.server import bounds
+from ellm.server.answer import Answer
+from ellm.server.anthropic_blocks import AnthropicMessage, CacheControl, TextBlock, conversation
+from ellm.server.errors import ApiError
+from ellm.server.openai_chat import Hint
+from ellm.server.replies import Events, event, server_sent
+from ellm.server.sampling_fields import MaxTokens, StopText, Temperature, TopK, TopP, sampling
+from ellm.server.service import Call
+from ellm.server.template_fields import thinking_variables
+from ellm.server.validation import Body, Record, only
+from ellm.serving.output import Output
+
+_PATH = "/v1/messages"
+_BLOCKS = {"answer": "text", "reasoning": "thinking"}  # by the kind of a piece
+_PING = event(b'{"type":"ping"}', "ping")
+
+
+class Thinking(Body):
+    """Whether to think. How long is the model's choice: a budget is no more than a hint."""
+
+    type: Literal["enabled", "adaptive", "disabled"]
+    budget_tokens: Annotated[int, Field(ge=1, lt=1 << 31)] | None = None
+    display: only(None, "summarized") = None  # type: ignore[valid-type]
+
+
+class OutputConfig(Body):
+    """How hard to try, where the chat template reads it."""
+
+    effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
+    format: only(None) = None  # type: ignore[valid-type]
+
+
+class Metadata(Body):
+    """For Anthropic's service; here it changes nothing."""
+
+    user_id: Hint | None = None
+
+
+class CountRequest(Body):
+    """A conversation whose tokens are wanted."""
+
+    model: Annotated[str, Field(max_length=bounds.NAME_CHARACTERS)]
+    messages: Annotated[list[AnthropicMessage], Field(min_length=1, max_length=bounds.MESSAGES)]
+    system: str | Annotated[list[TextBlock], Field(max_length=bounds.PARTS)] | None = None
+    thinking: Thinking | None = None
+    output_config: OutputConfig | None = None
+    cache_control: CacheControl | None = None
+    tools: only(None, []) = None  # type: ignore[valid-type]
+    tool_choice: only(None, {"type": "auto"}, {"type": "none"}) = None  # type: ignore[valid-type]
+
+
+class MessagesRequest(CountRequest):
+    """A conversation to go on with."""
+
+    max_tokens: MaxTokens
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    top_k: TopK | None = None
+    stop_sequences: Annotated[list[StopText], Field(max_length=bounds.STOPS)] | None = None
+    stream: bool | None = None
+    metadata: Metadata | None = None
+    service_tier: only(None, "auto", "standard_only") = None  # type: ignore[valid-type]
+
+
+class Count(Record):
+    """Its tokens."""
+
+    input_tokens: int
+
+
+class MessageUsage(Record):
+    """Tokens of a request; those of the prompt that were cached are not among `input_tokens`."""
+
+    input_tokens: int
+    output_tokens: int
+    cache_read_input_tokens: int
+    cache_creation_input_tokens: int = 0
+
+
+class AnswerText(Record):
+    """What the model says."""
+
+    type: Literal["text"] = "text"
+    text: str
+
+
+class AnswerThinking(Record):
+    """What it thought before. Nothing needs to be signed: the client may send it back or not."""
+
+    type: Literal["thinking"] = "thinking"
+    thinking: str
+    signature: str = ""
+
+
+StopReason = Literal["end_turn", "stop_sequence", "max_tokens"]
+
+
+class MessageReply(Record):
+    """The reply."""
+
+    id: str
+    type: Literal["message"] = "message"
+    role: Literal["assistant"] = "assistant"
+    model: str
+    content: list[AnswerText | AnswerThinking]
+    stop_reason: StopReason | None
+    stop_sequence: str | None
+    usage: MessageUsage
+
+
+async def messages(call: Call, request: MessagesRequest) -> MessageReply | Events:
+    """Answer a conversation."""
+    call.service.check_name(request.model)
+    params = sampling(
+        call.service.defaults,
+        request.max_tokens,
+        temperature=request.temperature,
+        top_p=request.top_p,
+        top_k=request.top_k,
+        stop=request.stop_sequences,
+    )
+    answer = await call.chat(conversation(request.system, request.messages), params, _variables(call, request))
+    head: dict[str, Any] = {"id": f"msg_{call.id}", "model": request.model}
+    if request.stream:
+        return server_sent(_events(call, answer, request, head), _error, _PING)
+    output = await answer.whole()
+    content: list[AnswerText | AnswerThinking] = []
+    if output.reasoning:
+        content.append(AnswerThinking(thinking=output.reasoning))
+    if output.text:
+        content.append(AnswerText(text=output.text))
+    reason, sequence = await _stopped_by(call, output, request.stop_sequences)
+    return MessageReply(**head, content=content, stop_reason=reason, stop_sequence=sequence, usage=_usage(output))
+
+
+async def count_tokens(call: Call, request: CountRequest) -> Count:
+    """How many tokens a conversation is."""
+    call.service.check_name(request.model)
+    tokenizer, kwargs = call.service.llm.tokenizer, _variables(call, request)
+    said = conversation(request.system, request.messages)
+    ids = await call.service.off_loop(lambda: tokenizer.chat(said, chat_template_kwargs=kwargs))
+    return Count(input_tokens=len(ids))
+
+
+async def _events(call: Call, answer: Answer, request: MessagesRequest, head: dict[str, Any]) -> AsyncIterator[bytes]:
+    start = MessageReply(**head, content=[], stop_reason=None, stop_sequence=None, usage=_usage(answer.output))
+    yield _named("message_start", message=start.model_dump())
+    index, block = -1, ""
+    while (pieces := await answer.more()) is not None:
+        for text, kind in pieces:
+            if _BLOCKS[kind] != block:
+                if block:
+                    yield _named("content_block_stop", index=index)
+                index, block = index + 1, _BLOCKS[kind]
+                empty = {"type": block, block: "", **({"signature": ""} if block == "thinking" else {})}
+                yield _named("content_block_start", index=index, content_block=empty)
+            yield _named("content_block_delta", index=index, delta={"type": f"{block}_delta", block: text})
+    if block:
+        yield _named("content_block_stop", index=index)
+    reason, sequence = await _stopped_by(call, answer.output, request.stop_sequences)
+    delta = {"stop_reason": reason, "stop_sequence": sequence}
+    yield _named("message_delta", delta=delta, usage=_usage(answer.output).model_dump())
+    yield _named("message_stop")
+
+
+def _named(name: str, **fields: Any) -> bytes:
+    return event(json.dumps({"type": name, **fields}, ensure_ascii=False), name)
+
+
+def _error(error: ApiError) -> bytes:
+    return event(error.body(_PATH), "error")
+
+
+def _usage(output: Output) -> MessageUsage:
+    cached = output.metrics.cached_tokens
+    return MessageUsage(
+        input_tokens=len(output.prompt_token_ids) - cached,
+        output_tokens=len(output.token_ids),
+        cache_read_input_tokens=cached,
+    )
+
+
+async def _stopped_by(call: Call, output: Output, stops: list[str] | None) -> tuple[StopReason, str | None]:
+    """Why an answer ended, and the stop sequence if that is why."""
+    if output.finish_reason != "stop":
+        return "max_tokens", None
+    tokenizer = call.service.llm.tokenizer
+    if not stops or output.token_ids[-1] in tokenizer.eos_ids:
+        return "end_turn", None
+    text = await call.service.off_loop(lambda: tokenizer.decode(output.token_ids, skip_special=False))
+    found = [(at, -len(stop), stop) for stop in stops if (at := text.find(stop)) >= 0]
+    return ("stop_sequence", min(found)[2]) if found else ("end_turn", None)
+
+
+def _variables(call: Call, request: CountRequest) -> dict[str, Any] | None:
+    tokenizer = call.service.llm.tokenizer
+    found: dict[str, Any] = {}
+    if request.thinking is not None:
+        found |= thinking_variables(tokenizer, request.thinking.type != "disabled")
+    if request.output_config is not None and request.output_config.effort and tokenizer.reads("reasoning_effort"):
+        found["reasoning_effort"] = request.output_config.effort
+    return found or None
