@@ -130,8 +130,7 @@ class Sender:
     async def error(self, error: ApiError) -> None:
         """An error, in place of a reply or as the last part of one."""
         if not self._started:
-            headers = {**error.headers, "connection": "close"}  # of the body some may be unread
-            await self.content(Content(error.body(self._path), status=error.status), headers)
+            await self.content(Content(error.body(self._path), status=error.status), error.headers)
         elif self._events is not None:
             await self._part(self._events.failure(error))
             await self._send({"type": "http.response.body", "body": b""})

@@ -30,22 +30,34 @@ def begin(running, body, path=CHAT):
     return connection
 
 
+def reply_on(connection):
+    """The reply to a request on a connection that stays open."""
+    reply = b""
+    while b"\r\n\r\n" not in reply:
+        reply += connection.recv(1)
+    status, headers, _ = parsed(reply)
+    body = b""
+    while len(body) < int(headers["content-length"]):
+        body += connection.recv(1)
+    return status, headers, body
+
+
 def test_a_long_body_is_refused_before_it_is_read(served):
     most = served.service.bounds.body_bytes
     with served.connect() as connection:
         connection.sendall(f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {most + 1}\r\n\r\n".encode())
-        status, message = error_of(parsed(read_all(connection)))
-    assert status == 413 and str(most + 1) in message and str(most) in message
+        status, message = error_of(reply_on(connection))
+        assert status == 413 and str(most + 1) in message and str(most) in message
+        connection.sendall(b" " * (most + 1) + b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert reply_on(connection)[0] == 200  # what was refused is not in the way of what comes next
 
 
 def test_a_long_body_in_chunks_is_refused_on_its_way(served):
     with served.connect() as connection:
         connection.sendall(f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
-        piece = b"10000\r\n" + b" " * 65536 + b"\r\n"
-        connection.settimeout(10)
-        with pytest.raises(OSError):
-            for _ in range(10 * served.service.bounds.body_bytes // 65536):
-                connection.sendall(piece)
+        for _ in range(served.service.bounds.body_bytes // 65536 + 1):
+            connection.sendall(b"10000\r\n" + b" " * 65536 + b"\r\n")
+        assert reply_on(connection)[0] == 413
     wait_until(lambda: served.service.body_bytes == 0)
     assert is_served(served)
 
@@ -57,7 +69,7 @@ def test_bodies_on_their_way_are_bounded_together(llm):
             first.sendall(head + b" " * 60_000)
             wait_until(lambda: running.service.body_bytes == 60_000)
             second.sendall(head + b" " * 60_000)
-            assert parsed(read_all(second))[0] == 503
+            assert reply_on(second)[0] == 503
         wait_until(lambda: running.service.body_bytes == 0)
         assert is_served(running)
 
@@ -109,7 +121,7 @@ def test_headers_are_bounded(served):
 )
 def test_what_is_no_http_gets_an_error(served, line):
     with served.connect() as connection:
-        connection.sendall(line + b"\r\n\r\n")
+        connection.sendall(line if line.endswith(b"\r\n\r\n") else line + b"\r\n\r\n")
         status, headers, body = parsed(read_all(connection))
     assert status == 400 and json.loads(body)["error"]["type"] == "invalid_request_error"
     assert headers["connection"] == "close" and is_served(served)
@@ -149,10 +161,7 @@ def test_a_connection_serves_many_requests_whatever_its_age(llm):
     with serving(llm, receive_seconds=1.0) as running, running.connect() as connection:
         for _ in range(4):
             connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            reply = b""
-            while not reply.endswith(b"}"):
-                reply += connection.recv(1000)
-            assert b"200 OK" in reply
+            assert reply_on(connection)[0] == 200
             time.sleep(0.6)
 
 
