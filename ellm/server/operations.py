@@ -9,6 +9,7 @@ from ellm.server import (
     ollama_models,
     openai_chat,
     openai_completions,
+    openai_responses,
     probes,
     texts,
 )
@@ -43,6 +44,16 @@ OPERATIONS = [
         "What a conversation gives the model.",
         openai_chat.ChatRequest,
         texts.Rendered,
+    ),
+    Operation(
+        "POST",
+        "/v1/responses",
+        openai_responses.respond,
+        "Answer a conversation of items.",
+        openai_responses.ResponsesRequest,
+        openai_responses.Response,
+        openai_responses.Response,
+        generates=True,
     ),
     Operation(
         "POST",

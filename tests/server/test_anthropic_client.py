@@ -2,10 +2,9 @@
 
 import anthropic
 import pytest
-from scripted import write_scripted
-from served import NAME, serving
+from served import NAME
 
-from ellm import LLM, SamplingParams
+from ellm import SamplingParams
 
 MESSAGES = [{"role": "user", "content": "the end of another one"}]
 GREEDY = {"temperature": 0}  # which the newest client leaves to extra_body
@@ -96,19 +95,6 @@ def test_blocks_that_are_refused_are_named(client, block, words):
 
 def test_models_are_listed(client):
     assert [model.id for model in client.models.list().data] == [NAME, "other"]
-
-
-TEMPLATE = "{% for m in messages %}{{ m['content'] }}{% endfor %}<|start|>"
-
-
-@pytest.fixture(scope="module")
-def thinker(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("thinker") / "model"
-    script = ["<|start|>", "<think>", "in", "er", "</think>", "an", "the", "<|done|>"]
-    special = ["<|start|>", "<|done|>"]
-    write_scripted(folder, script, template=TEMPLATE, special=special, added=["<think>", "</think>"], eos="<|done|>")
-    with LLM(folder) as llm, serving(llm) as running:
-        yield running
 
 
 def test_thinking_is_a_block_of_its_own(thinker):
