@@ -290,6 +290,22 @@ def serve(
             show_default="addresses, localhost and this machine's name",
         ),
     ] = None,
+    max_seqs: Annotated[int, typer.Option(help="Most requests that are computed at a time; others wait.")] = 64,
+    queued_tokens: Annotated[
+        int, typer.Option(help="Most tokens of prompts that wait; who comes then is told to come back.")
+    ] = 1 << 18,
+    tool_parser: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The form of calls of tools.", show_default="that of the chat template"),
+    ] = None,
+    target_itl: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="What a token of a stream may take while prompts are computed beside it.",
+            show_default="twice what it takes alone",
+        ),
+    ] = None,
     dtype: DtypeOption = None,
     activations: ActivationsOption = None,
     kv: KvOption = None,
@@ -304,10 +320,13 @@ def serve(
     speculate: SpeculateOption = "auto",
     cache: CacheOption = False,
 ) -> None:
-    """Serve MODEL over HTTP to the clients of OpenAI. Needs `pip install 'ellm[serve]'`."""
+    """Serve MODEL over HTTP to the clients of OpenAI, Anthropic and Ollama. Needs `pip install 'ellm[serve]'`."""
     from ellm.cli import serve as command
 
     options = {
+        "max_seqs": max_seqs,
+        "queued_tokens": queued_tokens,
+        "target_itl": target_itl,
         "context": context,
         "chunk": chunk,
         "threads": threads,
@@ -320,7 +339,16 @@ def serve(
         "speculate": speculate,
         "cache": cache,
     }
-    command.serve(model, host, port, keys=api_key or [], names=name or [], hosts=allow_host or [], options=options)
+    command.serve(
+        model,
+        host,
+        port,
+        keys=api_key or [],
+        names=name or [],
+        hosts=allow_host or [],
+        tool_parser=tool_parser,
+        options=options,
+    )
 
 
 @app.command()

@@ -12,6 +12,7 @@ from typing import Any
 from ellm.cli.run import open_llm
 from ellm.cli.terminal import note
 from ellm.system.errors import InputError
+from ellm.text import families
 
 KEY_VARIABLE = "ELLM_API_KEY"
 
@@ -24,6 +25,7 @@ def serve(
     keys: Sequence[str],
     names: Sequence[str],
     hosts: Sequence[str],
+    tool_parser: str | None,
     options: dict[str, Any],
 ) -> None:
     """Open the model and serve it until a signal. Without `keys`, those of the environment."""
@@ -35,12 +37,14 @@ def serve(
     except ImportError as error:
         raise InputError(f"ellm serve needs more packages: pip install 'ellm[serve]' ({error})") from error
 
+    if tool_parser is not None:
+        families.named(tool_parser)
     keys = _checked(keys or os.environ.get(KEY_VARIABLE, "").split())
     names = names or [_name(model)]
     if not all(name.strip() for name in names):
         raise InputError("--name must not be empty")
     with listen(host, port) as listener, open_llm(model, options) as llm:
-        service = Service(llm, names, Bounds.of(llm.context, connections=most_connections()))
+        service = Service(llm, names, Bounds.of(llm.context, connections=most_connections()), tool_parser)
         app = App(service, keys=keys, hosts=[*hosts, host])
         note(f"serving {names[0]} on {_address(listener)}, context {llm.context} tokens")
         if not keys and not _is_loopback(listener):

@@ -3,52 +3,65 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-import threading
 import time
 
 from ellm.llm import Stream
 from ellm.server.errors import ApiError
 from ellm.server.metrics import Metrics
-from ellm.serving.output import Output
+from ellm.serving.output import Output, ToolCall
 from ellm.system.errors import InputError
 from ellm.text.piece import Piece
 
 _log = logging.getLogger(__name__)
 
 
-class Answer:
-    """Reads a stream in a thread of its own; belongs to the event loop that made it."""
+class News:
+    """What the engine's thread rings when a stream has something new. Belongs to the event loop that made it."""
 
-    def __init__(self, stream: Stream, metrics: Metrics):
-        self._stream, self._metrics = stream, metrics
-        self._loop = asyncio.get_running_loop()
-        self._news = asyncio.Event()
-        self._pieces: list[Piece] = []
-        self._done = False
-        self._error: BaseException | None = None
+    def __init__(self) -> None:
+        self._loop, self._event = asyncio.get_running_loop(), asyncio.Event()
+        self.clear, self.wait = self._event.clear, self._event.wait
+
+    def ring(self) -> None:
+        """Say so, from any thread."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(self._event.set)
+
+
+class Answer:
+    """Reads a stream that `news` is rung for."""
+
+    def __init__(self, stream: Stream, news: News, metrics: Metrics, most_calls: int | None = None):
+        """Read it; of its calls of tools, `most_calls` are shown."""
+        self._stream, self._news, self._metrics = stream, news, metrics
+        self._most_calls = most_calls
         self._begun = self._last = time.perf_counter()
-        self._told = False
-        threading.Thread(target=self._read, name="ellm-answer", daemon=True).start()
+        self._ended = False
 
     async def more(self) -> list[Piece] | None:
         """The pieces that have come, one at least, neighbours of a kind joined; None at the end.
 
+        What the model wrote that is neither answer, reasoning nor a call is not among them.
+
         Raises ApiError if the request failed.
         """
-        await self._news.wait()
-        self._news.clear()
-        pieces, self._pieces = self._pieces, []
-        if pieces:
-            self._time()
-            if self._done:
-                self._news.set()
-            return joined(pieces)
-        self._news.set()  # whoever asks again hears the same
-        if self._error is not None:
-            raise _as_api_error(self._error)
-        self._end()
-        return None
+        while True:
+            self._news.clear()
+            try:
+                pieces = self._stream.poll()
+            except Exception as error:
+                raise _as_api_error(error) from error
+            if pieces is None:
+                self._end()
+                return None
+            if pieces:
+                self._time()
+                if shown := joined([piece for piece in pieces if self._shows(piece)]):
+                    return shown
+                continue
+            await self._news.wait()
 
     async def whole(self) -> Output:
         """The answer when it has ended. Raises ApiError if the request failed."""
@@ -61,29 +74,19 @@ class Answer:
         """The answer so far."""
         return self._stream.output
 
+    @property
+    def calls(self) -> list[ToolCall]:
+        """The calls of tools in the answer so far."""
+        return self.output.tool_calls[: self._most_calls]
+
     def close(self) -> None:
         """End the request if it is under way, and free what it holds."""
         self._stream.close()
 
-    def _read(self) -> None:
-        error: BaseException | None = None
-        try:
-            for piece in self._stream.pieces():
-                self._loop.call_soon_threadsafe(self._take, piece)
-        except BaseException as caught:  # the loop's to tell
-            error = caught
-        try:
-            self._loop.call_soon_threadsafe(self._finish, error)
-        except RuntimeError:  # the loop is closed: nobody reads any more
-            self._stream.close()
-
-    def _take(self, piece: Piece) -> None:
-        self._pieces.append(piece)
-        self._news.set()
-
-    def _finish(self, error: BaseException | None) -> None:
-        self._done, self._error = True, error
-        self._news.set()
+    def _shows(self, piece: Piece) -> bool:
+        if piece.kind != "tool" or self._most_calls is None:
+            return piece.kind != "rest"
+        return piece.index is None or piece.index < self._most_calls
 
     def _time(self) -> None:
         now = time.perf_counter()
@@ -91,23 +94,24 @@ class Answer:
         self._last = now
 
     def _end(self) -> None:
-        if not self._told:
-            self._told = True
+        if not self._ended:
+            self._ended = True
             self._metrics.ended(self.output, time.perf_counter() - self._begun)
 
 
 def joined(pieces: list[Piece]) -> list[Piece]:
-    """Pieces with neighbours of a kind as one."""
+    """Pieces with neighbours of a kind, and of the same call, as one."""
     found = pieces[:1]
     for piece in pieces[1:]:
-        if piece.kind == found[-1].kind:
-            found[-1] = piece._replace(text=found[-1].text + piece.text)
+        last = found[-1]
+        if piece.kind == last.kind and piece.index == last.index and piece.name is None:
+            found[-1] = Piece(last.text + piece.text, last.kind, last.index, last.name, last.id)
         else:
             found.append(piece)
     return found
 
 
-def _as_api_error(error: BaseException) -> ApiError:
+def _as_api_error(error: Exception) -> ApiError:
     if isinstance(error, InputError):  # no memory for this sequence, or the model is broken
         return ApiError(503, error, code="generation_failed")
     _log.error("a request failed", exc_info=error)

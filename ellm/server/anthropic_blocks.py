@@ -73,6 +73,34 @@ class AnthropicMessage(Body):
     content: str | Annotated[list[Block], Field(max_length=bounds.PARTS)]
 
 
+class AnthropicTool(Body):
+    """A function that the model may call, and the JSON schema of its input. The client runs it."""
+
+    type: Literal["custom"] | None = None
+    name: Annotated[Name, Field(min_length=1)]
+    description: str | None = None
+    input_schema: dict[str, Any]
+    cache_control: CacheControl | None = None
+    strict: bool | None = None
+    eager_input_streaming: bool | None = None
+
+
+class AnthropicToolChoice(Body):
+    """Whether to call any."""
+
+    type: Literal["auto", "none"]
+    disable_parallel_tool_use: bool | None = None
+
+
+def offered(tools: Sequence[AnthropicTool] | None) -> list[dict[str, Any]]:
+    """In the form of `LLM.chat`."""
+    functions = [
+        {"name": tool.name, "description": tool.description or "", "parameters": tool.input_schema}
+        for tool in tools or ()
+    ]
+    return [{"type": "function", "function": function} for function in functions]
+
+
 def conversation(
     system: str | Sequence[TextBlock] | None, messages: Sequence[AnthropicMessage]
 ) -> list[dict[str, Any]]:

@@ -10,7 +10,15 @@ from pydantic import Field
 
 from ellm.server import bounds
 from ellm.server.answer import Answer
-from ellm.server.anthropic_blocks import AnthropicMessage, CacheControl, TextBlock, conversation
+from ellm.server.anthropic_blocks import (
+    AnthropicMessage,
+    AnthropicTool,
+    AnthropicToolChoice,
+    CacheControl,
+    TextBlock,
+    conversation,
+    offered,
+)
 from ellm.server.errors import ApiError
 from ellm.server.openai_chat import Hint
 from ellm.server.replies import Events, event, server_sent
@@ -19,9 +27,9 @@ from ellm.server.service import Call
 from ellm.server.template_fields import thinking_variables
 from ellm.server.validation import Body, Record, only
 from ellm.serving.output import Output
+from ellm.text.piece import Piece
 
 _PATH = "/v1/messages"
-_BLOCKS = {"answer": "text", "reasoning": "thinking"}  # by the kind of a piece
 _PING = event(b'{"type":"ping"}', "ping")
 
 
@@ -55,8 +63,8 @@ class CountRequest(Body):
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
     cache_control: CacheControl | None = None
-    tools: only(None, []) = None  # type: ignore[valid-type]
-    tool_choice: only(None, {"type": "auto"}, {"type": "none"}) = None  # type: ignore[valid-type]
+    tools: Annotated[list[AnthropicTool], Field(max_length=bounds.TOOLS)] | None = None
+    tool_choice: AnthropicToolChoice | None = None
 
 
 class MessagesRequest(CountRequest):
@@ -102,7 +110,17 @@ class AnswerThinking(Record):
     signature: str = ""
 
 
-StopReason = Literal["end_turn", "stop_sequence", "max_tokens"]
+class AnswerToolUse(Record):
+    """A call that it wants."""
+
+    type: Literal["tool_use"] = "tool_use"
+    id: str
+    name: str
+    input: dict[str, Any]
+
+
+AnswerBlock = AnswerText | AnswerThinking | AnswerToolUse
+StopReason = Literal["end_turn", "stop_sequence", "max_tokens", "tool_use"]
 
 
 class MessageReply(Record):
@@ -112,7 +130,7 @@ class MessageReply(Record):
     type: Literal["message"] = "message"
     role: Literal["assistant"] = "assistant"
     model: str
-    content: list[AnswerText | AnswerThinking]
+    content: list[AnswerBlock]
     stop_reason: StopReason | None
     stop_sequence: str | None
     usage: MessageUsage
@@ -129,16 +147,25 @@ async def messages(call: Call, request: MessagesRequest) -> MessageReply | Event
         top_k=request.top_k,
         stop=request.stop_sequences,
     )
-    answer = await call.chat(conversation(request.system, request.messages), params, _variables(call, request))
+    choice = request.tool_choice or AnthropicToolChoice(type="auto")
+    answer = await call.chat(
+        conversation(request.system, request.messages),
+        params,
+        _variables(call, request),
+        tools=offered(request.tools),
+        tool_choice=choice.type,
+        most_calls=1 if choice.disable_parallel_tool_use else None,
+    )
     head: dict[str, Any] = {"id": f"msg_{call.id}", "model": request.model}
     if request.stream:
         return server_sent(_events(call, answer, request, head), _error, _PING)
     output = await answer.whole()
-    content: list[AnswerText | AnswerThinking] = []
+    content: list[AnswerBlock] = []
     if output.reasoning:
         content.append(AnswerThinking(thinking=output.reasoning))
     if output.text:
         content.append(AnswerText(text=output.text))
+    content += [AnswerToolUse(id=one.id, name=one.name, input=json.loads(one.arguments)) for one in answer.calls]
     reason, sequence = await _stopped_by(call, output, request.stop_sequences)
     return MessageReply(**head, content=content, stop_reason=reason, stop_sequence=sequence, usage=_usage(output))
 
@@ -148,29 +175,49 @@ async def count_tokens(call: Call, request: CountRequest) -> Count:
     call.service.check_name(request.model)
     tokenizer, kwargs = call.service.llm.tokenizer, _variables(call, request)
     said = conversation(request.system, request.messages)
-    ids = await call.service.off_loop(lambda: tokenizer.chat(said, chat_template_kwargs=kwargs))
+    none = request.tool_choice is not None and request.tool_choice.type == "none"
+    tools = None if none else offered(request.tools) or None
+    ids = await call.service.off_loop(lambda: tokenizer.chat(said, tools=tools, chat_template_kwargs=kwargs))
     return Count(input_tokens=len(ids))
 
 
 async def _events(call: Call, answer: Answer, request: MessagesRequest, head: dict[str, Any]) -> AsyncIterator[bytes]:
     start = MessageReply(**head, content=[], stop_reason=None, stop_sequence=None, usage=_usage(answer.output))
     yield _named("message_start", message=start.model_dump())
-    index, block = -1, ""
+    index, block = -1, None
     while (pieces := await answer.more()) is not None:
-        for text, kind in pieces:
-            if _BLOCKS[kind] != block:
-                if block:
+        for piece in pieces:
+            if (piece.kind, piece.index) != block:
+                if block is not None:
                     yield _named("content_block_stop", index=index)
-                index, block = index + 1, _BLOCKS[kind]
-                empty = {"type": block, block: "", **({"signature": ""} if block == "thinking" else {})}
-                yield _named("content_block_start", index=index, content_block=empty)
-            yield _named("content_block_delta", index=index, delta={"type": f"{block}_delta", block: text})
-    if block:
+                index, block = index + 1, (piece.kind, piece.index)
+                yield _named("content_block_start", index=index, content_block=_empty(piece))
+            yield _named("content_block_delta", index=index, delta=_delta(piece))
+    if block is not None:
         yield _named("content_block_stop", index=index)
     reason, sequence = await _stopped_by(call, answer.output, request.stop_sequences)
     delta = {"stop_reason": reason, "stop_sequence": sequence}
     yield _named("message_delta", delta=delta, usage=_usage(answer.output).model_dump())
     yield _named("message_stop")
+
+
+def _empty(piece: Piece) -> dict[str, Any]:
+    """The block that a piece begins."""
+    if piece.kind == "tool":
+        return {"type": "tool_use", "id": piece.id, "name": piece.name, "input": {}}
+    return (
+        {"type": "text", "text": ""}
+        if piece.kind == "answer"
+        else {"type": "thinking", "thinking": "", "signature": ""}
+    )
+
+
+def _delta(piece: Piece) -> dict[str, str]:
+    """What a piece adds to its block."""
+    if piece.kind == "tool":
+        return {"type": "input_json_delta", "partial_json": piece.text}
+    name = "text" if piece.kind == "answer" else "thinking"
+    return {"type": f"{name}_delta", name: piece.text}
 
 
 def _named(name: str, **fields: Any) -> bytes:
@@ -192,6 +239,8 @@ def _usage(output: Output) -> MessageUsage:
 
 async def _stopped_by(call: Call, output: Output, stops: list[str] | None) -> tuple[StopReason, str | None]:
     """Why an answer ended, and the stop sequence if that is why."""
+    if output.finish_reason == "tool_calls":
+        return "tool_use", None
     if output.finish_reason != "stop":
         return "max_tokens", None
     tokenizer = call.service.llm.tokenizer

@@ -2,39 +2,71 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from collections.abc import Callable, Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from ellm.serving.output import Output
+from ellm.serving.statistics import Statistics
+from ellm.system import memory
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SHORT = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 _LONG = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120, 300, 600, 1800)
 _SIZES = (1, 10, 100, 1_000, 10_000, 100_000, 1_000_000)
+_GAUGES = {  # of the engine's statistics
+    "waiting": ("vllm:num_requests_waiting", "Requests that wait for a place in the steps."),
+    "running": ("vllm:num_requests_running", "Requests that the steps compute."),
+    "queued_tokens": ("ellm:queued_tokens", "Tokens of the requests that wait."),
+    "kv_bytes": ("ellm:kv_cache_bytes", "Bytes of keys and values of the running requests."),
+}
+_COUNTERS = {
+    "preemptions": ("vllm:num_preemptions", "Times that a running request was sent back to wait."),
+    "prefix_queries": ("vllm:prefix_cache_queries", "Tokens of prompts that were looked for in the cache."),
+    "prefix_hits": ("vllm:prefix_cache_hits", "Of these: tokens that were there."),
+    "prompt_tokens": ("vllm:prompt_tokens", "Tokens of prompts computed."),
+    "generated_tokens": ("vllm:generation_tokens", "Tokens generated."),
+    "steps": ("ellm:steps", "Steps run."),
+    "step_seconds": ("ellm:step_seconds", "Seconds that they took."),
+}
 
 
-class Metrics:
-    """What has been served. Belongs to the event loop."""
+class Metrics(Collector):
+    """What is served, and has been. Belongs to the event loop."""
 
-    def __init__(self, model: str):
+    def __init__(self, model: str, statistics: Callable[[], Statistics]):
         self.registry = CollectorRegistry()
-        self._model = model
+        self._model, self._statistics = model, statistics
         self._requests = self._counter("request_success", "Answers by why they ended.", "finished_reason")
         self._failures = self._counter("request_failure", "Requests refused or failed, by HTTP status.", "status")
-        self._prompt = self._counter("prompt_tokens", "Tokens of prompts.")
-        self._generated = self._counter("generation_tokens", "Tokens generated.")
-        self._cached = self._counter("prompt_tokens_cached", "Tokens of prompts that were in a cache.")
         self._first = self._histogram("time_to_first_token_seconds", "From a request to its first text.", _LONG)
         self._between = self._histogram("inter_token_latency_seconds", "Between pieces of an answer's text.", _SHORT)
         self._whole = self._histogram("e2e_request_latency_seconds", "From a request to the end of its answer.", _LONG)
         self._prompt_size = self._histogram("request_prompt_tokens", "Tokens of a prompt.", _SIZES)
         self._size = self._histogram("request_generation_tokens", "Tokens of an answer.", _SIZES)
-        self._running = Gauge(
-            "vllm:num_requests_running", "Requests under way.", ["model_name"], registry=self.registry
-        ).labels(model)
+        self.registry.register(self)
 
-    def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        found = Counter(f"vllm:{name}", text, ["model_name", *labels], registry=self.registry)
-        return found if labels else found.labels(self._model)
+    def collect(self) -> Iterator[Metric]:
+        """The engine's numbers, when somebody asks."""
+        now = self._statistics()
+        for field, (name, text) in _GAUGES.items():
+            yield self._gauge(name, text, getattr(now, field))
+        usage = now.kv_bytes / max(1, now.kv_bytes + memory.available())
+        yield self._gauge("vllm:kv_cache_usage_perc", "Of the memory for keys and values, how much is used.", usage)
+        for field, (name, text) in _COUNTERS.items():
+            found = CounterMetricFamily(name, text, labels=["model_name"])
+            found.add_metric([self._model], getattr(now, field))
+            yield found
+
+    def _gauge(self, name: str, text: str, value: float) -> Metric:
+        found = GaugeMetricFamily(name, text, labels=["model_name"])
+        found.add_metric([self._model], value)
+        return found
+
+    def _counter(self, name: str, text: str, label: str) -> Counter:
+        return Counter(f"vllm:{name}", text, ["model_name", label], registry=self.registry)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         found = Histogram(f"vllm:{name}", text, ["model_name"], registry=self.registry, buckets=buckets)
@@ -47,21 +79,13 @@ class Metrics:
     def ended(self, output: Output, seconds: float) -> None:
         """An answer is whole."""
         self._requests.labels(self._model, output.finish_reason or "abort").inc()
-        prompt, generated = len(output.prompt_token_ids), len(output.token_ids)
-        self._prompt.inc(prompt)
-        self._generated.inc(generated)
-        self._cached.inc(output.metrics.cached_tokens)
-        self._prompt_size.observe(prompt)
-        self._size.observe(generated)
+        self._prompt_size.observe(len(output.prompt_token_ids))
+        self._size.observe(len(output.token_ids))
         self._whole.observe(seconds)
 
     def refused(self, status: int) -> None:
         """A request got an error."""
         self._failures.labels(self._model, str(status)).inc()
-
-    def under_way(self, requests: int) -> None:
-        """So many are."""
-        self._running.set(requests)
 
     def page(self) -> bytes:
         """All of it in Prometheus' text format."""

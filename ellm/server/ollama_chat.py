@@ -18,8 +18,9 @@ from ellm.server.replies import Events
 from ellm.server.sampling_fields import MinP, Penalty, Seed, StopText, Temperature, TopK, TopP, sampling
 from ellm.server.service import Call
 from ellm.server.template_fields import thinking_variables, variables
+from ellm.server.tools import Tools, offered
 from ellm.server.validation import Body, Record, left_out, only
-from ellm.serving.output import Output
+from ellm.serving.output import Output, ToolCall
 from ellm.serving.sampling import SamplingParams
 
 LINES = "application/x-ndjson"
@@ -134,7 +135,7 @@ class OllamaChatRequest(OllamaRequest):
     """A conversation to go on with."""
 
     messages: Annotated[list[OllamaMessage], Field(max_length=bounds.MESSAGES)]
-    tools: only(None, []) = None  # type: ignore[valid-type]
+    tools: Tools | None = None
 
 
 class GenerateRequest(OllamaRequest):
@@ -149,12 +150,28 @@ class GenerateRequest(OllamaRequest):
     images: only(None, []) = None  # type: ignore[valid-type]
 
 
+class AnswerFunction(Record):
+    """A function and its arguments."""
+
+    index: int
+    name: str
+    arguments: dict[str, Any]
+
+
+class AnswerCall(Record):
+    """A call that the model wants."""
+
+    id: str
+    function: AnswerFunction
+
+
 class OllamaAnswer(Record):
     """What is new of a message, or all of it."""
 
     role: Literal["assistant"] = "assistant"
     content: str
     thinking: str | None = left_out()
+    tool_calls: list[AnswerCall] | None = left_out()
 
 
 class Line(Record):
@@ -189,14 +206,15 @@ async def ollama_chat(call: Call, request: OllamaChatRequest) -> ChatLine | Even
     """Answer a conversation."""
     call.service.check_name(request.model)
 
-    def line(text: str, thought: str | None, done: bool, **fields: Any) -> ChatLine:
-        answer = OllamaAnswer(content=text, thinking=thought)
+    def line(text: str, thought: str | None, done: bool, calls: Sequence[ToolCall] = (), **fields: Any) -> ChatLine:
+        answer = OllamaAnswer(content=text, thinking=thought, tool_calls=_calls(calls) or None)
         return ChatLine(model=request.model, created_at=now(), message=answer, done=done, **fields)
 
     if not request.messages:
         return line("", None, True, done_reason="load")
     params, template = request.params(call), request.variables(call)
-    return await _reply(await call.chat(_conversation(request.messages), params, template), line, request)
+    messages, tools = _conversation(request.messages), offered(request.tools)
+    return await _reply(await call.chat(messages, params, template, tools=tools), line, request)
 
 
 async def generate(call: Call, request: GenerateRequest) -> GenerateLine | Events:
@@ -223,19 +241,31 @@ async def _reply(answer: Answer, line: Any, request: OllamaRequest) -> Any:
     if request.stream is not False:
         return Events(_lines(answer, line, begun), _failure, LINES, _encoded(line("", None, False)))
     output = await answer.whole()
-    return line(output.text, output.reasoning, True, **_figures(output, begun))
+    calls = {"calls": answer.calls} if answer.calls else {}
+    return line(output.text, output.reasoning, True, **calls, **_figures(output, begun))
 
 
 async def _lines(answer: Answer, line: Any, begun: int) -> AsyncIterator[bytes]:
     while (pieces := await answer.more()) is not None:
-        for text, kind in pieces:
-            yield _encoded(line(text, None, False) if kind == "answer" else line("", text, False))
+        for piece in pieces:
+            if piece.kind != "tool":
+                thought = piece.text if piece.kind == "reasoning" else None
+                yield _encoded(line(piece.text if thought is None else "", thought, False))
+    if answer.calls:  # whole, as their arguments are objects
+        yield _encoded(line("", None, False, answer.calls))
     yield _encoded(line("", None, True, **_figures(answer.output, begun)))
+
+
+def _calls(calls: Sequence[ToolCall]) -> list[AnswerCall]:
+    return [
+        AnswerCall(id=id, function=AnswerFunction(index=index, name=name, arguments=json.loads(arguments)))
+        for index, (id, name, arguments) in enumerate(calls)
+    ]
 
 
 def _figures(output: Output, begun: int) -> dict[str, Any]:
     return {
-        "done_reason": "stop" if output.finish_reason == "stop" else "length",
+        "done_reason": "length" if output.finish_reason == "length" else "stop",
         "total_duration": time.perf_counter_ns() - begun,
         "load_duration": 0,
         "prompt_eval_count": len(output.prompt_token_ids),

@@ -16,12 +16,14 @@ from ellm.server.replies import Events, event, server_sent
 from ellm.server.sampling_fields import MaxTokens, Sampling
 from ellm.server.service import Call
 from ellm.server.template_fields import TemplateKwargs, variables
+from ellm.server.tools import CallRecord, DeltaCall, DeltaFunction, Tools, offered, records
 from ellm.server.usage import Usage, usage_of
 from ellm.server.validation import Body, Record, left_out, only
 from ellm.serving.output import Output
+from ellm.text.piece import Piece
 
 Hint = Annotated[str, Field(max_length=4096)]
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls"]
 DONE = event(b"[DONE]")
 
 
@@ -58,7 +60,7 @@ class ChatRequest(Sampling, Hints):
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
     logprobs: only(None, False) = None  # type: ignore[valid-type]
     top_logprobs: only(None, 0) = None  # type: ignore[valid-type]
-    tools: only(None, []) = None  # type: ignore[valid-type]
+    tools: Tools | None = None
     tool_choice: only(None, "none", "auto") = None  # type: ignore[valid-type]
     parallel_tool_calls: bool | None = None
     response_format: only(None, {"type": "text"}) = None  # type: ignore[valid-type]
@@ -85,6 +87,7 @@ class ChatMessage(Record):
     role: Literal["assistant"] = "assistant"
     content: str | None
     reasoning_content: str | None = left_out()
+    tool_calls: list[CallRecord] | None = left_out()
     refusal: None = None
 
 
@@ -114,6 +117,16 @@ class Delta(Record):
     role: Literal["assistant"] | None = left_out()
     content: str | None = left_out()
     reasoning_content: str | None = left_out()
+    tool_calls: list[DeltaCall] | None = left_out()
+
+    @classmethod
+    def of(cls, piece: Piece) -> Delta:
+        """A piece of an answer."""
+        if piece.kind != "tool":
+            return cls(content=piece.text) if piece.kind == "answer" else cls(reasoning_content=piece.text)
+        function = DeltaFunction(name=piece.name, arguments=piece.text)
+        kind: Literal["function"] | None = "function" if piece.name is not None else None
+        return cls(tool_calls=[DeltaCall(index=piece.index or 0, id=piece.id, type=kind, function=function)])
 
 
 class ChunkChoice(Record):
@@ -143,13 +156,22 @@ async def chat(call: Call, request: ChatRequest) -> ChatCompletion | Events:
         raise ApiError(400, "stream_options needs stream: true", param="stream_options", code="invalid_value")
     params = request.params(call.service.defaults, request.most_tokens)
     template = variables(call.service.llm.tokenizer, request.chat_template_kwargs, request.reasoning_effort)
-    answer = await call.chat(conversation(request.messages), params, template)
+    answer = await call.chat(
+        conversation(request.messages),
+        params,
+        template,
+        tools=offered(request.tools),
+        tool_choice=request.tool_choice or "auto",
+        most_calls=1 if request.parallel_tool_calls is False else None,
+    )
     head: dict[str, Any] = {"id": f"chatcmpl-{call.id}", "created": int(time.time()), "model": request.model}
     if request.stream:
         with_usage = request.stream_options is not None and bool(request.stream_options.include_usage)
         return server_sent(_chunks(answer, head, with_usage), stream_error)
     output = await answer.whole()
-    message = ChatMessage(content=output.text, reasoning_content=output.reasoning)
+    calls = records(answer.calls)
+    content = output.text if output.text or not calls else None
+    message = ChatMessage(content=content, reasoning_content=output.reasoning, tool_calls=calls or None)
     choice = ChatChoice(index=0, message=message, finish_reason=finish_reason(output))
     return ChatCompletion(**head, choices=[choice], usage=usage_of([output]))
 
@@ -161,8 +183,8 @@ async def _chunks(answer: Answer, head: dict[str, Any], with_usage: bool) -> Asy
 
     yield chunk(Delta(role="assistant", content=""))
     while (pieces := await answer.more()) is not None:
-        for text, kind in pieces:
-            yield chunk(Delta(content=text) if kind == "answer" else Delta(reasoning_content=text))
+        for piece in pieces:
+            yield chunk(Delta.of(piece))
     yield chunk(Delta(), finish_reason(answer.output))
     if with_usage:
         yield event(ChatChunk(**head, choices=[], usage=usage_of([answer.output])).model_dump_json())
@@ -171,7 +193,9 @@ async def _chunks(answer: Answer, head: dict[str, Any], with_usage: bool) -> Asy
 
 def finish_reason(output: Output) -> FinishReason:
     """Why an answer ended."""
-    return "stop" if output.finish_reason == "stop" else "length"
+    return (
+        "tool_calls" if output.finish_reason == "tool_calls" else "stop" if output.finish_reason == "stop" else "length"
+    )
 
 
 def stream_error(error: ApiError) -> bytes:

@@ -106,8 +106,8 @@ async def _chunks(
     async for index, pieces in together(answers):
         if pieces is None:
             yield chunk(index, "", finish_reason(answers[index].output))
-        for text, _ in pieces or ():
-            yield chunk(index, text)
+        for piece in pieces or ():
+            yield chunk(index, piece.text)
     if with_usage:
         usage = usage_of([answer.output for answer in answers])
         yield event(Completion(**head, choices=[], usage=usage).model_dump_json())

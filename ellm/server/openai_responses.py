@@ -16,17 +16,26 @@ from ellm.server.openai_chat import Hints
 from ellm.server.replies import Events, event, server_sent
 from ellm.server.response_items import (
     InputItem,
+    Item,
+    OutputCall,
     OutputMessage,
     OutputReasoning,
     OutputText,
     OutputThought,
+    Status,
     conversation,
 )
 from ellm.server.sampling_fields import MaxTokens, Temperature, TopP, sampling
 from ellm.server.service import Call
 from ellm.server.template_fields import variables
+from ellm.server.tools import OfferedFunction
 from ellm.server.validation import Body, Record, only
 from ellm.serving.output import Output
+from ellm.text.piece import Piece
+
+_NAMES = {"answer": "output_text", "reasoning": "reasoning_text", "tool": "function_call_arguments"}  # of events
+_MORE: dict[str, dict[str, Any]] = {"answer": {"logprobs": []}}  # fields of events
+_IDS = {"answer": "msg", "reasoning": "rs", "tool": "fc"}  # of items, before their numbers
 
 
 class Reasoning(Body):
@@ -65,7 +74,7 @@ class ResponsesRequest(Hints):
     text: TextOptions | None = None
     include: only(None, [], ["reasoning.encrypted_content"]) = None  # type: ignore[valid-type]
     parallel_tool_calls: bool | None = None
-    tools: only(None, []) = None  # type: ignore[valid-type]
+    tools: Annotated[list[ResponseTool], Field(max_length=bounds.TOOLS)] | None = None
     tool_choice: only(None, "none", "auto") = None  # type: ignore[valid-type]
     top_logprobs: only(None, 0) = None  # type: ignore[valid-type]
     truncation: only(None, "disabled") = None  # type: ignore[valid-type]
@@ -74,6 +83,12 @@ class ResponsesRequest(Hints):
     conversation: only(None) = None  # type: ignore[valid-type]
     prompt: only(None) = None  # type: ignore[valid-type]
     max_tool_calls: only(None) = None  # type: ignore[valid-type]
+
+
+class ResponseTool(OfferedFunction):
+    """A function that the model may call. The client runs it; there are no tools of the server."""
+
+    type: Literal["function"]
 
 
 class InputDetails(Record):
@@ -123,7 +138,7 @@ class Response(Record):
     instructions: str | None
     max_output_tokens: int | None
     model: str
-    output: list[OutputReasoning | OutputMessage]
+    output: list[Item]
     parallel_tool_calls: bool = True
     previous_response_id: None = None
     store: Literal[False] = False
@@ -144,7 +159,15 @@ async def respond(call: Call, request: ResponsesRequest) -> Response | Events:
     )
     effort = request.reasoning.effort if request.reasoning is not None else None
     template = variables(call.service.llm.tokenizer, None, effort)
-    answer = await call.chat(conversation(request.instructions, request.input), params, template)
+    tools = [{"type": "function", "function": _function(tool)} for tool in request.tools or ()]
+    answer = await call.chat(
+        conversation(request.instructions, request.input),
+        params,
+        template,
+        tools=tools,
+        tool_choice=request.tool_choice or "auto",
+        most_calls=1 if request.parallel_tool_calls is False else None,
+    )
     draft = Response(
         id=f"resp_{call.id}",
         created_at=int(time.time()),
@@ -156,12 +179,15 @@ async def respond(call: Call, request: ResponsesRequest) -> Response | Events:
         temperature=params.temperature,
         top_p=params.top_p,
         metadata=request.metadata or {},
+        parallel_tool_calls=request.parallel_tool_calls is not False,
+        tool_choice=request.tool_choice or "auto",
+        tools=[tool.model_dump() for tool in request.tools or ()],
     )
     if request.stream:
         stream = _Events(draft, call.id)
         return server_sent(stream.run(answer), stream.failure)
     output = await answer.whole()
-    items: list[OutputReasoning | OutputMessage] = []
+    items: list[Item] = []
     if output.reasoning:
         items.append(OutputReasoning(id=f"rs_{call.id}_0", content=[OutputThought(text=output.reasoning)]))
     if output.text:
@@ -169,14 +195,24 @@ async def respond(call: Call, request: ResponsesRequest) -> Response | Events:
             id=f"msg_{call.id}_{len(items)}", status=_status(output), content=[OutputText(text=output.text)]
         )
         items.append(message)
+    for one in answer.calls:
+        items.append(_call(f"fc_{call.id}_{len(items)}", "completed", one.id, one.name, one.arguments))
     return _finished(draft, output, items)
 
 
+def _function(tool: ResponseTool) -> dict[str, Any]:
+    return tool.model_dump(exclude_none=True, exclude={"type"})
+
+
+def _call(item_id: str, status: Status, call_id: str, name: str, arguments: str) -> OutputCall:
+    return OutputCall(id=item_id, status=status, call_id=call_id, name=name, arguments=arguments)
+
+
 def _status(output: Output) -> Literal["completed", "incomplete"]:
-    return "completed" if output.finish_reason == "stop" else "incomplete"
+    return "incomplete" if output.finish_reason == "length" else "completed"
 
 
-def _finished(draft: Response, output: Output, items: list[OutputReasoning | OutputMessage]) -> Response:
+def _finished(draft: Response, output: Output, items: list[Item]) -> Response:
     status = _status(output)
     prompt, generated = len(output.prompt_token_ids), len(output.token_ids)
     usage = ResponseUsage(
@@ -196,8 +232,8 @@ class _Events:
     def __init__(self, draft: Response, call_id: str):
         self._draft, self._call_id = draft, call_id
         self._number = 0
-        self._items: list[OutputReasoning | OutputMessage] = []
-        self._kind = ""  # of the pieces of the item that is open
+        self._items: list[Item] = []
+        self._first: Piece | None = None  # of the item that is open
         self._text: list[str] = []
 
     async def run(self, answer: Answer) -> AsyncIterator[bytes]:
@@ -205,14 +241,14 @@ class _Events:
         yield self._event("response.created", response=self._draft.model_dump())
         yield self._event("response.in_progress", response=self._draft.model_dump())
         while (pieces := await answer.more()) is not None:
-            for text, kind in pieces:
-                if kind != self._kind:
+            for piece in pieces:
+                if self._first is None or (piece.kind, piece.index) != (self._first.kind, self._first.index):
                     for one in self._close("completed"):
                         yield one
-                    for one in self._open(kind):
+                    for one in self._open(piece):
                         yield one
-                self._text.append(text)
-                yield self._delta(text)
+                self._text.append(piece.text)
+                yield self._delta(piece)
         output = answer.output
         for one in self._close(_status(output)):
             yield one
@@ -230,44 +266,48 @@ class _Events:
         self._number += 1
         return event(json.dumps(data, ensure_ascii=False), name)
 
-    @property
-    def _where(self) -> dict[str, Any]:
-        return {"item_id": self._item_id, "output_index": len(self._items), "content_index": 0}
-
-    @property
-    def _item_id(self) -> str:
-        return f"{'msg' if self._kind == 'answer' else 'rs'}_{self._call_id}_{len(self._items)}"
-
-    def _item(self, status: Any, *parts: Any) -> OutputReasoning | OutputMessage:
-        if self._kind == "answer":
-            return OutputMessage(id=self._item_id, status=status, content=list(parts))
-        return OutputReasoning(id=self._item_id, status=status, content=list(parts))
-
-    def _part(self, text: str) -> OutputText | OutputThought:
-        return OutputText(text=text) if self._kind == "answer" else OutputThought(text=text)
-
-    def _open(self, kind: str) -> Iterator[bytes]:
-        self._kind, self._text = kind, []
-        item = self._item("in_progress").model_dump()
+    def _open(self, piece: Piece) -> Iterator[bytes]:
+        self._first, self._text = piece, []
+        item = self._item(piece, "in_progress", "").model_dump()
         yield self._event("response.output_item.added", output_index=len(self._items), item=item)
-        yield self._event("response.content_part.added", **self._where, part=self._part("").model_dump())
+        if piece.kind != "tool":
+            part = _part(piece, "").model_dump()
+            yield self._event("response.content_part.added", **self._where(piece), part=part)
 
-    def _delta(self, text: str) -> bytes:
-        if self._kind == "answer":
-            return self._event("response.output_text.delta", **self._where, delta=text, logprobs=[])
-        return self._event("response.reasoning_text.delta", **self._where, delta=text)
+    def _delta(self, piece: Piece) -> bytes:
+        return self._event(
+            f"response.{_NAMES[piece.kind]}.delta", **self._where(piece), delta=piece.text, **_MORE.get(piece.kind, {})
+        )
 
-    def _close(self, status: str) -> Iterator[bytes]:
-        if not self._kind:
+    def _close(self, status: Status) -> Iterator[bytes]:
+        piece, self._first = self._first, None
+        if piece is None:
             return
-        text = "".join(self._text)
-        if self._kind == "answer":
-            yield self._event("response.output_text.done", **self._where, text=text, logprobs=[])
+        text, name = "".join(self._text), f"response.{_NAMES[piece.kind]}.done"
+        if piece.kind == "tool":
+            yield self._event(name, **self._where(piece), arguments=text)
         else:
-            yield self._event("response.reasoning_text.done", **self._where, text=text)
-        part = self._part(text)
-        yield self._event("response.content_part.done", **self._where, part=part.model_dump())
-        item = self._item(status, part)
+            yield self._event(name, **self._where(piece), text=text, **_MORE.get(piece.kind, {}))
+            part = _part(piece, text).model_dump()
+            yield self._event("response.content_part.done", **self._where(piece), part=part)
+        item = self._item(piece, status, text)
         yield self._event("response.output_item.done", output_index=len(self._items), item=item.model_dump())
         self._items.append(item)
-        self._kind = ""
+
+    def _where(self, piece: Piece) -> dict[str, Any]:
+        found = {"item_id": self._id(piece), "output_index": len(self._items)}
+        return found if piece.kind == "tool" else found | {"content_index": 0}
+
+    def _id(self, piece: Piece) -> str:
+        return f"{_IDS[piece.kind]}_{self._call_id}_{len(self._items)}"
+
+    def _item(self, piece: Piece, status: Status, text: str) -> Item:
+        if piece.kind == "tool":
+            return _call(self._id(piece), status, piece.id or "", piece.name or "", text)
+        content: Any = [_part(piece, text)] if text else []
+        made = OutputMessage if piece.kind == "answer" else OutputReasoning
+        return made(id=self._id(piece), status=status, content=content)
+
+
+def _part(piece: Piece, text: str) -> OutputText | OutputThought:
+    return OutputText(text=text) if piece.kind == "answer" else OutputThought(text=text)

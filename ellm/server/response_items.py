@@ -122,6 +122,20 @@ class OutputReasoning(Record):
     status: Status | None = left_out()
 
 
+class OutputCall(Record):
+    """A call that it wants."""
+
+    type: Literal["function_call"] = "function_call"
+    id: str
+    call_id: str
+    name: str
+    arguments: str
+    status: Status
+
+
+Item = OutputReasoning | OutputMessage | OutputCall
+
+
 def conversation(instructions: str | None, given: str | Sequence[Any]) -> list[dict[str, Any]]:
     """In the form of `LLM.chat`: what the assistant thought, said and called in a row is one message there."""
     found: list[dict[str, Any]] = []

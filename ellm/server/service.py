@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from ellm.llm import LLM
-from ellm.server.answer import Answer
+from ellm.llm import LLM, Stream
+from ellm.server.answer import Answer, News
 from ellm.server.bounds import Bounds
 from ellm.server.errors import ApiError
 from ellm.server.metrics import Metrics
+from ellm.serving.refusals import Busy
 from ellm.serving.sampling import SamplingParams
 from ellm.system.errors import InputError, PromptTooLong
 
@@ -27,10 +28,10 @@ T = TypeVar("T")
 class Service:
     """One model under its names. Belongs to an event loop."""
 
-    def __init__(self, llm: LLM, names: Sequence[str], bounds: Bounds | None = None):
-        self.llm, self.names = llm, names
+    def __init__(self, llm: LLM, names: Sequence[str], bounds: Bounds | None = None, tool_parser: str | None = None):
+        self.llm, self.names, self.tool_parser = llm, names, tool_parser
         self.bounds = bounds or Bounds.of(llm.context)
-        self.metrics = Metrics(names[0])
+        self.metrics = Metrics(names[0], llm.statistics)
         self.defaults = llm.get_default_sampling_params()
         self.created = int(time.time())
         self.draining = False
@@ -67,6 +68,8 @@ class Service:
 
     def refusal(self, error: InputError) -> ApiError:
         """What a client is told of it: by the model's name, not by where its files are."""
+        if isinstance(error, Busy):
+            return ApiError(429, error, code="queue_full", retry_after=error.retry_after)
         code = "context_length_exceeded" if isinstance(error, PromptTooLong) else "invalid_value"
         return ApiError(400, str(error).replace(self.llm.tokenizer.source, self.names[0]), code=code)
 
@@ -95,23 +98,36 @@ class Call:
             )
         self._admitted = True
         service.under_way += 1
-        service.metrics.under_way(service.under_way)
 
     async def chat(
         self,
         messages: Sequence[Mapping[str, Any]],
         params: SamplingParams,
         template: Mapping[str, Any] | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        tool_choice: str = "auto",
+        most_calls: int | None = None,
     ) -> Answer:
         """Begin to answer a conversation. Raises InputError if it is refused."""
+        llm, news = self.service.llm, News()
         stream = await self.service.off_loop(
-            lambda: self.service.llm.stream_chat(messages, params, chat_template_kwargs=template)
+            lambda: llm.stream_chat(
+                messages,
+                params,
+                notify=news.ring,
+                tools=tools,
+                tool_choice=tool_choice,
+                tool_parser=self.service.tool_parser,
+                chat_template_kwargs=template,
+            )
         )
-        return self._begun(stream)
+        return self._begun(stream, news, most_calls)
 
     async def continuation(self, prompt: str | Sequence[int], params: SamplingParams) -> Answer:
         """Begin to continue a text, whose control tokens are such, or token ids. Raises InputError if it is refused."""
-        return self._begun(await self.service.off_loop(self.service.llm.stream, prompt, params))
+        llm, news = self.service.llm, News()
+        return self._begun(await self.service.off_loop(lambda: llm.stream(prompt, params, notify=news.ring)), news)
 
     def close(self) -> None:
         """End what is still under way, and free it."""
@@ -121,11 +137,10 @@ class Call:
             return
         service, self._admitted = self.service, False
         service.under_way -= 1
-        service.metrics.under_way(service.under_way)
         if service.draining and not service.under_way:
             service.on_idle()
 
-    def _begun(self, stream: Any) -> Answer:
-        answer = Answer(stream, self.service.metrics)
+    def _begun(self, stream: Stream, news: News, most_calls: int | None = None) -> Answer:
+        answer = Answer(stream, news, self.service.metrics, most_calls)
         self._answers.append(answer)
         return answer

@@ -13,6 +13,7 @@ from ellm.server.openai_chat import ChatRequest
 from ellm.server.sampling_fields import TokenId
 from ellm.server.service import Call
 from ellm.server.template_fields import TemplateKwargs, variables
+from ellm.server.tools import Tools, offered
 from ellm.server.validation import Body, Record, left_out
 
 Name = Annotated[str, Field(max_length=bounds.NAME_CHARACTERS)]
@@ -28,6 +29,7 @@ class TokenizeRequest(Body):
     add_generation_prompt: bool = True
     return_token_strs: bool | None = None
     chat_template_kwargs: TemplateKwargs | None = None
+    tools: Tools | None = None
 
 
 class Tokens(Record):
@@ -69,7 +71,10 @@ async def tokenize(call: Call, request: TokenizeRequest) -> Tokens:
     if request.prompt is not None:
         ids = await call.service.off_loop(tokenizer.encode, request.prompt, request.add_special_tokens)
     else:
-        ids = await _chat_ids(call, request.messages or [], request.add_generation_prompt, request.chat_template_kwargs)
+        tools = offered(request.tools)
+        ids = await _chat_ids(
+            call, request.messages or [], request.add_generation_prompt, request.chat_template_kwargs, tools=tools
+        )
     texts = None
     if request.return_token_strs:
         texts = await call.service.off_loop(lambda: [tokenizer.decode([one], skip_special=False) for one in ids])
@@ -86,19 +91,25 @@ async def detokenize(call: Call, request: DetokenizeRequest) -> Text:
 async def render(call: Call, request: ChatRequest) -> Rendered:
     """What a request of `/v1/chat/completions` would give the model."""
     call.service.check_name(request.model)
-    ids = await _chat_ids(call, request.messages, True, request.chat_template_kwargs, request.reasoning_effort)
+    effort, tools = request.reasoning_effort, offered(request.tools)
+    ids = await _chat_ids(call, request.messages, True, request.chat_template_kwargs, effort, tools)
     tokenizer = call.service.llm.tokenizer
     text = await call.service.off_loop(lambda: tokenizer.decode(ids, skip_special=False))
     return Rendered(prompt=text, token_ids=ids)
 
 
 async def _chat_ids(
-    call: Call, messages: list[Message], generation: bool, given: TemplateKwargs | None, effort: str | None = None
+    call: Call,
+    messages: list[Message],
+    generation: bool,
+    given: TemplateKwargs | None,
+    effort: str | None = None,
+    tools: list[dict[str, Any]] | None = None,
 ) -> list[int]:
     tokenizer = call.service.llm.tokenizer
     kwargs = variables(tokenizer, given, effort)
     return await call.service.off_loop(
-        lambda: tokenizer.chat(conversation(messages), generation, chat_template_kwargs=kwargs)
+        lambda: tokenizer.chat(conversation(messages), generation, tools or None, chat_template_kwargs=kwargs)
     )
 
 

@@ -24,3 +24,22 @@ def thinker(tmp_path_factory):
     folder = write_scripted(tmp_path_factory.mktemp("thinker") / "model", script, template=TEMPLATE, **tokens)
     with LLM(folder) as llm, serving(llm) as running:
         yield running
+
+
+CALL = ['{"name": ', '"time", ', '"arguments": ', '{"zone": ', '"CET"}}']
+CALLER = (
+    "{% for t in tools or [] %}{{ t.function.name }};{% endfor %}"
+    "{% for m in messages %}{{ m.role }}:{{ m.content }}{% for c in m.tool_calls or [] %}<tool_call>"
+    "{{ c.function.name }}{{ c.function.arguments | tojson }}{{ c.id }}</tool_call>{% endfor %}{% endfor %}{{ '\n' }}"
+)
+
+
+@pytest.fixture(scope="module")
+def caller(tmp_path_factory):
+    """One of a model that says "Look:" and calls the tool `time` with {"zone": "CET"}."""
+    words = ["Look: ", *CALL, "<tool_call>", "</tool_call>"]
+    script = ["\u010a", "Look: ", "<tool_call>", *CALL, "</tool_call>", "<|im_end|>"]
+    folder = tmp_path_factory.mktemp("caller") / "model"
+    write_scripted(folder, script, template=CALLER, added=words, eos="<|im_end|>")
+    with LLM(folder, threads=1) as llm, serving(llm) as running:
+        yield running

@@ -12,6 +12,7 @@ import urllib.request
 import pytest
 from served import NAME, parsed, read_all, serving, wait_until
 
+from ellm import LLM
 from ellm.server import endpoint
 
 CHAT = "/v1/chat/completions"
@@ -72,6 +73,36 @@ def test_a_failed_step_fails_its_requests_and_no_other(served, llm, monkeypatch)
         *_, error, end = body.decode().split("\n\n")
         assert json.loads(error.removeprefix("data: "))["error"]["type"] == "server_error" and end == ""
     assert served.ask("POST", CHAT, SHORT)[0] == 200
+
+
+def test_a_full_queue_says_when_to_come_back(checkpoint):
+    with LLM(checkpoint, max_seqs=1, queued_tokens=40) as llm, serving(llm) as running:
+        held = [begin(running, LONG), begin(running, LONG)]
+        wait_until(lambda: (now := llm.statistics()).running == 1 and now.waiting == 1)
+        said = {**SHORT, "messages": [{"role": "user", "content": "x" * 40}]}
+        status, headers, body = running.ask("POST", CHAT, said)
+        error = json.loads(body)["error"]
+        assert (status, error["code"], error["type"]) == (429, "queue_full", "rate_limit_error")
+        assert int(headers["retry-after"]) >= 1 and "40 that may" in error["message"]
+        for connection in held:
+            connection.close()
+        wait_until(lambda: running.service.under_way == 0)
+        assert running.ask("POST", CHAT, said)[0] == 200
+
+
+def test_metrics_are_those_of_the_engine(served):
+    text = served.ask("GET", "/metrics")[2].decode()
+    before = number(text, "vllm:generation_tokens_total")
+    served.ask("POST", CHAT, SHORT)
+    text = served.ask("GET", "/metrics")[2].decode()
+    assert number(text, "vllm:generation_tokens_total") - before == 2
+    for name in ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc", "prefix_cache_hits_total"):
+        assert number(text, f"vllm:{name}") >= 0
+    assert number(text, "vllm:time_to_first_token_seconds_count") >= 1
+
+
+def number(text, name):
+    return float(re.search(rf'^{name}{{model_name="tiny"}} (\S+)$', text, re.MULTILINE)[1])
 
 
 def test_the_first_signal_drains(llm, gate):
