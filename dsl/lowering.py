@@ -60,7 +60,9 @@ class RangeLayout:
         dims = kv_heads * (head_dim + (0 if values_in_keys else value_dim))
         name = "latents" if values_in_keys else "keys and values in int8" if self.int8 else "keys and values"
         kind = CacheKind(name, dims + 2 * kv_heads * scale if self.int8 else 2 * dims, kept=kept)
-        part = self.parts[cache] = CachePart(node.scope.layer if kept else -1, kind, kv_heads * head_bytes)
+        layer = node.scope.layer if kept else -1
+        part = CachePart(layer, kind, kv_heads * head_bytes, heads=kv_heads, key_bytes=key_bytes)
+        self.parts[cache] = part
         self.fields[cache] = {"keys": part, "key_stride": head_bytes}
         self.fields[cache] |= {"values": View(part, key_bytes), "value_stride": head_bytes}
         self.fields[cache] |= {"block_stride": 0 if kept else part.bytes, "int8": int(self.int8)}
@@ -99,6 +101,8 @@ class RangeLayout:
                 replace(part.kind, window=part.window),
                 part.offset,
                 part.bytes * (blocks if name in self.fields else 1),
+                part.heads,
+                part.key_bytes,
             )
             for name, part in self.parts.items()
         )

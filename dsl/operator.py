@@ -22,6 +22,8 @@ class CachePart:
     bytes: int  # of a block; of a state, all
     windows: set[int] = field(default_factory=set)  # of who reads it; 0: all of the context
     offset: int = -1  # in each block; of a state and of what serves a prompt alone, in the range
+    heads: int = 1
+    key_bytes: int = 0  # of a head in a block
 
     @property
     def window(self) -> int:

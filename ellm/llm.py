@@ -22,7 +22,6 @@ from ellm.serving.driver import Driver
 from ellm.serving.engine import SLOTS, Engine
 from ellm.serving.output import Output
 from ellm.serving.policy import Policy, Terms, is_number
-from ellm.serving.ranges import PromptCache
 from ellm.serving.runtime import Runtime
 from ellm.serving.sampling import SamplingParams
 from ellm.serving.statistics import Statistics
@@ -61,6 +60,8 @@ class LLM:
     `max_seqs`: most requests that are computed at a time. `queued_tokens`: most tokens of prompts that may wait for
     that (None: any number); beyond, a request raises `ellm.Busy`. `target_itl`: seconds that a token of a stream may
     take while prompts are computed beside it (None: twice what it takes alone, or a step of one row block).
+    `cache_bytes`: most memory for keys and values that no request uses, for prompts that begin with the same tokens
+    (None: as much as is free; it is given back where requests need it; 0: none is kept). Answers are the same.
     `cache`: run the packed form of the model that is kept in ~/.cache/ellm, and make it if it is not there.
     `needs_text`: refuse a model without a tokenizer before its weights are loaded.
     `progress` is called with the bytes loaded so far and in all, and makes a download show a bar.
@@ -86,12 +87,13 @@ class LLM:
         max_seqs: int = SLOTS,
         queued_tokens: int | None = None,
         target_itl: float | None = None,
+        cache_bytes: int | None = None,
         cache: bool = False,
         needs_text: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ):
         whole = {"threads": threads, "context": context, "chunk": chunk, "queued_tokens": queued_tokens}
-        for name, value in {**whole, "max_seqs": max_seqs}.items():
+        for name, value in {**whole, "max_seqs": max_seqs, "cache_bytes": cache_bytes}.items():
             if value is not None and (isinstance(value, bool) or not isinstance(value, Integral)):
                 raise InputError(f"{name} must be a whole number, not {value!r}")
         if not 1 <= max_seqs <= MOST_SEQS:
@@ -102,6 +104,8 @@ class LLM:
             raise InputError(f"target_itl must be a number of seconds above 0, not {target_itl!r}")
         if chunk is not None and not 1 <= chunk <= LONGEST_CHUNK:
             raise InputError(f"chunk must be from 1 to {LONGEST_CHUNK}, not {chunk}")
+        if cache_bytes is not None and cache_bytes < 0:
+            raise InputError(f"cache_bytes must be 0 or more, not {cache_bytes}")
         choice = isas.choose(isa)
         speculation.check(speculate)
         workers = len(placement.check(threads, pin))
@@ -137,6 +141,7 @@ class LLM:
             queued_tokens=queued_tokens,
             nodes=self.runtime.nodes,
             speculation=self.speculation.drafts,
+            cache_bytes=self.runtime.cache_bytes if cache_bytes is None else cache_bytes,
         )
         self._driver = Driver(self.engine, self.runtime.close)
 
@@ -175,7 +180,7 @@ class LLM:
         prompt: Prompt,
         sampling_params: SamplingParams | None = None,
         *,
-        prompt_cache: PromptCache | None = None,
+        salt: bytes = b"",
         priority: str = "interactive",
         deadline: float | None = None,
         notify: Callable[[], object] | None = None,
@@ -184,11 +189,12 @@ class LLM:
 
         `priority`: "batch" waits for all that is "interactive". `deadline`: seconds from now after which the answer is
         of no use; a request that cannot make it ends with `ellm.Late`. `notify` is called, by the engine's thread and
-        for a moment only, when `Stream.poll` has something new; it must not call this LLM.
+        for a moment only, when `Stream.poll` has something new; it must not call this LLM. Requests of different `salt`
+        share no keys and values, so that none can tell by its speed what others asked.
         """
         terms = Terms.of(priority, deadline, time.perf_counter(), paced=True)
         params = sampling_params or self.get_default_sampling_params()
-        return self._stream(self._completion(prompt, params, terms, prompt_cache), notify)
+        return self._stream(self._completion(prompt, params, terms, salt=salt), notify)
 
     def chat(
         self,
@@ -225,7 +231,7 @@ class LLM:
         messages: Sequence[Message],
         sampling_params: SamplingParams | None = None,
         *,
-        prompt_cache: PromptCache | None = None,
+        salt: bytes = b"",
         priority: str = "interactive",
         deadline: float | None = None,
         notify: Callable[[], object] | None = None,
@@ -243,7 +249,7 @@ class LLM:
         chat = choose(tools, tool_choice, tool_parser)
         prompt = self.tokenizer.chat(messages, tools=chat.tools or None, **template)
         params = sampling_params or self.get_default_sampling_params()
-        return self._stream(self._completion(prompt, params, terms, prompt_cache, chat), notify)
+        return self._stream(self._completion(prompt, params, terms, chat, salt), notify)
 
     def get_default_sampling_params(self) -> SamplingParams:
         """How the model asks to be sampled (generation_config.json, or general.sampling of a GGUF file).
@@ -259,14 +265,6 @@ class LLM:
     def logits_by_step(self, token_ids: Sequence[int] | np.ndarray, first: int = 0) -> Iterator[np.ndarray]:
         """The same from position `first` on, of one step after the other, each float32 [n, vocab]."""
         return self._driver.logits_by_step(self._tokens(token_ids), first)
-
-    def prompt_cache(self) -> PromptCache:
-        """A cache for a conversation: `stream` computes only what a prompt does not share with the one before."""
-        return PromptCache()
-
-    def clear(self, prompt_cache: PromptCache) -> None:
-        """Free the memory of a prompt cache; it can be used again."""
-        self._driver.clear(prompt_cache)
 
     def statistics(self) -> Statistics:
         """What is waited for and computed now, and was so far."""
@@ -292,16 +290,18 @@ class LLM:
         prompt: Prompt,
         params: SamplingParams,
         terms: Terms,
-        cache: PromptCache | None = None,
         chat: Chat | None = None,
+        salt: bytes = b"",
     ) -> Completion:
         if not isinstance(params, SamplingParams):
             raise InputError(f"sampling_params must be SamplingParams, not {params!r}")
+        if not isinstance(salt, bytes):
+            raise InputError(f"salt must be bytes, not {type(salt).__name__}")
         if params.stops and isinstance(self.tokenizer, TokenIds):
             raise self.tokenizer.error("there is no text to find stop strings in")
         tokens = self._tokens(self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt)
         self._check_ids(np.asarray(params.stop_token_ids or [], object), "stop_token_ids: ")
-        completion = Completion(tokens, params, self.context, self.tokenizer, cache, chat)
+        completion = Completion(tokens, params, self.context, self.tokenizer, chat, salt)
         completion.sequence.terms = terms
         return completion
 

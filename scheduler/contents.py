@@ -149,6 +149,8 @@ class CacheEntry:
     kind: CacheKind
     offset: int  # in each block of the range; of a state, and of what serves a prompt alone, in the range
     bytes: int  # for the whole context, with padding
+    heads: int = 1  # of a block: runs of bytes one after the other, each keys, then values
+    key_bytes: int = 0  # of a head's keys in a block
 
 
 @dataclass(frozen=True)

@@ -154,20 +154,21 @@ def test_a_stream_gives_the_same_text_in_pieces(llm):
     assert stream.output.finish_reason == "length"
 
 
-def test_closing_a_stream_frees_its_sequence(llm):
-    engine = llm.engine
+def test_closing_a_stream_frees_its_sequence(checkpoint):
+    with LLM(checkpoint, cache_bytes=0) as llm:
+        engine = llm.engine
 
-    def holds(count):
-        return (len(engine.free_slots), engine.room.ranges.held) == (64 - count, count)
+        def holds(count):
+            return (len(engine.free_slots), engine.room.ranges.held) == (64 - count, count)
 
-    with llm.stream("the end", LONG) as stream:
-        next(stream)
-        assert holds(1)
-    until(lambda: holds(0))
-    assert list(stream)[1:] == [] and stream.output.finish_reason is None
-    for _ in llm.stream("the end", LONG):
-        break
-    until(lambda: holds(0))
+        with llm.stream("the end", LONG) as stream:
+            next(stream)
+            assert holds(1)
+        until(lambda: holds(0))
+        assert list(stream)[1:] == [] and stream.output.finish_reason is None
+        for _ in llm.stream("the end", LONG):
+            break
+        until(lambda: holds(0))
 
 
 def test_other_calls_go_on_while_a_stream_is_open(llm):
@@ -179,24 +180,54 @@ def test_other_calls_go_on_while_a_stream_is_open(llm):
     assert "".join(pieces + list(stream)) == expected
 
 
-def test_a_prompt_cache_changes_no_bit(llm):
-    cache = llm.prompt_cache()
-    ids = llm.tokenizer.encode(TEXTS[1])
-    other = [*ids[:20], 9, 8, 7]
-    held = []
-    for prompt in (ids, [*ids, 4, 5], other, other, [3]):
-        stream = llm.stream(prompt, GREEDY, prompt_cache=cache)
-        list(stream)
-        (fresh,) = llm.generate(prompt, GREEDY)
-        assert (stream.output.token_ids, stream.output.logprobs) == (fresh.token_ids, fresh.logprobs)
-        held.append(stream.output.metrics.cached_tokens)
-    assert held[0] == 0 and held[1] >= len(ids) and held[2:] == [20, len(other) - 1, 0]
-    with llm.stream(ids, GREEDY, prompt_cache=cache) as stream:
-        next(stream)
-        with pytest.raises(InputError, match="in use"):
-            llm.stream(ids, GREEDY, prompt_cache=cache)
-    llm.clear(cache)
-    assert cache.range is None and list(llm.stream(ids, GREEDY, prompt_cache=cache))
+def test_what_is_cached_changes_no_bit(checkpoint):
+    """A prompt goes on where an answer ended, or reads the whole blocks and copies the whole tiles that it shares."""
+    ids = np.random.default_rng(3).integers(3, 331, 600).tolist()
+    other = [*ids[:120], 9, 8, 7]
+    with LLM(checkpoint) as llm, LLM(checkpoint, cache_bytes=0) as plain:
+        first = llm.generate([ids], GREEDY)[0]
+        whole = [*ids, *first.token_ids]
+        held = []
+        for prompt in ([*whole, 4, 5], other, other, [*other, 3], [3], whole):
+            (output,), (fresh,) = llm.generate([prompt], GREEDY), plain.generate([prompt], GREEDY)
+            assert (output.token_ids, output.logprobs) == (fresh.token_ids, fresh.logprobs)
+            assert fresh.metrics.cached_tokens == 0
+            held.append(output.metrics.cached_tokens)
+    assert held == [611, 96, 96, 96, 0, 608]
+
+
+def test_requests_of_different_salt_share_nothing(llm):
+    prompt, seen = [7, 8] * 40, []
+    for salt in (b"one", b"two", b"one"):
+        with llm.stream(prompt, GREEDY, salt=salt) as stream:
+            list(stream)
+        seen.append(stream.output.metrics.cached_tokens)
+    assert seen == [0, 0, 64]
+    with pytest.raises(InputError, match="salt must be bytes, not str"):
+        llm.stream(prompt, GREEDY, salt="one")
+
+
+def test_a_prefix_that_is_being_computed_is_waited_for(checkpoint):
+    prompt = [*range(3, 203)]
+    with LLM(checkpoint, chunk=64) as llm, LLM(checkpoint, cache_bytes=0) as plain:
+        together = llm.generate([prompt, [*prompt, 5, 6], prompt, [*prompt[:100], 9]], GREEDY)
+        alone = plain.generate([prompt, [*prompt, 5, 6], prompt, [*prompt[:100], 9]], GREEDY)
+    assert [one.token_ids for one in together] == [one.token_ids for one in alone]
+    assert [one.logprobs for one in together] == [one.logprobs for one in alone]
+    assert [one.metrics.cached_tokens for one in together] == [0, 192, 192, 96]
+
+
+def test_a_cache_that_holds_little_evicts(checkpoint):
+    random = np.random.default_rng(4)
+    prompts = [random.integers(3, 331, 200).tolist() for _ in range(6)]
+    with LLM(checkpoint) as measuring:
+        size = int(measuring.engine.room.position_bytes * 212 * 2.5)
+    with LLM(checkpoint, cache_bytes=size) as llm:
+        for prompt in [*prompts, *prompts[4:], prompts[0]]:
+            llm.generate([prompt], GREEDY)
+            assert llm.engine.room.statistics.held_bytes <= size
+        found = llm.engine.room.statistics
+    assert (found.queried_tokens, found.hit_tokens) == (9 * 200, 2 * 192) and found.evicted_blocks >= 4
 
 
 def test_chat_goes_through_the_template(llm):

@@ -68,6 +68,7 @@ def scarce(llm, monkeypatch):
         def left():
             return (positions - sum(one.sequence.cached for one in engine.running)) * engine.room.position_bytes
 
+        engine.room.forget()
         monkeypatch.setattr("ellm.serving.room.MARGIN", 0)
         monkeypatch.setattr("ellm.system.memory.available", left)
         monkeypatch.setattr(engine.room, "unchecked", 0.0)
@@ -86,29 +87,31 @@ def test_sequences_wait_where_memory_for_keys_and_values_is_short(llm, scarce):
     assert sent_back() and len(llm.engine.free_slots) == 64
 
 
-def test_a_prompt_cache_that_gives_way_is_filled_again(llm, scarce):
-    cache = llm.prompt_cache()
-    (expected,) = llm.generate([4] * 40, GREEDY)
-    first = llm.stream([3] * 40, GREEDY)
-    sent_back = scarce(90)
-    next(first)
-    stream = llm.stream([4] * 40, GREEDY, prompt_cache=cache)
-    list(stream)
-    assert stream.output.token_ids == expected.token_ids and list(first) and sent_back()
-    assert cache.range is not None and len(cache.tokens) == 51
-    llm.clear(cache)
-
-
-def test_what_a_prompt_cache_holds_is_not_needed_again(llm, monkeypatch):
-    cache = llm.prompt_cache()
-    list(llm.stream([3] * 100, GREEDY, prompt_cache=cache))
+def test_what_is_cached_is_not_needed_again(llm, monkeypatch):
+    (before,) = llm.generate([[3] * 100], GREEDY)
     monkeypatch.setattr("ellm.serving.room.MARGIN", 0)
-    monkeypatch.setattr("ellm.system.memory.available", lambda: 30 * llm.engine.room.position_bytes)
+    monkeypatch.setattr("ellm.system.memory.available", lambda: 40 * llm.engine.room.position_bytes)
     monkeypatch.setattr(llm.engine.room, "unchecked", 0.0)
-    more = llm.stream([3] * 100 + [4] * 20, GREEDY, prompt_cache=cache)
-    list(more)
-    assert more.output.metrics.cached_tokens == 100 and more.output.finish_reason == "length"
-    llm.clear(cache)
+    (more,) = llm.generate([[3] * 100 + before.token_ids + [4] * 20], GREEDY)
+    assert more.metrics.cached_tokens == 111 and more.finish_reason == "length"
+
+
+def test_what_is_cached_makes_room_before_any_sequence_waits(llm, monkeypatch):
+    engine, room = llm.engine, llm.engine.room
+    expected = [output.token_ids for output in llm.generate([[3] * 40, [4] * 40], GREEDY)]
+    room.forget()
+    llm.generate([[5] * 100, [6] * 100], GREEDY)
+
+    def left():
+        used = sum(one.sequence.cached for one in engine.running) * room.position_bytes
+        return 250 * room.position_bytes - room.statistics.held_bytes - used
+
+    monkeypatch.setattr("ellm.serving.room.MARGIN", 0)
+    monkeypatch.setattr("ellm.system.memory.available", left)
+    monkeypatch.setattr(room, "unchecked", 0.0)
+    before, evicted = engine.preemptions, room.statistics.evicted_blocks
+    assert [output.token_ids for output in llm.generate([[3] * 40, [4] * 40], GREEDY)] == expected
+    assert engine.preemptions == before and room.statistics.evicted_blocks > evicted
 
 
 def test_a_sequence_that_is_alone_fails_where_memory_ends(llm, scarce):

@@ -27,7 +27,7 @@ HISTORY_LINES = 1000
 
 
 class Chat:
-    """One conversation. What a turn shares with the one before is kept in a prompt cache, not computed again.
+    """One conversation. What a turn shares with the one before is cached, not computed again.
 
     Raises InputError for a model without a chat template.
     """
@@ -47,7 +47,6 @@ class Chat:
         self.system = system
         self.template = template  # arguments of Tokenizer.chat
         self.report = report
-        self.cache = llm.prompt_cache()
         self.messages: list[dict[str, str]] = []
 
     def loop(self) -> None:
@@ -87,16 +86,15 @@ class Chat:
             note(f"{name} is unknown; /help shows the commands.")
 
     def reset(self) -> None:
-        """Forget the conversation and free its memory."""
+        """Forget the conversation."""
         self.messages = []
-        self.llm.clear(self.cache)
 
     def answer(self, text: str) -> None:
         """Stream the answer to one message. The conversation keeps what there is of it when Ctrl-C stops it."""
         question = {"role": "user", "content": text}
         first = [{"role": "system", "content": self.system}] if self.system is not None else []
         messages = [*first, *self.messages, question]
-        stream = self.llm.stream_chat(messages, self.params, prompt_cache=self.cache, **self.template)
+        stream = self.llm.stream_chat(messages, self.params, **self.template)
         pressed = show(stream)
         output = stream.output
         if output.text:

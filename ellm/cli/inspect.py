@@ -239,8 +239,8 @@ def cache_lines(program: Program) -> list[str]:
     lines = []
     for kind, count in program.cache_kinds.items():
         position, sequence = readable(count * kind.position_bytes), readable(count * kind.sequence_bytes)
-        words = "" if kind.cuttable else "; a prompt cache reuses all of it or nothing"
+        words = "" if kind.cuttable else "; only a prompt that goes on from its end reuses it"
         words += "" if kind.kept else "; given back once a prompt is computed"
-        words += f"; given back {kind.window} tokens later, without a prompt cache" if kind.window else ""
+        words += f"; given back {kind.window} tokens later, where memory is needed" if kind.window else ""
         lines.append(f"caches       {count} of {kind.name}: {position} per token, {sequence} per sequence{words}")
     return lines

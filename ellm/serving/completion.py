@@ -10,7 +10,6 @@ from typing import Protocol
 import numpy as np
 
 from ellm.serving.output import Metrics, Output, ToolCall
-from ellm.serving.ranges import PromptCache
 from ellm.serving.sampling import SamplingParams
 from ellm.serving.sequence import Sequence as TokenSequence
 from ellm.system.errors import InputError
@@ -47,10 +46,10 @@ class Completion:
         params: SamplingParams,
         context: int,
         vocabulary: Vocabulary,
-        cache: PromptCache | None = None,
         chat: Chat | None = None,
+        salt: bytes = b"",
     ):
-        self.sequence = TokenSequence(prompt, params, context, cache)
+        self.sequence = TokenSequence(prompt, params, context, salt)
         self.metrics = Metrics()
         self._ends = {*(params.stop_token_ids or ()), *(() if params.ignore_eos else vocabulary.eos_ids)}
         self._begun = self._first = 0.0
@@ -61,7 +60,7 @@ class Completion:
 
     def begin(self) -> None:
         """The sequence has a range: its first step is next."""
-        self.metrics.cached_tokens = self.sequence.cached
+        self.metrics.cached_tokens = self.sequence.first_hit
         self._begun = time.perf_counter()
 
     def read(self) -> None:

@@ -16,7 +16,6 @@ import numpy as np
 
 from ellm.serving.completion import Completion
 from ellm.serving.engine import Engine
-from ellm.serving.ranges import PromptCache
 from ellm.serving.scoring import Scoring
 from ellm.system.errors import InputError
 
@@ -44,9 +43,6 @@ class Driver:
 
     def submit(self, completions: Sequence[Completion]) -> None:
         """Queue completions. Raises InputError if this is closed, and as `Engine.submit` does."""
-        if any(completion.sequence.cache is not None for completion in completions):
-            self._call(partial(self._engine.submit, completions))
-            return
         self._check_process()
         with self._closing:
             self._check_open()
@@ -91,16 +87,11 @@ class Driver:
 
     @contextmanager
     def _scoring(self, tokens: np.ndarray, first: int, held: int) -> Iterator[Scoring]:
-        self._check_process()
-        scoring = Scoring(self._engine, tokens, first, held)
+        scoring = self._call(partial(Scoring, self._engine, tokens, first, held))
         try:
             yield scoring
         finally:
             self._jobs.put(scoring.close)
-
-    def clear(self, cache: PromptCache) -> None:
-        """Give the pages of a prompt cache back. Raises InputError if a completion uses it."""
-        self._call(partial(self._engine.clear, cache))
 
     def close(self) -> None:
         """End every completion, with the step under way, and free what the engine holds."""

@@ -12,9 +12,8 @@ from ellm.serving.batcher import Batcher, Share
 from ellm.serving.completion import Completion
 from ellm.serving.lookup import agreeing
 from ellm.serving.policy import Policy
-from ellm.serving.ranges import PromptCache
 from ellm.serving.refusals import Busy, late
-from ellm.serving.room import Room
+from ellm.serving.room import UNBOUNDED, Room
 from ellm.serving.speculation import Speculation
 from ellm.serving.staging import Staging
 from ellm.serving.statistics import Statistics
@@ -29,11 +28,12 @@ class Engine:
     `executables` run the steps of a model's programs, in the order of `Compiled.programs`: each those of the sequences
     that have as many rows left as its program is chosen for. What a row computes does not depend on the other rows, so
     `policy`, which chooses them, and `speculation`, which adds drafts, decide speed, never results. Where memory for
-    keys and values is short, the newest sequences of the lowest class wait, and are computed again, until others end.
-    More than `queued_tokens` of prompts that wait are refused. `nodes` are the NUMA nodes of the workers.
+    keys and values is short, the newest sequences of the lowest class wait until others end, and go on from what is
+    left of them. More than `queued_tokens` of prompts that wait are refused. `nodes` are the NUMA nodes of the workers,
+    `cache_bytes` is the room's.
 
-    One thread runs steps; any thread may call `submit`, without prompt caches, and `statistics`, and set the sequence
-    of a completion to be `done`.
+    One thread runs steps; any thread may call `submit` and `statistics`, and set the sequence of a completion to be
+    `done`.
     """
 
     def __init__(
@@ -46,10 +46,11 @@ class Engine:
         queued_tokens: int | None = None,
         nodes: Many[int] = (),
         speculation: Speculation | None = None,
+        cache_bytes: int = UNBOUNDED,
     ):
         self.executables, self.program = list(executables), executables[0].program
         self.slots = slots
-        self.room = Room([executable.program for executable in executables], tuple(nodes))
+        self.room = Room([executable.program for executable in executables], tuple(nodes), cache_bytes)
         self.policy = policy or Policy(chunk, self.program.row_block)
         self.batcher, self.speculation = Batcher(chunk, self.policy.deal), speculation
         self.waiting: list[Completion] = []
@@ -71,23 +72,16 @@ class Engine:
         return not self.running and not self.waiting
 
     def submit(self, completions: Many[Completion]) -> None:
-        """Queue completions. Raises InputError if a prompt cache is in use, Busy if too many tokens wait."""
-        caches = [one.sequence.cache for one in completions if one.sequence.cache is not None]
-        if caches:
-            self.release()
-        if any(cache.busy for cache in caches) or len(set(map(id, caches))) < len(caches):
-            raise InputError("this prompt cache is in use by another request")
+        """Queue completions. Raises Busy if too many tokens wait."""
         if self._queued_tokens is not None:
             queued, more = _tokens(list(self.waiting)), _tokens(completions)
             if queued and queued + more > self._queued_tokens:
                 raise Busy(queued, more, self._queued_tokens, queued * self.policy.times.row_seconds)
-        for cache in caches:
-            cache.busy = True
         self.waiting.extend(completions)
 
     def statistics(self) -> Statistics:
         """Numbers of now, and of what was done so far."""
-        running, waiting = list(self.running), list(self.waiting)
+        running, waiting, cache = list(self.running), list(self.waiting), self.room.statistics
         return replace(
             self._counted,
             waiting=len(waiting),
@@ -95,6 +89,10 @@ class Engine:
             queued_tokens=_tokens(waiting),
             kv_bytes=int(self.room.held(one.sequence for one in running)),
             preemptions=self.preemptions,
+            prefix_queries=cache.queried_tokens,
+            prefix_hits=cache.hit_tokens,
+            prefix_evictions=cache.evicted_blocks,
+            prefix_bytes=cache.held_bytes,
         )
 
     def step(self) -> None:
@@ -120,13 +118,6 @@ class Engine:
             if self.policy.late(sequence, now) and not sequence.done:
                 sequence.fail(late(sequence, now))
 
-    def clear(self, cache: PromptCache) -> None:
-        """Give the pages of a prompt cache back. Raises InputError if a completion uses it."""
-        self.release()
-        if cache.busy:
-            raise InputError("this prompt cache is in use by another request")
-        self.room.clear(cache)
-
     def fail(self, error: BaseException) -> None:
         """End every completion with an error."""
         for completion in [*self.running, *self.waiting]:
@@ -140,11 +131,11 @@ class Engine:
 
     def _admit(self) -> int:
         """Give waiting completions a slot and a range, as long as there is memory; how many rows the step has."""
-        waiting = {one.sequence: one for one in list(self.waiting)}
+        waiting = {one.sequence: one for one in list(self.waiting) if not self.room.prefix_is_coming(one.sequence)}
         running = [one.sequence for one in self.running]
         limit = self.policy.limit([*running, *waiting])
         for sequence in self.policy.entering(running, waiting, limit) if waiting else ():
-            if not self._enter(waiting[sequence]):
+            if not self.room.prefix_is_coming(sequence) and not self._enter(waiting[sequence]):
                 break
         return limit
 
@@ -169,9 +160,6 @@ class Engine:
         completion.begin()
         self.running.append(completion)
         self.waiting.remove(completion)
-        counted = self._counted
-        counted.prefix_queries += sequence.length
-        counted.prefix_hits += sequence.cached
         return True
 
     def _run(self, executable: Executable, limit: int) -> None:
@@ -237,12 +225,12 @@ class Engine:
                 first += share.drawn
             sequence.cached = share.known + right
             self.room.hold_prompt_only(share, program)
-            self.room.pass_windows(sequence)
+            self.room.computed(share)
             if share.draws and sequence.prompt_only_bytes:
                 self.room.forget_prompt_only(sequence)
 
     def _make_room(self) -> None:
-        """Send a sequence back to wait, without what was computed of it; one that is alone fails."""
+        """Send a sequence back to wait, whose blocks may then be evicted; one that is alone fails."""
         running = [completion for completion in self.running if not completion.sequence.done]
         victim = self._victim() if len(running) > 1 else None
         if victim is not None:
@@ -259,7 +247,7 @@ class Engine:
 
     def _send_back(self, completion: Completion) -> None:
         self.running.remove(completion)
-        self.room.give_way(completion.sequence)
+        self.room.leave(completion.sequence)
         self.waiting.append(completion)
         self.preemptions += 1
 

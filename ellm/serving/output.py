@@ -14,7 +14,7 @@ from ellm.text.strict_json import is_object
 class Metrics:
     """Where the time of a request went, in seconds; requests that run together share their steps."""
 
-    cached_tokens: int = 0  # tokens of the prompt that were in a prompt cache already
+    cached_tokens: int = 0  # tokens of the prompt that were in the prefix cache already
     prefill_seconds: float = 0.0  # from the request's first step to its first token
     decode_seconds: float = 0.0  # from its first token to its last
     reasoning_tokens: int = 0  # generated tokens that are reasoning

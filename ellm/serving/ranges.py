@@ -11,20 +11,23 @@ import traceback
 import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from ellm.system.errors import InputError
 from ellm.system.memory import Mapping
 
+if TYPE_CHECKING:
+    from ellm.serving.prefixes import Block
+
 
 class Range(Mapping):
-    """The range of one sequence at a time."""
+    """The range of one sequence at a time, and of blocks that others may read."""
 
     def __init__(self, size: int):
         super().__init__(size, "the KV range of a sequence")
         self.advise_huge(False)  # a short sequence would take one for a few bytes of each layer
         self.uses = self.released = 0  # times that it was acquired, and of which of them its pages were given back
+        self.blocks: set[Block] = set()  # that lie in it and others may read
 
 
 class RangePool:
@@ -70,6 +73,11 @@ class RangePool:
             for block in range(first, last):
                 at = self.first_block + block * self.block_bytes
                 of.prefer(self._nodes[block % len(self._nodes)], at, at + self.block_bytes)
+
+    def give_back_block(self, of: Range, block: int) -> None:
+        """The same for a block of a range."""
+        begin = self.first_block + block * self.block_bytes
+        self.give_back(of, begin, begin + self.block_bytes)
 
     def give_back(self, of: Range, begin: int, end: int) -> None:
         """Soon give back the pages of bytes [begin, end), which nobody reads, and nobody writes before `settle`."""
@@ -119,26 +127,3 @@ def _run(jobs: queue.SimpleQueue[Callable[[], object] | None]) -> None:
         except OSError:  # those pages stay
             traceback.print_exc()
         del job  # it would keep the pool while this waits
-
-
-class PromptCache:
-    """A KV range that outlives a request: what the next prompt has in common with it is not computed again.
-
-    Of a model with a cache that cannot be cut, only a prompt that begins with all of `tokens` is spared them.
-    One request at a time may use it. Made by `LLM.prompt_cache`.
-    """
-
-    def __init__(self) -> None:
-        self.range: Range | None = None
-        self.tokens: np.ndarray = np.empty(0, np.int32)  # whose keys and values the range holds
-        self.busy = False
-
-    def forget(self) -> None:
-        """Hold nothing."""
-        self.range, self.tokens = None, np.empty(0, np.int32)
-
-    def common_prefix(self, tokens: np.ndarray) -> int:
-        """How many of the first tokens the range already holds."""
-        n = min(len(tokens), len(self.tokens))
-        differ = np.flatnonzero(self.tokens[:n] != tokens[:n])
-        return int(differ[0]) if len(differ) else n

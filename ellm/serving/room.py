@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from ellm.kernels.contract import SPLIT
 from ellm.scheduler.contents import CacheKind
 from ellm.scheduler.program import Program
 from ellm.serving.batcher import Share
-from ellm.serving.ranges import PromptCache, Range, RangePool
+from ellm.serving.prefix_cache import CacheStatistics, Hit, PrefixCache
+from ellm.serving.ranges import Range, RangePool
 from ellm.serving.sequence import Sequence
 from ellm.system import memory
 from ellm.system.errors import InputError
 
 MARGIN = 32 << 20  # bytes of keys and values between looks at the memory that is left, and what is left over at least
+MOST_RANGES = 1024  # each takes a few of the mappings that a process may have (65,530)
+UNBOUNDED = 1 << 62  # bytes
 SMALL_BLOCKS = 4  # blocks behind which a block takes huge pages though nobody knows that it will be filled
 
 
 class Room:
     """Ranges for the sequences of a model's programs: the caches of all, behind them what serves a prompt alone.
 
-    `nodes` are the NUMA nodes of the workers.
+    `nodes` are the NUMA nodes of the workers. What sequences computed stays cached, up to `cache_bytes` beside what
+    sequences use (0: nothing is cached), as long as there is memory for it.
     """
 
-    def __init__(self, programs: Iterable[Program], nodes: tuple[int, ...] = ()):
+    def __init__(self, programs: Iterable[Program], nodes: tuple[int, ...] = (), cache_bytes: int = UNBOUNDED):
         self._programs = [*programs]
         program = self._programs[0]
         size = max(one.range_bytes for one in self._programs)
@@ -35,70 +40,74 @@ class Room:
         self._kept, self._chunk = program.range_bytes, program.chunk
         self._growing = _growing(program)
         self._windowed = _windowed(program)
-        self._cuttable = all(cache.kind.cuttable for cache in program.caches)
-        self._repeatable = self._cuttable and all(cache.kind.idempotent for cache in program.caches)
+        self._cache = PrefixCache(program, self.ranges, cache_bytes)
+        self._repeatable = self._cache.cuttable and all(cache.kind.idempotent for cache in program.caches)
+
+    @property
+    def statistics(self) -> CacheStatistics:
+        """What the prefix cache did."""
+        return self._cache.statistics
 
     def enter(self, sequence: Sequence) -> None:
-        """Give a sequence a range, its prompt cache's if there is one. Raises InputError without address space."""
-        if sequence.range is None:
-            sequence.cached, sequence.prompt_only_bytes = self.cached_prefix(sequence), 0.0
-            sequence.first_whole, sequence.left_behind = -(-sequence.cached // SPLIT), {}
-            if sequence.cache and sequence.cache.range and self.ranges.size > self._kept:
-                self.ranges.settle()  # what its last prompt alone had may still be on its way
-            sequence.range = (sequence.cache and sequence.cache.range) or self.ranges.acquire()
-        if not sequence.cached and not self._cuttable:
-            sequence.range.clear()
+        """Give a sequence a range and what is cached of it. Raises InputError without address space."""
+        if sequence.range is not None:
+            return
+        hit = self._cache.find(sequence)
+        sequence.prompt_only_bytes, sequence.left_behind = 0.0, {}
+        sequence.first_whole = -(-hit.kept // SPLIT)
+        taken = hit.partial.range if hit.partial and hit.adopted else None
+        if taken is None:
+            taken = self._acquire(hit)
+            self._begin_blocks(sequence, taken, range(len(hit.path), -(-hit.tokens // SPLIT)))
+        elif self.ranges.size > self._kept:
+            self.ranges.settle()  # what its last prompt alone had may still be on its way
+        self.write(self._held(sequence, hit.tokens) - self._held(sequence, hit.kept))
+        self._cache.enter(sequence, hit, taken)
 
     def acquire_for(self, tokens: int) -> Range:
         """A range for so many tokens, all of which are known. Raises InputError without address space."""
-        acquired = self.ranges.acquire()
+        acquired = self._acquire()
         self.ranges.place(acquired, 0, -(-tokens // SPLIT))
         if self._huge:
             self.ranges.use_huge_pages(acquired, 0, tokens // SPLIT)
         return acquired
 
-    def cached_prefix(self, sequence: Sequence) -> int:
-        """Tokens that the prompt cache saves a sequence. Its last one is always computed, for its logits."""
-        if sequence.cache is None:
-            return 0
-        common = sequence.cache.common_prefix(sequence.tokens[: sequence.length])
-        if self._cuttable:
-            return min(common, sequence.length - 1)
-        return common if len(sequence.cache.tokens) == common < sequence.length else 0
+    def _acquire(self, keep: Hit | None = None) -> Range:
+        while self.ranges.held >= MOST_RANGES and self._cache.evict(1, keep):
+            pass
+        try:
+            return self.ranges.acquire()
+        except InputError:
+            if not self._cache.evict(math.inf, keep):
+                raise
+            self.ranges.settle()
+            return self.ranges.acquire()
+
+    def prefix_is_coming(self, sequence: Sequence) -> bool:
+        """Whether another sequence is computing what this one begins with, so that it is worth to wait for that."""
+        return self._cache.is_coming(sequence)
+
+    def computed(self, share: Share) -> None:
+        """Let others find what a step computed, and give back what no row can see any more."""
+        sequence = share.sequence
+        if self._cache.shares:
+            self._cache.computed(sequence, share.draws and share.begin < sequence.prompt_length)
+        else:
+            self._pass_windows(sequence)
 
     def undo(self, sequence: Sequence) -> None:
         """Take back what a step that did not end may have written: all there is, unless it can be written over."""
         if not self._repeatable:
-            sequence.cached, sequence.prompt_only_bytes, sequence.left_behind = 0, 0.0, {}
-            if sequence.range is not None:
-                self.ranges.settle()
-                sequence.range.clear()
+            self._cache.abandon(sequence)
 
     def leave(self, sequence: Sequence) -> None:
-        """Take the range of an ended sequence back, or leave it and what it holds to its prompt cache."""
-        cache = sequence.cache
-        if sequence.range is not None and cache is not None:
-            self.forget_prompt_only(sequence)
-            cache.range, cache.tokens = sequence.range, sequence.tokens[: sequence.cached].copy()
-        elif sequence.range is not None:
-            self.ranges.release(sequence.range)
-        sequence.range = None
-        if cache is not None:
-            cache.busy = False
+        """Take the range of a sequence back that has ended, or is to be computed again; what it has stays cached."""
+        self.forget_prompt_only(sequence)
+        self._cache.leave(sequence)
 
-    def give_way(self, sequence: Sequence) -> None:
-        """Take the range of a sequence back that is to be computed again, and that of its prompt cache with it."""
-        if sequence.cache is not None:
-            sequence.cache.forget()
-        held, sequence.range, sequence.cached, sequence.prompt_only_bytes = sequence.range, None, 0, 0.0
-        if held is not None:
-            self.ranges.release(held)
-
-    def clear(self, cache: PromptCache) -> None:
-        """Take the range of a prompt cache back."""
-        if cache.range is not None:
-            self.ranges.release(cache.range)
-        cache.forget()
+    def forget(self) -> None:
+        """Give back all that is cached and that no sequence uses."""
+        self._cache.evict(math.inf)
 
     def hold_prompt_only(self, share: Share, program: Program) -> None:
         """Count what a step of `program` wrote that serves a prompt alone."""
@@ -123,30 +132,35 @@ class Room:
             needed += max(0.0, _prompt_only_bytes(program, share.end) - share.sequence.prompt_only_bytes)
         return needed
 
+    def _held(self, sequence: Sequence, positions: int) -> float:
+        """Bytes of the first positions of a sequence, and what lies with them in huge pages."""
+        held = float(self.sequence_bytes if positions else 0)
+        positions = self._with_pages(sequence, positions)
+        for kind, position_bytes in self._growing:
+            held += position_bytes * (positions if self._cache.shares else kind.kept_of(positions, self._chunk))
+        return held
+
     def prompt_bytes(self, sequence: Sequence, done: int) -> float:
-        """Bytes of keys and values that the rest of a prompt, or of what is known of a sequence, will write."""
+        """Bytes that the rest of a prompt, or of what is known of a sequence, will hold at once."""
         length = sequence.length
-        new = self._held(sequence, length) - self._held(sequence, done)
+        positions = self._with_pages(sequence, length) - self._with_pages(sequence, done)
+        new = 0.0 if done else float(self.sequence_bytes)
+        for kind, position_bytes in self._growing:
+            new += position_bytes * kind.kept_of(positions, self._chunk)
         return new + self._most_prompt_only_bytes(length, length - done)
+
+    def _with_pages(self, sequence: Sequence, positions: int) -> int:
+        """The positions that lie in the pages of the first ones of a sequence."""
+        block, rest = divmod(positions, SPLIT)
+        return positions + SPLIT - rest if rest and self._whole(sequence, block) else positions
 
     def _most_prompt_only_bytes(self, positions: int, rows: int) -> float:
         """Bytes that serve a prompt alone, of so many positions of which so many rows are run."""
         return max(_prompt_only_bytes(one, positions) for one in self._programs if one.least_rows <= rows)
 
-    def _held(self, sequence: Sequence, positions: int) -> float:
-        """Bytes of the first positions of a sequence, and what lies with them in huge pages."""
-        block, rest = divmod(positions, SPLIT)
-        if rest and self._whole(sequence, block):
-            positions += SPLIT - rest
-        held = float(self.sequence_bytes if positions else 0)
-        for kind, position_bytes in self._growing:
-            held += position_bytes * (positions if sequence.cache else kind.kept_of(positions, self._chunk))
-        return held
-
-    def pass_windows(self, sequence: Sequence) -> None:
-        """Give back what no row of a sequence can see any more. What a prompt cache may be cut back to stays."""
-        if sequence.cache is not None or sequence.range is None:
-            return
+    def _pass_windows(self, sequence: Sequence) -> None:
+        """Give back what no row of a sequence can see any more."""
+        assert sequence.range is not None
         for window, begin, end in self._windowed:
             passed = max(0, sequence.cached - window + 1) // SPLIT
             for block in range(sequence.left_behind.get(window, 0), passed):
@@ -167,28 +181,41 @@ class Room:
     def prepare(self, shares: Iterable[Share]) -> None:
         """Decide of the blocks that a step begins where they lie, and on what pages."""
         for share in shares:
-            begun = range(-(-share.begin // SPLIT), -(-share.end // SPLIT))
             assert share.sequence.range is not None
-            self.ranges.place(share.sequence.range, begun.start, begun.stop)
-            whole = [block for block in begun if self._whole(share.sequence, block)]
-            if whole:
-                self.ranges.use_huge_pages(share.sequence.range, whole[0], whole[-1] + 1)
+            begun = range(-(-share.begin // SPLIT), -(-share.end // SPLIT))
+            self._begin_blocks(share.sequence, share.sequence.range, begun)
 
-    def fits(self, needed: float) -> bool:
-        """Whether so many more bytes of keys and values can be written."""
+    def _begin_blocks(self, sequence: Sequence, place: Range, begun: range) -> None:
+        self.ranges.place(place, begun.start, begun.stop)
+        whole = [block for block in begun if self._whole(sequence, block)]
+        if whole:
+            self.ranges.use_huge_pages(place, whole[0], whole[-1] + 1)
+
+    def fits(self, needed: float, keep: Hit | None = None) -> bool:
+        """Whether so many more bytes of keys and values can be written, if only what `keep` names stays cached."""
         if needed > self.unchecked:
-            if memory.available() < needed + MARGIN:
-                self.ranges.settle()
-                if memory.available() < needed + MARGIN:
-                    return False
+            if self._left(needed + MARGIN, keep) < needed + MARGIN:
+                return False
             self.unchecked = needed + MARGIN
         return True
 
+    def _left(self, wanted: float, keep: Hit | None = None) -> int:
+        """The memory that is left, after evicting what it takes for so many bytes, or as much of it as can be."""
+        left = memory.available()
+        if left < wanted:
+            self.ranges.settle()
+            left = memory.available()
+        while left < wanted and self._cache.evict(wanted - left + MARGIN, keep):
+            self.ranges.settle()
+            left = memory.available()
+        return left
+
     def admits(self, sequence: Sequence) -> bool:
         """Whether the prompt of a sequence that waits fits."""
-        cached = self.cached_prefix(sequence)
-        sequence.first_whole = -(-cached // SPLIT)
-        return self.fits(self.prompt_bytes(sequence, cached))
+        hit = self._cache.find(sequence)
+        sequence.first_whole = -(-hit.kept // SPLIT)
+        needed = self.prompt_bytes(sequence, hit.kept)
+        return self.fits(needed, hit) or self.fits(needed, hit.in_place)
 
     def write(self, needed: float) -> None:
         """Count bytes that fit and are being written."""
@@ -196,7 +223,7 @@ class Room:
 
     def shortage(self, sequence: Sequence) -> InputError:
         """What to say of a sequence that does not fit, though it is alone."""
-        done, there = max(sequence.cached, self.cached_prefix(sequence)), memory.available()
+        done, there = sequence.cached or self._cache.find(sequence).tokens, memory.available()
         needed = self.prompt_bytes(sequence, done)
         return InputError(
             f"the keys and values of {sequence.length - done} tokens after {done} need {memory.readable(needed)} "
@@ -207,7 +234,7 @@ class Room:
         """Raise InputError unless so many rows of logits fit, and the keys and values of so many tokens."""
         needed = rows * 4 * vocab + tokens * self.position_bytes + self.sequence_bytes
         needed += self._most_prompt_only_bytes(tokens, tokens)
-        if needed > MARGIN and needed > (there := memory.available()):
+        if needed > MARGIN and needed > (there := self._left(needed)):
             raise InputError(
                 f"the logits of {tokens} tokens need {memory.readable(needed)}, {memory.readable(there)} are left"
             )

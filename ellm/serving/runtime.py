@@ -16,6 +16,8 @@ from ellm.serving.model_sampling import read_sampling
 from ellm.system import memory
 from ellm.system.errors import InputError
 
+CACHE_SHARE = 7 / 8  # of the memory that is free, for keys and values that no sequence uses
+
 
 class NoRoom(InputError):
     """The memory for a model is not there."""
@@ -79,6 +81,12 @@ class Runtime:
     def executable(self) -> LoadedProgram:
         """What runs any step."""
         return self.executables[0]
+
+    @property
+    def cache_bytes(self) -> int:
+        """For keys and values that no sequence uses: most of what is free, beside weights mapped from a file."""
+        mapped = self.weights.size if self.checkpoint.packed else 0
+        return max(0, int((memory.available() - mapped) * CACHE_SHARE))
 
     @property
     def nodes(self) -> list[int]:

@@ -13,7 +13,7 @@ from ellm.serving.ranges import Range
 class Scoring:
     """The logits of the positions of int32 [T] tokens from `first` on, of which the caller holds `held` at a time.
 
-    Raises InputError without memory. `step` and `close` are for the thread that runs the engine's steps.
+    Raises InputError without memory. For the thread that runs the engine's steps.
     """
 
     def __init__(self, engine: Engine, tokens: np.ndarray, first: int, held: int):

@@ -6,14 +6,18 @@ import numpy as np
 
 from ellm.serving.lookup import Lookup
 from ellm.serving.policy import Terms
-from ellm.serving.ranges import PromptCache, Range
+from ellm.serving.prefixes import Block
+from ellm.serving.ranges import Range
 from ellm.serving.sampling import SamplingParams
 
 
 class Sequence:
-    """A prompt of [1, context] token ids that is being continued, to `limit` tokens at most."""
+    """A prompt of [1, context] token ids that is being continued, to `limit` tokens at most.
 
-    def __init__(self, prompt: np.ndarray, params: SamplingParams, context: int, cache: PromptCache | None = None):
+    Only sequences of the same `salt` may read what it computes.
+    """
+
+    def __init__(self, prompt: np.ndarray, params: SamplingParams, context: int, salt: bytes = b""):
         self.prompt_length = self.length = len(prompt)
         longest = max(context, self.length + 1)  # a prompt that fills the context still has a next token
         self.limit = longest if params.max_tokens is None else min(longest, self.length + params.max_tokens)
@@ -25,10 +29,14 @@ class Sequence:
         self.lookup: Lookup | None = None  # what drafts them
         self.sampling = params.record(self.tokens.ctypes.data)
         self.terms = Terms()
-        self.cache = cache
+        self.salt = salt
         self.range: Range | None = None
+        self.blocks: np.ndarray = np.empty(0, np.uint64)  # where its blocks of positions are
+        self.tip: Block | None = None  # the last of its whole blocks that others may read
+        self.tail: Block | None = None  # the block behind, as far as others may read it
         self.slot = -1
-        self.cached = 0  # tokens whose keys and values are in the range
+        self.cached = 0  # tokens whose keys and values are there
+        self.first_hit = -1  # of these, how many others had computed when it first got a range
         self.first_whole = 0  # blocks of the range that were begun by others
         self.left_behind: dict[int, int] = {}  # by window: its first blocks, whose caches were given back
         self.prompt_only_bytes = 0.0  # of the range that serve the prompt alone

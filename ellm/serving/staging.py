@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ellm.kernels.contract import SAMPLING
+from ellm.kernels.contract import SAMPLING, SPLIT
 from ellm.scheduler import StepInput
 from ellm.serving.batcher import Share
 from ellm.serving.speculation import MOST_ROWS
@@ -18,6 +18,7 @@ class Staging:
         self._positions = np.empty(chunk, np.int32)
         self._slots = np.empty(chunk, np.int32)
         self._addresses = np.zeros(slots, np.uint64)
+        self._blocks = np.zeros((slots, -(-context // SPLIT)), np.uint64)
         self._rows = np.arange(chunk, dtype=np.int32)
         self._counting = np.arange(context + 1, dtype=np.int32)
         drawn = max(slots, MOST_ROWS)
@@ -40,6 +41,7 @@ class Staging:
             self._positions[begin:end] = self._counting[share.begin : share.end]
             self._slots[begin:end] = sequence.slot
             self._addresses[sequence.slot] = sequence.range.address
+            self._blocks[sequence.slot] = sequence.blocks
             if share.draws:
                 first, drawn = drawn, drawn + share.drawn
                 self._logit_row[first:drawn] = self._rows[end - share.drawn : end]
@@ -51,6 +53,7 @@ class Staging:
             self._tokens[:end],
             slots=self._slots[:end],
             ranges=self._addresses,
+            blocks=self._blocks,
             logit_row=self._logit_row[:drawn],
             logits=self._logits[:drawn],
             sampling=self._sampling[:drawn],

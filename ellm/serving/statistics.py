@@ -13,9 +13,11 @@ class Statistics:
     running: int = 0
     queued_tokens: int = 0  # of the requests that wait
     kv_bytes: int = 0  # of keys and values of the running ones
+    prefix_bytes: int = 0  # of blocks that others may read, some of the running ones among them
     preemptions: int = 0  # times that a running request was sent back to wait
     prefix_queries: int = 0  # tokens of requests when they began
     prefix_hits: int = 0  # of these: tokens whose keys and values were there
+    prefix_evictions: int = 0  # blocks
     prompt_tokens: int = 0  # computed, again where a request had to wait
     generated_tokens: int = 0
     steps: int = 0

@@ -23,7 +23,6 @@ from ellm.predict.planner import Planner
 from ellm.scheduler import Pool, interpret, saved
 from ellm.scheduler.contents import CacheKind
 from ellm.serving.engine import Engine
-from ellm.serving.ranges import PromptCache
 
 FIELDS = {"x": "buffer", "out": "buffer", "width": "int", "state": "range"}
 SOURCE = """
@@ -160,13 +159,14 @@ def test_the_planner_counts_it_once_a_sequence(program):
 def test_inspect_shows_what_each_kind_takes(program):
     assert cache_lines(program) == [
         "caches       1 of keys and values: 0.1 kB per token, 0.0 kB per sequence; "
-        "given back 30 tokens later, without a prompt cache",
-        "caches       1 of state: 0.0 kB per token, 0.1 kB per sequence; a prompt cache reuses all of it or nothing",
+        "given back 30 tokens later, where memory is needed",
+        "caches       1 of state: 0.0 kB per token, 0.1 kB per sequence; "
+        "only a prompt that goes on from its end reuses it",
     ]
 
 
 def test_the_engine_serves_it(executable, program):
-    """Together as alone, with a prompt cache as without."""
+    """Together as alone, going on from a cached end as anew."""
     prompts = [TOKENS[:40].tolist(), TOKENS[5:9].tolist(), TOKENS[30:70].tolist()]
 
     def serve(engine, *completions):
@@ -174,11 +174,11 @@ def test_the_engine_serves_it(executable, program):
         engines.finish(engine, completions)
         return [one.output().token_ids for one in completions]
 
+    fresh = Engine([executable], chunk=32, slots=2, cache_bytes=0)
     engine = Engine([executable], chunk=32, slots=2)
-    alone = [serve(engine, engines.completion(prompt))[0] for prompt in prompts]
+    alone = [serve(fresh, engines.completion(prompt))[0] for prompt in prompts]
     assert serve(engine, *map(engines.completion, prompts)) == alone
-    cache = PromptCache()
     for prompt, spared in ((prompts[0], 0), ([*prompts[0], *alone[0], 3], 44), (prompts[0], 0)):
-        one = engines.completion(prompt, cache=cache)
-        assert serve(engine, one) == serve(engine, engines.completion(prompt))
+        one = engines.completion(prompt)
+        assert serve(engine, one) == serve(fresh, engines.completion(prompt))
         assert one.output().metrics.cached_tokens == spared

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 
 from ellm import SamplingParams
+from ellm.kernels.contract import SPLIT
 from ellm.scheduler.contents import CacheEntry, CacheKind
 from ellm.scheduler.probe_program import ProbeGroup, probe_program
 from ellm.serving.completion import Completion
@@ -58,7 +59,7 @@ class Sums:
 
     def __init__(self):
         self.kind = POSITIONS
-        self.times = collections.Counter()  # (range, position) -> how often it ran
+        self.times = collections.Counter()  # (block, or range of a state, position) -> how often it ran
         self.before = self.after = lambda step: None
         self.stop_after, self.error = None, None  # rows
 
@@ -68,42 +69,47 @@ class Sums:
         for row, (token, position, slot) in enumerate(zip(step.tokens, step.positions, step.slots, strict=True)):
             if row == self.stop_after:
                 raise self.error
-            place = int(step.ranges[slot])
-            self.times[place, int(position)] += 1
-            state = self._sum(place, int(token), int(position))
+            at = int(position)
+            place = int(step.blocks[slot, at // SPLIT] if self.kind.cuttable else step.ranges[slot])
+            self.times[place, at] += 1
+            before = int(step.blocks[slot, max(at - 1, 0) // SPLIT])
+            state = self._sum(place, before, int(token), at)
             if drawn < len(step.logit_row) and row == step.logit_row[drawn]:
                 step.sampled[drawn], step.logprob[drawn] = state % 97, -1.0
                 drawn += 1
         self.after(step)
 
-    def _sum(self, place, token, position):
-        sums = (ctypes.c_int64 * (CONTEXT + 1)).from_address(place)
-        at, to = (0, 0) if not self.kind.cuttable else (position, position + 1)
-        sums[to] = follow(sums[at], token)
-        return sums[to]
+    def _sum(self, place, before, token, position):
+        if not self.kind.cuttable:
+            state = ctypes.c_int64.from_address(place)
+            state.value = follow(state.value, token)
+            return state.value
+        last = ctypes.c_int64.from_address(before + (position - 1) % SPLIT * 8).value if position else 0
+        ctypes.c_int64.from_address(place + position % SPLIT * 8).value = follow(last, token)
+        return follow(last, token)
 
 
-def completion(prompt, *, cache=None, **params):
+def completion(prompt, *, salt=b"", context=CONTEXT, **params):
     """A completion of 5 tokens at most."""
     params = SamplingParams(**{"temperature": 0, "max_tokens": 5} | params)
-    return Completion(np.array(prompt, np.int32), params, CONTEXT, Letters(), cache)
+    return Completion(np.array(prompt, np.int32), params, context, Letters(), salt=salt)
 
 
-def give_program(executable, kind, **fields):
+def give_program(executable, kind, context=CONTEXT, **fields):
     """Let it run the steps of a program that has one cache of this kind; returns it."""
     executable.kind = kind
-    size = kind.sequence_bytes + kind.position_bytes * CONTEXT
-    caches = (CacheEntry("cache.0", 0, kind, 0, size),)
-    program = dataclasses.replace(
-        probe_program([ProbeGroup(1)]), range_bytes=size, caches=caches, context=CONTEXT, vocab=100, **fields
-    )
+    size = kind.sequence_bytes + kind.position_bytes * context
+    block = kind.position_bytes * SPLIT
+    caches = (CacheEntry("cache.0", 0, kind, 0, size, key_bytes=block),)
+    fields = {"range_bytes": size, "caches": caches, "context": context, "vocab": 100, "block_bytes": block} | fields
+    program = dataclasses.replace(probe_program([ProbeGroup(1)]), **fields)
     executable.program = program
     return executable
 
 
-def open_engine(executable, kind, **options):
+def open_engine(executable, kind, context=CONTEXT, **options):
     """An engine with one cache of this kind."""
-    return Engine([give_program(executable, kind)], **{"chunk": 4, "slots": 2} | options)
+    return Engine([give_program(executable, kind, context)], **{"chunk": 4, "slots": 2} | options)
 
 
 def finish(engine, completions):

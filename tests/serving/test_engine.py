@@ -10,9 +10,14 @@ from ellm import InputError
 from ellm.scheduler import StepError
 from ellm.serving.engine import Engine
 from ellm.serving.policy import Policy
-from ellm.serving.ranges import PromptCache
 
 PROMPTS = [[5, 6, 7, 8, 9, 10], [3], [11, 12, 13]]
+
+
+@pytest.fixture
+def keeping_all(monkeypatch):
+    """However short a sequence is, it stays cached."""
+    monkeypatch.setattr("ellm.serving.prefix_cache.LEAST", 1)
 
 
 @pytest.fixture(params=[POSITIONS, STATE], ids=lambda kind: kind.name)
@@ -90,19 +95,19 @@ def test_the_tokens_are_those_of_the_sums():
     assert [tokens for tokens, *_ in expected()] == [summed(prompt, 5) for prompt in PROMPTS]
 
 
-def test_a_step_that_stopped_half_way_is_undone(kind):
+def test_a_step_that_stopped_half_way_is_undone(kind, keeping_all):
     """Its first rows are written: with a state that takes each row once they must not count."""
-    executable, cache = Sums(), PromptCache()
+    executable = Sums()
     engine = open_engine(executable, kind, chunk=8)
-    first = completion([5, 6, 7], cache=cache)
+    first = completion([5, 6, 7])
     engine.submit([first])
     finish(engine, [first])
-    more = completion([5, 6, 7, *results([first])[0][0], 1, 2, 3], cache=cache)
+    more = completion([5, 6, 7, *results([first])[0][0], 1, 2, 3])
     engine.submit([more])
     executable.stop_after, executable.error = 1, StepError(1, "layers.0.sum")
     finish(engine, [more])
     executable.stop_after = None
-    again = completion(more.sequence.tokens[: more.sequence.prompt_length], cache=cache)
+    again = completion(more.sequence.tokens[: more.sequence.prompt_length])
     engine.submit([again])
     finish(engine, [again])
     wanted = summed(again.sequence.tokens[: again.sequence.prompt_length].tolist(), 5)
@@ -110,21 +115,21 @@ def test_a_step_that_stopped_half_way_is_undone(kind):
     assert more.sequence.error is executable.error
 
 
-def test_what_cannot_be_cut_is_not_taken_back_to_before_a_step():
+def test_what_cannot_be_cut_is_not_taken_back_to_before_a_step(keeping_all):
     """Nor if positions could be written again: another prompt may follow what the step was to compute."""
-    executable, cache = Sums(), PromptCache()
+    executable = Sums()
     engine = open_engine(executable, dataclasses.replace(STATE, idempotent=True), chunk=8)
-    first = completion([5, 6, 7], cache=cache)
+    first = completion([5, 6, 7])
     engine.submit([first])
     finish(engine, [first])
     begun = [5, 6, 7, *results([first])[0][0]]
     executable.stop_after, executable.error = 1, StepError(1, "layers.0.sum")
-    failing = completion([*begun, 1, 2, 3], cache=cache)
+    failing = completion([*begun, 1, 2, 3])
     engine.submit([failing])
     finish(engine, [failing])
     assert failing.sequence.error is not None
     executable.stop_after = None
-    other = completion([*begun, 9, 8], cache=cache)
+    other = completion([*begun, 9, 8])
     engine.submit([other])
     finish(engine, [other])
     assert results([other])[0][0] == summed([*begun, 9, 8], 5)
@@ -133,24 +138,24 @@ def test_what_cannot_be_cut_is_not_taken_back_to_before_a_step():
 @pytest.mark.parametrize(
     "first, second, spared",
     [
-        ([5, 6, 7], [5, 6, 7, 8, 9], {"positions": 3, "state": 0}),  # the answer was something else
+        ([5, 6, 7], [5, 6, 7, 8, 9], {"positions": 0, "state": 0}),  # the answer was something else
         ([5, 6, 7], "answer", {"positions": 7, "state": 7}),
-        ([5, 6, 7], [5, 6], {"positions": 1, "state": 0}),
-        ([5, 6, 7], [9, 9], {"positions": 0, "state": 0}),
+        ([5, 6, 7], [5, 6], {"positions": 0, "state": 0}),
+        ([9] * 40, [9] * 40, {"positions": 32, "state": 0}),
     ],
 )
-def test_a_prompt_cache_is_cut_where_its_kind_allows_it(kind, first, second, spared):
-    engine, cache = open_engine(Sums(), kind), PromptCache()
-    before = completion(first, cache=cache)
+def test_what_was_computed_is_reused_where_its_kind_allows_it(kind, first, second, spared, keeping_all):
+    """Where an answer ends a prompt may go on; else whole tiles of positions are copied."""
+    engine = open_engine(Sums(), kind)
+    before = completion(first)
     engine.submit([before])
     finish(engine, [before])
     prompt = [*first, *results([before])[0][0], 4] if second == "answer" else second
-    after = completion(prompt, cache=cache)
+    after = completion(prompt)
     engine.submit([after])
     finish(engine, [after])
     assert after.output().metrics.cached_tokens == spared[kind.name]
-    if kind is STATE:
-        assert results([after])[0][0] == summed(prompt, 5)
+    assert results([after])[0][0] == summed(prompt, 5)
 
 
 def test_memory_is_asked_for_positions_and_for_sequences(kind, monkeypatch):

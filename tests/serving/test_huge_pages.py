@@ -29,8 +29,8 @@ def room(monkeypatch):
     room.ranges.close()
 
 
-def sequence(room, prompt, cache=None):
-    made = Sequence(np.zeros(prompt, np.int32), SamplingParams(max_tokens=CONTEXT), CONTEXT, cache)
+def sequence(room, prompt):
+    made = Sequence(np.zeros(prompt, np.int32), SamplingParams(max_tokens=CONTEXT), CONTEXT)
     room.enter(made)
     return made
 

@@ -1,4 +1,4 @@
-"""KV ranges, and what of a prompt a cache has."""
+"""KV ranges."""
 
 import ctypes
 import mmap
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ellm.serving.ranges import PromptCache, RangePool
+from ellm.serving.ranges import RangePool
 from ellm.system import memory
 from ellm.system.memory import Mapping
 
@@ -22,15 +22,6 @@ def test_a_range_reads_as_zeros_again_after_release():
     assert pool.acquire() is first and first.array[123456789] == 0
     assert pool.acquire() is not first
     pool.close()
-
-
-def test_common_prefix():
-    cache = PromptCache()
-    tokens = np.array([1, 2, 3], np.int32)
-    assert cache.common_prefix(tokens) == 0
-    cache.tokens = np.array([1, 2, 4, 5], np.int32)
-    assert cache.common_prefix(tokens) == 2
-    assert cache.common_prefix(cache.tokens[:3]) == 3
 
 
 def resident(mapping):

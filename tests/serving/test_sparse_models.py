@@ -53,15 +53,16 @@ def test_a_sequence_beside_others_gives_what_it_gives_alone(folder, tokens):
         assert (one.token_ids, one.logprobs) == (beside.token_ids, beside.logprobs)
 
 
-def test_a_prompt_cache_changes_no_bit(folder, tokens):
-    with LLM(folder) as llm:
-        cache = llm.prompt_cache()
-        for prompt in (tokens[:90], tokens[:120], [*tokens[:50], 3, 4]):
-            with llm.stream(prompt, GREEDY, prompt_cache=cache) as stream:
-                list(stream)
-            (fresh,) = llm.generate([prompt], GREEDY)
-            assert (stream.output.token_ids, stream.output.logprobs) == (fresh.token_ids, fresh.logprobs)
-        assert stream.output.metrics.cached_tokens == 50
+def test_what_is_cached_changes_no_bit(folder, tokens):
+    with LLM(folder) as llm, LLM(folder, cache_bytes=0) as plain:
+        prompts = [tokens[:90], [*tokens[:90], *plain.generate([tokens[:90]], GREEDY)[0].token_ids, 7]]
+        prompts += [tokens[:120], [*tokens[:50], 3, 4]]
+        found = []
+        for prompt in prompts:
+            (cached,), (fresh,) = llm.generate([prompt], GREEDY), plain.generate([prompt], GREEDY)
+            assert (cached.token_ids, cached.logprobs) == (fresh.token_ids, fresh.logprobs)
+            found.append(cached.metrics.cached_tokens)
+        assert found == [0, 97, 64, 32]
 
 
 @pytest.mark.parametrize("name", QUANTISED)

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from ellm import InputError
 from ellm.serving import speculation
-from ellm.serving.ranges import PromptCache
 from ellm.serving.speculation import Speculation, check, choose
 
 PROMPTS = [[5, 6, 7, 8, 9, 10], [3], [11, 12, 13]]
@@ -81,19 +80,21 @@ def test_right_drafts_save_steps_and_are_counted():
         assert (metrics.steps, metrics.accepted_tokens) == (24, 0) and metrics.drafted_tokens > 60
 
 
-def test_a_prompt_cache_holds_what_it_would_without_drafts():
+def test_what_is_cached_is_what_it_would_be_without_drafts(monkeypatch):
     """Not what was computed behind the end of the answer; what is wrong there is written over."""
-    caches = PromptCache(), PromptCache()
-    for cache, drafts in zip(caches, (RIGHT, None), strict=True):
+    monkeypatch.setattr("ellm.serving.prefix_cache.LEAST", 1)
+    found = []
+    for drafts in (RIGHT, None):
         engine = open_engine(Sums(), POSITIONS, chunk=30, speculation=drafts)
-        first = completion(PROMPTS[0], cache=cache, max_tokens=20, stop_token_ids=summed(PROMPTS[0], 12)[-1:])
+        first = completion(PROMPTS[0], max_tokens=20, stop_token_ids=summed(PROMPTS[0], 12)[-1:])
         engine.submit([first])
         finish(engine, [first])
-        after = completion([*PROMPTS[0], *first.output().token_ids[:-1], 1, 2], cache=cache)
+        after = completion([*PROMPTS[0], *first.output().token_ids[:-1], 1, 2])
         engine.submit([after])
         finish(engine, [after])
         assert results([after])[0][0] == summed(after.sequence.tokens[: after.sequence.prompt_length].tolist(), 5)
-    assert caches[0].tokens.tolist() == caches[1].tokens.tolist()
+        found.append(after.output().metrics.cached_tokens)
+    assert found == [len(PROMPTS[0]) + 11] * 2
 
 
 def test_a_sequence_that_gives_way_is_computed_again(monkeypatch):

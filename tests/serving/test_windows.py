@@ -1,10 +1,12 @@
 """What no window reaches any more is given back, and changes nothing."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from tiny import write_checkpoint
 
-from ellm import SamplingParams
+from ellm import LLM, SamplingParams
 
 GREEDY = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True)
 WINDOW, PROMPT = 64, 1100
@@ -26,30 +28,49 @@ def caches(llm, mapping):
     return blocks
 
 
-def test_blocks_before_a_window_are_given_back(llm):
-    tokens = np.random.default_rng(0).integers(3, 250, PROMPT).tolist()
-    stream = llm.stream(tokens, GREEDY)
+@pytest.fixture
+def tokens():
+    return np.random.default_rng(0).integers(3, 250, PROMPT).tolist()
+
+
+def held(llm, mapping):
+    """Which of the first four blocks hold anything, by window."""
+    llm.engine.room.ranges.settle()
+    return {kind.window: blocks for kind, blocks in caches(llm, mapping)}
+
+
+def running_range(llm, tokens):
+    """The range of a sequence whose prompt is computed, and its stream."""
+    stream = llm.stream(tokens, dataclasses.replace(GREEDY, max_tokens=60))
     next(stream)
     (running,) = llm.engine.running
-    llm.engine.room.ranges.settle()
-    held = dict(caches(llm, running.sequence.range))
-    assert {kind.window: blocks for kind, blocks in held.items()} == {
-        WINDOW: [False, False, True, False],
-        0: [True, True, True, False],
-    }
-    list(stream)
-    cache = llm.prompt_cache()
-    whole = llm.stream(tokens, GREEDY, prompt_cache=cache)
-    list(whole)
-    assert all(blocks == [True, True, True, False] for _, blocks in caches(llm, cache.range))
-    assert stream.output.token_ids == whole.output.token_ids
-    assert stream.output.logprobs == whole.output.logprobs
-    shorter = llm.stream(tokens[:700], GREEDY, prompt_cache=cache)
-    list(shorter)
-    (anew,) = llm.generate([tokens[:700]], GREEDY)
-    assert shorter.output.metrics.cached_tokens == 699
-    assert (shorter.output.token_ids, shorter.output.logprobs) == (anew.token_ids, anew.logprobs)
-    llm.clear(cache)
+    return running.sequence.range, stream
+
+
+def test_blocks_before_a_window_are_given_back_where_nothing_is_cached(checkpoint, tokens):
+    with LLM(checkpoint, cache_bytes=0) as llm:
+        mapping, stream = running_range(llm, tokens)
+        assert held(llm, mapping) == {WINDOW: [False, False, True, False], 0: [True, True, True, False]}
+        list(stream)
+
+
+def test_they_are_cached_until_memory_is_needed(checkpoint, tokens):
+    """Without them a prompt that leaves an earlier one in the middle is computed anew; one at its end is not."""
+    with LLM(checkpoint) as llm, LLM(checkpoint, cache_bytes=0) as plain:
+        room = llm.engine.room
+        mapping, stream = running_range(llm, tokens)
+        assert held(llm, mapping) == {WINDOW: [True, True, True, False], 0: [True, True, True, False]}
+        shorter = [*tokens[:700], 5]
+        llm.generate([shorter], GREEDY)
+        room.forget()
+        assert held(llm, mapping) == {WINDOW: [False, False, True, False], 0: [True, True, True, False]}
+        list(stream)
+        spared = []
+        for prompt in (shorter, [*tokens, *stream.output.token_ids, 3], shorter):
+            (cached,), (anew,) = llm.generate([prompt], GREEDY), plain.generate([prompt], GREEDY)
+            assert (cached.token_ids, cached.logprobs) == (anew.token_ids, anew.logprobs)
+            spared.append(cached.metrics.cached_tokens)
+        assert spared == [0, PROMPT + 59, 672], "what was computed again completes what was cached"
 
 
 def test_admission_asks_only_for_what_a_window_keeps(llm):
