@@ -21,7 +21,7 @@ TEXT = "".join(Path(__file__).with_name(name).read_text() for name in ("task.h",
 SOURCE = re.sub(r"/\*.*?\*/", "", TEXT, flags=re.DOTALL).replace("\\\n", " ")
 """task.h and the arguments.h in it, without comments, a macro a line."""
 
-_SIZES = {"int32_t": "i4", "int64_t": "i8", "uint64_t": "u8", "double": "f8"}
+_SIZES = {"int32_t": "i4", "int64_t": "i8", "uint64_t": "u8", "double": "f8", "float": "f4"}
 
 
 def _define(name: str) -> int:
@@ -68,6 +68,7 @@ CACHE_DIMS = _define("ELLM_CACHE_DIMS")
 _STRUCTS = structs()
 ATTEND_ITEM = _dtype(_STRUCTS.pop("attend_item"))
 MERGE_ITEM = _dtype(_STRUCTS.pop("merge_item"))
+TOKEN_NUMBER = _dtype(_STRUCTS.pop("token_number"))
 SAMPLING = _dtype(_STRUCTS.pop("sampling"))
 STEP = _dtype(_STRUCTS.pop("step"))
 TASK = _dtype(_STRUCTS.pop("task"))

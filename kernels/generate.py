@@ -90,7 +90,7 @@ def _described(format: Format) -> str:
 def task_declarations() -> str:
     """task.h in Cython's words."""
     lines = ['"""task.h for Cython, written by generate.py: the ABI between scheduler and kernels."""', ""]
-    lines += ["from libc.stdint cimport int32_t, int64_t, uint16_t, uint64_t", ""]
+    lines += ["from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t", ""]
     lines += ['cdef extern from "task.h" nogil:', "    enum:"]
     lines += [f"        {name}" for name in re.findall(r"#define (ELLM_\w+) +[\d(]", formats_header() + SOURCE)]
     lines.append("")

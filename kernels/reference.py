@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ellm.kernels import layout
-from ellm.kernels.contract import FOLD, SPLIT, TILE_K, TILE_N
+from ellm.kernels.contract import FOLD, SPLIT, TILE_K, TILE_N, TOKEN_NUMBER
 from ellm.kernels.formats import NUMBERED
 from ellm.kernels.layout import activation, from_bf16, memory, to_bf16
 from ellm.kernels.reference_matmul import expert_down, expert_gate_up, gate_up, head_linear, linear, logits, qkv
@@ -166,23 +166,31 @@ def add(task: Task) -> None:
 
 
 def sample(task: Task) -> None:
-    """The next token of logit row `row + index` to step.sampled, log softmax(logits) of it to step.logprob."""
+    """The next token of logit row `row + index` to step.sampled, log softmax(logits) of it to step.logprob.
+
+    The same of the most likely tokens to `top`.
+    """
     row = task.row + task.index
     how, step = task.step.sampling[row], task.step  # type: ignore[index]
     assert step.sampled is not None
     x = np.where(np.isnan(step.logits[row]), -np.inf, step.logits[row]).astype(np.float64)  # a NaN is never chosen
-    token = sample_token(x, how)
+    token = int(memory(int(how["given"]), (1,), np.int32)[0]) if how["given"] else sample_token(x, how)
     step.sampled[row] = token
+    logprobs = x - x.max() - np.log(np.exp(x - x.max()).sum())
     if step.logprob is not None:
-        step.logprob[row] = x[token] - x.max() - np.log(np.exp(x - x.max()).sum())
+        step.logprob[row] = logprobs[token]
+    if how["top_len"]:
+        top = memory(int(how["top"]), (int(how["top_len"]),), TOKEN_NUMBER)
+        top["token"] = np.lexsort((np.arange(len(x)), -x))[: len(top)]
+        top["number"] = logprobs[top["token"]]
 
 
 def sample_token(x: np.ndarray, how: np.void) -> int:
     """Choose a token by its logit x, [vocab], as a SAMPLING record says.
 
-    repeat_penalty (Keskar et al., 2019), temperature, min_p, top_k, top_p (Holtzman et al., 2019), in vLLM's order.
+    Mask, bias, penalties, temperature, min_p, top_k, top_p (Holtzman et al., 2019), in vLLM's order.
     """
-    w = penalised(x, how)
+    w = adjusted(x, how)
     if how["temperature"] < 1e-5 or not np.isfinite(w.max()):
         return int(np.argmax(w))
     order, p = candidates(w, how)
@@ -190,14 +198,24 @@ def sample_token(x: np.ndarray, how: np.void) -> int:
     return int(order[np.argmax(passed) if passed.any() else len(p) - 1])
 
 
-def penalised(x: np.ndarray, how: np.void) -> np.ndarray:
-    """Logits with those of the history's tokens divided (if > 0) or multiplied by repeat_penalty."""
+def adjusted(x: np.ndarray, how: np.void) -> np.ndarray:
+    """Logits as mask, bias and penalties change them: all that comes before the temperature."""
     w = x.copy()
-    if how["history_len"] and how["repeat_penalty"] != 1:
-        history = np.unique(memory(int(how["history"]), (int(how["history_len"]),), np.int32))
-        history = history[(history >= 0) & (history < len(x))]
-        w[history] = np.where(x[history] > 0, x[history] / how["repeat_penalty"], x[history] * how["repeat_penalty"])
-    return w
+    if how["mask"]:
+        words = memory(int(how["mask"]), (-(-len(x) // 32),), np.uint32)
+        w[np.unpackbits(words.view(np.uint8), bitorder="little")[: len(x)] == 0] = -np.inf
+    if how["bias_len"]:
+        bias = memory(int(how["bias"]), (int(how["bias_len"]),), TOKEN_NUMBER)
+        np.add.at(w, bias["token"], bias["number"])
+    if not how["history_len"]:
+        return w
+    history = memory(int(how["history"]), (int(how["history_len"]),), np.int32)
+    new = history[int(how["prompt_len"]) :]
+    known, new = np.unique(history[(history >= 0) & (history < len(x))]), new[(new >= 0) & (new < len(x))]
+    repeated = w[known]  # divided if > 0, else multiplied by the repeat penalty (Keskar et al., 2019)
+    w[known] = np.where(repeated > 0, repeated / how["repeat_penalty"], repeated * how["repeat_penalty"])
+    counts = np.bincount(new, minlength=len(x))
+    return w - how["frequency_penalty"] * counts - how["presence_penalty"] * (counts > 0)
 
 
 def candidates(w: np.ndarray, how: np.void) -> tuple[np.ndarray, np.ndarray]:

@@ -1,16 +1,27 @@
 # sample: the next token of one logit row.
 #
-#   w = logits, those of tokens in `history` divided (if > 0) or multiplied by repeat_penalty (Keskar et al., 2019)
+#   w = logits, of which in this order
+#     mask    those of tokens whose bit is 0 become -inf
+#     bias    some get a number added
+#     those of tokens in `history` are divided (if > 0) or multiplied by repeat_penalty (Keskar et al., 2019)
+#     those of tokens in `history` behind the prompt lose frequency_penalty times how often they are there,
+#     and presence_penalty
 #   temperature below 1e-5: argmax w, the lowest token on ties; else p = e^((w - max w) / temperature), and of
 #     min_p   tokens with p >= min_p (p is relative to the most likely token's)
 #     top_k   of these the k first in order of descending w, then ascending token
 #     top_p   of these the shortest run of first ones with at least top_p of their sum (Holtzman et al., 2019)
 #   one is drawn with probability p / sum p, by a number that depends on (seed, counter) alone.
 #
-# The order is vLLM's. A NaN logit counts as -inf. logprob is log_softmax(logits)[token], before any of this.
+# The order is vLLM's. A NaN logit counts as -inf. A token that is `given` is taken as it is. logprob is
+# log_softmax(logits)[token], before any of this, and so are the numbers of the `top` tokens, of descending logits and
+# then of ascending ids; fewer than top_len if the vocabulary ends.
 # Task = logit row of the block; step.logits is not changed.
 
 from libc.math cimport INFINITY, isfinite, log
+from libc.stdint cimport uint32_t
+
+cdef extern from "wait.h" nogil:
+    void wait_for(const int32_t *flag)
 
 
 # One logit row in scratch; contract.scratch_bytes counts the same.
@@ -48,18 +59,62 @@ cdef inline int64_t argmax(const float *x, int64_t n) noexcept nogil:
     return i
 
 
-cdef inline void penalise(const float *logits, const ellm_sampling *how, float *w, int64_t vocab) noexcept nogil:
+cdef inline void allow(const uint32_t *mask, float *w, int64_t vocab) noexcept nogil:
+    cdef int64_t i
+    for i in range(vocab):
+        if not mask[i >> 5] >> (i & 31) & 1:
+            w[i] = -INFINITY
+
+
+# `scratch` [vocab] is for logits of before the penalty, as a token may be in the history several times.
+cdef inline void penalise_repeats(const ellm_sampling *how, float *w, float *scratch, int64_t vocab) noexcept nogil:
     cdef float penalty = <float> how.repeat_penalty, x
     cdef int64_t i, token
-    for i in range(vocab):
-        w[i] = number(logits[i])
-    if penalty == 1:
-        return
     for i in range(how.history_len):
         token = how.history[i]
         if 0 <= token < vocab:
-            x = number(logits[token])
+            scratch[token] = w[token]
+    for i in range(how.history_len):
+        token = how.history[i]
+        if 0 <= token < vocab:
+            x = scratch[token]
             w[token] = x / penalty if x > 0 else x * penalty
+
+
+# `counts` [vocab] is scratch.
+cdef inline void penalise_counts(const ellm_sampling *how, float *w, float *counts, int64_t vocab) noexcept nogil:
+    cdef float presence = <float> how.presence_penalty, frequency = <float> how.frequency_penalty
+    cdef int64_t i, token
+    for i in range(how.prompt_len, how.history_len):
+        token = how.history[i]
+        if 0 <= token < vocab:
+            counts[token] = 0
+    for i in range(how.prompt_len, how.history_len):
+        token = how.history[i]
+        if 0 <= token < vocab:
+            counts[token] += 1
+    for i in range(how.prompt_len, how.history_len):
+        token = how.history[i]
+        if 0 <= token < vocab and counts[token] > 0:
+            w[token] = w[token] - frequency * counts[token] - presence
+            counts[token] = 0
+
+
+# w of a row of logits, all that comes before the temperature.
+cdef inline void adjust(const float *logits, const ellm_sampling *how, const Candidates *c) noexcept nogil:
+    cdef int64_t i, token
+    for i in range(c.vocab):
+        c.w[i] = number(logits[i])
+    if how.mask != NULL:
+        allow(how.mask, c.w, c.vocab)
+    for i in range(how.bias_len):
+        token = how.bias[i].token
+        if 0 <= token < c.vocab:
+            c.w[token] += how.bias[i].number
+    if how.repeat_penalty != 1:
+        penalise_repeats(how, c.w, c.p, c.vocab)
+    if how.presence_penalty != 0 or how.frequency_penalty != 0:
+        penalise_counts(how, c.w, c.p, c.vocab)
 
 
 cdef inline bint before(const Candidates *c, int32_t a, int32_t b) noexcept nogil:
@@ -169,30 +224,61 @@ cdef inline int32_t draw(Candidates *c, const ellm_sampling *how, float top) noe
     return draw_any(c, total, u)
 
 
-cdef inline float log_softmax(const float *logits, int64_t token, float *scratch, int64_t vocab) noexcept nogil:
+# What log_softmax takes from each logit but for `top`, which becomes the highest one.
+cdef inline float log_sum(const float *logits, float *top, float *scratch, int64_t vocab) noexcept nogil:
     cdef int64_t i
-    cdef float top
     for i in range(vocab):
         scratch[i] = number(logits[i])
-    top = vector_max(scratch, vocab)
-    vector_exp(scratch, 1, top, vocab)
-    return logits[token] - top - <float> log(vector_sum(scratch, vocab))
+    top[0] = vector_max(scratch, vocab)
+    vector_exp(scratch, 1, top[0], vocab)
+    return <float> log(vector_sum(scratch, vocab))
+
+
+# The tokens of the highest logits, with these, in order.
+cdef inline void list_top(const float *logits, const ellm_sampling *how, int64_t vocab) noexcept nogil:
+    cdef ellm_token_number *top = how.top
+    cdef int64_t token, at, count = 0
+    cdef float x
+    for token in range(vocab):
+        x = number(logits[token])
+        if count == how.top_len and x <= top[count - 1].number:
+            continue
+        count = min(count + 1, how.top_len)
+        at = count - 1
+        while at > 0 and top[at - 1].number < x:
+            top[at] = top[at - 1]
+            at -= 1
+        top[at].token, top[at].number = <int32_t> token, x
+
+
+cdef inline int64_t choose(const float *logits, const ellm_sampling *how, Candidates *c) noexcept nogil:
+    cdef int64_t token
+    adjust(logits, how, c)
+    token = argmax(c.w, c.vocab)
+    if how.temperature >= 1e-5 and isfinite(c.w[token]):
+        token = draw(c, how, c.w[token])
+    return token
 
 
 cdef void sample(const ellm_task *task) noexcept nogil:
     cdef const ellm_sample *op = <const ellm_sample *> task.args
-    cdef int64_t row = task.row + task.index, token
+    cdef int64_t row = task.row + task.index, token, i
     cdef const float *logits = task.step.logits + row * op.vocab
     cdef const ellm_sampling *how = task.step.sampling + row
+    cdef float top, sum
     cdef Candidates c
     c.vocab = op.vocab
     c.w = <float *> scratch_memory(task)
     c.p = c.w + op.vocab
     c.order = <int32_t *> (c.p + op.vocab)
-    penalise(logits, how, c.w, op.vocab)
-    token = argmax(c.w, op.vocab)
-    if how.temperature >= 1e-5 and isfinite(c.w[token]):
-        token = draw(&c, how, c.w[token])
+    if how.ready != NULL:
+        wait_for(how.ready)
+    token = choose(logits, how, &c) if how.given == NULL else how.given[0]
     task.step.sampled[row] = <int32_t> token
     if task.step.logprob != NULL:
-        task.step.logprob[row] = log_softmax(logits, token, c.w, op.vocab)
+        sum = log_sum(logits, &top, c.w, op.vocab)
+        task.step.logprob[row] = logits[token] - top - sum
+        if how.top_len > 0:
+            list_top(logits, how, op.vocab)
+            for i in range(how.top_len):
+                how.top[i].number = how.top[i].number - top - sum

@@ -73,17 +73,33 @@ typedef struct ellm_merge_item {
     int32_t splits;
 } ellm_merge_item;
 
-/* How to choose the next token of one logit row. */
+/* A token and a number that belongs to it: what is added to its logit, or its log probability. */
+typedef struct ellm_token_number {
+    int32_t token;
+    float number;
+} ellm_token_number;
+
+/* How to choose the next token of one logit row; a field that is 0 changes nothing. */
 typedef struct ellm_sampling {
     double temperature;      /* 0: argmax */
     double top_p;            /* 1: off */
     double min_p;            /* 0: off */
     double repeat_penalty;   /* 1: off */
+    double presence_penalty;
+    double frequency_penalty;
     int64_t top_k;           /* 0: off */
     uint64_t seed;
     int64_t counter;         /* position of the sampled token: seed and counter decide the draw */
-    const int32_t *history;  /* tokens that the penalty applies to */
+    const int32_t *history;  /* tokens that the penalties apply to */
     int64_t history_len;
+    int64_t prompt_len;      /* of these the first, which presence and frequency leave out */
+    const uint32_t *mask;    /* [(vocab + 31) / 32] a bit for each token that is allowed; NULL: all are */
+    const ellm_token_number *bias; /* [bias_len] added to logits */
+    int64_t bias_len;
+    const int32_t *given;    /* the token that is taken, whatever the logits; NULL: one is drawn */
+    const int32_t *ready;    /* 0 until mask and given are there; NULL: they are. Others set it while the step runs */
+    ellm_token_number *top;  /* [top_len] written: the most likely tokens, the first one first */
+    int64_t top_len;         /* at most vocab */
 } ellm_sampling;
 
 #define ELLM_WINDOWS 4  /* most distinct attention windows in a model */

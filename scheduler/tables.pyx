@@ -7,6 +7,9 @@ attend task, and where that leaves too few tasks for the workers, each run's con
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport int32_t, int64_t
 
+cdef extern from "wait.h" nogil:
+    void raise_flag(int32_t *flag)
+
 from ellm.kernels.task cimport ELLM_PIECE, ELLM_SPLIT, ELLM_WINDOWS, ellm_attend_item, ellm_merge_item, ellm_sampling, ellm_step
 
 import numpy as np
@@ -273,6 +276,16 @@ cdef class StepTables:
         for block in range(self.row_blocks):
             found += self.count[kind * self.row_blocks + block] != 0
         return found
+
+
+def set_ready(flags, int64_t begin, int64_t end):
+    """Say of the rows [begin, end) that what their sampling waits for is written; flags: int32, their `ready`."""
+    cdef int32_t *flag = <int32_t *>as_it_is("flags", flags, INT32, (len(flags),))
+    cdef int64_t i
+    if not 0 <= begin <= end <= len(flags):
+        raise IndexError(f"rows {begin} to {end} of {len(flags)}")
+    for i in range(begin, end):
+        raise_flag(flag + i)
 
 
 cdef inline bint follows(const ellm_step *step, int64_t row) noexcept:

@@ -14,6 +14,7 @@ STRUCTS = {
     **contract.DTYPES,
     "attend_item": contract.ATTEND_ITEM,
     "merge_item": contract.MERGE_ITEM,
+    "token_number": contract.TOKEN_NUMBER,
     "sampling": contract.SAMPLING,
     "step": contract.STEP,
     "task": contract.TASK,

@@ -5,14 +5,19 @@ from harness import Case, each_isa, for_cases
 from hypothesis import strategies as st
 
 from ellm.kernels import reference
-from ellm.kernels.contract import SAMPLING
+from ellm.kernels.contract import SAMPLING, TOKEN_NUMBER
 
 seeds = st.integers(0, 2**63)
 OFF = {"temperature": 1.0, "top_p": 1.0, "min_p": 0.0, "repeat_penalty": 1.0, "top_k": 0, "seed": 0, "counter": 0}
 
 
-def make(logits: np.ndarray, history: np.ndarray | None = None, **how) -> Case:
-    """Each row of logits [rows, vocab] sampled in the same way, at counters that go up by one."""
+def make(
+    logits: np.ndarray, history: np.ndarray | None = None, *, mask=None, bias=None, top=0, given=(), **how
+) -> Case:
+    """Each row of logits [rows, vocab] sampled in the same way, at counters that go up by one.
+
+    `mask` are the tokens that are allowed, `bias` pairs of a token and a number, `given` tokens of the first rows.
+    """
     rows, vocab = logits.shape
     case = Case("sample", rows)
     case.args["vocab"] = vocab
@@ -24,6 +29,19 @@ def make(logits: np.ndarray, history: np.ndarray | None = None, **how) -> Case:
     if history is not None:
         case.step.sampling["history"] = case.memory(history.astype(np.int32)).address
         case.step.sampling["history_len"] = len(history)
+    if mask is not None:
+        bits = np.zeros(-(-vocab // 32) * 32, bool)
+        bits[mask] = True
+        case.step.sampling["mask"] = case.memory(np.packbits(bits, bitorder="little")).address
+    if bias is not None:
+        case.step.sampling["bias"] = case.memory(np.array(bias, TOKEN_NUMBER)).address
+        case.step.sampling["bias_len"] = len(bias)
+    for row, token in enumerate(given):
+        case.step.sampling["given"][row] = case.memory(np.array([token], np.int32)).address
+    if top:
+        listed = case.written("top", (rows, top), TOKEN_NUMBER)
+        case.step.sampling["top"] = listed.ctypes.data + listed.strides[0] * np.arange(rows)
+        case.step.sampling["top_len"] = top
     case.step.sampled = case.written("sampled", (rows,), np.int32)
     case.step.logprob = case.written("logprob", (rows,), np.float32)
     return case
@@ -31,7 +49,7 @@ def make(logits: np.ndarray, history: np.ndarray | None = None, **how) -> Case:
 
 def allowed(logits: np.ndarray, how: np.void) -> set[int]:
     """The tokens that may be drawn if p and its sums are only right to 1e-5."""
-    w = reference.penalised(np.where(np.isnan(logits), -np.inf, logits).astype(np.float64), how)
+    w = reference.adjusted(np.where(np.isnan(logits), -np.inf, logits).astype(np.float64), how)
     found = set()
     for error in (-1e-5, 0, 1e-5):
         near = how.copy()
@@ -84,12 +102,102 @@ def test_sample(isa, rows, vocab, ties, penalty, temperature, top_k, top_p, min_
         )
 
 
+eighths = st.integers(-16, 16).map(lambda n: n / 8)  # so that sums are exact
+
+
+@for_cases(
+    60,
+    vocab=st.sampled_from([1, 31, 32, 33, 100, 3001]),
+    allowed_tokens=st.none() | st.integers(1, 40),
+    biased=st.integers(0, 50),
+    presence=st.just(0.0) | eighths,
+    frequency=st.just(0.0) | eighths,
+    penalty=st.sampled_from([1.0, 1.0, 2.0, 0.5]),
+    temperature=st.sampled_from([0.0, 1.0]),
+    top=st.integers(0, 20),
+    seed=seeds,
+)
+def test_what_comes_before_the_temperature(
+    isa, vocab, allowed_tokens, biased, presence, frequency, penalty, temperature, top, seed
+):
+    random = np.random.default_rng(seed)
+    logits = (np.round(40 * random.standard_normal((3, vocab))) / 8).astype(np.float32)
+    logits[:, 5::7] = np.nan
+    logits[:, 6::7] = -np.inf
+    mask = None if allowed_tokens is None else random.integers(0, vocab, allowed_tokens)
+    tokens = random.permutation(vocab)[:biased]
+    bias = [(token, number / 8) for token, number in zip(tokens, random.integers(-800, 800, len(tokens)), strict=True)]
+    history = random.integers(-2, min(vocab, 30) + 2, 60)
+    how = {"presence_penalty": presence, "frequency_penalty": frequency, "repeat_penalty": penalty, "prompt_len": 20}
+    more = {"temperature": temperature, "seed": seed, "top": min(top, vocab)}
+    case = make(logits, history, mask=mask, bias=bias, **how, **more)
+    native, expected = case.run(isa), case.run(None)
+    for row in range(3):
+        token = int(native["sampled"][row])
+        if temperature == 0:
+            assert token == expected["sampled"][row]
+        else:
+            assert token in allowed(logits[row], case.step.sampling[row])
+    if more["top"]:
+        np.testing.assert_array_equal(native["top"]["token"], expected["top"]["token"])
+        np.testing.assert_allclose(native["top"]["number"], expected["top"]["number"], rtol=1e-6, atol=2e-5)
+        assert (np.diff(native["top"]["number"]) <= 0).all()
+
+
+@each_isa
+def test_only_what_is_allowed_is_drawn(isa):
+    logits = np.random.default_rng(0).standard_normal((64, 200))
+    some = np.array([3, 31, 32, 64, 199])
+    for how in ({}, {"top_k": 2}, {"top_p": 0.9}, {"min_p": 0.5}, {"temperature": 0.0}):
+        drawn = make(logits, mask=some, **how).run(isa)["sampled"]
+        assert set(drawn.tolist()) <= {*some.tolist()}
+    assert (make(logits, mask=[77], seed=5).run(isa)["sampled"] == 77).all()
+    assert (make(logits, mask=some, bias=[(5, 100.0), (32, 100.0)]).run(isa)["sampled"] == 32).all()
+
+
+@each_isa
+def test_penalties_count_the_answer_alone(isa):
+    logits = np.array([[4.0, 3.5, 3.0, 0.0]])
+    history = np.array([1, 1, 1, 0, 0, 1])  # of which the prompt has the first three
+    greedy = lambda **how: int(make(logits, history, temperature=0.0, prompt_len=3, **how).run(isa)["sampled"][0])  # noqa: E731
+    assert greedy() == 0
+    assert greedy(frequency_penalty=0.375) == 0  # 4 - 0.75 and 3.5 - 0.375
+    assert greedy(frequency_penalty=0.5625) == 2  # 2.875 and 2.9375
+    assert greedy(presence_penalty=0.9375) == 0  # 3.0625, however often it is there
+    assert greedy(presence_penalty=1.125) == 2
+    assert greedy(presence_penalty=-2.0) == 0
+
+
+@each_isa
+def test_a_given_token_is_taken_with_its_log_probability(isa):
+    logits = np.random.default_rng(1).standard_normal((4, 50))
+    case = make(logits, given=[7, 0, 49], temperature=0.0, mask=[20], top=3)
+    out = case.run(isa)
+    assert out["sampled"].tolist() == [7, 0, 49, 20]
+    expected = [log_softmax(row)[token] for row, token in zip(logits.astype(np.float32), out["sampled"], strict=True)]
+    np.testing.assert_allclose(out["logprob"], expected, atol=2e-6)
+    assert out["top"]["token"].tolist() == [np.argsort(-row)[:3].tolist() for row in logits]
+
+
+@each_isa
+def test_the_chosen_token_has_the_log_probability_that_is_listed(isa):
+    """Bit for bit, whatever changes the odds."""
+    logits = 3 * np.random.default_rng(2).standard_normal((20, 999))
+    out = make(logits, temperature=0.0, top=1).run(isa)
+    assert out["sampled"].tolist() == out["top"]["token"][:, 0].tolist()
+    assert out["logprob"].tolist() == out["top"]["number"][:, 0].tolist()
+    biased = make(logits, temperature=0.0, top=1, bias=[(5, 100.0)]).run(isa)
+    assert (biased["sampled"] == 5).all() and biased["top"].tolist() == out["top"].tolist()
+
+
 @each_isa
 def test_ties_go_to_the_lowest_token(isa):
     logits = np.zeros((1, 100))
     logits[0, [20, 30, 40]] = 5
     assert make(logits, temperature=0.0).run(isa)["sampled"] == 20
     assert make(logits, top_k=1).run(isa)["sampled"] == 20
+    listed = make(logits, top=5).run(isa)["top"]["token"]
+    assert listed.tolist() == [[20, 30, 40, 0, 1]]
     drawn = {int(token) for token in make(np.repeat(logits, 64, 0), top_k=2).run(isa)["sampled"]}
     assert drawn == {20, 30}
 
