@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from ellm.serving.output import Output
     from ellm.serving.refusals import Busy, Late
     from ellm.serving.sampling import SamplingParams
+    from ellm.serving.structured import StructuredOutputs
     from ellm.system.errors import InputError
 
 __version__ = "0.1.0"
-__all__ = ["LLM", "Busy", "InputError", "Late", "Output", "SamplingParams", "__version__"]
+__all__ = ["LLM", "Busy", "InputError", "Late", "Output", "SamplingParams", "StructuredOutputs", "__version__"]
 
 _HOMES = {
     "LLM": "ellm.llm",
@@ -28,6 +29,7 @@ _HOMES = {
     "Late": "ellm.serving.refusals",
     "Output": "ellm.serving.output",
     "SamplingParams": "ellm.serving.sampling",
+    "StructuredOutputs": "ellm.serving.structured",
 }
 
 

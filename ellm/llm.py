@@ -20,6 +20,7 @@ from ellm.serving import speculation
 from ellm.serving.completion import Completion
 from ellm.serving.driver import Driver
 from ellm.serving.engine import SLOTS, Engine
+from ellm.serving.grammars import Grammars
 from ellm.serving.output import Output
 from ellm.serving.policy import Policy, Terms, is_number
 from ellm.serving.runtime import Runtime
@@ -144,6 +145,7 @@ class LLM:
             cache_bytes=self.runtime.cache_bytes if cache_bytes is None else cache_bytes,
         )
         self._driver = Driver(self.engine, self.runtime.close)
+        self._grammars = Grammars(self.tokenizer, self.runtime.program.vocab)
 
     def generate(
         self,
@@ -152,6 +154,7 @@ class LLM:
     ) -> list[Output]:
         """Continue one or many prompts, each a text or token ids, in one batch. Outputs are in the prompts' order.
 
+        Of a prompt with `n` > 1 there are so many, which follow each other.
         The text of an output goes on where its prompt ends and holds all that was generated, reasoning included.
         Control tokens in a prompt's text are such. Without sampling_params, those of `get_default_sampling_params`.
         """
@@ -169,9 +172,10 @@ class LLM:
             raise InputError(f"sampling_params must be SamplingParams or a list of them, not {sampling_params!r}")
         if len(sampling_params) != len(many):
             raise InputError(f"{len(many)} prompts, but {len(sampling_params)} sampling_params")
-        pairs = zip(many, sampling_params, strict=True)
         terms = Terms(arrived=time.perf_counter())
-        completions = [self._completion(prompt, params, terms, chat=chat) for prompt, params in pairs]
+        completions = []
+        for prompt, params in zip(many, sampling_params, strict=True):
+            completions += self._completions(prompt, params, terms, chat=chat)
         self._driver.run(completions)
         return [one.output() for one in completions]
 
@@ -293,6 +297,22 @@ class LLM:
         chat: Chat | None = None,
         salt: bytes = b"",
     ) -> Completion:
+        """The one answer to a prompt."""
+        if isinstance(params, SamplingParams) and params.n > 1:
+            raise InputError(
+                f"a stream has one answer, n is {params.n}: SamplingParams.each has those of several streams"
+            )
+        return self._completions(prompt, params, terms, chat, salt)[0]
+
+    def _completions(
+        self,
+        prompt: Prompt,
+        params: SamplingParams,
+        terms: Terms,
+        chat: Chat | None = None,
+        salt: bytes = b"",
+    ) -> list[Completion]:
+        """The `n` answers to a prompt."""
         if not isinstance(params, SamplingParams):
             raise InputError(f"sampling_params must be SamplingParams, not {params!r}")
         if not isinstance(salt, bytes):
@@ -301,9 +321,18 @@ class LLM:
             raise self.tokenizer.error("there is no text to find stop strings in")
         tokens = self._tokens(self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt)
         self._check_ids(np.asarray(params.stop_token_ids or [], object), "stop_token_ids: ")
-        completion = Completion(tokens, params, self.context, self.tokenizer, chat, salt)
-        completion.sequence.terms = terms
-        return completion
+        self._check_ids(np.asarray([*(params.logit_bias or ())], object), "logit_bias: ")
+        if params.likely > self.runtime.program.vocab:
+            raise InputError(f"logprobs: {params.likely} of a vocabulary of {self.runtime.program.vocab} tokens")
+        wanted = params.structured_outputs
+        matchers = [None if wanted is None else self._grammars.matcher(wanted) for _ in range(params.n)]
+        completions = [
+            Completion(tokens, one, self.context, self.tokenizer, chat, salt, matcher, index)
+            for index, (one, matcher) in enumerate(zip(params.each(), matchers, strict=True))
+        ]
+        for one in completions:
+            one.sequence.terms = terms
+        return completions
 
     def _tokens(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
         """Token ids as int32 [T], checked against the vocabulary and the context."""

@@ -167,6 +167,21 @@ def run(
         float | None,
         typer.Option(help="Above 1: make tokens that were seen less likely.", show_default="the model's, else 1"),
     ] = None,
+    presence_penalty: Annotated[
+        float | None,
+        typer.Option(help="Above 0: make tokens that the answer has less likely.", show_default="the model's, else 0"),
+    ] = None,
+    frequency_penalty: Annotated[
+        float | None,
+        typer.Option(help="The same, for each time that it has them.", show_default="the model's, else 0"),
+    ] = None,
+    json_schema: Annotated[
+        str | None, typer.Option(metavar="FILE", help="A JSON schema that the answer keeps to.")
+    ] = None,
+    grammar: Annotated[
+        str | None, typer.Option(metavar="FILE", help="A grammar that it keeps to, GBNF or Lark.")
+    ] = None,
+    regex: Annotated[str | None, typer.Option(metavar="TEXT", help="An expression that all of it matches.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the sampling.", show_default="another one each time")] = None,
     stop: Annotated[
         list[str] | None,
@@ -186,6 +201,7 @@ def run(
 ) -> None:
     """Answer PROMPT, or chat in the terminal. A lone argument is the MODEL."""
     from ellm.cli import run as command
+    from ellm.cli.structured_options import structured_outputs
     from ellm.cli.template_options import TemplateOptions, parse_arguments
 
     sampling = {
@@ -194,6 +210,9 @@ def run(
         "top_k": top_k,
         "min_p": min_p,
         "repeat_penalty": repeat_penalty,
+        "presence_penalty": presence_penalty,
+        "frequency_penalty": frequency_penalty,
+        "structured_outputs": structured_outputs(json_schema, grammar, regex),
         "max_tokens": max_tokens,
         "stop": stop,
         "seed": seed,

@@ -43,13 +43,23 @@ class Share:
         """How many of its rows are drawn, the last ones."""
         return self.draws + len(self.drafts)
 
+    @property
+    def scored(self) -> int:
+        """How many of its rows say how likely the next token of the prompt was, the first ones."""
+        sequence = self.sequence
+        return max(0, min(self.end, sequence.prompt_length - 1) - self.begin) if sequence.scores_prompt else 0
+
 
 @dataclass(frozen=True)
 class Batcher:
-    """Deals the `chunk` rows of a step out, as a policy says."""
+    """Deals the `chunk` rows of a step out, as a policy says.
+
+    At most `scored` of them say how likely the tokens of prompts were.
+    """
 
     chunk: int
     deal: Deal
+    scored: int = 1 << 30
 
     def shares(self, sequences: Iterable[Sequence], least: int = 1, most: int | None = None) -> list[Share]:
         """The next step of sequences, with `least` rows of each or more; empty if none has so many left.
@@ -57,8 +67,15 @@ class Batcher:
         It has `most` rows at most (None: a chunk), unless one sequence needs more of them.
         """
         due = [one for one in sequences if not one.done and one.left >= least]
-        rows = self.chunk if most is None else min(self.chunk, max(least, most))
-        dealt = self.deal(due, rows) if due else ()
-        return [
-            Share(one, one.cached, one.cached + rows, draws=rows == one.left) for one, rows in dealt if rows >= least
-        ]
+        left = self.chunk if most is None else min(self.chunk, max(least, most))
+        shares, scored = [], self.scored
+        for one, rows in self.deal(due, left) if due else ():
+            rows = rows if not one.scored else min(rows, scored)
+            scored -= min(rows, one.scored)
+            if rows and rows >= least:
+                shares.append(Share(one, one.cached, one.cached + rows, draws=rows == one.left))
+        return shares
+
+    def rows_of(self, sequence: Sequence) -> int:
+        """How many of the rows that a sequence has left a step can hold, of which its program is chosen."""
+        return min(sequence.left, self.scored) if sequence.scored else sequence.left

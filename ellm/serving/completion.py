@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence, Set
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from ellm.serving.constraint import Constraint
 from ellm.serving.output import Metrics, Output, ToolCall
 from ellm.serving.sampling import SamplingParams
 from ellm.serving.sequence import Sequence as TokenSequence
@@ -16,6 +17,9 @@ from ellm.system.errors import InputError
 from ellm.text.families import Chat
 from ellm.text.piece import Kind, Piece
 from ellm.text.reader import Reader
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher
 
 
 class Vocabulary(Protocol):
@@ -25,7 +29,7 @@ class Vocabulary(Protocol):
     def eos_ids(self) -> Set[int]:
         """Tokens that end an answer."""
 
-    def reader(self, prompt: Sequence[int], stops: Sequence[str], chat: Chat | None, /) -> Reader:
+    def reader(self, prompt: Sequence[int], stops: Sequence[str], chat: Chat | None, include_stop: bool, /) -> Reader:
         """A reader of the answer to a prompt, which is a chat's or, if it is None, is continued as it is."""
 
 
@@ -33,6 +37,7 @@ class Completion:
     """Continues a prompt of [1, context] token ids: `sequence` holds the tokens, `pieces` the text so far.
 
     `chat`: the prompt is a conversation in the words of the chat template, and the answer is taken apart.
+    `matcher`: what the answer is to be like. `index`: which of the answers to the prompt it is.
     `notify` is called when there are more pieces, and once when this has `ended`: nothing is added then, and what the
     sequence held is free.
     """
@@ -48,15 +53,23 @@ class Completion:
         vocabulary: Vocabulary,
         chat: Chat | None = None,
         salt: bytes = b"",
+        matcher: LLMatcher | None = None,
+        index: int = 0,
     ):
-        self.sequence = TokenSequence(prompt, params, context, salt)
+        self._params, self._index = params, index
+        self._stop_ids = frozenset(params.stop_token_ids or ())
+        self._ends = {*self._stop_ids, *(() if params.ignore_eos else vocabulary.eos_ids)}
+        ids, constraint = prompt.tolist(), None
+        if matcher is not None:
+            constraint = Constraint(matcher, vocabulary.eos_ids, lambda: vocabulary.reader(ids, (), chat, False))
+        self.sequence = TokenSequence(prompt, params, context, salt, self._ends, constraint)
         self.metrics = Metrics()
-        self._ends = {*(params.stop_token_ids or ()), *(() if params.ignore_eos else vocabulary.eos_ids)}
         self._begun = self._first = 0.0
         self.finish_reason: str | None = None
+        self.stop_reason: int | str | None = None
         self.pieces: list[Piece] = []
         self._read = self.sequence.prompt_length  # tokens that are in the text
-        self._reader = vocabulary.reader(self.sequence.tokens[: self._read].tolist(), params.stops, chat)
+        self._reader = vocabulary.reader(ids, params.stops, chat, params.include_stop_str_in_output)
 
     def begin(self) -> None:
         """The sequence has a range: its first step is next."""
@@ -110,7 +123,22 @@ class Completion:
             metrics=self.metrics,
             reasoning=self._text("reasoning") or None,
             tool_calls=ToolCall.of(self.pieces),
+            stop_reason=self.stop_reason,
+            index=self._index,
+            top_logprobs=_listed(sequence.top[:generated], self._params.logprobs),
+            **self._of_prompt(),
         )
+
+    def _of_prompt(self) -> dict[str, Any]:
+        """What the output says of the prompt's tokens, when all of them are scored."""
+        sequence, count = self.sequence, self._params.prompt_logprobs
+        if count is None or sequence.length == sequence.prompt_length:
+            return {}
+        listed = _listed(sequence.prompt_top[1:], count) or []
+        return {
+            "prompt_logprobs": [None, *sequence.prompt_logprobs[1:].tolist()],
+            "prompt_top_logprobs": [None, *listed],
+        }
 
     def _text(self, kind: Kind) -> str:
         return "".join(piece.text for piece in self.pieces if piece.kind == kind)
@@ -124,24 +152,42 @@ class Completion:
 
     def _take(self, at: int) -> None:
         sequence = self.sequence
-        if math.isnan(sequence.logprobs[at - sequence.prompt_length]):
+        first = at == sequence.prompt_length
+        if math.isnan(sequence.logprobs[at - sequence.prompt_length]) or (first and self._prompt_is_broken()):
             broken = "its weights are broken, or too large for the precision that it is computed in"
             sequence.fail(InputError(f"the model's logits after {at} tokens are NaN: {broken}"))
             return
         token = int(sequence.tokens[at])
+        looking = at >= sequence.prompt_length + self._params.min_tokens
         if token in self._ends:
+            if token in self._stop_ids:
+                self.stop_reason = token
+                if self._params.include_stop_str_in_output:
+                    self.pieces += self._reader.push(token, False)
             self._end("stop")
             return
         thought = self._reader.in_reasoning
-        self.pieces += self._reader.push(token)
+        self.pieces += self._reader.push(token, looking)
         self.metrics.reasoning_tokens += thought and self._reader.in_reasoning
         if self._reader.stopped:
+            self.stop_reason = self._reader.stop
             self._end("stop")
         elif at + 1 == sequence.limit:
             self._end("length")
+
+    def _prompt_is_broken(self) -> bool:
+        return bool(np.isnan(self.sequence.prompt_logprobs[1:]).any())
 
     def _end(self, reason: str) -> None:
         self.pieces += self._reader.finish()
         calls = reason == "stop" and not self._reader.stopped and ToolCall.of(self.pieces)
         self.finish_reason = "stop" if self._reader.stopped else "tool_calls" if calls else reason
         self.sequence.end(self._read)
+
+
+def _listed(top: np.ndarray, count: int | None) -> list[dict[int, float]] | None:
+    """The first `count` tokens of each row with their log probabilities."""
+    if count is None:
+        return None
+    ids, numbers = top["token"][:, :count].tolist(), top["number"][:, :count].tolist()
+    return [dict(zip(*row, strict=True)) for row in zip(ids, numbers, strict=True)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence as Many
 from dataclasses import replace
+from itertools import islice
 
 from ellm.scheduler import Executable, StepInput
 from ellm.scheduler.program import Program, chosen
@@ -52,12 +53,12 @@ class Engine:
         self.slots = slots
         self.room = Room([executable.program for executable in executables], tuple(nodes), cache_bytes)
         self.policy = policy or Policy(chunk, self.program.row_block)
-        self.batcher, self.speculation = Batcher(chunk, self.policy.deal), speculation
+        self._staging = Staging(chunk, slots, self.program.context, self.program.vocab)
+        self.batcher, self.speculation = Batcher(chunk, self.policy.deal, self._staging.more), speculation
         self.waiting: list[Completion] = []
         self.running: list[Completion] = []
         self.preemptions = 0  # how often a sequence gave way to others
         self._queued_tokens = queued_tokens
-        self._staging = Staging(chunk, slots, self.program.context, self.program.vocab)
         self._counted = Statistics()
 
     @property
@@ -169,8 +170,10 @@ class Engine:
         while not self.room.fits(needed := self.room.step_bytes(shares, program)):
             self._make_room()
             shares = self._shares(executable, limit)
+        shares = self._constrained(shares, program)
         if not shares:
             return
+        needed = self.room.step_bytes(shares, program)
         if self.speculation is not None:
             drafted = self.speculation.drafted(shares)
             if self.room.fits(more := self.room.step_bytes(drafted, program)):
@@ -187,6 +190,9 @@ class Engine:
                 share.sequence.fail(error)
             return
         self._measure(shares, time.perf_counter() - begun)
+        for share in shares:
+            if share.sequence.constraint is not None and (broken := share.sequence.constraint.error):
+                share.sequence.fail(broken)
         self._commit(shares, inputs, program)
         for completion in self.running:
             completion.read()
@@ -204,23 +210,43 @@ class Engine:
         counted.step_seconds += seconds
         counted.prompt_tokens += sum(share.rows for share in shares if not share.decodes)
 
+    def _constrained(self, shares: list[Share], program: Program) -> list[Share]:
+        """The shares with the tokens that grammars leave no choice about, if there is room for these."""
+        found, more = [], min(self.batcher.chunk - sum(share.rows for share in shares), self._staging.more)
+        more -= sum(share.scored for share in shares)
+        for share in shares:
+            sequence, constraint = share.sequence, share.sequence.constraint
+            if share.draws and constraint is not None:
+                constraint.follow(sequence.tokens[sequence.prompt_length : sequence.length])
+                most = min(more, sequence.limit - 1 - sequence.length) if self.room.repeatable else 0
+                forced = [*islice(constraint.forced, max(0, most))]
+                share = replace(share, end=share.end + len(forced), drafts=forced)
+                more -= len(forced)
+            found.append(share)
+        return found if self.room.fits(self.room.step_bytes(found, program)) else shares
+
     def _shares(self, executable: Executable, limit: int) -> list[Share]:
         running = [completion.sequence for completion in self.running if not completion.sequence.done]
-        due = [sequence for sequence in running if chosen(self.executables, sequence.left) is executable]
+        rows_of = self.batcher.rows_of
+        due = [sequence for sequence in running if chosen(self.executables, rows_of(sequence)) is executable]
         return self.batcher.shares(due, executable.program.least_rows, limit)
 
     def _commit(self, shares: list[Share], inputs: StepInput, program: Program) -> None:
         """Count what a step did."""
         tokens, logprobs = inputs.sampled, inputs.logprob
         assert tokens is not None and logprobs is not None
-        first = 0
+        top, first = self._staging.top, 0
         for share in shares:
             sequence, right = share.sequence, 0
+            if share.scored:
+                rows = slice(first, first + share.scored)
+                sequence.score(share.begin + 1, logprobs[rows], top[rows])
+                first += share.scored
             if share.draws:
                 right = agreeing(share.drafts, tokens[first : first + len(share.drafts)].tolist())
                 if not sequence.done:
                     new = slice(first, first + right + 1)
-                    sequence.append(share.known, tokens[new], logprobs[new])
+                    sequence.append(share.known, tokens[new], logprobs[new], top[new])
                     self._counted.generated_tokens += right + 1
                 first += share.drawn
             sequence.cached = share.known + right

@@ -21,6 +21,8 @@ _DRAWING = {  # what counts when tokens are drawn: its name in the file, and in 
 }
 _ALWAYS = {
     "repetition_penalty": "repeat_penalty",
+    "presence_penalty": "presence_penalty",
+    "frequency_penalty": "frequency_penalty",
     "max_new_tokens": "max_tokens",
     "stop_strings": "stop",
     "general.sampling.penalty_repeat": "repeat_penalty",
@@ -36,8 +38,6 @@ _NOT_DONE: dict[str, tuple[Any, ...]] = {  # what else changes an answer, with t
     "eta_cutoff": (0,),
     "top_h": (),
     "encoder_repetition_penalty": (1,),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
     "no_repeat_ngram_size": (0,),
     "encoder_no_repeat_ngram_size": (0,),
     "bad_words_ids": ([],),

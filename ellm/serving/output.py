@@ -61,6 +61,11 @@ class Output:
     metrics: Metrics = field(default_factory=Metrics)
     reasoning: str | None = None
     tool_calls: list[ToolCall] = field(default_factory=list)
+    stop_reason: int | str | None = None  # the stop string, or the one of stop_token_ids, that ended it
+    index: int = 0  # which of the `n` answers to its prompt it is
+    top_logprobs: list[dict[int, float]] | None = None  # of each generated token: the likeliest in its place, in order
+    prompt_logprobs: list[float | None] | None = None  # of each token of the prompt; the first has none
+    prompt_top_logprobs: list[dict[int, float] | None] | None = None  # of each token of the prompt; nor has this one
 
     @property
     def message(self) -> dict[str, Any]:

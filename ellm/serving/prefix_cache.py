@@ -91,8 +91,8 @@ class PrefixCache:
         return CacheStatistics(self._queried, self._hit, self._evicted, int(held))
 
     def find(self, sequence: Sequence) -> Hit:
-        """What of a sequence is cached. Its last token is always computed, for its logits."""
-        tokens = sequence.tokens[: sequence.length - 1]
+        """What of a sequence is cached. Tokens whose logits are wanted are always computed, such as its last one."""
+        tokens = sequence.tokens[: sequence.reusable]
         if not self.limit:
             return Hit()
         self._now += 1
@@ -179,9 +179,9 @@ class PrefixCache:
 
     def is_coming(self, sequence: Sequence) -> bool:
         """Whether another sequence is about to compute what this one begins with."""
-        if not self.shares or sequence.length <= WORTH_WAITING:
+        if not self.shares or sequence.reusable < WORTH_WAITING:
             return False
-        tokens, found = sequence.tokens[: sequence.length - 1], -1
+        tokens, found = sequence.tokens[: sequence.reusable], -1
         for one in self._inside.values():
             if one.salt == sequence.salt and one.left > 1 and not one.done and one.tokens[0] == tokens[0]:
                 common = common_prefix(one.tokens[: one.length], tokens)

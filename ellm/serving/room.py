@@ -41,7 +41,7 @@ class Room:
         self._growing = _growing(program)
         self._windowed = _windowed(program)
         self._cache = PrefixCache(program, self.ranges, cache_bytes)
-        self._repeatable = self._cache.cuttable and all(cache.kind.idempotent for cache in program.caches)
+        self.repeatable = self._cache.cuttable and all(cache.kind.idempotent for cache in program.caches)
 
     @property
     def statistics(self) -> CacheStatistics:
@@ -97,7 +97,7 @@ class Room:
 
     def undo(self, sequence: Sequence) -> None:
         """Take back what a step that did not end may have written: all there is, unless it can be written over."""
-        if not self._repeatable:
+        if not self.repeatable:
             self._cache.abandon(sequence)
 
     def leave(self, sequence: Sequence) -> None:

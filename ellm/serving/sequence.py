@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
+from ellm.kernels.contract import TOKEN_NUMBER
+from ellm.serving.constraint import Constraint
 from ellm.serving.lookup import Lookup
 from ellm.serving.policy import Terms
 from ellm.serving.prefixes import Block
@@ -14,10 +18,19 @@ from ellm.serving.sampling import SamplingParams
 class Sequence:
     """A prompt of [1, context] token ids that is being continued, to `limit` tokens at most.
 
-    Only sequences of the same `salt` may read what it computes.
+    Only sequences of the same `salt` may read what it computes. `ends` are the tokens that may end it, `constraint` is
+    what its answer must be like.
     """
 
-    def __init__(self, prompt: np.ndarray, params: SamplingParams, context: int, salt: bytes = b""):
+    def __init__(
+        self,
+        prompt: np.ndarray,
+        params: SamplingParams,
+        context: int,
+        salt: bytes = b"",
+        ends: Iterable[int] = (),
+        constraint: Constraint | None = None,
+    ):
         self.prompt_length = self.length = len(prompt)
         longest = max(context, self.length + 1)  # a prompt that fills the context still has a next token
         self.limit = longest if params.max_tokens is None else min(longest, self.length + params.max_tokens)
@@ -27,7 +40,19 @@ class Sequence:
         self.drawn_first = np.zeros(self.limit - self.length, bool)  # which of these were the first of their step
         self.drafted = 0  # tokens that were verified beside the known ones
         self.lookup: Lookup | None = None  # what drafts them
+        self.constraint = constraint
+        self.scores_prompt = params.prompt_logprobs is not None
+        self.prompt_logprobs = np.empty(self.length if self.scores_prompt else 0, np.float32)  # the first has none
+        self.likely = params.likely  # tokens that are listed for each, with their log probabilities
+        self.prompt_top = np.empty((len(self.prompt_logprobs), self.likely), TOKEN_NUMBER)
+        self.top = np.empty((len(self.logprobs), self.likely), TOKEN_NUMBER)
+        self.least = self.length + min(params.min_tokens, self.limit)  # tokens before which none of `ends` is drawn
+        self.kept_biases = len(params.logit_bias or ())  # of `biases`, from there on
+        self.biases = params.biases(sorted(ends) if params.min_tokens else ())
         self.sampling = params.record(self.tokens.ctypes.data)
+        self.sampling["prompt_len"] = self.prompt_length
+        self.sampling["bias"], self.sampling["bias_len"] = self.biases.ctypes.data, len(self.biases)
+        self.plain = not (self.likely or len(self.biases) or constraint)  # rows differ in their position alone
         self.terms = Terms()
         self.salt = salt
         self.range: Range | None = None
@@ -48,10 +73,30 @@ class Sequence:
         """Known tokens that are still to be computed."""
         return self.length - self.cached
 
-    def append(self, at: int, tokens: np.ndarray, logprobs: np.ndarray) -> None:
-        """Put the tokens that follow the first `at` there. Doing it again changes nothing."""
+    @property
+    def reusable(self) -> int:
+        """Known tokens that others may have computed for it: those whose logits are not wanted."""
+        return 0 if self.scores_prompt else self.length - 1
+
+    @property
+    def scored(self) -> int:
+        """From `cached` on, how many known tokens want the logits of their rows, as the next one is to be scored."""
+        return max(0, self.prompt_length - 1 - self.cached) if self.scores_prompt else 0
+
+    def score(self, at: int, logprobs: np.ndarray, top: np.ndarray) -> None:
+        """Note the log probabilities of the tokens of the prompt from `at` on. Doing it again changes nothing."""
+        rows = slice(at, at + len(logprobs))
+        self.prompt_logprobs[rows], self.prompt_top[rows] = logprobs, top[:, : self.likely]
+
+    def append(self, at: int, tokens: np.ndarray, logprobs: np.ndarray, top: np.ndarray | None = None) -> None:
+        """Put the tokens that follow the first `at` there. Doing it again changes nothing.
+
+        `top`: the likeliest tokens in the place of each, TOKEN_NUMBER [n, `likely` or more].
+        """
         end, behind = at + len(tokens), at - self.prompt_length
         self.tokens[at:end], self.logprobs[behind : behind + len(tokens)] = tokens, logprobs
+        if self.likely and top is not None:
+            self.top[behind : behind + len(tokens)] = top[:, : self.likely]
         self.drawn_first[at - self.prompt_length] = True
         self.length = end
 

@@ -30,7 +30,7 @@ class Speculation:
 
     def drafted(self, shares: list[Share]) -> list[Share]:
         """The shares with drafts; as they are unless all of them are one row of a decoding sequence."""
-        if len(shares) >= self._most or not all(share.decodes for share in shares):
+        if len(shares) >= self._most or not all(share.decodes and not share.drafts for share in shares):
             return shares
         depth = min(DEPTH, self._most - len(shares))
         drafts = [_foretold(share, depth) for share in shares]
@@ -74,6 +74,8 @@ def _foretold(share: Share, most: int) -> tuple[list[int], float]:
     if sequence.lookup is None:
         sequence.lookup = Lookup(sequence.tokens)
     tokens = sequence.lookup.foretell(sequence.length, most)
+    if sequence.constraint is not None:
+        tokens = [*sequence.constraint.useful(tokens)]
     return tokens[: max(0, sequence.limit - 1 - sequence.length)], sequence.lookup.chance
 
 

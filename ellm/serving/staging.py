@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from ellm.kernels.contract import SAMPLING, SPLIT
+from ellm.kernels.contract import SAMPLING, SPLIT, TOKEN_NUMBER
 from ellm.scheduler import StepInput
 from ellm.serving.batcher import Share
+from ellm.serving.constraint import ALLOWED, ENDED, GIVEN
+from ellm.serving.sampling import MOST_LIKELY
+from ellm.serving.sequence import Sequence
 from ellm.serving.speculation import MOST_ROWS
+
+MORE_LOGITS = 128 << 20  # bytes for the logits of rows beyond one a sequence, which few steps touch
 
 
 class Staging:
-    """Room for `chunk` rows of `slots` sequences."""
+    """Room for `chunk` rows of `slots` sequences, of each of which one wants logits, and `more` of all others."""
 
     def __init__(self, chunk: int, slots: int, context: int, vocab: int):
         self._tokens = np.empty(chunk, np.int32)
@@ -21,12 +26,20 @@ class Staging:
         self._blocks = np.zeros((slots, -(-context // SPLIT)), np.uint64)
         self._rows = np.arange(chunk, dtype=np.int32)
         self._counting = np.arange(context + 1, dtype=np.int32)
-        drawn = max(slots, MOST_ROWS)
+        self.more = max(MOST_ROWS, min(chunk, MORE_LOGITS // (4 * vocab)))
+        drawn = slots + self.more
         self._logit_row = np.empty(drawn, np.int32)
         self._logits = np.empty((drawn, vocab), np.float32)
         self._sampling = np.zeros(drawn, SAMPLING)
         self._sampled = np.empty(drawn, np.int32)
         self._logprob = np.empty(drawn, np.float32)
+        self.top = np.empty((drawn, MOST_LIKELY), TOKEN_NUMBER)  # written by the step: its likeliest tokens, row by row
+        self._given = np.empty(drawn, np.int32)
+        self._masks = np.empty((drawn, -(-vocab // 32)), np.uint32)
+        self._addresses_of = {
+            name: rows.ctypes.data + np.arange(drawn, dtype=np.uint64) * np.uint64(rows.strides[0])
+            for name, rows in (("top", self.top), ("given", self._given), ("mask", self._masks))
+        }
 
     def fill(self, shares: list[Share]) -> StepInput:
         """The step of these shares; what is drawn is in the order of those that draw, row by row."""
@@ -42,12 +55,16 @@ class Staging:
             self._slots[begin:end] = sequence.slot
             self._addresses[sequence.slot] = sequence.range.address
             self._blocks[sequence.slot] = sequence.blocks
+            if share.scored:
+                rows, drawn = slice(drawn, drawn + share.scored), drawn + share.scored
+                self._place(sequence, rows, begin, share.begin + 1)
+                next_tokens = sequence.tokens.ctypes.data + 4 * (share.begin + 1)
+                self._sampling["given"][rows] = next_tokens + 4 * np.arange(share.scored, dtype=np.uint64)
             if share.draws:
-                first, drawn = drawn, drawn + share.drawn
-                self._logit_row[first:drawn] = self._rows[end - share.drawn : end]
-                self._sampling[first:drawn] = sequence.sampling
-                counted = self._counting[share.known : share.end + 1]
-                self._sampling["counter"][first:drawn] = self._sampling["history_len"][first:drawn] = counted
+                rows, drawn = slice(drawn, drawn + share.drawn), drawn + share.drawn
+                self._place(sequence, rows, end - share.drawn, share.known)
+                if sequence.constraint is not None:
+                    self._constrain(share, rows)
         return StepInput.of(
             self._positions[:end],
             self._tokens[:end],
@@ -60,3 +77,24 @@ class Staging:
             sampled=self._sampled[:drawn],
             logprob=self._logprob[:drawn],
         )
+
+    def _place(self, sequence: Sequence, rows: slice, row: int, known: int) -> None:
+        """Have the tokens behind `known` ones drawn from the step's rows from `row` on."""
+        count = rows.stop - rows.start
+        self._logit_row[rows] = self._rows[row : row + count]
+        self._sampling[rows] = sequence.sampling
+        counted = self._counting[known : known + count]
+        self._sampling["counter"][rows] = self._sampling["history_len"][rows] = counted
+        if not sequence.plain:
+            self._sampling["top"][rows] = self._addresses_of["top"][rows]
+            biases = np.where(counted < sequence.least, len(sequence.biases), sequence.kept_biases)
+            self._sampling["bias_len"][rows] = biases
+
+    def _constrain(self, share: Share, rows: slice) -> None:
+        """Say what these rows may draw."""
+        constraint = share.sequence.constraint
+        assert constraint is not None
+        kinds = np.array(constraint.lay_out(share.drafts, self._masks[rows], self._given[rows]))
+        for name, which in (("mask", (kinds == ALLOWED) | (kinds == ENDED)), ("given", kinds == GIVEN)):
+            self._sampling[name][rows] = np.where(which, self._addresses_of[name][rows], 0)
+        self._sampling["bias_len"][rows][kinds == ENDED] = share.sequence.kept_biases  # nothing else can come

@@ -129,13 +129,14 @@ class GGMLTokenizer:
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """The text of token ids, without the space that `encode` put before it. Other numbers become nothing."""
         known = [one for one in ids if 0 <= one < len(self._tokens)]
-        pieces = [self._piece(one, skip_special_tokens) for one in known]
+        pieces = [self.piece(one, skip_special_tokens) for one in known]
         first = 1 if known[:1] == [self._bos_id] else 0
         if self._space_prefix and len(pieces) > first:
             pieces[first] = pieces[first].removeprefix(b" ")
         return b"".join(pieces).decode(errors="replace")
 
-    def _piece(self, one: int, skip_special: bool) -> bytes:
+    def piece(self, one: int, skip_special: bool) -> bytes:
+        """The bytes of a token."""
         token, kind = self._tokens[one], self._types[one]
         if kind in (TokenType.CONTROL, TokenType.UNKNOWN):
             return b"" if skip_special else token.encode()

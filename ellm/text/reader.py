@@ -32,6 +32,7 @@ class Reader:
         tokens: Mapping[int, str],
         stops: Sequence[str],
         call_ids: CallIds | None = None,
+        include_stop: bool = False,
     ):
         """Read an answer from its first token on.
 
@@ -41,9 +42,10 @@ class Reader:
             tokens: ids that are not text and what stop strings see of them: special tokens and the parser's marks.
             stops: strings that end the answer and are not part of it.
             call_ids: names calls that the model did not.
+            include_stop: the stop string that comes is part of the answer.
         """
         self._stream, self._parser, self._tokens = stream, parser, tokens
-        self._stop = StopFilter(list(stops))
+        self._stop = StopFilter(list(stops), include_stop)
         self._call_ids = call_ids
 
     @property
@@ -52,18 +54,38 @@ class Reader:
         return self._stop.matched
 
     @property
+    def stop(self) -> str | None:
+        """The stop string that has come."""
+        return self._stop.stop
+
+    @property
+    def answering(self) -> bool:
+        """Whether what comes next is the answer, as far as is known."""
+        return self._parser.answering
+
+    @property
+    def opening(self) -> int | None:
+        """The token that may come next and begin reasoning, though what comes is the answer else."""
+        return next((number for number, token in self._tokens.items() if token == self._parser.opening), None)
+
+    @property
+    def marks(self) -> frozenset[int]:
+        """The tokens that may change what comes next."""
+        return frozenset(number for number, token in self._tokens.items() if token in self._parser.marks)
+
+    @property
     def in_reasoning(self) -> bool:
         """Whether what comes next is reasoning, as far as is known."""
         return self._parser.inside
 
-    def push(self, token_id: int) -> list[Piece]:
-        """The pieces that this token completes."""
+    def push(self, token_id: int, looking: bool = True) -> list[Piece]:
+        """The pieces that this token completes. With `looking` false no stop string ends with it."""
         token = self._tokens.get(token_id)
         if token is None:
-            return self._show(Unit(self._stream.push(token_id)))
+            return self._show(Unit(self._stream.push(token_id)), looking=looking)
         if token not in self._parser.marks:  # the bytes of a character may lie on both sides of it
-            return self._show(Unit(token, is_token=True))
-        return self._show(Unit(self._stream.finish()), Unit(token, is_token=True))
+            return self._show(Unit(token, is_token=True), looking=looking)
+        return self._show(Unit(self._stream.finish()), Unit(token, is_token=True), looking=looking)
 
     def finish(self) -> list[Piece]:
         """What was held back when the answer has ended."""
@@ -72,11 +94,11 @@ class Reader:
             pieces += self._parse(self._stop.finish())
         return pieces + self._named(self._parser.finish())
 
-    def _show(self, *units: Unit) -> list[Piece]:
+    def _show(self, *units: Unit, looking: bool = True) -> list[Piece]:
         pieces = []
         for unit in units:
             if unit.text and not self.stopped:
-                pieces += self._parse(self._stop.push(unit))
+                pieces += self._parse(self._stop.push(unit, looking))
         return pieces
 
     def _parse(self, units: Sequence[Unit]) -> list[Piece]:

@@ -10,24 +10,34 @@ class StopMatcher:
 
     Attributes:
         matched: whether a stop string has come.
+        stop: which it was.
         rest: the text behind the stop string.
     """
 
-    def __init__(self, stops: list[str]):
+    def __init__(self, stops: list[str], include: bool = False):
+        """Look for `stops`; `include`: the one that comes is part of the text."""
         self.stops = stops
         self.matched = False
+        self.stop: str | None = None
         self.rest = ""
+        self._include = include
         self._withheld = ""
         self._longest = max(map(len, stops), default=0)
 
-    def push(self, text: str) -> str:
-        """Text that can be shown; once a stop string has matched, the text before it."""
+    def push(self, text: str, looking: bool = True) -> str:
+        """Text that can be shown; once a stop string has matched, the text before it.
+
+        With `looking` false no stop string ends with this text.
+        """
         text = self._withheld + text
-        found = [(at, -len(stop)) for stop in self.stops if (at := text.find(stop)) >= 0]
+        if not looking:
+            self._withheld = ""
+            return text
+        found = [(at, -len(stop), stop) for stop in self.stops if (at := text.find(stop)) >= 0]
         if found:
-            at, length = min(found)
+            at, length, self.stop = min(found)
             self.matched, self._withheld, self.rest = True, "", text[at - length :]
-            return text[:at]
+            return text[: at - length if self._include else at]
         for n in range(min(len(text), self._longest - 1), 0, -1):
             if any(stop.startswith(text[-n:]) for stop in self.stops):
                 self._withheld = text[-n:]
@@ -47,8 +57,8 @@ class StopFilter:
     The texts of tokens count, so that a stop string may be a special token. A token passes whole or not at all.
     """
 
-    def __init__(self, stops: list[str]):
-        self._matcher = StopMatcher(stops)
+    def __init__(self, stops: list[str], include: bool = False):
+        self._matcher = StopMatcher(stops, include)
         self._withheld: list[Unit] = []
         self._due = 0  # characters of what is withheld that may pass
 
@@ -57,10 +67,15 @@ class StopFilter:
         """Whether a stop string has come."""
         return self._matcher.matched
 
-    def push(self, unit: Unit) -> list[Unit]:
-        """What can be shown; once a stop string has matched, what is before it."""
+    @property
+    def stop(self) -> str | None:
+        """Which it was."""
+        return self._matcher.stop
+
+    def push(self, unit: Unit, looking: bool = True) -> list[Unit]:
+        """What can be shown; once a stop string has matched, what is before it. `looking` as of StopMatcher."""
         self._withheld.append(unit)
-        return self._release(len(self._matcher.push(unit.text)))
+        return self._release(len(self._matcher.push(unit.text, looking)))
 
     def finish(self) -> list[Unit]:
         """What is still held back when the answer has ended."""

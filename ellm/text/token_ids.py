@@ -34,7 +34,13 @@ class TokenIds(Tokenizer):
         """Raises InputError."""
         raise self.error("answers are lists of token ids")
 
-    def reader(self, prompt: Sequence[int], stops: Sequence[str] = (), chat: Chat | None = None) -> Reader:
+    def reader(
+        self,
+        prompt: Sequence[int],
+        stops: Sequence[str] = (),
+        chat: Chat | None = None,
+        include_stop: bool = False,
+    ) -> Reader:
         """A reader of no text."""
         return Reader(_NoText(), Everything(), {}, stops)
 

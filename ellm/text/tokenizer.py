@@ -110,7 +110,13 @@ class Tokenizer:
         """An incremental `decode` of ids that follow a prompt."""
         return TokenStream(self, skip_special, prompt)
 
-    def reader(self, prompt: Sequence[int], stops: Sequence[str] = (), chat: Chat | None = None) -> Reader:
+    def reader(
+        self,
+        prompt: Sequence[int],
+        stops: Sequence[str] = (),
+        chat: Chat | None = None,
+        include_stop: bool = False,
+    ) -> Reader:
         """What reads the tokens of an answer.
 
         Args:
@@ -118,12 +124,14 @@ class Tokenizer:
             stops: strings that end the answer; they are looked for in its text with all special tokens.
             chat: the prompt is from `chat`: reasoning and calls are told from the answer. Otherwise the answer is
                 everything, and the marks of reasoning are in its text even if they are special tokens.
+            include_stop: the stop string that comes is part of the answer.
         """
         if chat is None:
-            return Reader(self.stream(prompt=prompt), Everything(self._style.marks), self._special, stops)
+            stream, parser = self.stream(prompt=prompt), Everything(self._style.marks)
+            return Reader(stream, parser, self._special, stops, include_stop=include_stop)
         parser = self._style.parser(self.decode(prompt[-_PROMPT_END:], skip_special=False), chat)
         marks = {number: token for number, token in self._added.items() if token in parser.marks}
-        return Reader(self.stream(), parser, self._special | marks, stops, CallIds(prompt))
+        return Reader(self.stream(), parser, self._special | marks, stops, CallIds(prompt), include_stop)
 
     @cached_property
     def _added(self) -> dict[int, str]:

@@ -41,8 +41,8 @@ class Letters:
 
     eos_ids = frozenset({99})
 
-    def reader(self, prompt, stops, chat):
-        return Reader(self, Everything(), {}, stops)
+    def reader(self, prompt, stops, chat, include_stop):
+        return Reader(self, Everything(), {}, stops, include_stop)
 
     def push(self, token):
         return chr(ord("a") + token % 26)

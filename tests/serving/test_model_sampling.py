@@ -32,6 +32,7 @@ def read(**generation):
         ({"repetition_penalty": 1.05, "max_new_tokens": 7}, {"repeat_penalty": 1.05, "max_tokens": 7}),
         ({"stop_strings": ["END"]}, {"stop": ["END"]}),
         ({"general.sampling.top_k": 64, "general.sampling.temp": 1.5}, {"top_k": 64, "temperature": 1.5}),
+        ({"presence_penalty": 1.5, "frequency_penalty": 0.5}, {"presence_penalty": 1.5, "frequency_penalty": 0.5}),
         ({"general.sampling.penalty_repeat": 1.1}, {"temperature": 1.0, "repeat_penalty": 1.1}),
     ],
     ids=repr,
