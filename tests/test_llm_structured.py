@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import time
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from tiny import write_checkpoint
 
 from ellm import LLM, InputError, SamplingParams, StructuredOutputs
 from ellm.serving import lookup, speculation
+from ellm.serving.constraint import Constraint
 from ellm.serving.step_costs import StepCosts
 
 SCHEMA = {
@@ -181,6 +183,36 @@ def test_a_grammar_that_grows_too_complex_ends_its_request_alone(llm, monkeypatc
     assert llm.generate("x", PARAMS)[0].token_ids == expected
     with pytest.raises(InputError, match=r"structured_outputs: lexer error: too many states: 30 >= 30$"):
         _ = [*stream]
+
+
+def test_steps_wait_for_masks_that_take_long(llm, monkeypatch):
+    kinds = [asking(kind, temperature=1.5, seed=3) for kind in ("regex", "choice", "lark")]
+    expected = [one.token_ids for one in llm.generate(["x"] * 3, kinds)]
+    lay_out = Constraint.lay_out
+
+    def slowly(*arguments):
+        time.sleep(0.01)
+        return lay_out(*arguments)
+
+    monkeypatch.setattr(Constraint, "lay_out", slowly)
+    assert [one.token_ids for one in llm.generate(["x"] * 3, kinds)] == expected
+
+
+def test_masks_that_cannot_be_made_end_their_request_alone(llm, monkeypatch):
+    (expected,) = llm.generate("x", PARAMS)
+    lay_out = Constraint.lay_out
+
+    def broken(constraint, drafts, masks, given):
+        if constraint._followed == 3:
+            raise RuntimeError("broken")
+        return lay_out(constraint, drafts, masks, given)
+
+    monkeypatch.setattr(Constraint, "lay_out", broken)
+    stream = llm.stream("x", asking("lark"))
+    assert llm.generate("x", PARAMS)[0].token_ids == expected.token_ids
+    with pytest.raises(RuntimeError, match="broken"):
+        _ = [*stream]
+    assert llm.generate("x", asking("choice"))[0].finish_reason == "stop"
 
 
 def test_a_model_without_text_refuses(tmp_path):

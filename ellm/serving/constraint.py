@@ -37,6 +37,7 @@ class Constraint:
         self._matcher, self._ends = matcher, frozenset(ends)
         self._followed = 0  # tokens of the answer
         self._over = False
+        self._failure: BaseException | None = None
         self._new_reader = reader
         self._reader: Reader | None = reader()  # until the answer begins
         self._marks, self._opening = self._reader.marks, self._reader.opening
@@ -49,11 +50,15 @@ class Constraint:
         return self._reader is None and not self._over
 
     @property
-    def error(self) -> InputError | None:
-        """What is wrong with the grammar, if it has turned out to be too complex."""
-        if not self._matcher.is_error():
-            return None
+    def error(self) -> BaseException | None:
+        """What has gone wrong, such as a grammar that has turned out to be too complex."""
+        if self._failure is not None or not self._matcher.is_error():
+            return self._failure
         return InputError(f"structured_outputs: {complaint(self._matcher)}")
+
+    def fail(self, error: BaseException) -> None:
+        """Have nothing else be known of it."""
+        self._failure = error
 
     def follow(self, answer: np.ndarray) -> None:
         """Take in what is new of the tokens of the answer."""

@@ -128,6 +128,7 @@ class Engine:
     def close(self, error: BaseException) -> None:
         """End every completion with an error, and unmap the ranges."""
         self.fail(error)
+        self._staging.masks.close()
         self.room.ranges.close()
 
     def _admit(self) -> int:
@@ -167,7 +168,7 @@ class Engine:
         """Run the rows that are due there, no more than the limit if the program can do with so few."""
         program = executable.program
         shares = self._shares(executable, limit)
-        while not self.room.fits(needed := self.room.step_bytes(shares, program)):
+        while not self.room.fits(self.room.step_bytes(shares, program)):
             self._make_room()
             shares = self._shares(executable, limit)
         shares = self._constrained(shares, program)
@@ -182,6 +183,7 @@ class Engine:
         self.room.prepare(shares)
         inputs = self._staging.fill(shares)
         begun = time.perf_counter()
+        self._staging.masks.begin()
         try:
             executable.run(inputs)
         except BaseException as error:
@@ -189,6 +191,8 @@ class Engine:
                 self.room.undo(share.sequence)
                 share.sequence.fail(error)
             return
+        finally:
+            self._staging.masks.wait()
         self._measure(shares, time.perf_counter() - begun)
         for share in shares:
             if share.sequence.constraint is not None and (broken := share.sequence.constraint.error):

@@ -7,7 +7,7 @@ import numpy as np
 from ellm.kernels.contract import SAMPLING, SPLIT, TOKEN_NUMBER
 from ellm.scheduler import StepInput
 from ellm.serving.batcher import Share
-from ellm.serving.constraint import ALLOWED, ENDED, GIVEN
+from ellm.serving.masks import Masks, Wanted, addresses
 from ellm.serving.sampling import MOST_LIKELY
 from ellm.serving.sequence import Sequence
 from ellm.serving.speculation import MOST_ROWS
@@ -34,15 +34,14 @@ class Staging:
         self._sampled = np.empty(drawn, np.int32)
         self._logprob = np.empty(drawn, np.float32)
         self.top = np.empty((drawn, MOST_LIKELY), TOKEN_NUMBER)  # written by the step: its likeliest tokens, row by row
-        self._given = np.empty(drawn, np.int32)
-        self._masks = np.empty((drawn, -(-vocab // 32)), np.uint32)
-        self._addresses_of = {
-            name: rows.ctypes.data + np.arange(drawn, dtype=np.uint64) * np.uint64(rows.strides[0])
-            for name, rows in (("top", self.top), ("given", self._given), ("mask", self._masks))
-        }
+        self._top_addresses = addresses(self.top)
+        self.masks = Masks(self._sampling, vocab)
 
     def fill(self, shares: list[Share]) -> StepInput:
-        """The step of these shares; what is drawn is in the order of those that draw, row by row."""
+        """The step of these shares; what is drawn is in the order of those that draw, row by row.
+
+        Its masks are found out from `masks.begin` on.
+        """
         end = drawn = 0
         for share in shares:
             sequence, begin, end = share.sequence, end, end + share.rows
@@ -64,7 +63,7 @@ class Staging:
                 rows, drawn = slice(drawn, drawn + share.drawn), drawn + share.drawn
                 self._place(sequence, rows, end - share.drawn, share.known)
                 if sequence.constraint is not None:
-                    self._constrain(share, rows)
+                    self.masks.want(Wanted(sequence.constraint, share.drafts, rows, sequence.kept_biases))
         return StepInput.of(
             self._positions[:end],
             self._tokens[:end],
@@ -86,15 +85,6 @@ class Staging:
         counted = self._counting[known : known + count]
         self._sampling["counter"][rows] = self._sampling["history_len"][rows] = counted
         if not sequence.plain:
-            self._sampling["top"][rows] = self._addresses_of["top"][rows]
+            self._sampling["top"][rows] = self._top_addresses[rows]
             biases = np.where(counted < sequence.least, len(sequence.biases), sequence.kept_biases)
             self._sampling["bias_len"][rows] = biases
-
-    def _constrain(self, share: Share, rows: slice) -> None:
-        """Say what these rows may draw."""
-        constraint = share.sequence.constraint
-        assert constraint is not None
-        kinds = np.array(constraint.lay_out(share.drafts, self._masks[rows], self._given[rows]))
-        for name, which in (("mask", (kinds == ALLOWED) | (kinds == ENDED)), ("given", kinds == GIVEN)):
-            self._sampling[name][rows] = np.where(which, self._addresses_of[name][rows], 0)
-        self._sampling["bias_len"][rows][kinds == ENDED] = share.sequence.kept_biases  # nothing else can come

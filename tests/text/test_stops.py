@@ -76,3 +76,22 @@ def test_the_text_behind_a_stop_string_is_known():
     assert matcher.push("ab") == "a" and matcher.rest == ""
     matcher = StopMatcher(["b", "bc"])
     assert matcher.push("abcd") == "a" and matcher.rest == "d"
+
+
+def test_the_stop_string_may_be_part_of_the_text():
+    matcher = StopMatcher(["bc", "c"], include=True)
+    assert [matcher.push(text) for text in ("a", "b", "cd")] == ["a", "", "bc"]
+    assert (matcher.stop, matcher.rest) == ("bc", "d")
+    stop = StopFilter(["b<c>"], include=True)
+    units = [*stop.push(Unit("ab")), *stop.push(Unit("<c>", is_token=True))]
+    assert units == [Unit("a"), Unit("b"), Unit("<c>", is_token=True)] and stop.stop == "b<c>"
+
+
+def test_nothing_ends_while_nobody_looks():
+    """What has passed by then is no part of a stop string either."""
+    matcher = StopMatcher(["abc"])
+    assert matcher.push("xabc", looking=False) == "xabc" and not matcher.matched
+    assert matcher.push("yab", looking=False) == "yab"
+    assert matcher.push("c") == "c" and not matcher.matched
+    assert matcher.push("ab") == "" and matcher.push("d", looking=False) == "abd"
+    assert matcher.push("abcd") == "" and matcher.stop == "abc"
