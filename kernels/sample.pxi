@@ -18,7 +18,6 @@
 # Task = logit row of the block; step.logits is not changed.
 
 from libc.math cimport INFINITY, isfinite, log
-from libc.stdint cimport uint32_t
 
 cdef extern from "wait.h" nogil:
     void wait_for(const int32_t *flag)
@@ -57,13 +56,6 @@ cdef inline int64_t argmax(const float *x, int64_t n) noexcept nogil:
     while x[i] != top:
         i += 1
     return i
-
-
-cdef inline void allow(const uint32_t *mask, float *w, int64_t vocab) noexcept nogil:
-    cdef int64_t i
-    for i in range(vocab):
-        if not mask[i >> 5] >> (i & 31) & 1:
-            w[i] = -INFINITY
 
 
 # `scratch` [vocab] is for logits of before the penalty, as a token may be in the history several times.
@@ -106,7 +98,7 @@ cdef inline void adjust(const float *logits, const ellm_sampling *how, const Can
     for i in range(c.vocab):
         c.w[i] = number(logits[i])
     if how.mask != NULL:
-        allow(how.mask, c.w, c.vocab)
+        vector_allow(how.mask, c.w, c.vocab)
     for i in range(how.bias_len):
         token = how.bias[i].token
         if 0 <= token < c.vocab:

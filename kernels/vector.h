@@ -125,6 +125,23 @@ static inline float vector_sum_squares(const float *x, int64_t n) {
     return lanes_sum(lanes);
 }
 
+/* x[i] = -inf where bit i % 32 of mask[i / 32] is 0. */
+static inline void vector_allow(const uint32_t *mask, float *x, int64_t n) {
+    for (int64_t word = 0; 32 * word < n; word++) {
+        uint32_t bits = mask[word];
+        float *at = x + 32 * word;
+        if (bits == UINT32_MAX)
+            continue;
+        if (32 * word + 32 <= n) {
+            for (int i = 0; i < 32; i++)
+                at[i] = bits >> i & 1 ? at[i] : -INFINITY;
+        } else {
+            for (int i = 0; 32 * word + i < n; i++)
+                at[i] = bits >> i & 1 ? at[i] : -INFINITY;
+        }
+    }
+}
+
 /* NaNs are passed over, except that nothing but NaNs gives -inf. */
 static inline float vector_max(const float *x, int64_t n) {
     float lanes[ELLM_LANES];

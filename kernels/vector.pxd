@@ -1,6 +1,6 @@
 """vector.h and cache.h for Cython."""
 
-from libc.stdint cimport int64_t, uint16_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t
 
 from ellm.kernels.task cimport ellm_step
 
@@ -12,6 +12,7 @@ cdef extern from "vector.h" nogil:
     void vector_from_bf16(const uint16_t *x, float *out, int64_t n)
     float vector_sum(const float *x, int64_t n)
     float vector_sum_squares(const float *x, int64_t n)
+    void vector_allow(const uint32_t *mask, float *x, int64_t n)
     float vector_max(const float *x, int64_t n)
     float vector_rms_scale(const float *x, double eps, int64_t n)
     void vector_norm(const float *x, const float *weight, float scale, float *out, int64_t n)

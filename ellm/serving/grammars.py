@@ -20,6 +20,9 @@ KEPT = 64  # grammars that are kept for the next request
 MOST_FORCED_BYTES = 1024  # of a text without a choice that are made tokens at a time
 LONGEST_GREEDY = 16  # bytes of a token that is found without the tokenizer
 LEXER_STATES = 50_000  # most that an expression may come to: some 2 KB each
+LEXER_FUEL = (
+    100_000  # a tenth of llguidance's: 64 KiB of choices take less, and a million repeats of a letter not seconds
+)
 
 
 class Grammars:
@@ -47,7 +50,7 @@ class Grammars:
 
         if self._tokens is None:
             self._tokens = _tokens(self._tokenizer, self._vocab)
-        limits = LLParserLimits(max_lexer_states=LEXER_STATES, verbose_errors=False)
+        limits = LLParserLimits(max_lexer_states=LEXER_STATES, initial_lexer_fuel=LEXER_FUEL, verbose_errors=False)
         try:
             grammar = grammar_from(kind, text)  # type: ignore[arg-type]
             matcher = LLMatcher(self._tokens, grammar, log_level=0, limits=limits)
