@@ -6,6 +6,7 @@ from typing import Protocol
 
 from ellm.text.argument_types import Tools
 from ellm.text.call import Call, Cut, Malformed
+from ellm.text.call_grammar import CallGrammar
 from ellm.text.input import Input, Reading
 
 _LONGEST_NAME = 256
@@ -51,6 +52,9 @@ class Form(Protocol):
     @property
     def forgiving(self) -> bool:
         """Whether to read again, `lenient`, what the end cut."""
+
+    def write(self, grammar: CallGrammar) -> str:
+        """The rule of one call of any of the grammar's tools."""
 
     def read(self, reader: Reader, begin: str, tools: Tools) -> Reading[None]:
         """Read the calls behind one of `begins`, or bare ones behind "". Raises Malformed and Cut."""

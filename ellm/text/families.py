@@ -6,8 +6,8 @@ tokenizer has no such tokens but the chat template writes them, they are text.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from ellm.system.errors import InputError
@@ -15,6 +15,7 @@ from ellm.text import harmony, kimi_k3
 from ellm.text.argument_types import Tools
 from ellm.text.blocks import Block, Blocks, Calls
 from ellm.text.call_form import Form
+from ellm.text.call_grammar import CallGrammar
 from ellm.text.gemma_calls import Gemma
 from ellm.text.harmony import Harmony
 from ellm.text.json_calls import Named, Objects
@@ -60,6 +61,7 @@ def _deepseek_elements(section: str, space: str = "") -> Tagged:
         function=(begin + "invoke", f"{end}invoke>"),
         parameter=(begin + "parameter", f"{end}parameter>"),
         sections=((f"{begin}{section}>", f"{end}{section}>"),),
+        says_strings=True,
     )
 
 
@@ -80,8 +82,12 @@ FAMILIES = (  # a model is the first one whose signs it has
     Family("deepseek_v41", (*_DSML, "<｜DSML｜ calls>"), _deepseek_elements("calls", " "), True, plain=_DSML),  # noqa: RUF001
     Family("deepseek_v4", (*_DSML, "｜DSML｜tool_calls>"), _deepseek_elements("tool_calls"), True, plain=_DSML),  # noqa: RUF001
     Family("deepseek_v32", _DSML, _deepseek_elements("function_calls"), True, plain=_DSML),
-    Family("deepseek_v31", ("<｜tool▁calls▁begin｜>", "<｜tool▁sep｜>"), _DEEPSEEK),  # noqa: RUF001
-    Family("deepseek_v3", ("<｜tool▁calls▁begin｜>",), _DEEPSEEK),  # noqa: RUF001
+    Family(
+        "deepseek_v3",
+        ("<｜tool▁calls▁begin｜>", "```json"),  # noqa: RUF001
+        replace(_DEEPSEEK, writes_fences=True),
+    ),
+    Family("deepseek_v31", ("<｜tool▁calls▁begin｜>",), _DEEPSEEK),  # noqa: RUF001
     Family(
         "kimi_k2",
         ("<|tool_calls_section_begin|>",),
@@ -173,6 +179,31 @@ class Style:
         if not self.marks:
             block = next((one for one in BLOCKS if one.end in text), None)
         self._block = block
+
+    def grammar(self, chat: Chat, name: str | None, tokens: Mapping[str, int]) -> tuple[str, bool]:
+        """The grammar of an answer that must be calls of tools, and whether it is of the reasoning before them too.
+
+        Args:
+            chat: its tools may be called.
+            name: of the one that must be called, once; None: any of them, once or more.
+            tokens: ids of all tokens that are matched whole.
+
+        Raises InputError if it is not known how the model writes calls.
+        """
+        family = self.family if chat.tool_parser is None else named(chat.tool_parser)
+        offered = Tools(chat.tools)
+        grammar = CallGrammar(offered, offered.names if name is None else [name], tokens)
+        if self._harmony:
+            return grammar.text(harmony.write(grammar)), True
+        if family is None or family.form is None:
+            raise InputError("tool_choice: it is not known how this model writes calls, so none can be demanded")
+        form = family.form
+        call = grammar.rule(form.write(grammar))
+        calls = call if name is not None or form.bare else f'{call} ("\\n"? {call})*'
+        for begin, end in form.sections:
+            feed = ' "\\n"' if family.trims else ""
+            calls = f"{grammar.mark(begin)}{feed} {calls}{feed} {grammar.mark(end)}"
+        return grammar.text(calls), False
 
     def parser(self, prompt: str, chat: Chat = Chat()) -> Parser:  # noqa: B008 - a tuple
         """What takes an answer apart, given the end of the prompt's text. Raises InputError as `named` does."""

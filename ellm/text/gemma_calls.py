@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from ellm.text.argument_types import Tools, as_json
 from ellm.text.call import Call, Cut, Malformed
 from ellm.text.call_form import Name, Reader, expect
+from ellm.text.call_grammar import CallGrammar, literal
 from ellm.text.input import Input, Reading
 from ellm.text.strict_json import escaped
 
@@ -43,6 +47,25 @@ class Gemma:
         yield from expect(source, self.end)
         reader.done(call)
 
+    def write(self, grammar: CallGrammar) -> str:
+        """See Form."""
+        text = f"{grammar.mark(_QUOTE)} {grammar.free(_QUOTE)}"
+        value = grammar.rule(
+            f'{text} | "true" | "false" | "null" | /-?[0-9]+(\\.[0-9]+)?/ | "[" (value ("," value)*)? "]"'
+            ' | "{" (key ":" value ("," key ":" value)*)? "}"',
+            name="value",
+        )
+        grammar.rule("/[^:,{}\\[\\]<]+/", name="key")
+
+        def pair(name: str, key: str, schema: Mapping[str, Any]) -> str:
+            is_string = grammar.tools.types(name, key) == frozenset({"string"})
+            return f'{literal(key + ":")} ({text if is_string else value}) ","?'
+
+        def write(name: str) -> str:
+            return f'{literal(f"call:{name}{{")} {grammar.parameters(name, partial(pair, name))} "}}"'
+
+        return f"{grammar.mark(self.begins[0])} {grammar.each(write)} {grammar.mark(self.end)}"
+
 
 def _read_members(source: Input, call: Call, depth: int) -> Reading[None]:
     """What is behind the bracket of an object, up to its end."""
@@ -52,6 +75,9 @@ def _read_members(source: Input, call: Call, depth: int) -> Reading[None]:
     while not (yield from source.accept("}")):
         if not first:
             yield from expect(source, ",")
+            yield from source.space()
+            if (yield from source.accept("}")):
+                break
             call.add(", ")
         key = yield from _read_key(source)
         call.add(json.dumps(key, ensure_ascii=False) + ": ")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 from ellm.text.argument_types import Tools
+from ellm.text.call_grammar import CallGrammar, literal
 from ellm.text.input import Reading
 from ellm.text.json_values import read_value
 from ellm.text.parser import Grammar
@@ -20,6 +21,18 @@ MARKS = (*NEEDED, _CALL, _RETURN, _CONSTRAIN)
 _ENDS = (_END, _CALL, _RETURN)
 _RECIPIENT = re.compile(r"(?:^|\s)to=([^\s<]+)")
 _FUNCTIONS = "functions."
+
+
+def write(grammar: CallGrammar) -> str:
+    """The rule of an answer that is a call, perhaps behind reasoning."""
+    channel, message, start, end = map(grammar.mark, NEEDED)
+    thought = f'{channel} "analysis" {message} {grammar.rule("/(?s:.*)/")} {end} {start} "assistant"'
+
+    def write_call(name: str) -> str:
+        head = f"{channel} {literal(f'commentary to={_FUNCTIONS}{name} ')} {grammar.mark(_CONSTRAIN)}"
+        return f'{head} "json" {message} {grammar.arguments(name)}'
+
+    return f"{grammar.rule(thought)}? {grammar.each(write_call)}"
 
 
 class Harmony(Grammar):

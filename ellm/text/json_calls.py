@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ellm.text.argument_types import Tools
 from ellm.text.call import Cut, Malformed
 from ellm.text.call_form import Name, Reader, nowhere
+from ellm.text.call_grammar import CallGrammar, literal
 from ellm.text.input import Input, Reading
 from ellm.text.json_values import read_call, read_character, read_value
 
@@ -34,6 +35,13 @@ class Objects:
         yield from _read_objects(reader, None if begin else tools)
         yield from _read_end(reader.input, self.ends)
 
+    def write(self, grammar: CallGrammar) -> str:
+        """See Form."""
+        objects = grammar.each(lambda name: _write_object(grammar, name, "parameters" if self.bare else "arguments"))
+        if self.bare:
+            return objects
+        return f'{grammar.mark(self.begins[0])} "\\n" {objects} "\\n" {grammar.mark(self.ends[0])}'
+
 
 @dataclass(frozen=True)
 class Named:
@@ -47,6 +55,7 @@ class Named:
     name: str = r"(.+)"  # the pattern of what stands for the name
     name_is_id: bool = False  # whether the whole of that is the call's id
     fenced: bool = False  # or: `function`, the mark, the name, a line feed and the object between fences
+    writes_fences: bool = False  # whether the model prefers that
     or_objects: bool = False  # or: objects behind `begins`
     bare: str = ""
     forgiving: bool = False
@@ -80,6 +89,20 @@ class Named:
             yield from _read_end(source, _FENCES)
         yield from _read_end(source, self.ends)
 
+    def write(self, grammar: CallGrammar) -> str:
+        """See Form."""
+        begin, middle = grammar.mark(self.begins[0]), grammar.mark(self.before_arguments)
+        ends = " ".join(map(grammar.mark, self.ends))
+
+        def write(name: str) -> str:
+            arguments = grammar.arguments(name)
+            if self.writes_fences:
+                return f'"function" {middle} {literal(name + chr(10))} "```json\\n" {arguments} "\\n```"'
+            written = f"{literal('functions.' + name + ':')} /[0-9]+/" if self.name_is_id else literal(name)
+            return f"{written} {middle} {arguments}"
+
+        return f"{begin} {grammar.each(write)} {ends}"
+
     def _read_name(self, source: Input) -> Reading[str]:
         name, marks = Name(), (self.before_arguments, *([self.before_id] if self.before_id else []), "{")
         found = yield from source.until(marks, name.add, careful=True)
@@ -90,6 +113,11 @@ class Named:
         if found == "{":
             source.put_back("{")
         return name.whole
+
+
+def _write_object(grammar: CallGrammar, name: str, key: str) -> str:
+    head = f'{{"name": {literal(name)}, "{key}": '
+    return f'{literal(head)} {grammar.arguments(name)} "}}"'
 
 
 def _read_objects(reader: Reader, offered: Tools | None) -> Reading[None]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ellm.text import python_calls
 from ellm.text.argument_types import Tools
 from ellm.text.call import Cut, Malformed
 from ellm.text.call_form import Reader
+from ellm.text.call_grammar import CallGrammar, literal
 from ellm.text.input import Input, Reading
 
 _BEGUN = re.compile(r"\[\s*(?:[^\W\d][\w.\-]*\s*)?")
@@ -46,6 +49,18 @@ class Pythonic:
             reader.done(call)
         yield from reader.input.space()
         yield from reader.input.accept(*self.ends)
+
+    def write(self, grammar: CallGrammar) -> str:
+        """See Form."""
+
+        def write_argument(key: str, schema: Mapping[str, Any]) -> str:
+            return f'{literal(key + "=")} {grammar.json(schema)} ", "'  # also behind the last one
+
+        def write(name: str) -> str:
+            return f'{literal(name + "(")} {grammar.parameters(name, write_argument)} ")"'
+
+        calls = f'"[" {grammar.each(write)} "]"'
+        return " ".join([*map(grammar.mark, self.begins), calls, *map(grammar.mark, self.ends)])
 
 
 def _read_list(source: Input) -> Reading[str]:

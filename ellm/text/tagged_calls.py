@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from ellm.text.argument_types import Tools, as_json
 from ellm.text.call import Call, Cut, Malformed
 from ellm.text.call_form import Name, Reader, expect
+from ellm.text.call_grammar import CallGrammar, literal
 from ellm.text.input import Input, Reading, Sink
 from ellm.text.strict_json import escaped, is_json
 
@@ -87,6 +91,7 @@ class Tagged:
     parameter: tuple[str, str]
     sections: tuple[tuple[str, str], ...] = ()
     around: tuple[str, ...] = ()  # what may be around one call or several; models forget it
+    says_strings: bool = False  # a parameter has `string="true"` or "false"
     lines: bool = False  # values are on lines of their own, unless a call has no lines at all
     bare: str = ""
     forgiving: bool = False
@@ -115,6 +120,29 @@ class Tagged:
             if not (yield from source.accept(self.function[0])):
                 yield from source.accept(*self.around[1:])
                 return
+
+    def write(self, grammar: CallGrammar) -> str:
+        """See Form."""
+        begin, end = self.function
+        feed = '"\\n"' if self.lines else '"\\n"?'
+
+        def write(name: str) -> str:
+            parameters = grammar.parameters(name, lambda key, schema: self._write_parameter(grammar, name, key, schema))
+            return f"{_write_tag(grammar, begin, name)} {feed} {parameters} {grammar.mark(end)} {feed}"
+
+        before, *behind = map(grammar.mark, self.around or ("",))
+        return " ".join([f'{before} "\\n"' if self.around else "", grammar.each(write), *behind]).strip()
+
+    def _write_parameter(self, grammar: CallGrammar, name: str, key: str, schema: Mapping[str, Any]) -> str:
+        is_string = grammar.tools.types(name, key) == _STRING
+        feed = "\n" if self.lines else ""
+        behind = literal(feed) if self.lines else '"\\n"?'
+        said = f' string="{str(is_string).lower()}"' if self.says_strings else ""
+        head = f"{_write_tag(grammar, self.parameter[0], key, said)} {literal(feed)}"
+        if is_string and "enum" not in schema:
+            return f"{head} {grammar.free(self.parameter[1], feed)} {behind}"
+        value = " | ".join(map(literal, schema["enum"])) if is_string else grammar.json(schema)
+        return f"{head} ({value}) {literal(feed)} {grammar.mark(self.parameter[1])} {behind}"
 
     def _read_call(self, reader: Reader, tools: Tools) -> Reading[None]:
         source = reader.input
@@ -180,6 +208,30 @@ class Pairs:
                 found = yield from expect(source, self.key[0], self.end)
         arguments.end()
         reader.done(call)
+
+    def write(self, grammar: CallGrammar) -> str:
+        """See Form."""
+        feed = '"\\n"?'
+
+        def pair(name: str, key: str, schema: Mapping[str, Any]) -> str:
+            begin, end = map(grammar.mark, self.key)
+            head = f"{begin} {literal(key)} {end} {feed} {grammar.mark(self.value[0])}"
+            if grammar.tools.types(name, key) == _STRING and "enum" not in schema:
+                return f"{head} {grammar.free(self.value[1])} {feed}"
+            strings = grammar.tools.types(name, key) == _STRING
+            value = " | ".join(map(literal, schema["enum"])) if strings else grammar.json(schema)
+            return f"{head} ({value}) {grammar.mark(self.value[1])} {feed}"
+
+        def write(name: str) -> str:
+            return f"{literal(name)} {feed} {grammar.parameters(name, partial(pair, name))}"
+
+        return f"{grammar.mark(self.begins[0])} {grammar.each(write)} {grammar.mark(self.end)}"
+
+
+def _write_tag(grammar: CallGrammar, begin: str, name: str, more: str = "") -> str:
+    """`<function=name>`, or `<invoke name="name" more>`."""
+    rest = f"{name}>" if begin.endswith("=") else f' name="{name}"{more}>'
+    return f"{grammar.mark(begin)} {literal(rest)}"
 
 
 class Tag:
