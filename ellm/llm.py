@@ -29,6 +29,7 @@ from ellm.serving.statistics import Statistics
 from ellm.system.errors import InputError, PromptTooLong
 from ellm.text.families import Chat
 from ellm.text.piece import Piece
+from ellm.text.sampled_turns import SampledTurns
 from ellm.text.token_ids import TokenIds
 from ellm.text.tool_choice import choose
 
@@ -144,6 +145,7 @@ class LLM:
             speculation=self.speculation.drafts,
             cache_bytes=self.runtime.cache_bytes if cache_bytes is None else cache_bytes,
         )
+        self._turns = SampledTurns(self.tokenizer, self.tokenizer.whole_ids)
         self._driver = Driver(self.engine, self.runtime.close)
         self._grammars = Grammars(self.tokenizer, self.runtime.program.vocab)
 
@@ -227,7 +229,7 @@ class LLM:
             raise InputError("a conversation must have a message at least")
         chat = choose(tools, tool_choice, tool_parser)
         options: dict[str, Any] = {"chat_template_kwargs": chat_template_kwargs, "parse_special": parse_special}
-        prompts = [self.tokenizer.chat(one, tools=chat.tools or None, **options) for one in conversations]
+        prompts = [self._prompt(one, chat, **options) for one in conversations]
         return self._outputs(prompts, sampling_params, chat)
 
     def stream_chat(
@@ -251,7 +253,7 @@ class LLM:
         """
         terms = Terms.of(priority, deadline, time.perf_counter(), paced=True)
         chat = choose(tools, tool_choice, tool_parser)
-        prompt = self.tokenizer.chat(messages, tools=chat.tools or None, **template)
+        prompt = self._prompt(messages, chat, **template)
         params = sampling_params or self.get_default_sampling_params()
         return self._stream(self._completion(prompt, params, terms, chat, salt), notify)
 
@@ -288,6 +290,10 @@ class LLM:
         stream = Stream(self._driver, completion, notify)
         self._driver.submit([completion])
         return stream
+
+    def _prompt(self, messages: Sequence[Message], chat: Chat, **template: Any) -> list[int]:
+        """A conversation as tokens: where this model wrote its text, those that it drew."""
+        return self._turns.restore(self.tokenizer.chat(messages, tools=chat.tools or None, **template))
 
     def _completion(
         self,
@@ -332,6 +338,8 @@ class LLM:
         ]
         for one in completions:
             one.sequence.terms = terms
+            if chat is not None:
+                one.remember = self._turns.add
         return completions
 
     def _tokens(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:

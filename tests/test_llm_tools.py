@@ -90,3 +90,26 @@ def test_what_makes_no_sense_is_refused(llm, options, message):
         llm.chat(QUESTION, GREEDY, **options)
     with pytest.raises(InputError, match=message):
         llm.stream_chat(QUESTION, GREEDY, **options)
+
+
+def test_a_conversation_that_comes_back_has_the_tokens_that_were_drawn(tmp_path):
+    template = "{% for m in messages %}{{ m.content }}{{ '\n' if m.role == 'user' else '<|im_end|>' }}{% endfor %}"
+    script = ["\u010a", "t", "h", "e", "<|im_end|>"]
+    with LLM(write_scripted(tmp_path / "model", script, template=template, eos="<|im_end|>"), threads=1) as llm:
+        (output,) = llm.chat(QUESTION, GREEDY)
+        assert output.text == "the" and llm.tokenizer.encode("the") != output.token_ids[:-1]
+        turn = QUESTION
+        for streamed in (False, True, False):
+            turn = [*turn, output.message, *QUESTION]
+            known = output.prompt_token_ids + output.token_ids
+            if streamed:
+                stream = llm.stream_chat(turn, GREEDY)
+                assert "".join(stream) == "the"
+                output = stream.output
+            else:
+                (output,) = llm.chat(turn, GREEDY)
+            assert output.prompt_token_ids[: len(known)] == known
+            assert llm.tokenizer.decode(output.prompt_token_ids, False) == llm.tokenizer.render(turn)
+        other = [*QUESTION, {"role": "assistant", "content": "then"}, *QUESTION]
+        (output,) = llm.chat(other, GREEDY)
+        assert llm.tokenizer.decode(output.prompt_token_ids, False) == llm.tokenizer.render(other)

@@ -38,12 +38,14 @@ class Completion:
 
     `chat`: the prompt is a conversation in the words of the chat template, and the answer is taken apart.
     `matcher`: what the answer is to be like. `index`: which of the answers to the prompt it is.
+    `remember` is called with prompt and answer when the answer is whole.
     `notify` is called when there are more pieces, and once when this has `ended`: nothing is added then, and what the
     sequence held is free.
     """
 
     ended = False
     notify: Callable[[], object] | None = None
+    remember: Callable[[np.ndarray, np.ndarray], None] | None = None
 
     def __init__(
         self,
@@ -93,6 +95,8 @@ class Completion:
 
     def end(self) -> None:
         """Nothing comes any more."""
+        if self.remember is not None and self.finish_reason is not None:
+            self.remember(*np.split(self.sequence.tokens[: self._read], [self.sequence.prompt_length]))
         self.ended = True
         self._tell()
 

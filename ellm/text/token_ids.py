@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from ellm.system.errors import InputError
 from ellm.text.chat_template import ChatTemplate
@@ -43,6 +43,11 @@ class TokenIds(Tokenizer):
     ) -> Reader:
         """A reader of no text."""
         return Reader(_NoText(), Everything(), {}, stops)
+
+    @property
+    def whole_ids(self) -> Collection[int]:
+        """None: there is no text."""
+        return ()
 
     @property
     def has_chat_template(self) -> bool:

@@ -36,6 +36,11 @@ class TokenStream:
                 break
         self._given = len(self._ids)  # ids of the last piece
 
+    @property
+    def held(self) -> bool:
+        """Whether ids have come whose text was not given."""
+        return len(self._ids) > self._given
+
     def push(self, token_id: int) -> str:
         """The text that this id completes, or an empty string."""
         self._ids.append(token_id)

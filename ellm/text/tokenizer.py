@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -127,11 +127,16 @@ class Tokenizer:
             include_stop: the stop string that comes is part of the answer.
         """
         if chat is None:
-            stream, parser = self.stream(prompt=prompt), Everything(self._style.marks)
-            return Reader(stream, parser, self._special, stops, include_stop=include_stop)
+            everything = Everything(self._style.marks)
+            return Reader(self.stream(prompt=prompt), everything, self._special, stops, include_stop=include_stop)
         parser = self._style.parser(self.decode(prompt[-_PROMPT_END:], skip_special=False), chat)
         marks = {number: token for number, token in self._added.items() if token in parser.marks}
         return Reader(self.stream(), parser, self._special | marks, stops, CallIds(prompt), include_stop)
+
+    @property
+    def whole_ids(self) -> Collection[int]:
+        """The tokens that are found in a text before anything else."""
+        return self._added.keys()
 
     @cached_property
     def _added(self) -> dict[int, str]:
