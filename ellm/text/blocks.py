@@ -116,8 +116,12 @@ class Blocks(Grammar):
         yield from self._bare_calls()
         in_section = False
         while True:
-            marks, sink = (self._inner, self._noise) if in_section else (self._outer, self._answering)
-            found = yield from self.input.until(marks, sink, hidden=True)
+            if in_section:
+                self._trimming = True
+                found = yield from self.input.until(self._inner, self._noise, hidden=True)
+                self._space = ""
+            else:
+                found = yield from self.input.until(self._outer, self._answering, hidden=True)
             if not found:
                 break
             if found in self._section_begins:
@@ -156,8 +160,7 @@ class Blocks(Grammar):
 
     def _noise(self, text: str) -> None:
         """What is between the calls of a section."""
-        if not text.isspace():
-            self._say(text, "rest")
+        self._said(text, "rest", hold=True)
 
     def _said(self, text: str, kind: Kind, hold: bool) -> None:
         """Text, perhaps with its last white space held back."""

@@ -122,5 +122,4 @@ class Harmony(Grammar):
         self._say(text, kind)
 
     def _leave(self, text: str) -> None:
-        if not text.isspace():
-            self._say(text, "rest")
+        self._say(text, "rest")

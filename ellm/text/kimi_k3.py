@@ -71,9 +71,7 @@ class KimiK3(Grammar):
         self.done(call)
 
     def _text(self, text: str) -> None:
-        kind = _KINDS.get(self._element, "answer")
-        if kind != "rest" or not text.isspace():
-            self._say(text, kind)
+        self._say(text, _KINDS.get(self._element, "answer"))
 
 
 def _attributes(tag: str) -> dict[str, str]:

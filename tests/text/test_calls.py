@@ -209,7 +209,7 @@ def test_garbage_is_kept_however_it_is_cut(name, parts, sizes, are_tokens):
     pieces = read(name, text, sizes, are_tokens)
     found = whole(pieces)
     assert found == whole(read(name, text, (10_000,), are_tokens))
-    if not found["calls"] and not any(piece.kind == "tool" for piece in pieces):
+    if name != "openai" and not any(piece.kind == "tool" for piece in pieces):  # headers of messages are not shown
         said = "".join(piece.text for piece in pieces)
         assert bare(said, name) == bare(text, name)
 
