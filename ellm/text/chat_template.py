@@ -77,7 +77,7 @@ class ChatTemplate:
             if name not in self.variables:
                 unread = one_line(repr(name), 60)
                 raise InputError(f"{self._source}: chat_template does not read {unread}; {self._others()}")
-        forms = Forms(*(self._facts[name] for name in ("text", "parts", "objects")))
+        forms = Forms(*(self._facts[name] for name in ("text", "parts", "objects", "preamble")))
         return replace(conversation, messages=arranged(conversation.messages, forms))
 
     def render(self, conversations: Sequence[Conversation]) -> list[str | InputError]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ellm.system.errors import InputError, one_line
 
+_REASONING = ("reasoning_content", "thinking", "reasoning")  # by the names of most templates, of gpt-oss, of servers
 _TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
 
 
@@ -19,6 +20,7 @@ class Forms:
     text: bool  # content that is a text
     parts: bool  # content that is a list of parts
     objects: bool  # arguments of tool calls as objects; else as JSON
+    preamble: bool  # content beside reasoning and calls; else it is joined with the reasoning
 
 
 def arranged(messages: Any, forms: Forms) -> list[dict[str, Any]]:
@@ -40,6 +42,12 @@ def _message(message: Any, forms: Forms) -> dict[str, Any]:
         found["content"] = _content(found["content"], forms)
     if found.get("tool_calls"):
         found["tool_calls"] = [_tool_call(call, forms) for call in _list(found["tool_calls"], "tool_calls")]
+    thought = next((found[name] for name in _REASONING if isinstance(found.get(name), str)), None)
+    if found["role"] == "assistant" and thought is not None:
+        said = found.get("content")
+        if said and thought and found.get("tool_calls") and not forms.preamble:
+            thought, found["content"] = f"{thought}\n\n{said}" if isinstance(said, str) else thought, ""
+        found |= dict.fromkeys(_REASONING[:2], thought)
     return found
 
 

@@ -97,7 +97,7 @@ def _examine(text: str, template: Template) -> dict[str, Any]:
     """The variables that a template reads, and the forms of messages that it takes, by what it makes of some.
 
     `text`: content that is a text; `parts`: content that is a list of parts; `objects`: arguments of tool calls that
-    are objects and not JSON.
+    are objects and not JSON; `preamble`: content beside reasoning in a message with tool calls.
     """
     read = meta.find_undeclared_variables(_ENVIRONMENT.parse(text)) - _ENVIRONMENT.globals.keys() - {"strftime_now"}
     question = {"role": "user", "content": _PROBE}
@@ -106,10 +106,13 @@ def _examine(text: str, template: Template) -> dict[str, Any]:
         _probe(template, [question, {"role": "assistant", "content": "", "tool_calls": [_call(arguments)]}])
         for arguments in ({_PROBE + "key": "x"}, json.dumps({_PROBE + "key": "x"}))
     )
+    thoughtful = {"role": "assistant", "thinking": _PROBE, "reasoning_content": _PROBE, "tool_calls": [_call({})]}
+    alone, beside = (_probe(template, [question, {**thoughtful, "content": text}]) for text in ("", _PROBE))
     return {
         "variables": sorted(read),
         "text": _PROBE in _probe(template, [question]),
         "parts": _PROBE in parts and "'type'" not in parts and '"type"' not in parts,
+        "preamble": bool(beside) or not alone,
         "objects": _PROBE + "key" not in texts or (_PROBE + "key" in objects and f"'{_PROBE}key'" not in objects),
     }
 

@@ -90,3 +90,25 @@ def test_arguments_that_are_no_object():
     for arguments, line in (("{", "are not JSON"), ("[1]", r"must be an object, not \[1\]")):
         with pytest.raises(InputError, match=line):
             rendered(CALLS.replace("%s", "{{ call.function.arguments.items() }}"), call(arguments))
+
+
+OSS = (  # as gpt-oss has it
+    "{% for m in messages %}{% if m.tool_calls %}{% if m.content and m.thinking %}{{ raise_exception('both') }}"
+    "{% endif %}({{ m.thinking }}){{ m.content }}!{% else %}<{{ m.content }}>{% endif %}{% endfor %}"
+)
+CALL = {"type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "thinking", "reasoning"])
+def test_reasoning_goes_by_all_of_its_names(name):
+    message = {"role": "assistant", "content": "", name: "hm", "tool_calls": [CALL]}
+    assert rendered(OSS, [message]) == "(hm)!"
+    assert rendered("{% for m in messages %}{{ m.reasoning_content }}{% endfor %}", [message]) == "hm"
+
+
+def test_text_before_a_call_joins_the_reasoning_where_a_template_refuses_both():
+    message = {"role": "assistant", "content": "Look:", "thinking": "hm", "tool_calls": [CALL]}
+    assert rendered(OSS, [message]) == "(hm\n\nLook:)!"
+    free = OSS.replace("raise_exception('both')", "''")
+    assert rendered(free, [message]) == "(hm)Look:!"
+    assert rendered(OSS, [{**message, "thinking": ""}]) == "()Look:!"
