@@ -27,9 +27,8 @@ from ellm.scheduler.program import EVENT, GROUP, WAKE, Lists, Program
 KV = ("bf16", "int8")
 """What keys and values can be kept in: int8 with a scale for each position and head."""
 
-_PARTIAL_LIMIT = 512 << 20
-_PARTIAL_ROWS = 8
-_LEAST_PARTIALS = 64
+_PARTIAL_LIMIT = 1 << 30
+_PARTIAL_ROWS = 8  # that may be cut into leaves, or eight times as many into spans
 _WITHOUT_COUNTS = np.dtype([(name, "i4") for name in GROUP.names or () if name != "counts"])
 
 
@@ -196,11 +195,12 @@ def _relocations(operators: list[Operator]) -> np.ndarray:
 
 
 def _partials(context: int, partial_floats: int) -> int:
-    """Room for a few rows of full context in splits, within bounds."""
+    """Room for so many rows of full context, address space until it is used."""
     if not partial_floats:
         return 0
-    wanted = max(_LEAST_PARTIALS, _PARTIAL_ROWS * -(-context // contract.SPLIT))
-    return min(wanted, _PARTIAL_LIMIT // (4 * partial_floats))
+    short = contract.SPAN // contract.LEAF
+    wanted = max(8 * short, short + (context - contract.SPAN) // contract.SPLIT)
+    return min(_PARTIAL_ROWS * wanted, _PARTIAL_LIMIT // (4 * partial_floats))
 
 
 def _arena_plan(lowering: Lowering, section: Plan, shared: Plan) -> ArenaPlan:

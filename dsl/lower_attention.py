@@ -74,12 +74,12 @@ def _attend(low: Lowering, key: int, node: Node) -> None:
     kv_heads, value_dim = features(cache_shapes(writer)[1])
     window_class = _window_class(low, node)
     out = low.store(key, "attend")
-    shared: dict[str, Argument] = {"heads": heads, "kv_heads": kv_heads, "value_dim": value_dim}
+    shared: dict[str, Argument] = {"heads": heads, "value_dim": value_dim}
     shared |= {"window_class": window_class, "out": out.buffer, "out_stride": out.stride}
     shared |= {"out_bf16": int(out.bf16)}
     shared |= {"sinks": low.vector(node.weights.get("sinks"))}
     low.ranges.parts[node.attributes["cache"]].windows.add(node.attributes["window"])
-    args = shared | low.ranges.fields[node.attributes["cache"]] | {"head_dim": head_dim}
+    args = shared | low.ranges.fields[node.attributes["cache"]] | {"kv_heads": kv_heads, "head_dim": head_dim}
     args |= {"values_in_keys": int(writer.op == "append" and len(writer.inputs) == 1)}
     args |= {"scale": node.attributes["scale"], "window": node.attributes["window"], "q": q.buffer}
     head_stride = padded(head_dim) if low.graph.node(query).op == "qkv" else head_dim

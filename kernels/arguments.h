@@ -155,8 +155,7 @@ typedef struct ellm_expand_latent {
     ellm_range block_stride;
 } ellm_expand_latent;
 
-/* Causal grouped-query attention with online softmax over splits of ELLM_SPLIT keys. The heads of a KV head are cut into
- * ceil(heads / kv_heads / ELLM_FOLD) head groups. Task = (item * kv_heads + KV head) * groups + group. */
+/* Causal grouped-query attention with online softmax over leaves of the keys. Task = item * kv_heads + KV head. */
 typedef struct ellm_attend {
     ellm_buffer q;            /* [rows, heads, head_dim], f32 or bf16 */
     ellm_int q_bf16;
@@ -183,10 +182,9 @@ typedef struct ellm_attend {
     ellm_int out_stride;
 } ellm_attend;
 
-/* Merges the partials of attend in order of split and writes its output. Task = merge item and head group as of attend. */
+/* Merges the partials of attend in order and writes its output. Task = merge item. */
 typedef struct ellm_merge {
     ellm_int heads;
-    ellm_int kv_heads;
     ellm_int value_dim;
     ellm_int window_class;
     ellm_weight sinks;        /* as of attend */

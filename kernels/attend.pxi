@@ -7,16 +7,18 @@
 # its p, but not in l, by the value's. With values_in_keys V[s, j, :] is the first dims of K[s, j, :] (the latent of DeepSeek-V2's MLA, section
 # 2.1).
 #
-# Split i is keys [512 i, 512 i + 512). Each (row, head) has of each split where it sees a key, in f32,
+# Keys are cut at absolute positions: into spans of 4096, and these into leaves, of 128 keys in the first span and 512 in
+# others. Each (row, head) has of each leaf where it sees a key, in f32,
 #   m = max s,  p = bf16(e^(s - m)),  l = sum p,  o = sum p V
-# and of all, merged in order of split, m' = max(m, m_i), l' = l e^(m - m') + l_i e^(m_i - m'), o' so too; out = o / l.
-# A sink (gpt-oss) is merged last, as a split with m = sink, l = 1, o = 0.
-# A task does that for some splits of an item and one group of heads. It either merges them (item.partial < 0) or stores
-# each (o, m, l) for the kernel `merge`; both are the same arithmetic, so they give the same bits.
+# and of a span its leaves merged in order, m' = max(m, m_i), l' = l e^(m - m') + l_i e^(m_i - m'), o' so too; and of all
+# the spans merged in order likewise; out = o / l. A sink (gpt-oss) is merged last, as a span with m = sink, l = 1, o = 0.
+# A task does that for some leaves of an item and some heads of a KV head. It merges all of them (item.partial < 0), or
+# those of a span, or none, and stores each (o, m, l) for the kernel `merge`; all are the same arithmetic, so they give the
+# same bits: to merge something with nothing changes no bit of it.
 #
-# The heads of the group and the item's rows are the rows of one matrix. A split's keys and values are read into L2 once
-# for all of them, and multiplied by a part of them at a time, whose scores stay there too.
-# Task = item * head groups + head group.
+# The heads and the item's rows are the rows of one matrix. A leaf's keys and values are read into L2 once for all of them,
+# and multiplied by a part of them at a time, whose scores stay there too.
+# Task = item * KV heads + KV head.
 
 from libc.math cimport INFINITY
 
@@ -32,29 +34,29 @@ cdef extern from "attend_tiles.h" nogil:
     void attend_matmul(const ellm_bf16 *a, int64_t lda, int64_t rows, const ellm_bf16 *b, int64_t b_n, int64_t b_k,
                        int64_t n_tiles, int64_t k_tiles, float *c, int64_t ldc)
 
+cdef extern from "merge.h" nogil:
+    void merge_scales(float *max, float *sum, const float *part_max, const float *part_sum, float *old, float *new,
+                      int64_t rows)
+    void merge_row(float *o, const float *part, float old, float new, int64_t n)
+
 cdef enum:
     VALUE_TILES = 4  # column tiles of values that are made of keys at a time: 64 KiB, records.py counts them
     FOLD_PART = 64  # folded rows that are scored at a time, or twice as many of values in keys: records.py counts them
     MAXIMA = 4  # rows whose maxima are found before their exponentials, as a maximum is long in coming
 
 
-# Query heads [first, first + size) of one KV head: the heads of a KV head in as few equal parts as ELLM_FOLD allows.
-cdef struct HeadGroup:
-    int64_t item          # of the row block
-    int64_t kv_head
+# Part `part` of `count` things cut into `parts`: [first, first + size), which may be empty.
+cdef struct Part:
     int64_t first
     int64_t size
 
 
-cdef inline HeadGroup head_group(int64_t index, int64_t heads, int64_t kv_heads) noexcept nogil:
-    cdef int64_t shared = heads // kv_heads, parts = (shared + ELLM_FOLD - 1) // ELLM_FOLD
-    cdef int64_t most = (shared + parts - 1) // parts, part = index % parts
-    cdef HeadGroup group
-    group.item = index // (kv_heads * parts)
-    group.kv_head = index // parts % kv_heads
-    group.first = group.kv_head * shared + part * most
-    group.size = min(most, shared - part * most)
-    return group
+cdef inline Part part_of(int64_t count, int64_t part, int64_t parts) noexcept nogil:
+    cdef int64_t most = (count + parts - 1) // parts
+    cdef Part found
+    found.first = min(part * most, count)
+    found.size = min(most, count - found.first)
+    return found
 
 
 # One task: F = item.rows * heads folded rows, row f = (position f // heads, head first + f % heads).
@@ -63,71 +65,80 @@ cdef struct Fold:
     int64_t part_rows     # P
     int64_t heads
     int64_t first
-    const ellm_bf16 *keys    # tiles of the KV head in a block
+    int64_t leaf          # keys of the leaf at hand
+    const ellm_bf16 *keys    # its tiles of the KV head
     const ellm_bf16 *values  # the same, or NULL: they are in the keys
     int64_t q_stride
     int64_t s_stride
     int64_t o_stride
     ellm_bf16 *q          # [F, q_stride] from head_dim on zero
-    float *scores         # [P, s_stride] of the keys of a split
+    float *scores         # [P, s_stride] of the keys of the leaf
     ellm_bf16 *p          # [P, s_stride]
-    float *part           # [P, o_stride] numerator of one split
+    float *part           # [P, o_stride] numerator of the leaf
     float *part_max       # [P]
     float *part_sum       # [P]
-    float *o              # [F, o_stride] numerator of the splits so far
+    float *o              # [F, o_stride] numerator of the span so far
     float *max            # [F]
     float *sum            # [F]
-    ellm_bf16 *tiles      # [VALUE_TILES][ELLM_SPLIT / ELLM_TILE_K] of values that are in keys, or a split's keys and values
+    float *total          # [F, o_stride] numerator of the spans before
+    float *total_max      # [F]
+    float *total_sum      # [F]
+    ellm_bf16 *tiles      # [VALUE_TILES][ELLM_SPLIT / ELLM_TILE_K] of values that are in keys, or a leaf's keys and values
     float *scales         # [2][ELLM_SPLIT] of keys and values in int8
 
 
-# Lays the matrices of a task out in scratch; contract.scratch_bytes counts the same.
+# Lays the matrices of a task out in scratch; records.py counts the same.
 cdef inline Fold fold_layout(
-    const ellm_task *task, const ellm_attend *op, const ellm_attend_item *item, HeadGroup group
+    const ellm_task *task, const ellm_attend *op, const ellm_attend_item *item, int64_t kv_head, Part heads
 ) noexcept nogil:
     cdef int64_t rows, part
     cdef Fold fold
-    fold.heads = group.size
-    fold.first = group.first
+    fold.heads = heads.size
+    fold.first = kv_head * (op.heads // op.kv_heads) + heads.first
     fold.rows = item.rows * fold.heads
     fold.q_stride = panel_stride(k_tiles_of(op.head_dim))
-    fold.s_stride = panel_stride(ELLM_SPLIT // ELLM_TILE_K)
     fold.o_stride = ELLM_TILE_N * n_tiles_of(op.value_dim)
     rows = ELLM_TILE_N * n_tiles_of(fold.rows)
     fold.part_rows = 2 * FOLD_PART if op.values_in_keys else FOLD_PART  # so that fewer make the same values
     part = min(rows, fold.part_rows)
     fold.scores = <float *> scratch_memory(task)
-    fold.part = fold.scores + part * fold.s_stride
+    fold.part = fold.scores + part * panel_stride(ELLM_SPLIT // ELLM_TILE_K)
     fold.o = fold.part + part * fold.o_stride
-    fold.p = <ellm_bf16 *> (fold.o + rows * fold.o_stride)
-    fold.q = fold.p + part * fold.s_stride
+    fold.total = fold.o + rows * fold.o_stride
+    fold.p = <ellm_bf16 *> (fold.total + rows * fold.o_stride)
+    fold.q = fold.p + part * panel_stride(ELLM_SPLIT // ELLM_TILE_K)
     fold.part_max = <float *> (fold.q + rows * fold.q_stride)
     fold.part_sum = fold.part_max + part
     fold.max = fold.part_sum + part
     fold.sum = fold.max + rows
-    fold.scales = fold.sum + rows
+    fold.total_max = fold.sum + rows
+    fold.total_sum = fold.total_max + rows
+    fold.scales = fold.total_sum + rows
     fold.tiles = <ellm_bf16 *> (fold.scales + 2 * ELLM_SPLIT)
     return fold
 
 
-# Where the split's keys and values are: looked up once for all of its tiles. Those in int8 become bf16 tiles first, as far
-# as the item sees them.
-cdef inline void fold_block(
-    const ellm_task *task, const ellm_attend *op, const ellm_attend_item *item, int64_t kv_head, int64_t split, Fold *fold
+# Goes to the leaf that begins at `key`. In int8 its keys and values become bf16 tiles first, as far as the item sees them.
+cdef inline void fold_leaf(
+    const ellm_task *task, const ellm_attend *op, const ellm_attend_item *item, int64_t kv_head, int64_t key, Fold *fold
 ) noexcept nogil:
-    cdef int64_t first = split * ELLM_SPLIT, key_tiles = k_tiles_of(op.head_dim)
-    cdef const char *block = cache_block(task.step, item.slot, split, op.block_stride)
+    cdef int64_t first = key % ELLM_SPLIT, key_tiles = k_tiles_of(op.head_dim), n_tiles = n_tiles_of(op.value_dim), count
+    cdef const char *block = cache_block(task.step, item.slot, key // ELLM_SPLIT, op.block_stride)
     cdef const char *keys = block + op.keys + kv_head * op.key_stride
     cdef const char *values = block + op.values + kv_head * op.value_stride
-    cdef int64_t count = min(k_tiles_of(item.position + item.rows - first), ELLM_SPLIT // ELLM_TILE_K)
+    fold.leaf = ELLM_LEAF if key < ELLM_SPAN else ELLM_SPLIT
+    fold.s_stride = panel_stride(fold.leaf // ELLM_TILE_K)
     if not op.int8:
-        fold.keys = <const ellm_bf16 *> keys
-        fold.values = <const ellm_bf16 *> values
+        fold.keys = <const ellm_bf16 *> keys + first // ELLM_TILE_N * key_tiles * ELLM_TILE
+        fold.values = <const ellm_bf16 *> values + first // ELLM_TILE_K * n_tiles * ELLM_TILE
         if op.values_in_keys:
             fold.values = NULL
         return
     fold.keys = fold.tiles
     fold.values = fold.tiles + ELLM_SPLIT // ELLM_TILE_N * key_tiles * ELLM_TILE
+    keys += first // ELLM_TILE_N * cache_key_bytes(op.head_dim)
+    values += first // ELLM_TILE_K * cache_value_bytes(op.value_dim)
+    count = min(max(0, k_tiles_of(item.position + item.rows - key)), fold.leaf // ELLM_TILE_K)
     cache_expand(
         keys, 2 * count, cache_key_bytes(op.head_dim), ELLM_TILE_N, <ellm_bf16 *> fold.keys, fold.scales,
     )
@@ -150,7 +161,16 @@ cdef inline void fold_query(const ellm_attend *op, const char *q, int64_t offset
         vector_to_bf16(<const float *> q + offset, out, n)
 
 
-# Copies the queries of the item's rows and the group's heads, zero padded, and starts the running softmax.
+# Begins a span: nothing is merged yet.
+cdef inline void fold_nothing(const Fold *fold, float *o, float *max, float *sum) noexcept nogil:
+    cdef int64_t f
+    memset(o, 0, 4 * fold.rows * fold.o_stride)
+    for f in range(fold.rows):
+        max[f] = -1e30
+        sum[f] = 0
+
+
+# Copies the queries of the item's rows and the task's heads, zero padded.
 cdef inline void fold_queries(
     const ellm_task *task, const ellm_attend *op, const ellm_attend_item *item, const Fold *fold
 ) noexcept nogil:
@@ -160,12 +180,9 @@ cdef inline void fold_queries(
         offset += (fold.first + f % fold.heads) * op.q_head_stride
         fold_query(op, task.section + op.q, offset, fold.q + f * fold.q_stride)
         memset(fold.q + f * fold.q_stride + n, 0, 2 * (fold.q_stride - n))
-        memset(fold.o + f * fold.o_stride, 0, 4 * fold.o_stride)
-        fold.max[f] = -1e30
-        fold.sum[f] = 0
 
 
-# The maximum of row f of a part over its keys [low, high) of a split, whose scores are there for [begin, end); those of
+# The maximum of row f of a part over its keys [low, high) of a leaf, whose scores are there for [begin, end); those of
 # other keys become -inf. It is not scaled yet; part_sum is 0 if the row sees no key, else 1.
 cdef inline void fold_max(
     const ellm_attend *op, const Fold *fold, int64_t f, int64_t low, int64_t high, int64_t begin, int64_t end
@@ -217,7 +234,7 @@ cdef inline void fold_softmax(
                 fold_numerators(op, fold, f, begin, end)
 
 
-# part = p . V over the columns [begin, end) of a split, for `rows` rows.
+# part = p . V over the columns [begin, end) of a leaf, for `rows` rows.
 cdef inline void fold_values(
     const ellm_attend *op, const Fold *fold, int64_t rows, int64_t begin, int64_t end
 ) noexcept nogil:
@@ -240,15 +257,15 @@ cdef inline void fold_values(
         )
 
 
-# One split and part: part, part_max and part_sum of the folded rows [row, row + rows).
-cdef inline void fold_split(
-    const ellm_attend *op, const ellm_attend_item *item, int64_t split, const Fold *fold, int64_t row, int64_t rows
+# The leaf at hand, which begins at `first`, and a part: part, part_max and part_sum of the folded rows [row, row + rows).
+cdef inline void fold_part(
+    const ellm_attend *op, const ellm_attend_item *item, int64_t first, const Fold *fold, int64_t row, int64_t rows
 ) noexcept nogil:
-    cdef int64_t key_tiles = k_tiles_of(op.head_dim), first = split * ELLM_SPLIT, begin, end, position
+    cdef int64_t key_tiles = k_tiles_of(op.head_dim), begin, end, position
     position = item.position + row // fold.heads
     begin = max(position - op.window + 1 - first, 0) // ELLM_TILE_K * ELLM_TILE_K if op.window else 0
     position = item.position + (row + rows - 1) // fold.heads
-    end = min(ELLM_TILE_K * k_tiles_of(position + 1 - first), ELLM_SPLIT)
+    end = min(ELLM_TILE_K * k_tiles_of(position + 1 - first), fold.leaf)
     if begin >= end:
         memset(fold.part_sum, 0, 4 * rows)
         return
@@ -261,21 +278,17 @@ cdef inline void fold_split(
     fold_values(op, fold, rows, begin, end)
 
 
-# Adds a split's (part, part_max, part_sum) to the running (o, max, sum). A sum of 0 says that the row sees no key.
-cdef inline void merge_part(
-    float *o, float *max, float *sum, const float *part, float part_max, float part_sum, int64_t n
+# Adds the parts of `rows` rows, at most ELLM_FOLD, to what is merged of them; numerators are [rows, stride].
+cdef inline void merge_parts(
+    float *o, float *max, float *sum, const float *part, const float *part_max, const float *part_sum, int64_t rows,
+    int64_t stride, int64_t n
 ) noexcept nogil:
-    cdef float top, old, new
-    cdef int64_t i
-    if part_sum == 0:
-        return
-    top = part_max if part_max > max[0] else max[0]
-    old = exp_f32(max[0] - top)
-    new = exp_f32(part_max - top)
-    for i in range(n):
-        o[i] = o[i] * old + part[i] * new
-    sum[0] = sum[0] * old + part_sum * new
-    max[0] = top
+    cdef float old[ELLM_FOLD]
+    cdef float new[ELLM_FOLD]
+    cdef int64_t f
+    merge_scales(max, sum, part_max, part_sum, old, new, rows)
+    for f in range(rows):
+        merge_row(o + f * stride, part + f * stride, old[f], new[f], n)
 
 
 # Columns of a head of the row `out` = o / sum with the head's sink, if there are sinks. o is changed.
@@ -295,67 +308,103 @@ cdef inline void write_quotient(
     vector_store(o, out, bf16, head * n, n)
 
 
-# Stores a split and part for `merge`, at the index that task.h gives.
-cdef inline void store_partials(
-    const ellm_task *task, const ellm_attend *op, const ellm_attend_item *item, int64_t split, const Fold *fold,
+# Where the partial of a folded row is, as task.h lays them out.
+cdef inline float *partial_of(
+    const ellm_task *task, const ellm_attend *op, const ellm_attend_item *item, const Fold *fold, int64_t f, int64_t unit
+) noexcept nogil:
+    cdef int64_t row = item.partial + f // fold.heads * item.units, head = fold.first + f % fold.heads
+    return task.step.partials + (row * op.heads + head * item.units + unit) * (op.value_dim + 2)
+
+
+# Adds a leaf of the folded rows [row, row + rows) to the span, or stores it for `merge`.
+cdef inline void keep_leaf(
+    const ellm_task *task, const ellm_attend *op, const ellm_attend_item *item, int64_t unit, const Fold *fold,
     int64_t row, int64_t rows
 ) noexcept nogil:
-    cdef int64_t f, partial, n = op.value_dim
+    cdef int64_t f, n = op.value_dim
     cdef float *out
+    if item.partial < 0 or item.folded:
+        merge_parts(
+            fold.o + row * fold.o_stride, fold.max + row, fold.sum + row, fold.part, fold.part_max, fold.part_sum, rows,
+            fold.o_stride, n,
+        )
+        return
     for f in range(rows):
-        partial = item.partial + (row + f) // fold.heads * (item.split_last - item.split_first)
-        partial += split - item.split_first
-        out = task.step.partials + (partial * op.heads + fold.first + (row + f) % fold.heads) * (n + 2)
+        out = partial_of(task, op, item, fold, row + f, unit)
         memcpy(out, fold.part + f * fold.o_stride, 4 * n)
         out[n] = fold.part_max[f]
         out[n + 1] = fold.part_sum[f]
 
 
-cdef inline void write_outputs(
+# Stores the span for `merge`.
+cdef inline void store_span(
     const ellm_task *task, const ellm_attend *op, const ellm_attend_item *item, const Fold *fold
+) noexcept nogil:
+    cdef int64_t f, n = op.value_dim
+    cdef float *out
+    for f in range(fold.rows):
+        out = partial_of(task, op, item, fold, f, item.unit)
+        memcpy(out, fold.o + f * fold.o_stride, 4 * n)
+        out[n] = fold.max[f]
+        out[n + 1] = fold.sum[f]
+
+
+# Adds the span to those before, and begins another.
+cdef inline void end_span(const ellm_attend *op, const Fold *fold) noexcept nogil:
+    merge_parts(
+        fold.total, fold.total_max, fold.total_sum, fold.o, fold.max, fold.sum, fold.rows, fold.o_stride, op.value_dim,
+    )
+    fold_nothing(fold, fold.o, fold.max, fold.sum)
+
+
+cdef inline void write_outputs(
+    const ellm_task *task, const ellm_attend *op, const ellm_attend_item *item, const Fold *fold, float *o,
+    const float *max, const float *sum
 ) noexcept nogil:
     cdef int64_t f, head, n = op.value_dim
     cdef char *out
     for f in range(fold.rows):
         out = row_of(task.section + op.out, item.row - task.row + f // fold.heads, op.out_stride, op.out_bf16)
         head = fold.first + f % fold.heads
-        write_quotient(
-            fold.o + f * fold.o_stride, fold.max[f], fold.sum[f], <const float *> op.sinks, head, out, op.out_bf16, n
-        )
+        write_quotient(o + f * fold.o_stride, max[f], sum[f], <const float *> op.sinks, head, out, op.out_bf16, n)
         if head + 1 == op.heads and op.out_bf16:
             memset(<ellm_bf16 *> out + op.heads * n, 0, 2 * (op.out_stride - op.heads * n))
 
 
-# One split of a task for the folded rows [row, row + rows).
-cdef inline void attend_split(
-    const ellm_task *task, const ellm_attend *op, const ellm_attend_item *item, int64_t split, const Fold *fold,
-    int64_t row, int64_t rows
-) noexcept nogil:
-    cdef int64_t f
-    fold_split(op, item, split, fold, row, rows)
-    if item.partial >= 0:
-        store_partials(task, op, item, split, fold, row, rows)
-        return
-    for f in range(rows):
-        merge_part(
-            fold.o + (row + f) * fold.o_stride, fold.max + row + f, fold.sum + row + f,
-            fold.part + f * fold.o_stride, fold.part_max[f], fold.part_sum[f], op.value_dim,
-        )
-
-
 cdef void attend(const ellm_task *task) noexcept nogil:
     cdef const ellm_attend *op = <const ellm_attend *> task.args
-    cdef HeadGroup group = head_group(task.index, op.heads, op.kv_heads)
     cdef const ellm_attend_item *item = task.step.items[op.window_class]
-    cdef int64_t split, part, row
+    cdef int64_t kv_head = task.index % op.kv_heads, key, unit, row, rows
+    cdef bint spans
+    cdef Part heads
     cdef Fold fold
-    item += task.step.item_begin[op.window_class][task.block] + group.item
-    fold = fold_layout(task, op, item, group)
+    item += task.step.item_begin[op.window_class][task.block] + task.index // op.kv_heads
+    heads = part_of(op.heads // op.kv_heads, item.head_part, item.head_parts)
+    if heads.size == 0:
+        return
+    fold = fold_layout(task, op, item, kv_head, heads)
     fold_queries(task, op, item, &fold)
-    for split in range(item.split_begin, item.split_end):
-        fold_block(task, op, item, group.kv_head, split, &fold)
-        for part in range((fold.rows + fold.part_rows - 1) // fold.part_rows):
-            row = part * fold.part_rows
-            attend_split(task, op, item, split, &fold, row, min(fold.part_rows, fold.rows - row))
-    if item.partial < 0:
-        write_outputs(task, op, item, &fold)
+    fold_nothing(&fold, fold.o, fold.max, fold.sum)
+    spans = item.partial < 0 and item.key_begin // ELLM_SPAN < (item.key_end - 1) // ELLM_SPAN
+    if spans:
+        fold_nothing(&fold, fold.total, fold.total_max, fold.total_sum)
+    key, unit = item.key_begin, item.unit
+    while key < item.key_end:
+        if spans and key % ELLM_SPAN == 0:
+            end_span(op, &fold)
+        fold_leaf(task, op, item, kv_head, key, &fold)
+        row = 0
+        while row < fold.rows:
+            rows = min(fold.part_rows, fold.rows - row)
+            fold_part(op, item, key, &fold, row, rows)
+            keep_leaf(task, op, item, unit, &fold, row, rows)
+            row += rows
+        key += fold.leaf
+        unit += 1
+    if spans:
+        end_span(op, &fold)
+        write_outputs(task, op, item, &fold, fold.total, fold.total_max, fold.total_sum)
+    elif item.partial < 0:
+        write_outputs(task, op, item, &fold, fold.o, fold.max, fold.sum)
+    elif item.folded:
+        store_span(task, op, item, &fold)

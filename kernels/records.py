@@ -69,7 +69,6 @@ class Work:
     product_rows: Any = 1  # rows of A in a task's product
     weight_bytes: Any = 0  # packed
     cache_bytes: Any = 0  # keys and values that are read, each once
-    readers: int = 1  # tasks that read the same keys and values
     panel: Any = 0  # elements that a worker converts before its first task
     operand: Any = 0  # bytes of rows, which other workers wrote, that a worker reads before its first task
     lines: Any = 0  # bytes that other workers wrote, which all tasks read between them
@@ -91,10 +90,10 @@ def _one(args: Args) -> int:
 class Kernel:
     """What is so of one kernel.
 
-    `tasks` are those of one operator on one row block; of an attention or merge item, of a split of the context, of a
+    `tasks` are those of one operator on one row block; of an attention or merge item, of a block of the context, of a
     logit row, of a piece of the step, of a row tile of one expert. `memory` are bytes of a worker's scratch behind its
     header, from the arguments and the rows of a block. `work` is what is done for `rows` rows (of one expert) that
-    attend to `keys` keys each, in `splits` splits; of a kernel that works on cached positions, `keys` are these.
+    attend to `keys` keys each, in `splits` leaves; of a kernel that works on cached positions, `keys` are these.
     """
 
     family: Family = Family.ROWS
@@ -185,13 +184,8 @@ def _matmul(columns: Count, **more: Any) -> Kernel:
 # Attention ------------------------------------------------------------------------------------------------------------
 
 
-def _fold_groups(args: Args) -> int:
-    """Into how many the heads that share a KV head are cut."""
-    return int(-(-args["heads"] // args["kv_heads"] // FOLD))
-
-
-def _head_tasks(args: Args) -> int:
-    return int(args["kv_heads"]) * _fold_groups(args)
+def _kv_heads(args: Args) -> int:
+    return int(args["kv_heads"])
 
 
 def _stored_bytes(args: Args) -> int:
@@ -203,28 +197,29 @@ def _stored_bytes(args: Args) -> int:
 def _attend_memory(args: Args, row_block: int) -> int:
     """The struct Fold of attend.pxi.
 
-    Per folded row the query, a numerator and two scalars; of a part of the rows scores and p in place of the query; and
-    what is made of a split: four column tiles of values that are in keys, or the keys and values that int8 means.
+    Per folded row the query, and of a span and of all before it a numerator and two scalars; of a part of the rows
+    scores and p in place of the query; and what is made of a leaf: four column tiles of values that are in keys, or the
+    keys and values that int8 means.
     """
     q_stride, s_stride = (TILE_K * (-(-n // TILE_K) | 1) for n in (args["head_dim"], SPLIT))
     o_stride = _up(args["value_dim"], TILE_N)
     tiles = 4 * SPLIT // TILE_K if args["values_in_keys"] else 0
     if args["int8"]:
         tiles = SPLIT // TILE_N * -(-args["head_dim"] // TILE_K) + SPLIT // TILE_K * (o_stride // TILE_N)
-    rows = FOLD * (2 * q_stride + 4 * o_stride + 8)
+    rows = FOLD * (2 * q_stride + 2 * (4 * o_stride + 8))
     part = _FOLD_PART * (2 if args["values_in_keys"] else 1)
     return rows + part * (6 * s_stride + 4 * o_stride + 8) + 2 * TILE * tiles + 8 * SPLIT
 
 
 def _attend(args: Args, rows: Any, keys: Any, splits: Any) -> Work:
+    """Of a part of the heads, `rows` is a part of the rows."""
     flops = 2 * rows * keys * args["heads"] * (args["head_dim"] + args["value_dim"])
-    transposed = keys * args["value_dim"] * _head_tasks(args) if args["values_in_keys"] else 0
+    transposed = keys * args["value_dim"] * args["kv_heads"] if args["values_in_keys"] else 0
     return Work(
         flops=flops,
         tile_flops=flops,
-        product_rows=rows * (args["heads"] // _head_tasks(args)),
+        product_rows=rows * (args["heads"] // args["kv_heads"]),
         cache_bytes=keys * args["kv_heads"] * _stored_bytes(args),
-        readers=_fold_groups(args),
         lines=4 * rows * args["heads"] * args["head_dim"],
         elements=rows * args["heads"] * args["value_dim"] * (1 + splits) + transposed,
         exponentials=rows * keys * args["heads"],
@@ -299,7 +294,7 @@ RECORDS: dict[str, Kernel] = {
         lambda args: args["kv_heads"] * (args["head_dim"] + args["value_dim"]),
         Family.ATTENTION,
         sync=Sync.CHAIN,
-        tasks=lambda args: int(args["kv_heads"]),
+        tasks=_kv_heads,
     ),
     "expand_latent": Kernel(
         Family.ATTENTION,
@@ -308,10 +303,8 @@ RECORDS: dict[str, Kernel] = {
         memory=_expand_latent_memory,
         done=_expand_latent,
     ),
-    "attend": Kernel(Family.ATTENTION, tasks=_head_tasks, memory=_attend_memory, done=_attend, attends=True),
-    "merge": Kernel(
-        Family.ATTENTION, tasks=_head_tasks, memory=lambda args, row_block: 4 * args["value_dim"], done=_merge
-    ),
+    "attend": Kernel(Family.ATTENTION, tasks=_kv_heads, memory=_attend_memory, done=_attend, attends=True),
+    "merge": Kernel(Family.ATTENTION, memory=lambda args, row_block: 8 * args["value_dim"], done=_merge),
     "swiglu": _rows(lambda args: 2 * args["width"]),
     "add": _rows(lambda args: args["width"]),
     "copy": _rows(lambda args: args["groups"] * args["width"]),

@@ -8,11 +8,12 @@ layouts are those of task.h.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 
 from ellm.kernels import layout
-from ellm.kernels.contract import FOLD, SPLIT, TILE_K, TILE_N, TOKEN_NUMBER
+from ellm.kernels.contract import LEAF, SPAN, SPLIT, TILE_K, TILE_N, TOKEN_NUMBER
 from ellm.kernels.formats import NUMBERED
 from ellm.kernels.layout import activation, from_bf16, memory, to_bf16
 from ellm.kernels.reference_matmul import expert_down, expert_gate_up, gate_up, head_linear, linear, logits, qkv
@@ -104,42 +105,52 @@ def expand_latent(task: Task) -> None:
 
 
 def attend(task: Task) -> None:
-    """out = softmax(scale * q . K^T) V per (row, head), bf16 [rows, heads * value_dim], or its partials split by split.
+    """out = softmax(scale * q . K^T) V per (row, head), bf16 [rows, heads * value_dim], or its partials.
 
     A row sees keys position - window + 1 .. position, or 0 .. position if window is 0; head h those of KV head
-    h // (heads / kv_heads). Online softmax: Milakov and Gimelshein, 2018. V is the first dims of K if values_in_keys.
+    h // (heads / kv_heads). Online softmax over leaves, which are merged span by span: Milakov and Gimelshein, 2018. V
+    is the first dims of K if values_in_keys.
     """
-    index, kv_head, heads = _head_group(task)
+    index, kv_head = divmod(task.index, task.kv_heads)
     item = task.step.items[task.window_class][task.step.item_begin[task.window_class][task.block] + index]
+    shared = task.heads // task.kv_heads
     keys, values, weights = _cached(task, int(item["slot"]), kv_head, int(item["position"] + item["rows"]))
     for r in range(item["rows"]):
         position = int(item["position"]) + r
-        for head in heads:
+        for head in _part(shared, item):
+            head += kv_head * shared
             q = _query(task, int(item["row"]) - task.row + r, head)
-            parts = {}
-            for split in range(item["split_begin"], item["split_end"]):
-                begin = max(split * SPLIT, position - task.window + 1 if task.window else 0)
-                end = max(begin, min((split + 1) * SPLIT, position + 1))
-                seen = slice(begin, end)
-                parts[split] = _attend_split(q, keys[seen], values[seen], weights[seen], task.scale, bool(task.int8))
+            spans: dict[int, list[np.ndarray]] = {}
+            for first, last in leaves(int(item["key_begin"]), int(item["key_end"])):
+                begin = max(first, position - task.window + 1 if task.window else 0)
+                seen = slice(begin, max(begin, min(last, position + 1)))
+                part = _attend_leaf(q, keys[seen], values[seen], weights[seen], task.scale, bool(task.int8))
+                spans.setdefault(first // SPAN, []).append(part)
             if item["partial"] < 0:
-                _write_head(task, int(item["row"]) + r, head, list(parts.values()))
+                _write_head(task, int(item["row"]) + r, head, [_merged(parts) for parts in spans.values()])
                 continue
-            for split, part in parts.items():
-                splits = int(item["split_last"] - item["split_first"])
-                partial = int(item["partial"]) + r * splits + split - int(item["split_first"])
-                task.step.partials.reshape(-1, task.heads, task.value_dim + 2)[partial, head] = part
+            (parts,) = spans.values() if item["folded"] else ([part for parts in spans.values() for part in parts],)
+            stored = _partials(task, item, r)[head, int(item["unit"]) :]
+            for i, part in enumerate([_merged(parts)] if item["folded"] else parts):
+                stored[i] = part
 
 
 def merge(task: Task) -> None:
     """The output of attend from the partials of a merge item's rows, bf16 [rows, heads * value_dim]."""
-    index, _, heads = _head_group(task)
-    item = task.step.merges[task.window_class][task.step.merge_begin[task.window_class][task.block] + index]
+    item = task.step.merges[task.window_class][task.step.merge_begin[task.window_class][task.block] + task.index]
+    first, size = int(item["first_units"]), int(item["span_units"])
+    ends = [0, first, *range(first + size, int(item["units"]) + size, size)]
     for r in range(item["rows"]):
-        first = int(item["partial"]) + r * int(item["splits"])
-        for head in heads:
-            partials = task.step.partials.reshape(-1, task.heads, task.value_dim + 2)
-            _write_head(task, int(item["row"]) + r, head, list(partials[first : first + int(item["splits"]), head]))
+        partials = _partials(task, item, r)
+        for head in _part(task.heads, item):
+            spans = [_merged(list(partials[head, begin:end])) for begin, end in pairwise(ends)]
+            _write_head(task, int(item["row"]) + r, head, spans)
+
+
+def leaves(begin: int, end: int) -> list[tuple[int, int]]:
+    """Leaves [first, last) of the keys from where one begins to where one ends."""
+    bounds = [key for key in range(begin, end) if key % (LEAF if key < SPAN else SPLIT) == 0]
+    return list(pairwise([*bounds, end]))
 
 
 def copy(task: Task) -> None:
@@ -255,15 +266,17 @@ _LOG2_E = np.float32(1.44269504088896341)
 _POWER_OF_2 = (0.07802452, 0.22606716, 0.69583354, 0.99992522)  # of f in [0, 1): softmax.h
 
 
-def _head_group(task: Task) -> tuple[int, int, range]:
-    """Number of the item in its row block, KV head, and the query heads of an attend or merge task."""
-    shared = task.heads // task.kv_heads
-    parts = -(-shared // FOLD)
-    most = -(-shared // parts)
-    item, head_group = divmod(task.index, task.kv_heads * parts)
-    kv_head, part = divmod(head_group, parts)
-    first = kv_head * shared
-    return item, kv_head, range(first + part * most, first + min(shared, (part + 1) * most))
+def _part(count: int, item: np.void) -> range:
+    """An item's part of so many heads."""
+    most = -(-count // int(item["head_parts"]))
+    return range(count)[int(item["head_part"]) * most :][:most]
+
+
+def _partials(task: Task, item: np.void, r: int) -> np.ndarray:
+    """Partials of row r of an item, [heads, units, value_dim + 2]."""
+    units, size = int(item["units"]), task.heads * (task.value_dim + 2)
+    begin = (int(item["partial"]) + r * units) * size
+    return task.step.partials.reshape(-1)[begin : begin + units * size].reshape(task.heads, units, -1)
 
 
 def _cached(task: Task, slot: int, kv_head: int, positions: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -302,10 +315,10 @@ def _query(task: Task, row: int, head: int) -> np.ndarray:
     return from_bf16(q if task.q_bf16 else to_bf16(q)).astype(np.float64)
 
 
-def _attend_split(
+def _attend_leaf(
     q: np.ndarray, keys: np.ndarray, values: np.ndarray, weights: np.ndarray, scale: float, exact: bool
 ) -> np.ndarray:
-    """Numerator, max and sum, f32 [value_dim + 2], of one row and head over its keys of a split; of none, sum 0.
+    """Numerator, max and sum, f32 [value_dim + 2], of one row and head over its keys of a leaf; of none, sum 0.
 
     The sum is that of the rounded probabilities, unless it is to be exact.
     """
@@ -327,22 +340,29 @@ def _exponential(t: np.ndarray) -> np.ndarray:
     return np.ldexp(power, np.maximum(whole, -200).astype(np.int32))
 
 
-def _write_head(task: Task, row: int, head: int, parts: list[np.ndarray]) -> None:
-    """o / l of the partials (o, m, l) merged in order, to columns [head * value_dim, + value_dim) of a step row.
+def _merged(parts: list[np.ndarray]) -> np.ndarray:
+    """(o, m, l), f32 [value_dim + 2], of such partials merged in order; one whose l is 0 is passed over."""
+    o, m, total = np.zeros(len(parts[0]) - 2, np.float32), np.float32(-1e30), np.float32(0)
+    for part in parts:
+        if part[-1] == 0:
+            continue
+        top = max(m, part[-2])
+        old, new = np.exp(m - top), np.exp(part[-2] - top)
+        o, m, total = o * old + part[:-2] * new, top, total * old + part[-1] * new
+    return np.concatenate((o, [m, total])).astype(np.float32)
 
-    A sink is merged last: a split with maximum `sink`, sum 1 and value 0.
+
+def _write_head(task: Task, row: int, head: int, spans: list[np.ndarray]) -> None:
+    """o / l of partials (o, m, l) merged in order, to columns [head * value_dim, + value_dim) of a step row.
+
+    A sink is merged last: a span with maximum `sink`, sum 1 and value 0.
     """
     n = task.value_dim
     if task.sinks:
         sink = memory(task.sinks, (task.heads,), np.float32)[head]
-        parts = [*parts, np.array([0] * n + [sink, 1], np.float32)]
-    o, m, total = np.zeros(n, np.float32), np.float32(-1e30), np.float32(0)
-    for part in parts:
-        if part[n + 1] == 0:
-            continue
-        top = max(m, part[n])
-        old, new = np.exp(m - top), np.exp(part[n] - top)
-        o, m, total = o * old + part[:n] * new, top, total * old + part[n + 1] * new
+        spans = [*spans, np.array([0] * n + [sink, 1], np.float32)]
+    found = _merged(spans)
+    o, total = found[:n], found[n + 1]
     out = task.buffer(task.out, task.out_stride, dtype=np.uint16 if task.out_bf16 else np.float32)[row - task.row]
     out[head * n : (head + 1) * n] = to_bf16(o / total) if task.out_bf16 else o / total
     if head + 1 == task.heads:

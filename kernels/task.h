@@ -32,7 +32,9 @@
 #define ELLM_TILE (ELLM_TILE_N * ELLM_TILE_K)
 #define ELLM_TILE_PAIRS (ELLM_TILE_K / 2) /* rows of a tile, each a pair of k of every column */
 #define ELLM_TILE_ROW (2 * ELLM_TILE_N)   /* elements of such a row */
-#define ELLM_SPLIT 512       /* keys in one split of the context: absolute boundaries, fixed for ever */
+#define ELLM_SPLIT 512       /* positions of a block of the caches: absolute boundaries, fixed for ever */
+#define ELLM_LEAF 128        /* keys of a leaf of the context in the first span, so that short contexts have tasks enough; */
+#define ELLM_SPAN 4096       /* in later ones it has ELLM_SPLIT. Keys of a span, whose leaves are merged before spans are */
 #define ELLM_ARGS 256        /* bytes reserved for an operator's arguments */
 #define ELLM_FOLD 256        /* most query rows (positions x heads of a KV group) folded into one attend task */
 #define ELLM_INT16 1         /* what activations are multiplied as, if not in bf16 */
@@ -51,26 +53,33 @@ typedef const void *ellm_weight;
 typedef int64_t ellm_range;
 typedef int64_t ellm_shared;
 
-/* A run of consecutive positions of one sequence whose attention over splits [split_begin, split_end) is one task per head group. */
+/* A run of consecutive positions of one sequence and a part of the query heads, whose attention to the leaves in
+ * [key_begin, key_end) is one task per KV head. */
 typedef struct ellm_attend_item {
     int32_t row;          /* first step row */
     int32_t rows;
     int32_t slot;
     int32_t position;     /* position of the first row */
-    int32_t split_begin;
-    int32_t split_end;
-    int32_t partial;      /* -1: merge here and write the output; else index of partial (row 0, split `split_first`) */
-    int32_t split_first;  /* partials of a row are [split - split_first], rows `split_last - split_first` apart */
-    int32_t split_last;
-    int32_t reserved;
+    int32_t key_begin;    /* where a leaf begins, and another ends: no key that a row sees need be in any of them */
+    int32_t key_end;
+    int32_t partial;      /* -1: merge all here and write the output; else index of the partials of row 0 */
+    int32_t units;        /* partials of a row: of leaves, or of spans */
+    int32_t unit;         /* that of the first leaf, or of the span */
+    int32_t folded;       /* 1: the leaves are of one span and are merged here to one partial; 0: each has its own */
+    int32_t head_part;    /* of the query heads of each KV head, cut into head_parts */
+    int32_t head_parts;
 } ellm_attend_item;
 
-/* Rows whose partials are to be merged in order of split, one task per head group. */
+/* Rows and a part of the heads whose partials are to be merged in one task: of row r from partial + r * units on. */
 typedef struct ellm_merge_item {
     int32_t row;
     int32_t rows;
     int32_t partial;
-    int32_t splits;
+    int32_t units;        /* of which the first `first_units` are of one span, each `span_units` behind them of another */
+    int32_t first_units;
+    int32_t span_units;
+    int32_t head_part;
+    int32_t head_parts;
 } ellm_merge_item;
 
 /* A token and a number that belongs to it: what is added to its logit, or its log probability. */
@@ -121,7 +130,7 @@ typedef struct ellm_step {
     const ellm_sampling *sampling;/* [logit_rows] */
     int32_t *sampled;             /* [logit_rows] */
     float *logprob;               /* [logit_rows] log softmax(logits)[sampled] */
-    float *partials;              /* [partial][heads][value_dim + 2]: numerator, max, sum */
+    float *partials;              /* of `units` of a row [heads][units][value_dim + 2]: numerator, max, sum; row after row */
     const ellm_attend_item *items[ELLM_WINDOWS];
     const int32_t *item_begin[ELLM_WINDOWS];   /* [blocks + 1] first item of each row block */
     const ellm_merge_item *merges[ELLM_WINDOWS];

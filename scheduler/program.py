@@ -117,9 +117,7 @@ class Program:
     row_block: int  # rows in a full block
     blocks: int  # row blocks: chunk = blocks * row_block at most
     windows: list[int]  # attention window of each window class; 0 = full
-    kv_heads: (
-        int  # most tasks of an attend item, one per KV head or part of its heads, for deciding how finely to split
-    )
+    kv_heads: int  # most tasks of an attend item, one per KV head
     fold_heads: int  # query heads folded per KV head: an item has at most ELLM_FOLD // fold_heads rows (1 at least)
     section_bytes: int  # arena of one row block
     scratch_bytes: int  # per worker

@@ -1,16 +1,19 @@
 """The tables that make a static program fit one step.
 
 Rows are cut into row blocks; within a block, each sequence's rows are cut into runs small enough to fold into one
-attend task, and where that leaves too few tasks for the workers, each run's context is cut along its splits too.
+attend task. Where that leaves too few tasks for the workers, or unequal ones, each run's context is cut into its spans or
+leaves, and the heads that share keys are dealt to several tasks. No bit of a result depends on it.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from libc.stdint cimport int32_t, int64_t
+from libc.stdint cimport INT32_MAX, int32_t, int64_t
 
 cdef extern from "wait.h" nogil:
     void raise_flag(int32_t *flag)
 
-from ellm.kernels.task cimport ELLM_PIECE, ELLM_SPLIT, ELLM_WINDOWS, ellm_attend_item, ellm_merge_item, ellm_sampling, ellm_step
+from ellm.kernels.task cimport (
+    ELLM_LEAF, ELLM_PIECE, ELLM_SPAN, ELLM_SPLIT, ELLM_WINDOWS, ellm_attend_item, ellm_merge_item, ellm_sampling, ellm_step
+)
 
 import numpy as np
 
@@ -18,8 +21,16 @@ from ellm.kernels.contract import ATTEND_ITEM, FOLD, MERGE_ITEM, SAMPLING, STEP
 from ellm.scheduler.program import MOST_TASKS, Kind
 
 cdef enum:
-    TASKS_PER_WORKER = 4  # fewer attend tasks than this per worker: fold fewer rows, then cut the context
+    TASKS_PER_WORKER = 4  # fewer attend tasks than this per worker: fold fewer rows
     FEWEST_FOLDED = 64  # rows of a task that still amortise its reads
+    FEWEST_HEADS = 16  # of a task whose heads are dealt to several: a tile's rows
+    READ_ROWS = 32  # folded rows of as much work as to read a task's keys and values
+    PARTIAL_KEYS = 96  # keys of as much work for a folded row as to store and merge a partial of it
+    MERGE = 5120  # keys times rows of as much work as it takes to publish the merges
+    MERGES_PER_WORKER = 2
+    WHOLE = 0  # how far a run's context is cut
+    SPANS = 1
+    LEAVES = 2
     ROWS = 0  # as in Kind
     LOGITS = 1
     SAMPLE = 2
@@ -47,7 +58,6 @@ cdef class StepTables:
 
     def __cinit__(self, program, int64_t workers, int64_t domains=1):
         cdef int64_t c
-        cdef int64_t most_items = program.chunk + program.partials
         self.program = program
         self.domains = domains
         self.row_blocks, self.row_block, self.chunk = program.blocks, program.row_block, program.chunk
@@ -58,17 +68,23 @@ cdef class StepTables:
         self.most_rows = max(1, FOLD // max(1, program.fold_heads))
         self.fewest_rows = max(1, FEWEST_FOLDED // max(1, program.fold_heads))
         self.least_runs = -(-TASKS_PER_WORKER * workers // program.kv_heads) if program.kv_heads else self.chunk + 1
-        self.partials = program.partials
+        self.partials, self.workers, self.kv_heads = program.partials, workers, max(1, program.kv_heads)
+        self.fold_heads = max(1, program.fold_heads)
+        self.head_parts = -(-self.fold_heads // FOLD)
+        self.most_items = (self.chunk + self.partials) * self.head_parts + 4 * TASKS_PER_WORKER * workers
         self.most_tiles = [(kind, tiles) for kind, tiles in program.most_tiles.items()]
         self.counts = np.zeros((self.kinds, self.row_blocks), np.int32)
         self.count = <int32_t *>address(self.counts)
-        self.run_memory = np.zeros((self.row_block, 4), np.int32)
+        self.run_memory = np.zeros((self.chunk, 4), np.int32)
         self.runs = <Run *>address(self.run_memory)
+        self.run_begins = np.zeros(self.row_blocks + 1, np.int32)
+        self.run_begin = <int32_t *>address(self.run_begins)
         self.seen = np.zeros(0, np.int64)
         self.based = np.zeros(0, np.uint64)
         self.block_offsets = program.block_offsets
-        self.all_items = [np.zeros(most_items, ATTEND_ITEM) for _ in self.windows]
-        self.all_merges = [np.zeros(max(1, self.partials), MERGE_ITEM) for _ in self.windows]
+        self.all_items = [np.zeros(self.most_items, ATTEND_ITEM) for _ in self.windows]
+        most_merges = self.partials + MERGES_PER_WORKER * workers
+        self.all_merges = [np.zeros(most_merges, MERGE_ITEM) for _ in self.windows]
         self.item_begin = [np.zeros(self.row_blocks + 1, np.int32) for _ in self.windows]
         self.merge_begin = [np.zeros(self.row_blocks + 1, np.int32) for _ in self.windows]
         for c in range(self.classes):
@@ -194,33 +210,85 @@ cdef class StepTables:
                 0, min(self.record.sample_rows - begin, self.row_block)
             )
 
-    cdef int64_t cut_block(self, int64_t block) noexcept:
-        """Fill `runs` with those of a block, none longer than one attend task takes, and return how many they are."""
+    cdef void cut_rows(self) noexcept:
+        """Fill `runs`, none longer than one attend task takes, and where those of each row block begin."""
         cdef const ellm_step *record = &self.record
-        cdef int64_t begin = block * self.row_block, count = 0, row, end = min(begin + self.row_block, record.rows)
-        cdef int64_t most = max(self.fewest_rows, min(self.most_rows, (end - begin) // self.least_runs))
+        cdef int64_t most = max(self.fewest_rows, min(self.most_rows, record.rows // self.least_runs)), row, block
+        cdef int32_t count = 0
         cdef Run *run = NULL
-        for row in range(begin, end):
-            if row == begin or run.rows == most or not follows(record, row):
+        for row in range(record.rows):
+            if row % self.row_block == 0:
+                self.run_begin[row // self.row_block] = count
+            if row % self.row_block == 0 or run.rows == most or not follows(record, row):
                 run = &self.runs[count]
                 run.row, run.rows, run.slot, run.position = <int32_t>row, 0, record.slots[row], record.positions[row]
                 count += 1
             run.rows += 1
-        return count
+        for block in range((record.rows - 1) // self.row_block + 1, self.row_blocks + 1):
+            self.run_begin[block] = count
 
     cdef void cut_attention(self):
         """Attend and merge items of each window class. A block's classes share partials: it attends one at a time."""
-        cdef int64_t block, c, runs, base, free = 0
+        cdef int64_t block, c, base, free = 0
+        cdef Cut cuts[ELLM_WINDOWS]
+        self.cut_rows()
+        for c in range(self.classes):
+            cuts[c] = self.best_cut(self.windows[c])
         for block in range(self.row_blocks):
-            runs = self.cut_block(block)
             base = free
             for c in range(self.classes):
-                free = max(free, self.cut_runs(runs, self.windows[c], c, block, base, runs < self.least_runs))
+                free = max(free, self.cut_runs(self.windows[c], c, block, base, cuts[c]))
 
-    cdef int64_t cut_runs(
-        self, int64_t count, int64_t window, int64_t c, int64_t block, int64_t free, bint cut
-    ) noexcept:
-        """Append the items of a block's runs, cut along splits while partials last; returns the next free partial.
+    cdef Cut best_cut(self, int64_t window) noexcept:
+        """The cut with which the workers would be done first."""
+        cdef Cut found, tried
+        cdef double work, least = -1
+        cdef int64_t level
+        found.level, found.head_parts, found.merge_parts = WHOLE, self.head_parts, 1
+        for level in range(LEAVES + 1):
+            tried.level, tried.head_parts = level, self.head_parts
+            while tried.head_parts == self.head_parts or tried.head_parts * FEWEST_HEADS <= self.fold_heads:
+                work = self.work(window, &tried)
+                if work >= 0 and (least < 0 or work < least):
+                    found, least = tried, work
+                tried.head_parts += 1
+        return found
+
+    cdef double work(self, int64_t window, Cut *cut) noexcept:
+        """Keys times rows that the last worker will have got when all is done, or -1 if there is no room for that cut.
+
+        Workers take the tasks in rounds, and one of them may begin the longest task late.
+        """
+        cdef double total = 0, longest = 0, each, keys, mean
+        cdef int64_t n, units, folded, tasks = 0, partials = 0, cut_runs = 0
+        cdef int64_t heads = (self.fold_heads + cut.head_parts - 1) // cut.head_parts
+        cdef Extent extent
+        for n in range(self.run_begin[self.row_blocks]):
+            extent = extent_of(&self.runs[n], window, cut.level)
+            folded = self.runs[n].rows * heads
+            each = READ_ROWS + folded
+            keys = extent.last - extent.first
+            total += keys * each
+            tasks += extent.units
+            if extent.units > 1:
+                total += extent.units * folded * PARTIAL_KEYS
+                partials += extent.units * self.runs[n].rows
+                cut_runs += 1
+                keys = most_keys(extent)
+                each += folded * PARTIAL_KEYS / keys
+            longest = max(longest, keys * each)
+        if partials > self.partials or tasks * cut.head_parts > self.most_items:
+            return -1
+        mean = total / tasks
+        tasks *= cut.head_parts * self.kv_heads
+        cut.merge_parts = 1
+        if cut_runs:
+            cut.merge_parts = (MERGES_PER_WORKER * self.workers + cut_runs - 1) // cut_runs
+            cut.merge_parts = min(cut.merge_parts, self.kv_heads * self.fold_heads)
+        return (tasks + self.workers - 1) // self.workers * mean - mean + 1.5 * longest + (MERGE if cut_runs else 0)
+
+    cdef int64_t cut_runs(self, int64_t window, int64_t c, int64_t block, int64_t free, Cut cut) noexcept:
+        """Append the items of a block's runs, cut while partials last; returns the next free partial.
 
         Those of one NUMA domain follow each other, as the workers of one do, so that most keys are read where they lie.
         """
@@ -228,37 +296,46 @@ cdef class StepTables:
         cdef int32_t *merge_begin = <int32_t *>self.record.merge_begin[c]
         cdef ellm_attend_item *item = <ellm_attend_item *>self.record.items[c] + item_begin[block]
         cdef ellm_merge_item *merge = <ellm_merge_item *>self.record.merges[c] + merge_begin[block]
-        cdef int64_t first, last, split, step, i, n, home, base = free
-        cdef bint whole_run
+        cdef int64_t home, n, base = free
+        cdef Extent extent
         cdef Run *run
-        for n in range(self.domains * count):
-            home, i = n // count, n % count
-            if i == 0:
-                free = base
-            run = &self.runs[i]
-            first = max(<int64_t>0, run.position - window + 1) // ELLM_SPLIT if window else 0
-            last = (run.position + run.rows - 1) // ELLM_SPLIT + 1
-            whole_run = not cut or last - first == 1 or free + run.rows * (last - first) > self.partials
-            step = last - first if whole_run else 1
-            for split in range(first, last, step):
-                if split % self.domains != home:
-                    continue
-                item.row, item.rows, item.slot, item.position = run.row, run.rows, run.slot, run.position
-                item.split_begin, item.split_end = <int32_t>split, <int32_t>(split + step)
-                item.split_first, item.split_last = <int32_t>first, <int32_t>last
-                item.partial = -1 if whole_run else <int32_t>free
-                item += 1
-            if not whole_run:
-                if home == 0:
-                    merge.row, merge.rows, merge.partial = run.row, run.rows, <int32_t>free
-                    merge.splits = <int32_t>(last - first)
-                    merge += 1
-                free += run.rows * (last - first)
+        for home in range(self.domains):
+            free = base
+            for n in range(self.run_begin[block], self.run_begin[block + 1]):
+                run = &self.runs[n]
+                extent = extent_of(run, window, cut.level)
+                if free + run.rows * extent.units > self.partials:
+                    extent.units, extent.level = 1, WHOLE
+                item = self.add_items(item, run, extent, free, cut.head_parts, home)
+                if extent.units > 1:
+                    if home == 0:
+                        merge = add_merges(merge, run, extent, free, cut.merge_parts)
+                    free += run.rows * extent.units
         item_begin[block + 1] = <int32_t>(item - self.record.items[c])
         merge_begin[block + 1] = <int32_t>(merge - self.record.merges[c])
         self.count[(ITEMS + 2 * c) * self.row_blocks + block] = item_begin[block + 1] - item_begin[block]
         self.count[(MERGES + 2 * c) * self.row_blocks + block] = merge_begin[block + 1] - merge_begin[block]
         return free
+
+    cdef ellm_attend_item *add_items(
+        self, ellm_attend_item *item, const Run *run, Extent extent, int64_t free, int64_t parts, int64_t home
+    ) noexcept:
+        """Append a run's items whose first keys lie in a domain, and return where the next one goes.
+
+        Later leaves, which may be longer, come first, so that none of them is begun when all others are done.
+        """
+        cdef int64_t key, end = extent.last, unit, part
+        for unit in range(extent.units - 1, -1, -1):
+            key = unit_begin(extent, unit)
+            for part in range(parts if key // ELLM_SPLIT % self.domains == home else 0):
+                item.row, item.rows, item.slot, item.position = run.row, run.rows, run.slot, run.position
+                item.key_begin, item.key_end = <int32_t>key, <int32_t>end
+                item.partial = <int32_t>free if extent.units > 1 else -1
+                item.units, item.unit, item.folded = <int32_t>extent.units, <int32_t>unit, extent.level == SPANS
+                item.head_part, item.head_parts = <int32_t>part, <int32_t>parts
+                item += 1
+            end = key
+        return item
 
     cdef int check_tasks(self) except -1:
         cdef int64_t kind, tiles, block
@@ -286,6 +363,70 @@ def set_ready(flags, int64_t begin, int64_t end):
         raise IndexError(f"rows {begin} to {end} of {len(flags)}")
     for i in range(begin, end):
         raise_flag(flag + i)
+
+
+cdef inline int64_t leaf_begin(int64_t key) noexcept:
+    """Where the leaf of a key begins."""
+    return key // ELLM_LEAF * ELLM_LEAF if key < ELLM_SPAN else key // ELLM_SPLIT * ELLM_SPLIT
+
+
+cdef inline int64_t leaf_end(int64_t key) noexcept:
+    """Where the leaf that begins at a key ends."""
+    return key + (ELLM_LEAF if key < ELLM_SPAN else ELLM_SPLIT)
+
+
+cdef inline int64_t units_of(int64_t first, int64_t last, int64_t level) noexcept:
+    """Into how many leaves, or spans, [first, last) is cut, which begins and ends as leaves do."""
+    cdef int64_t short = min(last, <int64_t>ELLM_SPAN) - min(first, <int64_t>ELLM_SPAN)
+    if level == WHOLE:
+        return 1
+    if level == SPANS:
+        return (last - 1) // ELLM_SPAN - first // ELLM_SPAN + 1
+    return short // ELLM_LEAF + (last - first - short) // ELLM_SPLIT
+
+
+cdef inline int64_t unit_begin(Extent extent, int64_t unit) noexcept:
+    """Where that of a number begins."""
+    cdef int64_t short = units_of(min(extent.first, <int64_t>ELLM_SPAN), ELLM_SPAN, LEAVES)
+    if unit == 0:
+        return extent.first
+    if extent.level == SPANS:
+        return (extent.first // ELLM_SPAN + unit) * ELLM_SPAN
+    if unit < short:
+        return extent.first + unit * ELLM_LEAF
+    return max(extent.first, <int64_t>ELLM_SPAN) + (unit - short) * ELLM_SPLIT
+
+
+cdef inline int64_t most_keys(Extent extent) noexcept:
+    """Of one of what it is cut into."""
+    if extent.level == LEAVES:
+        return ELLM_SPLIT if extent.last > ELLM_SPAN else ELLM_LEAF
+    return min(extent.last - extent.first, <int64_t>ELLM_SPAN)
+
+
+cdef Extent extent_of(const Run *run, int64_t window, int64_t level) noexcept:
+    """What a run sees, and how that is cut."""
+    cdef Extent extent
+    extent.first = leaf_begin(max(<int64_t>0, run.position - window + 1)) if window else 0
+    extent.last = leaf_end(leaf_begin(run.position + run.rows - 1))
+    extent.units = units_of(extent.first, extent.last, level)
+    extent.level = level if extent.units > 1 else WHOLE
+    return extent
+
+
+cdef ellm_merge_item *add_merges(
+    ellm_merge_item *merge, const Run *run, Extent extent, int64_t free, int64_t parts
+) noexcept:
+    """Append a run's merge items, and return where the next one goes."""
+    cdef int64_t part, span = (extent.first // ELLM_SPAN + 1) * ELLM_SPAN
+    for part in range(parts):
+        merge.row, merge.rows, merge.partial = run.row, run.rows, <int32_t>free
+        merge.units = <int32_t>extent.units
+        merge.first_units = <int32_t>units_of(extent.first, min(span, extent.last), extent.level)
+        merge.span_units = 1 if extent.level == SPANS else ELLM_SPAN // ELLM_SPLIT
+        merge.head_part, merge.head_parts = <int32_t>part, <int32_t>parts
+        merge += 1
+    return merge
 
 
 cdef inline bint follows(const ellm_step *step, int64_t row) noexcept:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ellm.kernels import contract
-from ellm.kernels.contract import EXPERT_ROWS, PIECE, SAMPLING, SPLIT
+from ellm.kernels.contract import EXPERT_ROWS, LEAF, PIECE, SAMPLING, SPAN, SPLIT
 from ellm.kernels.formats import FORMATS, PLAIN, Format
 from ellm.kernels.records import RECORDS, Sync, Work
 from ellm.machine.description import Machine
@@ -91,7 +91,7 @@ class Costing:
         tasks, format = operator.tiles, FORMATS[operator.precision or PLAIN.name]
         args = contract.unpack(operator.kernel, self.program.args[op])
         weights = work.weight_bytes / tasks
-        size = weights + work.cache_bytes * work.readers / tasks
+        size = weights + work.cache_bytes / tasks
         padding = self.padded(work.product_rows) / work.product_rows
         ns = work.tile_flops * padding / tasks / (1000 * machine.matmul_tflops_per_core)
         if args.get("activations"):
@@ -199,12 +199,11 @@ class _Builder:
             self.add(op, groups, record.work(args, rows), keys, fresh=alike)
         elif Kind.attends(kind):
             items = self.tables.items[args["window_class"]]
-            splits = items["split_end"] - items["split_begin"]
-            work = record.work(args, items["rows"].astype(float), _seen(items, args["window"]), splits)
+            work = record.work(args, items["rows"] / items["head_parts"], _seen(items, args["window"]), _leaves(items))
             self.add(op, groups, work, self.item_keys(items, tiles), _home_of(items, self.domains))
         elif Kind.merges(kind):
             merges = self.tables.merges[args["window_class"]]
-            work = record.work(args, merges["rows"].astype(float), splits=merges["splits"])
+            work = record.work(args, merges["rows"] / merges["head_parts"], splits=merges["units"])
             self.add(op, groups, work, np.full(len(merges), -1), _READER)
         elif kind == Kind.PIECES:
             rows = np.minimum(self.tables.rows - np.arange(0, self.tables.rows, PIECE), PIECE).astype(float)
@@ -257,7 +256,7 @@ class _Builder:
 
     def item_keys(self, items: np.ndarray, tiles: int) -> np.ndarray:
         """Items that attend to the same keys of a sequence share them."""
-        kept = np.stack([items["slot"], items["split_begin"], items["split_end"]], axis=1)
+        kept = np.stack([items["slot"], items["key_begin"], items["key_end"]], axis=1)
         _, same = np.unique(kept, axis=0, return_inverse=True)
         same = same.ravel()
         return self.take_keys(tiles * (int(same.max(initial=-1)) + 1)) + tiles * same
@@ -265,14 +264,21 @@ class _Builder:
 
 def _home_of(items: np.ndarray, domains: int) -> np.ndarray:
     """Where the keys of each of ATTEND_ITEM [items] lie: blocks are dealt to domains; several of them, in all."""
-    alone = items["split_end"] - items["split_begin"] == 1
-    return np.where(alone, IN_DOMAIN - items["split_begin"] % domains, _READER)
+    alone = items["key_end"] - items["key_begin"] <= SPLIT
+    return np.where(alone, IN_DOMAIN - items["key_begin"] // SPLIT % domains, _READER)
+
+
+def _leaves(items: np.ndarray) -> np.ndarray:
+    """Leaves that each of ATTEND_ITEM [items] merges or stores."""
+    begin, end = items["key_begin"].astype(np.int64), items["key_end"].astype(np.int64)
+    short = np.minimum(end, SPAN) - np.minimum(begin, SPAN)
+    return short // LEAF + (end - begin - short) // SPLIT
 
 
 def _seen(items: np.ndarray, window: int) -> np.ndarray:
     """Keys of each of ATTEND_ITEM [items] that its rows see between them."""
     position = items["position"].astype(np.int64)
     begin = np.maximum(0, position - window + 1) if window else np.zeros(len(items), np.int64)
-    first = np.maximum(items["split_begin"].astype(np.int64) * SPLIT, begin)
-    last = np.minimum(items["split_end"].astype(np.int64) * SPLIT, position + items["rows"])
+    first = np.maximum(items["key_begin"], begin)
+    last = np.minimum(items["key_end"], position + items["rows"])
     return np.maximum(0, last - first)

@@ -10,7 +10,7 @@ from random import Random
 
 import numpy as np
 
-from ellm.kernels.contract import SAMPLING, SPLIT
+from ellm.kernels.contract import LEAF, SAMPLING, SPLIT
 from ellm.scheduler import StepInput, StepTables
 from ellm.scheduler.interpret import walk
 from ellm.scheduler.probe_program import TABLE, assemble, choice
@@ -217,7 +217,7 @@ class BlockProgram:
         for sources in self.sources:  # groups are numbered in order, and an empty one hides what it waited for
             for source in list(sources):
                 sources |= self.sources[source] if self.groups[source][2] != Kind.ROWS else set()
-        runs = ROW_BLOCK * CONTEXT // SPLIT
+        runs = ROW_BLOCK * CONTEXT // LEAF
         most = [group[3] * (runs if group[2] not in (Kind.ROWS, Kind.LOGITS) else 1) for group in self.groups]
         most = [tasks * (self.blocks if group in self.experts else 1) for group, tasks in enumerate(most)]
         self.offsets = np.concatenate([[0], np.cumsum(most)]).astype(np.int64)

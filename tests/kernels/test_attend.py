@@ -13,8 +13,9 @@ from harness import Case, Memory, bf16_ulps, each_isa, for_cases, pack_keys, pac
 from hypothesis import strategies as st
 
 from ellm.kernels import contract, layout
-from ellm.kernels.contract import FOLD, SPLIT
+from ellm.kernels.contract import FOLD, LEAF, SPAN, SPLIT
 from ellm.kernels.layout import from_bf16, to_bf16
+from ellm.kernels.reference import leaves
 
 
 @dataclass
@@ -147,48 +148,69 @@ def make(
         row[: len(sequence.offsets)] = sequence.memory.address + sequence.offsets.astype(np.uint64)
     case.step.partials = case.written("partials", (partials, heads, value_dim + 2), np.float32)
     none = np.zeros(0, contract.ATTEND_ITEM)
+    assert all(rows * -(-shape.group // parts) <= FOLD for _, rows, *_, parts in items)
     case.step.items = [none, np.array([none_before, *items], contract.ATTEND_ITEM)]
     case.step.item_begin = [np.zeros(3, np.int32), np.array([0, 1, 1 + len(items)], np.int32)]
     return case
 
 
-none_before = (0, 0, 0, 0, 0, 0, 0, 0, 0, 0)  # stands for an item of block 0
+none_before = (0,) * 12  # stands for an item of block 0
 
 
-def splits(shape: Shape, position: int, rows: int) -> tuple[int, int]:
-    first = max(0, position - shape.window + 1) // SPLIT if shape.window else 0
-    return first, (position + rows - 1) // SPLIT + 1
+def seen(shape: Shape, position: int, rows: int) -> tuple[int, int]:
+    """The leaves that rows see: where the first begins and the last ends."""
+    first = max(0, position - shape.window + 1) if shape.window else 0
+    bounds = leaves(0, SPAN) + leaves(SPAN, 1 << 14)
+    begin = max(begin for begin, _ in bounds if begin <= first)
+    return begin, min(end for _, end in bounds if end >= position + rows)
 
 
-def whole_items(shape: Shape, begins: list[tuple[int, int]]) -> list[tuple]:
-    """One item for each (position, rows), all its splits in one task."""
+def heads_dealt(shape: Shape, items: list[tuple], parts: int) -> list[tuple]:
+    """The items, each for as many parts of the heads; at least as many as a fold needs."""
+    parts = max(parts, -(-shape.group // FOLD))
+    return [(*item, part, parts) for item in items for part in range(parts)]
+
+
+def whole_items(shape: Shape, begins: list[tuple[int, int]], parts: int = 1) -> list[tuple]:
+    """Items for each (position, rows), all their leaves in one task."""
     items, row = [], 64
     for slot, (position, rows) in enumerate(begins):
-        first, last = splits(shape, position, rows)
-        items.append((row, rows, slot, position, first, last, -1, first, last, 0))
+        items.append((row, rows, slot, position, *seen(shape, position, rows), -1, 0, 0, 0))
         row += rows
-    return items
+    return heads_dealt(shape, items, parts)
 
 
-def split_items(shape: Shape, begins: list[tuple[int, int]]) -> tuple[list[tuple], list[tuple], int]:
-    """An item for each split, latest first, the merge items, and how many partials they use."""
-    items, merges, partial = [], [], 3
-    for row, rows, slot, position, first, last, *_ in whole_items(shape, begins):
-        items += [(row, rows, slot, position, s, s + 1, partial, first, last, 0) for s in range(first, last)][::-1]
-        merges.append((row, rows, partial, last - first))
-        partial += rows * (last - first)
-    return items, merges, partial
+def cut_items(
+    shape: Shape, begins: list[tuple[int, int]], by_span: bool, parts: int = 1
+) -> tuple[list[tuple], list[tuple], int]:
+    """Items for each leaf, or span, latest first, the merge items, and how many partials they use."""
+    items, merges, partial, row = [], [], 3, 64
+    for slot, (position, rows) in enumerate(begins):
+        begin, end = seen(shape, position, rows)
+        units = leaves(begin, end)
+        spans = [[unit for unit in units if unit[0] // SPAN == span] for span in range(end // SPAN + 1)]
+        spans = [span for span in spans if span]
+        if by_span:
+            units = [(span[0][0], span[-1][1]) for span in spans]
+        shared = (partial, len(units))
+        made = [(row, rows, slot, position, *unit, *shared, i, int(by_span)) for i, unit in enumerate(units)]
+        items += made[::-1]
+        sizes = (1, 1) if by_span else (len(spans[0]), SPAN // SPLIT)
+        merges += [(row, rows, *shared, *sizes, part, parts) for part in range(parts)]
+        partial += rows * len(units)
+        row += rows
+    return heads_dealt(shape, items, parts), merges, partial
 
 
 def make_merge(shape: Shape, partials: np.ndarray, merges: list[tuple], rows: int) -> Case:
     case = Case("merge", rows, block=1, blocks=2, section=_section(shape))
     n, heads = shape.value_dim, shape.heads
-    case.args |= {"heads": heads, "kv_heads": shape.kv_heads, "value_dim": n, "window_class": 1}
+    case.args |= {"heads": heads, "value_dim": n, "window_class": 1}
     case.constant("sinks", shape.sink)
     case.args |= {"out_bf16": 1, "out_stride": up(heads * n, 32)}
     case.output("out", (case.args["out_stride"],), np.uint16)
     case.step.partials = case.memory(partials).view(partials.shape, np.float32)
-    case.step.merges = [np.zeros(0, contract.MERGE_ITEM), np.array([(0, 0, 0, 0), *merges], contract.MERGE_ITEM)]
+    case.step.merges = [np.zeros(0, contract.MERGE_ITEM), np.array([(0,) * 8, *merges], contract.MERGE_ITEM)]
     case.step.merge_begin = [np.zeros(3, np.int32), np.array([0, 1, 1 + len(merges)], np.int32)]
     return case
 
@@ -233,7 +255,7 @@ shapes |= st.builds(
     sinks=st.booleans(),
     int8=st.just(True),
 )
-positions = st.sampled_from([0, 1, 15, 31, 200, 505, 511, 512, 600, 1020, 1024, 1100])
+positions = st.sampled_from([0, 1, 15, 31, 120, 127, 128, 200, 505, 511, 512, 600, 1024, 1100, 4085, 4600])
 begins = st.lists(st.tuples(positions, st.integers(1, 20)), min_size=1, max_size=3)
 
 
@@ -246,20 +268,23 @@ def drawn_case(shape: Shape, begins: list[tuple[int, int]], seed: int):
     return begins, sequences, queries
 
 
-@for_cases(40, shape=shapes, begins=begins, seed=st.integers(0, 2**32 - 1))
-def test_attend_and_merge(isa, shape, begins, seed):
+@for_cases(40, shape=shapes, begins=begins, parts=st.integers(1, 4), seed=st.integers(0, 2**32 - 1))
+def test_attend_and_merge(isa, shape, begins, parts, seed):
     begins, sequences, queries = drawn_case(shape, begins, seed)
     direct = make(shape, sequences, queries, whole_items(shape, begins)).run(isa)["out"]
 
-    items, merges, count = split_items(shape, begins)
-    cut = make(shape, sequences, queries, items, count).run(isa)
-    merged = make_merge(shape, cut["partials"], merges, len(direct)).run(isa)["out"]
-    np.testing.assert_array_equal(merged, direct)  # however the context is cut, the same bits
+    for by_span in (False, True):
+        items, merges, count = cut_items(shape, begins, by_span, parts)
+        cut = make(shape, sequences, queries, items, count).run(isa)
+        merged = make_merge(shape, cut["partials"], merges, len(direct)).run(isa)["out"]
+        np.testing.assert_array_equal(merged, direct)  # however context and heads are cut, the same bits
+    dealt = make(shape, sequences, queries, whole_items(shape, begins, parts)).run(isa)["out"]
+    np.testing.assert_array_equal(dealt, direct)
 
-    more = [(*item[:4], 0, item[5] + 1, *item[6:]) for item in whole_items(shape, begins)]
+    more = [(*item[:4], 0, *item[5:]) for item in whole_items(shape, begins)]
     np.testing.assert_array_equal(
         make(shape, sequences, queries, more).run(isa)["out"], direct
-    )  # unseen splits add nothing
+    )  # unseen leaves add nothing
 
     reference = make(shape, sequences, queries, whole_items(shape, begins)).run(None)["out"]
     assert (direct[:, shape.heads * shape.value_dim :] == 0).all()
@@ -274,16 +299,16 @@ def test_attend_and_merge(isa, shape, begins, seed):
         np.testing.assert_array_equal(alone[0], direct[at])  # whatever else is in the item, the same bits
 
 
-@for_cases(15, shape=shapes, begins=begins, seed=st.integers(0, 2**32 - 1))
-def test_partials(isa, shape, begins, seed):
-    """Numerator, max and sum of every split, and only of the items' partials."""
+@for_cases(15, shape=shapes, begins=begins, by_span=st.booleans(), seed=st.integers(0, 2**32 - 1))
+def test_partials(isa, shape, begins, by_span, seed):
+    """Numerator, max and sum of every leaf or span, and only of the items' partials."""
     begins, sequences, queries = drawn_case(shape, begins, seed)
-    items, merges, count = split_items(shape, begins)
+    items, merges, count = cut_items(shape, begins, by_span)
     n = shape.value_dim
     native, reference = (make(shape, sequences, queries, items, count).run(which)["partials"] for which in (isa, None))
     used = np.zeros(count, bool)
-    for _, rows, partial, splits in merges:
-        used[partial : partial + rows * splits] = True
+    for _, rows, partial, units, *_ in merges:
+        used[partial : partial + rows * units] = True
     assert np.isnan(native[~used]).all()
     np.testing.assert_allclose(native[used][:, :, n + 1], reference[used][:, :, n + 1], rtol=2.0**-8)
     seen = reference[:, :, n + 1] > 0  # numbers of a row and split without a key mean nothing
@@ -302,14 +327,33 @@ def within_bound(shape: Shape, sequence: Sequence, q: np.ndarray, position: int,
 
 
 @each_isa
-def test_partials_are_merged_in_order_of_split(isa):
+def test_partials_are_merged_in_order(isa):
     """Numerators 1e8, -1e8 and 1 add up to 1 in this order alone; a partial with sum 0 is passed over, NaN and all."""
     shape = Shape(kv_heads=1, group=1, head_dim=24, value_dim=24)
     partials = np.zeros((4, 1, 26), np.float32)
     partials[:, 0, :24] = np.array([1e8, np.nan, -1e8, 1])[:, None]
     partials[:, 0, 25] = [1, 0, 1, 1]
-    out = make_merge(shape, partials, [(64, 1, 0, 4)], 1).run(isa)["out"]
-    assert (from_bf16(out[0, :24]) == from_bf16(to_bf16(np.float32([1 / 3])))).all()
+    for sizes, total in (((4, 8), 1), ((1, 1), 1), ((2, 8), 0)):  # the last merges -1e8 and 1 first
+        out = make_merge(shape, partials, [(64, 1, 0, 4, *sizes, 0, 1)], 1).run(isa)["out"]
+        assert (from_bf16(out[0, :24]) == from_bf16(to_bf16(np.float32([total / 3])))).all()
+
+
+@each_isa
+@pytest.mark.parametrize("position", [SPAN - 1, SPAN, 3 * SPAN - 7])
+def test_spans(isa, position):
+    """Leaves of both sizes and several spans, of rows that see one more than others do."""
+    shape = Shape(kv_heads=2, group=2, head_dim=32, value_dim=24)
+    begins, sequences, queries = drawn_case(shape, [(position, 12)], seed=5)
+    direct = make(shape, sequences, queries, whole_items(shape, begins)).run(isa)["out"]
+    for by_span in (False, True):
+        items, merges, count = cut_items(shape, begins, by_span)
+        partials = make(shape, sequences, queries, items, count).run(isa)["partials"]
+        np.testing.assert_array_equal(make_merge(shape, partials, merges, 12).run(isa)["out"], direct)
+    for r in range(12):
+        assert within_bound(shape, sequences[0], queries[0][r], position + r, direct[r])
+    reference = make(shape, sequences, queries, whole_items(shape, begins)).run(None)["out"]
+    assert bf16_ulps(direct, reference).max() <= 8
+    assert leaves(0, SPAN)[:2] == [(0, LEAF), (LEAF, 2 * LEAF)] and leaves(SPAN, SPAN + SPLIT) == [(SPAN, SPAN + SPLIT)]
 
 
 @each_isa
@@ -324,7 +368,7 @@ def test_more_heads_than_a_fold(isa, group):
     assert within_bound(shape, sequences[0], queries[0][0], 600, out[0])
     assert within_bound(shape, sequences[0], queries[0][0], 600, direct.run(None)["out"][0])
 
-    items, merges, count = split_items(shape, begins)
+    items, merges, count = cut_items(shape, begins, by_span=False, parts=5)
     partials = make(shape, sequences, queries, items, count).run(isa)["partials"]
     np.testing.assert_array_equal(make_merge(shape, partials, merges, 1).run(isa)["out"], out)
 
@@ -332,6 +376,18 @@ def test_more_heads_than_a_fold(isa, group):
     alone = make(few, sequences, [queries[0][:, 60:63]], whole_items(few, begins))
     alone.constant("sinks", shape.sink[60:63])
     np.testing.assert_array_equal(alone.run(isa)["out"][0, : 3 * 72], out[0, 60 * 72 : 63 * 72])
+
+
+@each_isa
+def test_more_parts_than_heads(isa):
+    """A part without heads does nothing: operators of other head counts share the items."""
+    shape = Shape(kv_heads=2, group=3, head_dim=40, value_dim=24)
+    begins, sequences, queries = drawn_case(shape, [(200, 2)], seed=6)
+    out = make(shape, sequences, queries, whole_items(shape, begins)).run(isa)["out"]
+    np.testing.assert_array_equal(make(shape, sequences, queries, whole_items(shape, begins, 5)).run(isa)["out"], out)
+    items, merges, count = cut_items(shape, begins, by_span=False, parts=8)
+    partials = make(shape, sequences, queries, items, count).run(isa)["partials"]
+    np.testing.assert_array_equal(make_merge(shape, partials, merges, 2).run(isa)["out"], out)
 
 
 @each_isa

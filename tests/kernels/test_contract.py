@@ -86,7 +86,7 @@ def test_tasks():
     assert RECORDS["expert_down"].tasks(linear()) == 3
     assert RECORDS["combine"].tasks({"n": 100, "task_columns": 64}) == 2
     assert RECORDS["attend"].tasks({"heads": 4 * contract.FOLD, "kv_heads": 4}) == 4
-    assert RECORDS["merge"].tasks({"heads": 4 * contract.FOLD + 4, "kv_heads": 4}) == 8
+    assert RECORDS["merge"].tasks({"heads": 8}) == 1
     assert RECORDS["rope"].tasks({}) == 1
 
 

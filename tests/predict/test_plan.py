@@ -60,18 +60,18 @@ SPARSE = {  # the dimensions of Qwen3-Coder-480B-A35B
 }
 
 
-def programs(config, context):
+def programs(config, context, workers=1):
     """The program with weights in a dtype."""
 
     def compiled(dtype):
-        return compile_model(Source(config), context=context, dtype=dtype).program
+        return compile_model(Source(config), context=context, dtype=dtype, workers=workers).program
 
     return functools.cache(compiled)
 
 
 @pytest.fixture(scope="module")
 def big():
-    return programs(SPARSE, 8192)
+    return programs(SPARSE, 8192, workers=126)
 
 
 @pytest.fixture(scope="module")
