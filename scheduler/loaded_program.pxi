@@ -42,9 +42,9 @@ cdef class LoadedProgram:
         self.state.enter = <void (*)() noexcept nogil><size_t>table.enter
         self.state.leave = <void (*)() noexcept nogil><size_t>table.leave
 
-    cdef char *take(self, size, purpose) except NULL:
+    cdef char *take(self, size, purpose, bint huge=False) except NULL:
         """Zeroed pages that live as long as this object."""
-        pages = Pages(size, purpose)
+        pages = Pages(size, purpose, huge=huge)
         self.memory.append(pages)
         return (<Pages>pages).base
 
@@ -65,7 +65,7 @@ cdef class LoadedProgram:
         self.state.args_bytes = ARGS_BYTES
         self.state.row_block = program.row_block
         self.state.section_bytes = program.section_bytes
-        self.state.arena = self.take(program.arena_bytes, "arena")
+        self.state.arena = self.take(program.arena_bytes, "arena", huge=True)
 
     cdef fill_groups(self, addresses):
         program = self.program
@@ -160,9 +160,9 @@ cdef class LoadedProgram:
         program = self.program
         cdef int32_t workers = self.pool.state.workers, events = len(program.events), i
         cdef size_t slices = _paged(len(program.groups) * sizeof(uint64_t))  # a worker's lie in its own node
-        cdef size_t scratch = _paged(program.scratch_bytes)
+        cdef size_t scratch = (program.scratch_bytes + HUGE - 1) // HUGE * HUGE
         cdef char *slices_base = self.take(workers * slices, "slices")
-        cdef char *scratch_base = self.take(workers * scratch, "scratch")
+        cdef char *scratch_base = self.take(workers * scratch, "scratch", huge=True)
         cdef int32_t *queues = <int32_t *>self.take((workers + 1) * events * sizeof(int32_t), "event queues")
         cdef WorkerState *worker
         self.state.workers = <WorkerState *>self.take((workers + 1) * sizeof(WorkerState), "workers")

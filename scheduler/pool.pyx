@@ -10,7 +10,7 @@ from libc.string cimport memcpy
 from posix.unistd cimport getpid, pid_t
 
 from ellm.kernels.task cimport ellm_kernel, ellm_step
-from ellm.scheduler.zeroed_pages cimport Pages
+from ellm.scheduler.zeroed_pages cimport HUGE, Pages
 from ellm.scheduler.rings cimport Rings
 from ellm.scheduler.tables cimport StepTables
 from ellm.scheduler.threads cimport clock_ticks, load_relaxed, pthread_join, pthread_t, start_thread
