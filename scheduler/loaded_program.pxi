@@ -204,7 +204,6 @@ cdef class LoadedProgram:
             if self.rings is not None:
                 self.record_step(begin, prepared)
             failure = self.state.failure
-            inputs.ended = opened and not failure
         if not opened:
             raise ValueError("no root of the program has a task for these rows")
         if failure:

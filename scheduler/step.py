@@ -28,7 +28,6 @@ class StepInput:
     sampled: np.ndarray | None = None  # int32 [logit rows]: written
     logprob: np.ndarray | None = None  # float32 [logit rows]: written
     blocks: np.ndarray | None = None  # uint64 [slots, context_blocks]: of its positions; None: all in its own range
-    ended: bool = False  # written: all of it was computed, even if an interrupt keeps `run` from returning
 
     @classmethod
     def of(

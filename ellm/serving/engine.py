@@ -15,6 +15,7 @@ from ellm.serving.lookup import agreeing
 from ellm.serving.policy import Policy
 from ellm.serving.refusals import Busy, late
 from ellm.serving.room import UNBOUNDED, Room
+from ellm.serving.sequence import Sequence
 from ellm.serving.speculation import Speculation
 from ellm.serving.staging import Staging
 from ellm.serving.statistics import Statistics
@@ -133,13 +134,23 @@ class Engine:
 
     def _admit(self) -> int:
         """Give waiting completions a slot and a range, as long as there is memory; how many rows the step has."""
-        waiting = {one.sequence: one for one in list(self.waiting) if not self.room.prefix_is_coming(one.sequence)}
         running = [one.sequence for one in self.running]
+        full = len(running) == self.slots and not any(one.terms.priority for one in running)
+        waiting = {} if full else {one.sequence: one for one in list(self.waiting)}
+        for sequence in waiting:
+            self.room.foresee(sequence)
         limit = self.policy.limit([*running, *waiting])
-        for sequence in self.policy.entering(running, waiting, limit) if waiting else ():
-            if not self.room.prefix_is_coming(sequence) and not self._enter(waiting[sequence]):
+        for sequence in self.policy.entering(running, waiting, limit, self._ready) if waiting else ():
+            if not self._enter(waiting[sequence]):
                 break
         return limit
+
+    def _ready(self, sequence: Sequence) -> bool:
+        """Whether nobody is computing what it begins with."""
+        if not self.room.prefix_is_coming(sequence):
+            return True
+        sequence.foreseen = False
+        return False
 
     def _enter(self, completion: Completion) -> bool:
         """Let a waiting completion in, in place of lower classes if need be; False if others must end first."""
@@ -278,9 +289,10 @@ class Engine:
     def _send_back(self, completion: Completion) -> None:
         self.running.remove(completion)
         self.room.leave(completion.sequence)
+        completion.sequence.foreseen = False
         self.waiting.append(completion)
         self.preemptions += 1
 
 
 def _tokens(completions: Many[Completion]) -> int:
-    return sum(one.sequence.length for one in completions)
+    return sum(one.sequence.left for one in completions)

@@ -7,7 +7,7 @@ drive it with simulated ones. It decides speed, never results.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, TypeGuard, TypeVar
 
@@ -97,8 +97,10 @@ class Policy:
                 yield one, min(one.left, rows)
                 rows -= one.left
 
-    def entering(self, running: Collection[R], waiting: Iterable[R], rows: int) -> Iterator[R]:
-        """Those who wait that a step of so many rows has some for, the first ones first.
+    def entering(
+        self, running: Collection[R], waiting: Iterable[R], rows: int, ready: Callable[[R], bool] = lambda one: True
+    ) -> Iterator[R]:
+        """Those who wait and are ready that a step of so many rows has some for, the first ones first.
 
         The caller lets each in before it asks for the next, or stops asking. One whose prompt would not be done with
         the step does not enter while MOST_PARTIAL of its class are begun.
@@ -111,7 +113,7 @@ class Policy:
             if rows <= 0:
                 return
             if id(one) not in begun:
-                if one.left > rows and partial[one.terms.priority] >= MOST_PARTIAL:
+                if (one.left > rows and partial[one.terms.priority] >= MOST_PARTIAL) or not ready(one):
                     continue
                 yield one
                 partial[one.terms.priority] += one.left > rows

@@ -87,6 +87,11 @@ class Room:
         """Whether another sequence is computing what this one begins with, so that it is worth to wait for that."""
         return self._cache.is_coming(sequence)
 
+    def foresee(self, sequence: Sequence) -> None:
+        """Note, once, how much of a sequence that waits is cached: the policy asks how much it has left."""
+        if not sequence.foreseen:
+            sequence.cached, sequence.foreseen = self._cache.find(sequence).tokens, True
+
     def computed(self, share: Share) -> None:
         """Let others find what a step computed, and give back what no row can see any more."""
         sequence = share.sequence

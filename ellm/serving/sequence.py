@@ -61,6 +61,7 @@ class Sequence:
         self.tail: Block | None = None  # the block behind, as far as others may read it
         self.slot = -1
         self.cached = 0  # tokens whose keys and values are there
+        self.foreseen = False  # while it waits, others' were looked for
         self.first_hit = -1  # of these, how many others had computed when it first got a range
         self.first_whole = 0  # blocks of the range that were begun by others
         self.left_behind: dict[int, int] = {}  # by window: its first blocks, whose caches were given back
