@@ -12,7 +12,6 @@ from typing import Any
 from ellm.cli.run import open_llm
 from ellm.cli.terminal import note
 from ellm.system.errors import InputError
-from ellm.text import families
 
 KEY_VARIABLE = "ELLM_API_KEY"
 
@@ -33,12 +32,12 @@ def serve(
         from ellm.server.app import App
         from ellm.server.bounds import Bounds
         from ellm.server.server import Server, listen, most_connections
-        from ellm.server.service import Service
+        from ellm.server.service import Service, check_tool_parser
     except ImportError as error:
         raise InputError(f"ellm serve needs more packages: pip install 'ellm[serve]' ({error})") from error
 
     if tool_parser is not None:
-        families.named(tool_parser)
+        check_tool_parser(tool_parser)
     keys = _checked(keys or os.environ.get(KEY_VARIABLE, "").split())
     names = names or [_name(model)]
     if not all(name.strip() for name in names):

@@ -17,12 +17,18 @@ from ellm.server.metrics import Metrics
 from ellm.serving.refusals import Busy
 from ellm.serving.sampling import SamplingParams
 from ellm.system.errors import InputError, PromptTooLong
+from ellm.text import families
 
 _TEXT_THREADS = 4  # that tokenise and wait for templates: the tokenizer gives the interpreter up while it works
 _RETRY_SECONDS = 1
 _THINKING = ("enable_thinking", "thinking", "reasoning_effort")  # variables by which templates switch it
 
 T = TypeVar("T")
+
+
+def check_tool_parser(name: str) -> None:
+    """Raises InputError if no form of calls of tools has that name."""
+    families.named(name)
 
 
 class Service:

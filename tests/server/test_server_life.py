@@ -158,6 +158,7 @@ def test_the_command_serves_until_a_signal(checkpoint, number):
         (["--api-key", ""], "--api-key"),
         (["--api-key", "two words"], "without spaces"),
         (["--name", " "], "--name"),
+        (["--tool-parser", "nobody"], "tool_parser must be one of openai"),
         (["--host", "256.1.1.1"], "cannot listen on 256.1.1.1"),
         (["--host", "192.0.2.1"], "cannot listen on 192.0.2.1 port 8000"),
     ],
