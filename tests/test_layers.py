@@ -29,7 +29,7 @@ ROOMS = {  # of ellm/: which of the others each knows, and which layers
     "pack_cache": {"system", "checkpoint", "pack"},
     "serving": {"system", "text", "checkpoint", "compiled", "scheduler", "kernels"},
     "llm": {"system", "text", "checkpoint", "compiled", "pack_cache", "serving", "scheduler", "kernels"},
-    "server": {"system", "text", "llm", "serving"},
+    "server": {"system", "text", "llm", "serving", "pages"},
     "evaluation": set(),
     "batch": {"system", "checkpoint", "llm", "serving", "scheduler"},
     "predict": {"system", "machine", "serving", "scheduler", "kernels"},

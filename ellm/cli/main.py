@@ -313,6 +313,13 @@ def serve(
     queued_tokens: Annotated[
         int, typer.Option(help="Most tokens of prompts that wait; who comes then is told to come back.")
     ] = 1 << 18,
+    cache_bytes: Annotated[
+        int | None,
+        typer.Option(
+            help="Most memory for keys and values of prompts that may come again; 0: none.",
+            show_default="as much as is free",
+        ),
+    ] = None,
     tool_parser: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="The form of calls of tools.", show_default="that of the chat template"),
@@ -346,6 +353,7 @@ def serve(
         "max_seqs": max_seqs,
         "queued_tokens": queued_tokens,
         "target_itl": target_itl,
+        "cache_bytes": cache_bytes,
         "context": context,
         "chunk": chunk,
         "threads": threads,

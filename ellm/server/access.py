@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from ellm.server.errors import ApiError
 
-OPEN = frozenset({"/health", "/ready"})  # without a key, for whoever watches over the process
+OPEN = frozenset({"/", "/health", "/ready"})  # a page that holds nothing, and for whoever watches over the process
 
 
 class Access:
@@ -26,15 +26,16 @@ class Access:
         self._keys = [_digest(key.encode()) for key in keys]
         self._hosts = {"localhost", socket.gethostname().lower(), *(host.lower() for host in hosts)}
 
-    def check(self, scope: Any) -> None:
-        """Raises ApiError 400, 401 or 403."""
+    def check(self, scope: Any) -> bytes:
+        """What tells this key from others; empty without one. Raises ApiError 400, 401 or 403."""
         headers = scope["headers"]
         host = self._check_host([value for name, value in headers if name == b"host"])
         for name, value in headers:
             if name == b"origin" and _netloc(value) != host:
                 raise ApiError(403, f"pages of {value.decode('latin-1')!r} may not use this server")
         if self._keys and scope["path"] not in OPEN:
-            self._check_key(headers)
+            return self._check_key(headers)
+        return b""
 
     def _check_host(self, given: list[bytes]) -> str:
         if len(given) != 1:
@@ -45,18 +46,19 @@ class Access:
             raise ApiError(403, f"Host is {host!r}, which is not allowed: --allow-host {name or 'NAME'}")
         return host
 
-    def _check_key(self, headers: Collection[tuple[bytes, bytes]]) -> None:
+    def _check_key(self, headers: Collection[tuple[bytes, bytes]]) -> bytes:
         given = [value for name, value in headers if name in (b"authorization", b"x-api-key")]
         if not given:
             raise ApiError(401, "there is no API key: send Authorization: Bearer KEY", code="missing_api_key")
-        found = False
+        found = b""
         for value in given:
             kind, _, rest = value.partition(b" ")
             digest = _digest(rest.strip() if kind.lower() == b"bearer" else value)
             for key in self._keys:  # all of them, so that the time says nothing
-                found |= hmac.compare_digest(digest, key)
+                found = key if hmac.compare_digest(digest, key) else found
         if not found:
             raise ApiError(401, "the API key is wrong", code="invalid_api_key")
+        return found
 
 
 def _digest(key: bytes) -> bytes:

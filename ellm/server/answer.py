@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 from ellm.llm import Stream
 from ellm.server.errors import ApiError
@@ -97,6 +99,27 @@ class Answer:
         if not self._ended:
             self._ended = True
             self._metrics.ended(self.output, time.perf_counter() - self._begun)
+
+
+async def together(answers: Sequence[Answer]) -> AsyncIterator[tuple[int, Any]]:
+    """What comes of several answers: (which of them, its pieces), and (which, None) when it has ended."""
+    if len(answers) == 1:
+        while (pieces := await answers[0].more()) is not None:
+            yield 0, pieces
+        yield 0, None
+        return
+    waiting = {asyncio.ensure_future(answer.more()): index for index, answer in enumerate(answers)}
+    try:
+        while waiting:
+            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                index, pieces = waiting.pop(task), task.result()
+                yield index, pieces
+                if pieces is not None:
+                    waiting[asyncio.ensure_future(answers[index].more())] = index
+    finally:
+        for task in waiting:
+            task.cancel()
 
 
 def joined(pieces: list[Piece]) -> list[Piece]:

@@ -88,8 +88,15 @@ class AnthropicTool(Body):
 class AnthropicToolChoice(Body):
     """Whether to call any."""
 
-    type: Literal["auto", "none"]
+    type: Literal["auto", "none", "any", "tool"]
+    name: Name | None = None
     disable_parallel_tool_use: bool | None = None
+
+    def openai(self) -> str | dict[str, Any]:
+        """In the form of `LLM.chat`."""
+        if self.type == "tool":
+            return {"type": "function", "function": {"name": self.name or ""}}
+        return "required" if self.type == "any" else self.type
 
 
 def offered(tools: Sequence[AnthropicTool] | None) -> list[dict[str, Any]]:

@@ -24,6 +24,7 @@ from ellm.server.openai_chat import Hint
 from ellm.server.replies import Events, event, server_sent
 from ellm.server.sampling_fields import MaxTokens, StopText, Temperature, TopK, TopP, sampling
 from ellm.server.service import Call
+from ellm.server.structured import FlatFormat, wanted
 from ellm.server.template_fields import thinking_variables
 from ellm.server.validation import Body, Record, only
 from ellm.serving.output import Output
@@ -45,7 +46,7 @@ class OutputConfig(Body):
     """How hard to try, where the chat template reads it."""
 
     effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
-    format: only(None) = None  # type: ignore[valid-type]
+    format: FlatFormat | None = None
 
 
 class Metadata(Body):
@@ -146,19 +147,20 @@ async def messages(call: Call, request: MessagesRequest) -> MessageReply | Event
         top_p=request.top_p,
         top_k=request.top_k,
         stop=request.stop_sequences,
+        structured_outputs=wanted(request.output_config.format) if request.output_config is not None else None,
     )
     choice = request.tool_choice or AnthropicToolChoice(type="auto")
-    answer = await call.chat(
+    (answer,) = await call.chat(
         conversation(request.system, request.messages),
         params,
         _variables(call, request),
         tools=offered(request.tools),
-        tool_choice=choice.type,
+        tool_choice=choice.openai(),
         most_calls=1 if choice.disable_parallel_tool_use else None,
     )
     head: dict[str, Any] = {"id": f"msg_{call.id}", "model": request.model}
     if request.stream:
-        return server_sent(_events(call, answer, request, head), _error, _PING)
+        return server_sent(_events(answer, head), _error, _PING)
     output = await answer.whole()
     content: list[AnswerBlock] = []
     if output.reasoning:
@@ -166,7 +168,7 @@ async def messages(call: Call, request: MessagesRequest) -> MessageReply | Event
     if output.text:
         content.append(AnswerText(text=output.text))
     content += [AnswerToolUse(id=one.id, name=one.name, input=json.loads(one.arguments)) for one in answer.calls]
-    reason, sequence = await _stopped_by(call, output, request.stop_sequences)
+    reason, sequence = _stopped_by(output)
     return MessageReply(**head, content=content, stop_reason=reason, stop_sequence=sequence, usage=_usage(output))
 
 
@@ -181,7 +183,7 @@ async def count_tokens(call: Call, request: CountRequest) -> Count:
     return Count(input_tokens=len(ids))
 
 
-async def _events(call: Call, answer: Answer, request: MessagesRequest, head: dict[str, Any]) -> AsyncIterator[bytes]:
+async def _events(answer: Answer, head: dict[str, Any]) -> AsyncIterator[bytes]:
     start = MessageReply(**head, content=[], stop_reason=None, stop_sequence=None, usage=_usage(answer.output))
     yield _named("message_start", message=start.model_dump())
     index, block = -1, None
@@ -195,7 +197,7 @@ async def _events(call: Call, answer: Answer, request: MessagesRequest, head: di
             yield _named("content_block_delta", index=index, delta=_delta(piece))
     if block is not None:
         yield _named("content_block_stop", index=index)
-    reason, sequence = await _stopped_by(call, answer.output, request.stop_sequences)
+    reason, sequence = _stopped_by(answer.output)
     delta = {"stop_reason": reason, "stop_sequence": sequence}
     yield _named("message_delta", delta=delta, usage=_usage(answer.output).model_dump())
     yield _named("message_stop")
@@ -237,18 +239,13 @@ def _usage(output: Output) -> MessageUsage:
     )
 
 
-async def _stopped_by(call: Call, output: Output, stops: list[str] | None) -> tuple[StopReason, str | None]:
+def _stopped_by(output: Output) -> tuple[StopReason, str | None]:
     """Why an answer ended, and the stop sequence if that is why."""
     if output.finish_reason == "tool_calls":
         return "tool_use", None
     if output.finish_reason != "stop":
         return "max_tokens", None
-    tokenizer = call.service.llm.tokenizer
-    if not stops or output.token_ids[-1] in tokenizer.eos_ids:
-        return "end_turn", None
-    text = await call.service.off_loop(lambda: tokenizer.decode(output.token_ids, skip_special=False))
-    found = [(at, -len(stop), stop) for stop in stops if (at := text.find(stop)) >= 0]
-    return ("stop_sequence", min(found)[2]) if found else ("end_turn", None)
+    return ("stop_sequence", output.stop_reason) if isinstance(output.stop_reason, str) else ("end_turn", None)
 
 
 def _variables(call: Call, request: CountRequest) -> dict[str, Any] | None:

@@ -30,12 +30,12 @@ class App:
         """Answer one request."""
         try:
             self._service.bounds.check_headers(scope)
-            self._access.check(scope)
+            salt = self._access.check(scope)
         except ApiError as error:
             self._service.metrics.refused(error.status)
             await Sender(send, scope["path"], "").error(error)
         else:
-            await self._router(scope, receive, send)
+            await self._router({**scope, "salt": salt}, receive, send)
 
 
 def _router(service: Service) -> Starlette:

@@ -58,7 +58,7 @@ class Endpoint:
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        call = Call(self._service)
+        call = Call(self._service, scope.get("salt", b""))
         sender = Sender(send, scope["path"], call.id)
         try:
             request = await self._request(scope, receive)

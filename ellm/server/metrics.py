@@ -21,11 +21,13 @@ _GAUGES = {  # of the engine's statistics
     "running": ("vllm:num_requests_running", "Requests that the steps compute."),
     "queued_tokens": ("ellm:queued_tokens", "Tokens of the requests that wait."),
     "kv_bytes": ("ellm:kv_cache_bytes", "Bytes of keys and values of the running requests."),
+    "prefix_bytes": ("ellm:prefix_cache_bytes", "Bytes of keys and values that other requests may read."),
 }
 _COUNTERS = {
     "preemptions": ("vllm:num_preemptions", "Times that a running request was sent back to wait."),
     "prefix_queries": ("vllm:prefix_cache_queries", "Tokens of prompts that were looked for in the cache."),
     "prefix_hits": ("vllm:prefix_cache_hits", "Of these: tokens that were there."),
+    "prefix_evictions": ("ellm:prefix_cache_evictions", "Blocks of keys and values that were given up."),
     "prompt_tokens": ("vllm:prompt_tokens", "Tokens of prompts computed."),
     "generated_tokens": ("vllm:generation_tokens", "Tokens generated."),
     "steps": ("ellm:steps", "Steps run."),

@@ -15,13 +15,14 @@ from ellm.server.answer import Answer
 from ellm.server.errors import ApiError
 from ellm.server.messages import Name
 from ellm.server.replies import Events
-from ellm.server.sampling_fields import MinP, Penalty, Seed, StopText, Temperature, TopK, TopP, sampling
+from ellm.server.sampling_fields import MinP, Penalty, Presence, Seed, StopText, Temperature, TopK, TopP, sampling
 from ellm.server.service import Call
 from ellm.server.template_fields import thinking_variables, variables
 from ellm.server.tools import Tools, offered
 from ellm.server.validation import Body, Record, left_out, only
 from ellm.serving.output import Output, ToolCall
 from ellm.serving.sampling import SamplingParams
+from ellm.serving.structured import StructuredOutputs
 
 LINES = "application/x-ndjson"
 
@@ -41,8 +42,8 @@ class Options(Body):
     repeat_penalty: Penalty | None = None
     seed: Seed | None = None
     stop: StopText | Annotated[list[StopText], Field(max_length=bounds.STOPS)] | None = None
-    presence_penalty: only(None, 0) = None  # type: ignore[valid-type]
-    frequency_penalty: only(None, 0) = None  # type: ignore[valid-type]
+    presence_penalty: Presence | None = None
+    frequency_penalty: Presence | None = None
     repeat_last_n: only(None, -1) = None  # type: ignore[valid-type]
     typical_p: only(None, 1) = None  # type: ignore[valid-type]
     tfs_z: only(None, 1) = None  # type: ignore[valid-type]
@@ -69,9 +70,16 @@ class OllamaRequest(Body):
     options: Options | None = None
     think: bool | Effort | None = None
     keep_alive: KeepAlive | None = None
-    format: only(None, "") = None  # type: ignore[valid-type]
+    format: Literal["", "json"] | dict[str, Any] | None = None
     logprobs: only(None, False) = None  # type: ignore[valid-type]
     top_logprobs: only(None, 0) = None  # type: ignore[valid-type]
+
+    @property
+    def structured(self) -> StructuredOutputs | None:
+        """What `format` asks for."""
+        if not self.format:
+            return None
+        return StructuredOutputs(json={"type": "object"} if self.format == "json" else self.format)
 
     def params(self, call: Call) -> SamplingParams:
         """With the model's own defaults. Raises ApiError if more context is wanted than there is."""
@@ -92,6 +100,9 @@ class OllamaRequest(Body):
             repeat_penalty=options.repeat_penalty,
             seed=options.seed,
             stop=options.stop,
+            presence_penalty=options.presence_penalty,
+            frequency_penalty=options.frequency_penalty,
+            structured_outputs=self.structured,
         )
 
     def variables(self, call: Call) -> dict[str, Any] | None:
@@ -236,8 +247,8 @@ async def generate(call: Call, request: GenerateRequest) -> GenerateLine | Event
     return await _reply(await call.chat(messages, params, template), line, request)
 
 
-async def _reply(answer: Answer, line: Any, request: OllamaRequest) -> Any:
-    begun = time.perf_counter_ns()
+async def _reply(answers: list[Answer], line: Any, request: OllamaRequest) -> Any:
+    (answer,), begun = answers, time.perf_counter_ns()
     if request.stream is not False:
         return Events(_lines(answer, line, begun), _failure, LINES, _encoded(line("", None, False)))
     output = await answer.whole()

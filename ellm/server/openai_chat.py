@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from ellm.server import bounds
-from ellm.server.answer import Answer
+from ellm.server.answer import Answer, together
 from ellm.server.errors import ApiError
+from ellm.server.logprobs import ChatLogprobs, ChatReader
 from ellm.server.messages import Message, conversation
 from ellm.server.replies import Events, event, server_sent
 from ellm.server.sampling_fields import MaxTokens, Sampling
 from ellm.server.service import Call
+from ellm.server.structured import ResponseFormat, wanted
 from ellm.server.template_fields import TemplateKwargs, variables
-from ellm.server.tools import CallRecord, DeltaCall, DeltaFunction, Tools, offered, records
+from ellm.server.tools import CallRecord, DeltaCall, DeltaFunction, NamedTool, Tools, offered, records
 from ellm.server.usage import Usage, usage_of
 from ellm.server.validation import Body, Record, left_out, only
 from ellm.serving.output import Output
+from ellm.serving.sampling import MOST_LIKELY
 from ellm.text.piece import Piece
 
 Hint = Annotated[str, Field(max_length=4096)]
@@ -58,12 +61,12 @@ class ChatRequest(Sampling, Hints):
     stream_options: StreamOptions | None = None
     chat_template_kwargs: TemplateKwargs | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
-    logprobs: only(None, False) = None  # type: ignore[valid-type]
-    top_logprobs: only(None, 0) = None  # type: ignore[valid-type]
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MOST_LIKELY)] | None = None
     tools: Tools | None = None
-    tool_choice: only(None, "none", "auto") = None  # type: ignore[valid-type]
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
-    response_format: only(None, {"type": "text"}) = None  # type: ignore[valid-type]
+    response_format: ResponseFormat | None = None
     modalities: only(None, ["text"]) = None  # type: ignore[valid-type]
     verbosity: only(None, "medium") = None  # type: ignore[valid-type]
 
@@ -79,6 +82,17 @@ class ChatRequest(Sampling, Hints):
                 code="invalid_value",
             )
         return next(iter(given), None)
+
+    def others(self) -> dict[str, Any]:
+        """Fields of SamplingParams that only conversations have so. Raises ApiError for what goes not together."""
+        if self.top_logprobs and not self.logprobs:
+            raise ApiError(400, "top_logprobs needs logprobs: true", param="top_logprobs", code="invalid_value")
+        found: dict[str, Any] = {"logprobs": self.top_logprobs or 0} if self.logprobs else {}
+        format = wanted(self.response_format)
+        if format is not None and self.structured_outputs is not None:
+            message = "structured_outputs and response_format cannot both be given"
+            raise ApiError(400, message, param="structured_outputs", code="invalid_value")
+        return found | ({"structured_outputs": format} if format is not None else {})
 
 
 class ChatMessage(Record):
@@ -96,7 +110,7 @@ class ChatChoice(Record):
 
     index: int
     message: ChatMessage
-    logprobs: None = None
+    logprobs: ChatLogprobs | None = None
     finish_reason: FinishReason
 
 
@@ -134,7 +148,7 @@ class ChunkChoice(Record):
 
     index: int
     delta: Delta
-    logprobs: None = None
+    logprobs: ChatLogprobs | None = None
     finish_reason: FinishReason | None = None
 
 
@@ -154,40 +168,54 @@ async def chat(call: Call, request: ChatRequest) -> ChatCompletion | Events:
     call.service.check_name(request.model)
     if request.stream_options is not None and not request.stream:
         raise ApiError(400, "stream_options needs stream: true", param="stream_options", code="invalid_value")
-    params = request.params(call.service.defaults, request.most_tokens)
+    params = request.params(call.service.defaults, request.most_tokens, **request.others())
     template = variables(call.service.llm.tokenizer, request.chat_template_kwargs, request.reasoning_effort)
-    answer = await call.chat(
+    choice = request.tool_choice
+    answers = await call.chat(
         conversation(request.messages),
         params,
         template,
         tools=offered(request.tools),
-        tool_choice=request.tool_choice or "auto",
+        tool_choice=choice.model_dump() if isinstance(choice, NamedTool) else choice or "auto",
         most_calls=1 if request.parallel_tool_calls is False else None,
     )
     head: dict[str, Any] = {"id": f"chatcmpl-{call.id}", "created": int(time.time()), "model": request.model}
+    readers = [ChatReader(call.service, answer) if request.logprobs else None for answer in answers]
     if request.stream:
         with_usage = request.stream_options is not None and bool(request.stream_options.include_usage)
-        return server_sent(_chunks(answer, head, with_usage), stream_error)
-    output = await answer.whole()
+        return server_sent(_chunks(answers, readers, head, with_usage), stream_error)
+    outputs = [await answer.whole() for answer in answers]
+    choices = [_choice(index, *one) for index, one in enumerate(zip(answers, outputs, readers, strict=True))]
+    return ChatCompletion(**head, choices=choices, usage=usage_of(outputs, len(answers)))
+
+
+def _choice(index: int, answer: Answer, output: Output, reader: ChatReader | None) -> ChatChoice:
     calls = records(answer.calls)
     content = output.text if output.text or not calls else None
     message = ChatMessage(content=content, reasoning_content=output.reasoning, tool_calls=calls or None)
-    choice = ChatChoice(index=0, message=message, finish_reason=finish_reason(output))
-    return ChatCompletion(**head, choices=[choice], usage=usage_of([output]))
+    logprobs = reader.more() if reader is not None else None
+    return ChatChoice(index=index, message=message, logprobs=logprobs, finish_reason=finish_reason(output))
 
 
-async def _chunks(answer: Answer, head: dict[str, Any], with_usage: bool) -> AsyncIterator[bytes]:
-    def chunk(delta: Delta, end: FinishReason | None = None) -> bytes:
-        choice = ChunkChoice(index=0, delta=delta, finish_reason=end)
+async def _chunks(
+    answers: Sequence[Answer], readers: Sequence[ChatReader | None], head: dict[str, Any], with_usage: bool
+) -> AsyncIterator[bytes]:
+    def chunk(index: int, delta: Delta, end: FinishReason | None = None) -> bytes:
+        reader = readers[index] if delta.role is None else None
+        logprobs = reader.more() if reader is not None else None
+        choice = ChunkChoice(index=index, delta=delta, logprobs=logprobs, finish_reason=end)
         return event(ChatChunk(**head, choices=[choice]).model_dump_json())
 
-    yield chunk(Delta(role="assistant", content=""))
-    while (pieces := await answer.more()) is not None:
-        for piece in pieces:
-            yield chunk(Delta.of(piece))
-    yield chunk(Delta(), finish_reason(answer.output))
+    for index in range(len(answers)):
+        yield chunk(index, Delta(role="assistant", content=""))
+    async for index, pieces in together(answers):
+        for piece in pieces or ():
+            yield chunk(index, Delta.of(piece))
+        if pieces is None:
+            yield chunk(index, Delta(), finish_reason(answers[index].output))
     if with_usage:
-        yield event(ChatChunk(**head, choices=[], usage=usage_of([answer.output])).model_dump_json())
+        usage = usage_of([answer.output for answer in answers], len(answers))
+        yield event(ChatChunk(**head, choices=[], usage=usage).model_dump_json())
     yield DONE
 
 

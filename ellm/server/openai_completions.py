@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from ellm.server import bounds
-from ellm.server.answer import Answer
+from ellm.server.answer import Answer, together
 from ellm.server.errors import ApiError
+from ellm.server.logprobs import TextLogprobs, of_text
 from ellm.server.openai_chat import DONE, FinishReason, Hint, StreamOptions, finish_reason, stream_error
 from ellm.server.replies import Events, event, server_sent
-from ellm.server.sampling_fields import MaxTokens, Sampling, TokenId
+from ellm.server.sampling_fields import Sampling, TokenId
 from ellm.server.service import Call
 from ellm.server.usage import Usage, usage_of
 from ellm.server.validation import Record, left_out, only
+from ellm.serving.sampling import MOST_LIKELY
 
 DEFAULT_TOKENS = 16  # OpenAI's
 
@@ -30,13 +32,13 @@ class CompletionRequest(Sampling):
 
     model: Annotated[str, Field(max_length=bounds.NAME_CHARACTERS)]
     prompt: Prompts
-    max_tokens: MaxTokens | None = None
+    max_tokens: Annotated[int, Field(ge=0, lt=1 << 31)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: Hint | None = None
     echo: bool | None = None
     best_of: only(None, 1) = None  # type: ignore[valid-type]
-    logprobs: only(None) = None  # type: ignore[valid-type]
+    logprobs: Annotated[int, Field(ge=0, le=MOST_LIKELY)] | None = None
     suffix: only(None, "") = None  # type: ignore[valid-type]
 
     @property
@@ -51,7 +53,7 @@ class Choice(Record):
 
     index: int
     text: str
-    logprobs: None = None
+    logprobs: TextLogprobs | None = None
     finish_reason: FinishReason | None
 
 
@@ -71,65 +73,78 @@ async def complete(call: Call, request: CompletionRequest) -> Completion | Event
     call.service.check_name(request.model)
     if request.stream_options is not None and not request.stream:
         raise ApiError(400, "stream_options needs stream: true", param="stream_options", code="invalid_value")
-    params = request.params(call.service.defaults, request.max_tokens or DEFAULT_TOKENS)
-    answers = [await call.continuation(prompt, params) for prompt in request.prompts]
-    echoes = [await _echo(call, request, answer) for answer in answers]
+    if request.max_tokens == 0 and not request.echo:
+        raise ApiError(400, "max_tokens must be at least 1, not 0, unless echo", param="max_tokens")
+    listed = {} if request.logprobs is None else {"logprobs": request.logprobs}
+    if request.echo and request.logprobs is not None:
+        listed["prompt_logprobs"] = request.logprobs
+    most = DEFAULT_TOKENS if request.max_tokens is None else max(1, request.max_tokens)
+    params = request.params(call.service.defaults, most, **listed)
+    choices = [
+        _Choice(call, request, answer)
+        for prompt in request.prompts
+        for answer in await call.continuation(prompt, params)
+    ]
     head: dict[str, Any] = {"id": f"cmpl-{call.id}", "created": int(time.time()), "model": request.model}
     if request.stream:
         with_usage = request.stream_options is not None and bool(request.stream_options.include_usage)
-        return server_sent(_chunks(answers, echoes, head, with_usage), stream_error)
-    outputs = [await answer.whole() for answer in answers]
-    choices = [
-        Choice(index=index, text=echo + output.text, finish_reason=finish_reason(output))
-        for index, (echo, output) in enumerate(zip(echoes, outputs, strict=True))
-    ]
-    return Completion(**head, choices=choices, usage=usage_of(outputs))
+        return server_sent(_chunks(choices, head, with_usage, params.n), stream_error)
+    for choice in choices:
+        await choice.answer.whole()
+    made = [await choice.more(index, choice.text, choice.end) for index, choice in enumerate(choices)]
+    return Completion(**head, choices=made, usage=_usage(choices, params.n))
 
 
-async def _echo(call: Call, request: CompletionRequest, answer: Answer) -> str:
-    if not request.echo:
-        return ""
-    tokens = answer.output.prompt_token_ids
-    return await call.service.off_loop(call.service.llm.tokenizer.decode, tokens)
+class _Choice:
+    """A continuation, of which the client gets what is new each time."""
+
+    def __init__(self, call: Call, request: CompletionRequest, answer: Answer):
+        self._service, self._request, self.answer = call.service, request, answer
+        self._read = self._offset = 0
+        self._echo = bool(request.echo)
+
+    @property
+    def text(self) -> str:
+        """All that was generated."""
+        return "" if self._request.max_tokens == 0 else self.answer.output.text
+
+    @property
+    def end(self) -> FinishReason:
+        """Why it ended."""
+        return "length" if self._request.max_tokens == 0 else finish_reason(self.answer.output)
+
+    async def more(self, index: int, text: str, end: FinishReason | None = None) -> Choice:
+        """The next part of it, the prompt before the first one with `echo`."""
+        output, echo, self._echo = self.answer.output, self._echo, False
+        if self._request.max_tokens == 0:
+            text, output = "", replace(output, token_ids=[], logprobs=[], top_logprobs=None)
+        logprobs = None
+        if self._request.logprobs is not None:
+            logprobs = of_text(self._service, output, self._read, echo, self._offset)
+            self._read, self._offset = len(output.token_ids), self._offset + sum(map(len, logprobs.tokens))
+        if echo:
+            tokenizer = self._service.llm.tokenizer
+            text = await self._service.off_loop(tokenizer.decode, output.prompt_token_ids) + text
+        return Choice(index=index, text=text, logprobs=logprobs, finish_reason=end)
+
+
+def _usage(choices: Sequence[_Choice], each: int) -> Usage:
+    outputs = [choice.answer.output for choice in choices]
+    if choices[0]._request.max_tokens == 0:
+        outputs = [replace(output, token_ids=[]) for output in outputs]
+    return usage_of(outputs, each)
 
 
 async def _chunks(
-    answers: Sequence[Answer], echoes: Sequence[str], head: dict[str, Any], with_usage: bool
+    choices: Sequence[_Choice], head: dict[str, Any], with_usage: bool, each: int
 ) -> AsyncIterator[bytes]:
-    def chunk(index: int, text: str, end: FinishReason | None = None) -> bytes:
-        choice = Choice(index=index, text=text, finish_reason=end)
-        return event(Completion(**head, choices=[choice]).model_dump_json())
-
-    for index, echo in enumerate(echoes):
-        if echo:
-            yield chunk(index, echo)
-    async for index, pieces in together(answers):
+    async for index, pieces in together([choice.answer for choice in choices]):
+        choice = choices[index]
+        new = [await choice.more(index, piece.text) for piece in pieces or ()]
         if pieces is None:
-            yield chunk(index, "", finish_reason(answers[index].output))
-        for piece in pieces or ():
-            yield chunk(index, piece.text)
+            new = [await choice.more(index, "", choice.end)]
+        for one in new:
+            yield event(Completion(**head, choices=[one]).model_dump_json())
     if with_usage:
-        usage = usage_of([answer.output for answer in answers])
-        yield event(Completion(**head, choices=[], usage=usage).model_dump_json())
+        yield event(Completion(**head, choices=[], usage=_usage(choices, each)).model_dump_json())
     yield DONE
-
-
-async def together(answers: Sequence[Answer]) -> AsyncIterator[tuple[int, Any]]:
-    """What comes of several answers: (which of them, its pieces), and (which, None) when it has ended."""
-    if len(answers) == 1:
-        while (pieces := await answers[0].more()) is not None:
-            yield 0, pieces
-        yield 0, None
-        return
-    waiting = {asyncio.ensure_future(answer.more()): index for index, answer in enumerate(answers)}
-    try:
-        while waiting:
-            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                index, pieces = waiting.pop(task), task.result()
-                yield index, pieces
-                if pieces is not None:
-                    waiting[asyncio.ensure_future(answers[index].more())] = index
-    finally:
-        for task in waiting:
-            task.cancel()

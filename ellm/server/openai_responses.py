@@ -12,6 +12,7 @@ from pydantic import Field
 from ellm.server import bounds
 from ellm.server.answer import Answer
 from ellm.server.errors import ApiError
+from ellm.server.messages import Name
 from ellm.server.openai_chat import Hints
 from ellm.server.replies import Events, event, server_sent
 from ellm.server.response_items import (
@@ -27,6 +28,7 @@ from ellm.server.response_items import (
 )
 from ellm.server.sampling_fields import MaxTokens, Temperature, TopP, sampling
 from ellm.server.service import Call
+from ellm.server.structured import FlatFormat, wanted
 from ellm.server.template_fields import variables
 from ellm.server.tools import OfferedFunction
 from ellm.server.validation import Body, Record, only
@@ -49,7 +51,7 @@ class Reasoning(Body):
 class TextOptions(Body):
     """What the text must be like."""
 
-    format: only(None, {"type": "text"}) = None  # type: ignore[valid-type]
+    format: FlatFormat | None = None
     verbosity: only(None, "medium") = None  # type: ignore[valid-type]
 
 
@@ -75,7 +77,7 @@ class ResponsesRequest(Hints):
     include: only(None, [], ["reasoning.encrypted_content"]) = None  # type: ignore[valid-type]
     parallel_tool_calls: bool | None = None
     tools: Annotated[list[ResponseTool], Field(max_length=bounds.TOOLS)] | None = None
-    tool_choice: only(None, "none", "auto") = None  # type: ignore[valid-type]
+    tool_choice: Literal["none", "auto", "required"] | ResponseToolChoice | None = None
     top_logprobs: only(None, 0) = None  # type: ignore[valid-type]
     truncation: only(None, "disabled") = None  # type: ignore[valid-type]
     background: only(None, False) = None  # type: ignore[valid-type]
@@ -89,6 +91,17 @@ class ResponseTool(OfferedFunction):
     """A function that the model may call. The client runs it; there are no tools of the server."""
 
     type: Literal["function"]
+
+
+class ResponseToolChoice(Body):
+    """The function that must be called."""
+
+    type: Literal["function"]
+    name: Name
+
+    def openai(self) -> dict[str, Any]:
+        """In the form of `LLM.chat`."""
+        return {"type": "function", "function": {"name": self.name}}
 
 
 class InputDetails(Record):
@@ -144,7 +157,7 @@ class Response(Record):
     store: Literal[False] = False
     temperature: float | None
     top_p: float | None
-    tool_choice: Literal["none", "auto"] = "auto"
+    tool_choice: Literal["none", "auto", "required"] | ResponseToolChoice
     tools: list[Any] = Field(default_factory=list)
     truncation: Literal["disabled"] = "disabled"
     usage: ResponseUsage | None = None
@@ -155,17 +168,22 @@ async def respond(call: Call, request: ResponsesRequest) -> Response | Events:
     """Answer a conversation."""
     call.service.check_name(request.model)
     params = sampling(
-        call.service.defaults, request.max_output_tokens, temperature=request.temperature, top_p=request.top_p
+        call.service.defaults,
+        request.max_output_tokens,
+        temperature=request.temperature,
+        top_p=request.top_p,
+        structured_outputs=wanted(request.text.format) if request.text is not None else None,
     )
     effort = request.reasoning.effort if request.reasoning is not None else None
     template = variables(call.service.llm.tokenizer, None, effort)
+    choice = request.tool_choice
     tools = [{"type": "function", "function": _function(tool)} for tool in request.tools or ()]
-    answer = await call.chat(
+    (answer,) = await call.chat(
         conversation(request.instructions, request.input),
         params,
         template,
         tools=tools,
-        tool_choice=request.tool_choice or "auto",
+        tool_choice=choice.openai() if isinstance(choice, ResponseToolChoice) else choice or "auto",
         most_calls=1 if request.parallel_tool_calls is False else None,
     )
     draft = Response(
@@ -180,7 +198,7 @@ async def respond(call: Call, request: ResponsesRequest) -> Response | Events:
         top_p=params.top_p,
         metadata=request.metadata or {},
         parallel_tool_calls=request.parallel_tool_calls is not False,
-        tool_choice=request.tool_choice or "auto",
+        tool_choice=choice or "auto",
         tools=[tool.model_dump() for tool in request.tools or ()],
     )
     if request.stream:

@@ -62,7 +62,8 @@ def _models(one: Operation) -> list[tuple[type[BaseModel], Any]]:
 
 def _operation(one: Operation, refs: Any) -> dict[str, Any]:
     def content(model: type[BaseModel] | None, mode: str, media_type: str) -> dict[str, Any]:
-        return {media_type: {"schema": refs[model, mode] if model is not None else {"type": "string"}}}
+        unknown = {"type": "object" if media_type == "application/json" else "string"}
+        return {media_type: {"schema": refs[model, mode] if model is not None else unknown}}
 
     reply = content(one.response, "serialization", one.media_type)
     if one.part is not None:

@@ -113,5 +113,7 @@ OPERATIONS = [
     Operation("GET", "/v1/models/{model:path}", model_list.model, "One of them.", response=model_list.ModelCard),
     Operation("GET", "/health", probes.health, "Whether the process answers.", response=probes.State),
     Operation("GET", "/ready", probes.ready, "Whether it takes requests.", response=probes.State),
+    Operation("GET", "/status", probes.status, "What the model is doing at this moment."),
+    Operation("GET", "/", probes.page, "A chat in the browser.", media_type="text/html; charset=utf-8"),
     Operation("GET", "/metrics", probes.metrics, "Numbers for Prometheus.", media_type=CONTENT_TYPE),
 ]

@@ -1,9 +1,12 @@
-"""`/health`, `/ready`, `/metrics`: for whoever watches over the process."""
+"""`/health`, `/ready`, `/metrics`, `/status` and the page at `/`: for whoever watches over the process."""
 
 from __future__ import annotations
 
+import json
+from functools import cache
 from typing import Any, Literal
 
+from ellm.pages.serve import serve_page
 from ellm.server.errors import ApiError
 from ellm.server.metrics import CONTENT_TYPE
 from ellm.server.replies import Content
@@ -27,6 +30,23 @@ async def ready(call: Call, _: Any) -> State:
     if call.service.draining:
         raise ApiError(503, "the server is shutting down", code="shutting_down")
     return State()
+
+
+async def status(call: Call, _: Any) -> Content:
+    """What the model is doing at this moment, for the page."""
+    service = call.service
+    found = await service.off_loop(lambda: service.status.now(service.llm.statistics()))
+    return Content(json.dumps(found).encode())
+
+
+async def page(call: Call, _: Any) -> Content:
+    """A chat with the model, and what it is doing, for a browser. It holds nothing of either."""
+    return Content(_page(), "text/html; charset=utf-8")
+
+
+@cache
+def _page() -> bytes:
+    return serve_page().encode()
 
 
 async def metrics(call: Call, _: Any) -> Content:

@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from ellm.llm import LLM, Stream
@@ -16,11 +17,13 @@ from ellm.server.errors import ApiError
 from ellm.server.metrics import Metrics
 from ellm.serving.refusals import Busy
 from ellm.serving.sampling import SamplingParams
+from ellm.serving.status import Status
 from ellm.system.errors import InputError, PromptTooLong
 from ellm.text import families
 
 _TEXT_THREADS = 4  # that tokenise and wait for templates: the tokenizer gives the interpreter up while it works
 _RETRY_SECONDS = 1
+_TEXTS = 1 << 16  # of single tokens that are remembered
 _THINKING = ("enable_thinking", "thinking", "reasoning_effort")  # variables by which templates switch it
 
 T = TypeVar("T")
@@ -44,6 +47,8 @@ class Service:
         self.under_way = 0
         self.on_idle: Callable[[], None] = lambda: None
         self.body_bytes = 0  # being received
+        self.status = Status(llm.runtime)
+        self.token_text = lru_cache(_TEXTS)(self._token_text)
         tokenizer = llm.tokenizer  # its template is compiled now: later that would keep the event loop waiting
         self.thinks = tokenizer.has_chat_template and any(map(tokenizer.reads, _THINKING))
         self._texts = ThreadPoolExecutor(_TEXT_THREADS, "ellm-text")
@@ -57,6 +62,11 @@ class Service:
                 param="model",
                 code="model_not_found",
             )
+
+    def _token_text(self, token: int) -> str:
+        """The text of one token, as log probabilities name it; its number where it is a part of a character."""
+        text = self.llm.tokenizer.decode([token], skip_special=False)
+        return f"token_id:{token}" if "\ufffd" in text else text
 
     def drain(self) -> None:
         """Take no more requests; `on_idle` is called when those under way have ended."""
@@ -81,10 +91,13 @@ class Service:
 
 
 class Call:
-    """One request of a client: what it holds is freed by `close`, however it ends."""
+    """One request of a client: what it holds is freed by `close`, however it ends.
 
-    def __init__(self, service: Service):
-        self.service = service
+    `salt` is that of its key: what one key asked is not seen by how fast another is answered.
+    """
+
+    def __init__(self, service: Service, salt: bytes = b""):
+        self.service, self._salt = service, salt
         self.id = secrets.token_hex(12)
         self._answers: list[Answer] = []
         self._admitted = False
@@ -112,28 +125,30 @@ class Call:
         template: Mapping[str, Any] | None = None,
         *,
         tools: Sequence[Mapping[str, Any]] = (),
-        tool_choice: str = "auto",
+        tool_choice: str | Mapping[str, Any] = "auto",
         most_calls: int | None = None,
-    ) -> Answer:
-        """Begin to answer a conversation. Raises InputError if it is refused."""
-        llm, news = self.service.llm, News()
-        stream = await self.service.off_loop(
-            lambda: llm.stream_chat(
+    ) -> list[Answer]:
+        """Begin the answers to a conversation, of which `params` say how many. Raises InputError if it is refused."""
+        llm, salt = self.service.llm, self._salt
+
+        def begin(one: SamplingParams, news: News) -> Stream:
+            return llm.stream_chat(
                 messages,
-                params,
+                one,
+                salt=salt,
                 notify=news.ring,
                 tools=tools,
                 tool_choice=tool_choice,
                 tool_parser=self.service.tool_parser,
                 chat_template_kwargs=template,
             )
-        )
-        return self._begun(stream, news, most_calls)
 
-    async def continuation(self, prompt: str | Sequence[int], params: SamplingParams) -> Answer:
+        return await self._begin(begin, params, most_calls)
+
+    async def continuation(self, prompt: str | Sequence[int], params: SamplingParams) -> list[Answer]:
         """Begin to continue a text, whose control tokens are such, or token ids. Raises InputError if it is refused."""
-        llm, news = self.service.llm, News()
-        return self._begun(await self.service.off_loop(lambda: llm.stream(prompt, params, notify=news.ring)), news)
+        llm, salt = self.service.llm, self._salt
+        return await self._begin(lambda one, news: llm.stream(prompt, one, salt=salt, notify=news.ring), params)
 
     def close(self) -> None:
         """End what is still under way, and free it."""
@@ -146,7 +161,14 @@ class Call:
         if service.draining and not service.under_way:
             service.on_idle()
 
-    def _begun(self, stream: Stream, news: News, most_calls: int | None = None) -> Answer:
-        answer = Answer(stream, news, self.service.metrics, most_calls)
-        self._answers.append(answer)
-        return answer
+    async def _begin(
+        self, begin: Callable[[SamplingParams, News], Stream], params: SamplingParams, most_calls: int | None = None
+    ) -> list[Answer]:
+        pairs = [(one, News()) for one in params.each()]
+        streams = await self.service.off_loop(lambda: [begin(one, news) for one, news in pairs])
+        answers = [
+            Answer(stream, news, self.service.metrics, most_calls)
+            for stream, (_, news) in zip(streams, pairs, strict=True)
+        ]
+        self._answers += answers
+        return answers

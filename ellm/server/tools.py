@@ -31,6 +31,19 @@ class OfferedTool(Body):
     function: OfferedFunction
 
 
+class NamedFunction(Body):
+    """The function that must be called."""
+
+    name: Annotated[Name, Field(min_length=1)]
+
+
+class NamedTool(Body):
+    """The tool that must be called."""
+
+    type: Literal["function"]
+    function: NamedFunction
+
+
 Tools = Annotated[list[OfferedTool], Field(max_length=bounds.TOOLS)]
 
 

@@ -30,15 +30,16 @@ class Usage(Record):
     completion_tokens_details: CompletionDetails
 
 
-def usage_of(outputs: Sequence[Output]) -> Usage:
-    """Of all answers to a request together."""
-    prompt = sum(len(output.prompt_token_ids) for output in outputs)
+def usage_of(outputs: Sequence[Output], each: int = 1) -> Usage:
+    """Of all answers to a request together; `each` of them follow the same prompt, which counts once."""
+    firsts = outputs[::each]
+    prompt = sum(len(output.prompt_token_ids) for output in firsts)
     generated = sum(len(output.token_ids) for output in outputs)
     return Usage(
         prompt_tokens=prompt,
         completion_tokens=generated,
         total_tokens=prompt + generated,
-        prompt_tokens_details=PromptDetails(cached_tokens=sum(output.metrics.cached_tokens for output in outputs)),
+        prompt_tokens_details=PromptDetails(cached_tokens=sum(one.metrics.cached_tokens for one in firsts)),
         completion_tokens_details=CompletionDetails(
             reasoning_tokens=sum(output.metrics.reasoning_tokens for output in outputs)
         ),

@@ -1,0 +1,101 @@
+"""Log probabilities of an answer's tokens, as OpenAI's two kinds of completions have them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ellm.server.answer import Answer
+from ellm.server.service import Service
+from ellm.server.validation import Record
+from ellm.serving.output import Output
+
+_LEAST = -9999.0  # stands for minus infinity, which JSON has not
+
+
+class TopLogprob(Record):
+    """A token that was likely in the place of another."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class TokenLogprob(TopLogprob):
+    """A token of an answer."""
+
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(Record):
+    """Of a conversation's answer: all that was generated, reasoning included."""
+
+    content: list[TokenLogprob]
+    refusal: None = None
+
+
+class TextLogprobs(Record):
+    """Of a continued prompt; with `echo` those of the prompt come first, whose first token has none."""
+
+    text_offset: list[int]
+    token_logprobs: list[float | None]
+    tokens: list[str]
+    top_logprobs: list[dict[str, float] | None]
+
+
+class ChatReader:
+    """Gives the log probabilities of the tokens that have come since it was asked before."""
+
+    def __init__(self, service: Service, answer: Answer):
+        self._service, self._answer, self._read = service, answer, 0
+
+    def more(self) -> ChatLogprobs:
+        """Those of the new tokens."""
+        output, first = self._answer.output, self._read
+        self._read = len(output.token_ids)
+        tops = output.top_logprobs or [{}] * self._read
+        return ChatLogprobs(
+            content=[
+                TokenLogprob(**self._fields(token, number), top_logprobs=self._likeliest(top))
+                for token, number, top in zip(
+                    output.token_ids[first:], output.logprobs[first:], tops[first:], strict=True
+                )
+            ]
+        )
+
+    def _likeliest(self, top: Mapping[int, float]) -> list[TopLogprob]:
+        return [TopLogprob(**self._fields(token, number)) for token, number in top.items()]
+
+    def _fields(self, token: int, number: float) -> dict:
+        text = self._service.token_text(token)
+        return {"token": text, "logprob": max(number, _LEAST), "bytes": list(text.encode())}
+
+
+def of_text(service: Service, output: Output, first: int, echo: bool, offset: int = 0) -> TextLogprobs:
+    """Of the generated tokens from `first` on, with `echo` behind those of the prompt; `offset`: of the first text."""
+    ids: Sequence[int] = output.token_ids[first:]
+    numbers: Sequence[float | None] = output.logprobs[first:]
+    tops: Sequence[Mapping[int, float] | None] = (output.top_logprobs or [{}] * len(output.token_ids))[first:]
+    if echo:
+        ids = [*output.prompt_token_ids, *ids]
+        numbers = [*(output.prompt_logprobs or ()), *numbers]
+        tops = [*(output.prompt_top_logprobs or ()), *tops]
+    texts = [service.token_text(token) for token in ids]
+    offsets = []
+    for text in texts:
+        offsets.append(offset)
+        offset += len(text)
+    return TextLogprobs(
+        text_offset=offsets,
+        tokens=texts,
+        token_logprobs=[None if number is None else max(number, _LEAST) for number in numbers],
+        top_logprobs=[
+            None if top is None or number is None else _listed(service, top, text, number)
+            for top, text, number in zip(tops, texts, numbers, strict=True)
+        ],
+    )
+
+
+def _listed(service: Service, top: Mapping[int, float], text: str, number: float) -> dict[str, float]:
+    """The likeliest tokens, and the one that is there."""
+    found = {service.token_text(token): max(value, _LEAST) for token, value in top.items()}
+    return found | {text: max(number, _LEAST)}
