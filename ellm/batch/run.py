@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from functools import partial
 from queue import SimpleQueue
-from threading import Thread
 from typing import Any
 
 from ellm.batch.answers import FAILED, REFUSED, Answers
@@ -30,8 +30,9 @@ class Batch:
         self._llm, self._lines, self._reader, self._answers = llm, lines, reader, answers
         self._ledger, self._moved = ledger, moved
         self._most = llm.engine.slots + WAITING
-        self._streams: dict[int, Stream | None] = {}
-        self._ended: SimpleQueue[tuple[int, bytes | BaseException, int]] = SimpleQueue()
+        self._streams: dict[int, tuple[Request, Stream]] = {}
+        self._news: SimpleQueue[int] = SimpleQueue()  # lines whose streams have something new
+        self._refused: dict[int, bytes] = {}
 
     def run(self) -> None:
         """Answer what is not answered yet. Raises InputError if answers cannot be written, or the LLM is closed."""
@@ -39,60 +40,58 @@ class Batch:
             for number, line in itertools.islice(self._lines, self._ledger.tally.lines, None):
                 if self._ledger.expect(number):
                     self._begin(number, line)
-                while len(self._streams) >= self._most:
+                while len(self._streams) + len(self._refused) >= self._most:
                     self._collect()
-            while self._streams:
+            while self._streams or self._refused:
                 self._collect()
             self._ledger.record({})
         finally:
-            for stream in self._streams.values():
-                if stream is not None:
-                    stream.close()
+            for _, stream in self._streams.values():
+                stream.close()
 
     def _begin(self, number: int, line: bytes | None) -> None:
         found: dict[str, Any] = {}
         try:
             found = parse(line)
             request = self._reader.read(number, found)
-            stream = self._stream(request)
+            self._streams[number] = request, self._stream(number, request)
         except InputError as error:
-            self._streams[number] = None
-            self._ended.put((number, self._answers.error(number, found.get("custom_id"), error, REFUSED), 0))
-            return
-        self._streams[number] = stream
-        Thread(target=self._wait, args=(number, request, stream), daemon=True).start()
+            self._refused[number] = self._answers.error(number, found.get("custom_id"), error, REFUSED)
 
-    def _stream(self, request: Request) -> Stream:
+    def _stream(self, number: int, request: Request) -> Stream:
         params = SamplingParams(**request.sampling)
+        options: dict[str, Any] = {"priority": "batch", "notify": partial(self._news.put, number)}
         try:
             if request.chat:
-                return self._llm.stream_chat(request.prompt, params, **request.template)
-            return self._llm.stream(request.prompt, params)
+                return self._llm.stream_chat(request.prompt, params, **options, **request.template)
+            return self._llm.stream(request.prompt, params, **options)
         except InputError as error:
             raise Refusal(error, "messages" if request.chat else "prompt") from error
 
-    def _wait(self, number: int, request: Request, stream: Stream) -> None:
-        """Wait for an answer, in a thread of its own."""
-        try:
-            for _ in stream.pieces():
-                pass
-            output = stream.output
-            self._ended.put((number, self._answers.answer(number, request, output), len(output.token_ids)))
-        except (InputError, StepError) as error:
-            self._ended.put((number, self._answers.error(number, request.custom_id, error, FAILED), 0))
-        except BaseException as error:
-            self._ended.put((number, error, 0))
-
     def _collect(self) -> None:
-        """Wait for an answer, and keep it with all others that are there."""
-        found: dict[int, bytes] = {}
-        while not found or not self._ended.empty():
-            number, line, tokens = self._ended.get()
-            if isinstance(line, BaseException):
-                raise line
-            found[number] = line
-            self.generated += tokens
-        self._ledger.record(found)
-        for number in found:
-            del self._streams[number]
-        self._moved(len(found))
+        """Keep the answers that are there; wait for news if there are none."""
+        found, self._refused = self._refused, {}
+        news = set() if found else {self._news.get()}
+        while not self._news.empty():
+            news.add(self._news.get())
+        for number in news & self._streams.keys():
+            line = self._answer(number, *self._streams[number])
+            if line is not None:
+                found[number] = line
+                del self._streams[number]
+        if found:
+            self._ledger.record(found)
+            self._moved(len(found))
+
+    def _answer(self, number: int, request: Request, stream: Stream) -> bytes | None:
+        """The line of an answer that has ended; None while it comes."""
+        try:
+            while pieces := stream.poll():
+                pass
+            if pieces is not None:
+                return None
+            output = stream.output
+        except (InputError, StepError) as error:
+            return self._answers.error(number, request.custom_id, error, FAILED)
+        self.generated += len(output.token_ids)
+        return self._answers.answer(number, request, output)
