@@ -198,7 +198,7 @@ class LLM:
         for a moment only, when `Stream.poll` has something new; it must not call this LLM. Requests of different `salt`
         share no keys and values, so that none can tell by its speed what others asked.
         """
-        terms = Terms.of(priority, deadline, time.perf_counter(), paced=True)
+        terms = Terms.of(priority, deadline, time.perf_counter(), paced=priority == "interactive")
         params = sampling_params or self.get_default_sampling_params()
         return self._stream(self._completion(prompt, params, terms, salt=salt), notify)
 
@@ -251,7 +251,7 @@ class LLM:
         `Stream.pieces` has those of the reasoning and of calls too. `template`: arguments of `Tokenizer.chat`. Others:
         see `stream` and `chat`.
         """
-        terms = Terms.of(priority, deadline, time.perf_counter(), paced=True)
+        terms = Terms.of(priority, deadline, time.perf_counter(), paced=priority == "interactive")
         chat = choose(tools, tool_choice, tool_parser)
         prompt = self._prompt(messages, chat, **template)
         params = sampling_params or self.get_default_sampling_params()

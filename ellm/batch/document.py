@@ -7,25 +7,22 @@ import stat
 from pathlib import Path
 
 from ellm.system.errors import InputError
-from ellm.system.memory import readable
-
-LARGEST = 16 << 20  # bytes
 
 
-def read_document(path: Path) -> str:
-    """The text of a file. Raises InputError if it is not readable, no file, too large, or not UTF-8."""
+def read_document(path: Path, most: int) -> str:
+    """The text of a file of at most so many bytes. Raises InputError if it is larger, unreadable, or not UTF-8."""
     try:
         number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would never end
         with os.fdopen(number, "rb") as file:
             status = os.fstat(number)
-            content = file.read(LARGEST + 1) if stat.S_ISREG(status.st_mode) else None
+            content = file.read(most + 1) if stat.S_ISREG(status.st_mode) else None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise InputError(f"cannot be read: {reason}") from error
     if content is None:
         raise InputError("cannot be read: Not a file")
-    if len(content) > LARGEST:
-        raise InputError(f"has {readable(max(status.st_size, len(content)))}, {readable(LARGEST)} are the most")
+    if len(content) > most:
+        raise InputError(f"has {max(status.st_size, len(content))} bytes, {most} are the most")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

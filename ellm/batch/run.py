@@ -2,96 +2,73 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Callable
-from functools import partial
-from queue import SimpleQueue
 from typing import Any
 
-from ellm.batch.answers import FAILED, REFUSED, Answers
+from ellm.batch.answers import Answers
 from ellm.batch.ledger import Ledger
 from ellm.batch.lines import Lines
-from ellm.batch.request import Reader, Refusal, Request, parse
-from ellm.llm import LLM, Stream
+from ellm.batch.request import Reader
 from ellm.scheduler.pool import StepError
-from ellm.serving.sampling import SamplingParams
+from ellm.server.errors import ApiError
+from ellm.server.service import Call, Service
 from ellm.system.errors import InputError
 
 WAITING = 16  # requests that are read beyond those that the engine has slots for
 
 
 class Batch:
-    """Requests of a file under way in an LLM; `moved` is called with the number of answers that were kept."""
+    """Requests of a file under way in a service; `moved` is called with the number of answers that were kept."""
 
     def __init__(
-        self, llm: LLM, lines: Lines, reader: Reader, answers: Answers, ledger: Ledger, moved: Callable[[int], None]
+        self,
+        service: Service,
+        lines: Lines,
+        reader: Reader,
+        answers: Answers,
+        ledger: Ledger,
+        moved: Callable[[int], None],
     ):
-        self.generated = 0  # tokens
-        self._llm, self._lines, self._reader, self._answers = llm, lines, reader, answers
+        self._service, self._lines, self._reader, self._answers = service, lines, reader, answers
         self._ledger, self._moved = ledger, moved
-        self._most = llm.engine.slots + WAITING
-        self._streams: dict[int, tuple[Request, Stream]] = {}
-        self._news: SimpleQueue[int] = SimpleQueue()  # lines whose streams have something new
-        self._refused: dict[int, bytes] = {}
+        self._most = service.llm.engine.slots + WAITING
+        self._under_way: set[asyncio.Task[tuple[int, bytes]]] = set()
 
-    def run(self) -> None:
+    async def run(self) -> None:
         """Answer what is not answered yet. Raises InputError if answers cannot be written, or the LLM is closed."""
-        try:
-            for number, line in itertools.islice(self._lines, self._ledger.tally.lines, None):
-                if self._ledger.expect(number):
-                    self._begin(number, line)
-                while len(self._streams) + len(self._refused) >= self._most:
-                    self._collect()
-            while self._streams or self._refused:
-                self._collect()
-            self._ledger.record({})
-        finally:
-            for _, stream in self._streams.values():
-                stream.close()
+        for number, line in itertools.islice(self._lines, self._ledger.tally.lines, None):
+            if self._ledger.expect(number):
+                self._under_way.add(asyncio.create_task(self._answered(number, line)))
+            while len(self._under_way) >= self._most:
+                await self._collect()
+        while self._under_way:
+            await self._collect()
+        self._ledger.record({})
 
-    def _begin(self, number: int, line: bytes | None) -> None:
+    async def _collect(self) -> None:
+        """Wait for an answer, and keep it with all others that are there."""
+        done, self._under_way = await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED)
+        found = dict(task.result() for task in done)
+        self._ledger.record(found)
+        self._moved(len(found))
+
+    async def _answered(self, number: int, line: bytes | None) -> tuple[int, bytes]:
+        """The line of an answer, or of what is wrong. Raises what is wrong with more than this request."""
         found: dict[str, Any] = {}
+        call = Call(self._service)
+        call.id = self._answers.name(number)
         try:
-            found = parse(line)
-            request = self._reader.read(number, found)
-            self._streams[number] = request, self._stream(number, request)
+            found = self._reader.parse(line)
+            request = self._reader.request(number, found)
+            reply = await request.answer(call, request.body)
+            return number, self._answers.answer(number, found.get("custom_id"), reply)
+        except ApiError as error:
+            if error.__cause__ is not None and not isinstance(error.__cause__, InputError | StepError):
+                raise error.__cause__ from None
+            return number, self._answers.error(number, found.get("custom_id"), error)
         except InputError as error:
-            self._refused[number] = self._answers.error(number, found.get("custom_id"), error, REFUSED)
-
-    def _stream(self, number: int, request: Request) -> Stream:
-        params = SamplingParams(**request.sampling)
-        options: dict[str, Any] = {"priority": "batch", "notify": partial(self._news.put, number)}
-        try:
-            if request.chat:
-                return self._llm.stream_chat(request.prompt, params, **options, **request.template)
-            return self._llm.stream(request.prompt, params, **options)
-        except InputError as error:
-            raise Refusal(error, "messages" if request.chat else "prompt") from error
-
-    def _collect(self) -> None:
-        """Keep the answers that are there; wait for news if there are none."""
-        found, self._refused = self._refused, {}
-        news = set() if found else {self._news.get()}
-        while not self._news.empty():
-            news.add(self._news.get())
-        for number in news & self._streams.keys():
-            line = self._answer(number, *self._streams[number])
-            if line is not None:
-                found[number] = line
-                del self._streams[number]
-        if found:
-            self._ledger.record(found)
-            self._moved(len(found))
-
-    def _answer(self, number: int, request: Request, stream: Stream) -> bytes | None:
-        """The line of an answer that has ended; None while it comes."""
-        try:
-            while pieces := stream.poll():
-                pass
-            if pieces is not None:
-                return None
-            output = stream.output
-        except (InputError, StepError) as error:
-            return self._answers.error(number, request.custom_id, error, FAILED)
-        self.generated += len(output.token_ids)
-        return self._answers.answer(number, request, output)
+            return number, self._answers.error(number, found.get("custom_id"), self._service.refusal(error))
+        finally:
+            call.close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,13 @@ from ellm.batch.answers import Answers
 from ellm.batch.identity import batch_id, digest_of_model
 from ellm.batch.ledger import Full, Ledger, Tally
 from ellm.batch.lines import Lines
-from ellm.batch.request import Reader, Refusal, parse
+from ellm.batch.request import Reader
 from ellm.batch.run import Batch
 from ellm.checkpoint.aliases import DEFAULT
 from ellm.cli.run import open_llm
 from ellm.cli.terminal import counting, note, terminable
 from ellm.kernels import isa as isas
+from ellm.server.service import Service
 from ellm.system.errors import InputError
 
 _DECIDE = ("dtype", "activations", "kv", "expanded_prefill", "context")  # options on which the bits of answers depend
@@ -40,7 +43,7 @@ def batch(model: str | None, input_file: str, output_file: str, *, raw: bool, op
         "raw": str(raw),
         **{name: str(options[name]) for name in _DECIDE},
     }
-    answers = Answers(batch_id(about), model)
+    answers = Answers(batch_id(about))
     ledger = Ledger(out, about, answers, lines)
     try:
         if ledger.done:
@@ -59,19 +62,21 @@ def _run(model: str, lines: Lines, ledger: Ledger, answers: Answers, *, raw: boo
         if not raw and not llm.tokenizer.has_chat_template:
             note("this model has no chat template: continuing the prompts of plain lines, as with --raw")
             raw = True
-        names = (model, Path(model).name, Path(model).stem)
-        reader = Reader(names, lines.path.parent, raw, llm.runtime.sampling.fields)
+        service = Service(llm, (model, Path(model).name, Path(model).stem), priority="batch")
+        greedy = "temperature" not in llm.runtime.sampling.fields
+        reader = Reader(model, lines.path.parent, service.bounds, raw, greedy)
         begun, before = time.perf_counter(), ledger.done
-        with counting("answering", lines.count, before) as moved:
-            running = Batch(llm, lines, reader, answers, ledger, moved)
-            try:
-                running.run()
-            except (KeyboardInterrupt, Full):
-                note(f"{ledger.done} of {lines.count} lines are answered; the same command goes on with the others")
-                raise
-        seconds = time.perf_counter() - begun
-        speed = f"{running.generated / seconds:.1f} tok/s"
-        note(f"{ledger.done - before} lines in {seconds:.1f} s: {running.generated} tokens generated, {speed}")
+        try:
+            with counting("answering", lines.count, before) as moved:
+                asyncio.run(Batch(service, lines, reader, answers, ledger, moved).run())
+        except (KeyboardInterrupt, Full):
+            note(f"{ledger.done} of {lines.count} lines are answered; the same command goes on with the others")
+            raise
+        finally:
+            service.close()
+        seconds, generated = time.perf_counter() - begun, llm.statistics().generated_tokens
+        speed = f"{generated} tokens generated, {generated / seconds:.1f} tok/s"
+        note(f"{ledger.done - before} lines in {seconds:.1f} s: {speed}")
 
 
 def _path(name: str) -> Path:
@@ -84,10 +89,10 @@ def _path(name: str) -> Path:
 def _named(lines: Lines) -> str | None:
     """The model that the first request names, if there is one and it does."""
     try:
-        found = parse(next(iter(lines))[1])
-    except Refusal:
+        found = json.loads(next(iter(lines))[1] or b"")
+    except (ValueError, RecursionError):
         return None
-    body = found.get("body", found)
+    body = found.get("body", found) if isinstance(found, dict) else None
     name = body.get("model") if isinstance(body, dict) else None
     return name if isinstance(name, str) else None
 

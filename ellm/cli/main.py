@@ -263,7 +263,10 @@ def batch(
     ...} with sampling fields. OUT has a line for each, in the same order, as in OpenAI's batch output. Exit code 3:
     some lines are errors.
     """
-    from ellm.cli import batch as command
+    try:
+        from ellm.cli import batch as command
+    except ImportError as error:
+        raise InputError(f"ellm batch needs more packages: pip install 'ellm[serve]' ({error})") from error
 
     if len(files) not in (2, 3):
         raise InputError(f"batch takes [MODEL] IN OUT, not {len(files)} arguments")

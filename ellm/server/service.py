@@ -35,10 +35,17 @@ def check_tool_parser(name: str) -> None:
 
 
 class Service:
-    """One model under its names. Belongs to an event loop."""
+    """One model under its names, whose requests have this `priority` (see `LLM.stream`). Belongs to an event loop."""
 
-    def __init__(self, llm: LLM, names: Sequence[str], bounds: Bounds | None = None, tool_parser: str | None = None):
-        self.llm, self.names, self.tool_parser = llm, names, tool_parser
+    def __init__(
+        self,
+        llm: LLM,
+        names: Sequence[str],
+        bounds: Bounds | None = None,
+        tool_parser: str | None = None,
+        priority: str = "interactive",
+    ):
+        self.llm, self.names, self.tool_parser, self.priority = llm, names, tool_parser, priority
         self.bounds = bounds or Bounds.of(llm.context)
         self.metrics = Metrics(names[0], llm.statistics)
         self.defaults = llm.get_default_sampling_params()
@@ -136,6 +143,7 @@ class Call:
                 messages,
                 one,
                 salt=salt,
+                priority=self.service.priority,
                 notify=news.ring,
                 tools=tools,
                 tool_choice=tool_choice,
@@ -147,8 +155,8 @@ class Call:
 
     async def continuation(self, prompt: str | Sequence[int], params: SamplingParams) -> list[Answer]:
         """Begin to continue a text, whose control tokens are such, or token ids. Raises InputError if it is refused."""
-        llm, salt = self.service.llm, self._salt
-        return await self._begin(lambda one, news: llm.stream(prompt, one, salt=salt, notify=news.ring), params)
+        llm, options = self.service.llm, {"salt": self._salt, "priority": self.service.priority}
+        return await self._begin(lambda one, news: llm.stream(prompt, one, notify=news.ring, **options), params)
 
     def close(self) -> None:
         """End what is still under way, and free it."""

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from ellm.batch import ledger as ledgers
 from ellm.batch.answers import Answers
 from ellm.batch.ledger import Full, Ledger
+from ellm.server.errors import ApiError
 from ellm.system.errors import InputError
 
 ABOUT = {"input": "7 lines", "model": "tiny", "dtype": "None"}
-ANSWERS = Answers("0123456789ab", "tiny")
+ANSWERS = Answers("0123456789ab")
 
 
 class Killed(BaseException):
@@ -22,8 +23,7 @@ class Killed(BaseException):
 
 
 def answer(number):
-    error = InputError("x" * (number * 37 % 90))
-    return ANSWERS.error(number, None, error, 400)
+    return ANSWERS.error(number, None, ApiError(400, "x" * (number * 37 % 90)))
 
 
 def opened(path, numbers, about=ABOUT, answers=ANSWERS):

@@ -3,101 +3,102 @@
 import json
 import os
 import tracemalloc
+from dataclasses import replace
 
 import pytest
 
-from ellm.batch import document
 from ellm.batch import lines as all_lines
 from ellm.batch.lines import Lines
-from ellm.batch.request import Reader, Refusal, parse
+from ellm.batch.request import Reader
+from ellm.server.bounds import Bounds
+from ellm.server.errors import ApiError
 from ellm.system.errors import InputError
 
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
+BOUNDS = Bounds(body_bytes=1000, body_values=100)
 
 
 @pytest.fixture
 def reader(tmp_path):
-    return Reader(("org/tiny", "tiny"), tmp_path, False, {"top_k": 20})
+    return Reader("org/tiny", tmp_path, BOUNDS, raw=False, greedy=True)
 
 
 def read(reader, line, number=7):
-    return reader.read(number, parse(json.dumps(line).encode()))
+    return reader.request(number, reader.parse(json.dumps(line).encode())).body
 
 
 def batch_line(body, url="/v1/chat/completions", **more):
     return {"custom_id": "a", "method": "POST", "url": url, "body": body} | more
 
 
-def test_a_chat(reader):
-    body = CHAT | {"model": "tiny", "max_completion_tokens": 5, "repetition_penalty": 1.5, "stop": ["x"], "n": 1}
-    found = read(reader, batch_line(body | {"chat_template_kwargs": {"enable_thinking": False}, "user": "me"}))
-    assert (found.custom_id, found.prompt, found.chat) == ("a", CHAT["messages"], True)
-    assert found.template == {"chat_template_kwargs": {"enable_thinking": False}}
-    assert found.sampling == {"max_tokens": 5, "repeat_penalty": 1.5, "stop": ["x"], "top_k": 20, "seed": 7}
+def given(request):
+    return request.model_dump(exclude_unset=True)
 
 
-@pytest.mark.parametrize("prompt", ["go on", [1, 2, 3], ["go on"]])
-def test_a_completion(reader, prompt):
-    found = read(reader, batch_line({"prompt": prompt, "seed": 3}, "/v1/completions"))
-    assert not found.chat and found.prompt == ("go on" if prompt == ["go on"] else prompt)
-    assert found.sampling == {"max_tokens": 16, "top_k": 20, "seed": 3}
+def test_a_chat_is_a_request_to_the_server(reader):
+    body = CHAT | {"model": "tiny", "max_completion_tokens": 5, "repetition_penalty": 1.5, "stop": ["x"], "seed": 3}
+    assert given(read(reader, batch_line(body))) == body
+    assert given(read(reader, batch_line(CHAT))) == CHAT | {"model": "org/tiny", "seed": 7 * 16}
+
+
+def test_a_completion_is_one(reader):
+    found = read(reader, batch_line({"prompt": [1, 2, 3], "max_tokens": 4, "stream": False}, "/v1/completions"))
+    assert given(found) == {"prompt": [1, 2, 3], "max_tokens": 4, "stream": False, "model": "org/tiny", "seed": 7 * 16}
 
 
 def test_a_prompt_by_itself_is_asked_as_ellm_run_does(reader):
-    found = read(reader, {"prompt": "why?", "custom_id": None})
-    assert found.prompt == [{"role": "user", "content": "why?"}] and found.chat and found.custom_id is None
-    assert found.sampling == {"max_tokens": None, "temperature": 0.0, "top_k": 20, "seed": 7}
-    raw = Reader(reader.models, reader.folder, True, {})
-    assert read(raw, {"prompt": "why?"}).prompt == "why?"
+    found = given(read(reader, {"prompt": "why?", "custom_id": None, "top_k": 4}))
+    assert found["messages"] == [{"role": "user", "content": "why?"}]
+    assert (found["temperature"], found["top_k"], found.get("max_tokens")) == (0.0, 4, None)
+    own = given(read(replace(reader, greedy=False), {"prompt": "why?"}))
+    assert "temperature" not in own
+
+
+def test_with_raw_it_is_continued_as_far_as_the_context_goes(reader):
+    found = given(read(replace(reader, raw=True), {"prompt": "why?"}))
+    assert (found["prompt"], found["max_tokens"]) == ("why?", (1 << 31) - 1)
 
 
 def test_a_document_goes_before_its_prompt(reader, tmp_path):
     (tmp_path / "texts").mkdir()
-    (tmp_path / "texts" / "a.txt").write_text("﻿Ein Märchen.", "utf-8")
-    found = read(reader, {"prompt": "Who?", "document": "texts/a.txt"})
-    assert found.prompt[0]["content"] == "Ein Märchen.\n\nWho?"
+    (tmp_path / "texts" / "a.txt").write_text("\ufeffEin Märchen.", "utf-8")
+    found = given(read(reader, {"prompt": "Who?", "document": "texts/a.txt"}))
+    assert found["messages"][0]["content"] == "Ein Märchen.\n\nWho?"
 
 
 @pytest.mark.parametrize(
     ("line", "param", "message"),
     [
-        (batch_line(CHAT | {"temperature": -1}), "temperature", "temperature must be a number of at least 0, not -1"),
-        (batch_line(CHAT | {"repetition_penalty": 0}), "repetition_penalty", "repetition_penalty must be .*, not 0"),
-        (batch_line(CHAT | {"max_tokens": 1, "max_completion_tokens": 2}), "max_completion_tokens", "1, not 2"),
-        (batch_line(CHAT | {"max_completion_tokens": 0.5}), "max_completion_tokens", "max_completion_tokens .*not 0.5"),
-        (batch_line(CHAT | {"n": 2}), "n", "n must be 1, .*not 2"),
-        (batch_line(CHAT | {"stream": True}), "stream", "stream must be False, .*not True"),
-        (batch_line(CHAT | {"model": "gpt"}), "model", "model must be the one of this batch, 'org/tiny', not 'gpt'"),
-        (batch_line(CHAT | {"model": ["tiny"]}), "model", "model must be"),
-        (batch_line(CHAT | {"tools": [1]}), "tools", r"tools is \[1\]: ellm batch has no such field"),
-        (batch_line(CHAT | {"chat_template_kwargs": 1}), "chat_template_kwargs", "must be an object, not 1"),
+        (batch_line(CHAT | {"temperature": -1}), "temperature", "temperature: .*, not -1"),
+        (batch_line(CHAT | {"stream": True}), "stream", "stream must be false, .*, not True"),
+        (batch_line(CHAT | {"banana": 1}), "banana", "banana is not a field that this server knows"),
+        (batch_line(CHAT | {"max_tokens": "1"}), "max_tokens", "max_tokens: .*, not '1'"),
         (batch_line(CHAT, "/v1/embeddings"), "url", "url must be .*, not '/v1/embeddings'"),
         (batch_line(CHAT, ["/v1"]), "url", "url must be"),
         (batch_line(CHAT, method="GET"), "method", "method must be 'POST', not 'GET'"),
         (batch_line(CHAT, custom_id=7), "custom_id", "custom_id must be a text, not 7"),
-        (batch_line(CHAT, extra=7), "extra", "extra is 7: ellm batch has no such field"),
+        (batch_line(CHAT, extra=7), "extra", "extra must be left out: .*, not 7"),
         (batch_line([]), "body", "body must be an object"),
-        (batch_line({"messages": []}), "messages", r"messages must be a list of messages, not \[\]"),
-        (batch_line({"prompt": [1, True]}, "/v1/completions"), "prompt", "a text or a list of token ids"),
-        (batch_line({"prompt": []}, "/v1/completions"), "prompt", "a text or a list of token ids"),
-        (batch_line({"prompt": ["a", "b"]}, "/v1/completions"), "prompt", "a text or a list of token ids"),
+        (batch_line({"messages": []}), "messages", "messages: "),
+        (batch_line({"prompt": []}, "/v1/completions"), "prompt", "prompt: "),
         ({"prompt": " "}, "prompt", "prompt must be a text, not ' '"),
-        ({"question": "why?"}, "question", "question is 'why\\?': ellm batch has no such field"),
+        ({"question": "why?"}, "prompt", "prompt must be a text, not None"),
+        ({"prompt": "why?", "question": 1}, "question", "question is not a field"),
+        ({"prompt": "why?", "messages": []}, "messages", "messages must be left out"),
         ({"prompt": "x", "document": 3}, "document", "document must be the path of a file, not 3"),
         ({"prompt": "x", "document": "none"}, "document", "document 'none': cannot be read: No such file"),
         ({"prompt": "x", "document": "a\0b"}, "document", "cannot be read: embedded null byte"),
         ({"prompt": "x", "document": "."}, "document", "document '.': cannot be read: Is a directory"),
         ({"prompt": "x", "document": "pipe"}, "document", "document 'pipe': cannot be read: Not a file"),
         ({"prompt": "x", "document": "latin"}, "document", "is not UTF-8 text"),
-        ({"prompt": "x", "document": "large"}, "document", "document 'large': has .*, .* are the most"),
+        ({"prompt": "x", "document": "large"}, "document", "document 'large': has 1001 bytes, 1000 are the most"),
     ],
 )
-def test_what_is_refused_names_the_field_and_its_value(reader, tmp_path, monkeypatch, line, param, message):
-    monkeypatch.setattr(document, "LARGEST", 1000)
+def test_what_is_refused_names_the_field_and_its_value(reader, tmp_path, line, param, message):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "latin").write_bytes("ü".encode("latin-1"))
     (tmp_path / "large").write_bytes(b"x" * 1001)
-    with pytest.raises(Refusal, match=message) as caught:
+    with pytest.raises(ApiError, match=message) as caught:
         read(reader, line)
     assert caught.value.param == param and "\n" not in str(caught.value)
 
@@ -105,17 +106,19 @@ def test_what_is_refused_names_the_field_and_its_value(reader, tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b"not json\n", "the line is not JSON"),
-        (b'{"prompt": NaN}', "NaN is no number of JSON"),
-        (b"[" * 100_000, "the line is not JSON"),
-        (b'{"prompt": "\xff"}', "the line is not UTF-8: invalid start byte at byte 12"),
-        (b"[1, 2]", r"the line must be an object, not \[1, 2\]"),
+        (b"not json\n", "is not JSON"),
+        (b'{"prompt": NaN}', "NaN is no number"),
+        (b'{"a":' * 90 + b"1" + b"}" * 90, "nested more than"),
+        (b'{"prompt": "\xff"}', "is not JSON: .*invalid start byte"),
+        (b"[1, 2]", "must be a JSON object, not list"),
+        (b'{"a": [' + b"1," * 200 + b"1]}", "values, at most 100 are read"),
+        (b'"' + b"x" * 1000 + b'"', "the line is longer than the 1000 bytes that are read"),
         (None, "the line is longer than"),
     ],
 )
-def test_a_line_that_is_no_object_is_refused(line, message):
-    with pytest.raises(Refusal, match=message):
-        parse(line)
+def test_a_line_that_is_no_object_is_refused(reader, line, message):
+    with pytest.raises(ApiError, match=message):
+        reader.parse(line)
 
 
 def test_blank_lines_are_none_and_the_others_keep_their_numbers(tmp_path):

@@ -261,6 +261,12 @@ def test_what_a_request_asks_for_is_checked(llm, options, words):
         llm.stream([1], GREEDY, **options)
 
 
+def test_nobody_waits_for_the_next_token_of_a_batch(llm):
+    with llm.stream([1], GREEDY) as stream, llm.stream([1], GREEDY, priority="batch") as batch:
+        assert stream._completion.sequence.terms.paced
+        assert not batch._completion.sequence.terms.paced
+
+
 @pytest.mark.parametrize(
     "options, words",
     [
