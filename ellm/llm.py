@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from numbers import Integral
 from pathlib import Path
@@ -26,6 +27,7 @@ from ellm.serving.policy import Policy, Terms, is_number
 from ellm.serving.runtime import Runtime
 from ellm.serving.sampling import SamplingParams
 from ellm.serving.statistics import Statistics
+from ellm.serving.structured import StructuredOutputs
 from ellm.system.errors import InputError, PromptTooLong
 from ellm.text.families import Chat
 from ellm.text.piece import Piece
@@ -216,9 +218,10 @@ class LLM:
         """Answer one or many conversations ([{"role": ..., "content": ...}, ...]) through the model's chat template.
 
         An output's `text` is the answer, its `reasoning` what the model thought before, its `tool_calls` what it wants
-        of `tools` (JSON schemas, as in the OpenAI API); `message` is for the next turn. `tool_choice`: "auto", or
-        "none", which is as if there were no tools. `tool_parser`: the family whose form the calls have, by vLLM's name
-        for it (None: that of the chat template; see docs/prompts.md).
+        of `tools` (JSON schemas, as in the OpenAI API); `message` is for the next turn. `tool_choice`: "auto", "none",
+        which is as if there were no tools, "required", or {"type": "function", "function": {"name": ...}}, with which
+        the answer has to be calls, or one of this tool: it is held to a grammar of them. `tool_parser`: the family
+        whose form the calls have, by vLLM's name for it (None: that of the chat template; see docs/prompts.md).
         `chat_template_kwargs` are variables of the template, such as {"enable_thinking": False}. Control tokens in
         messages are text, unless `parse_special`. See `Tokenizer.render` and `Tokenizer.chat`.
         """
@@ -230,6 +233,10 @@ class LLM:
         chat = choose(tools, tool_choice, tool_parser)
         options: dict[str, Any] = {"chat_template_kwargs": chat_template_kwargs, "parse_special": parse_special}
         prompts = [self._prompt(one, chat, **options) for one in conversations]
+        if chat.must_call:
+            given = sampling_params or self.get_default_sampling_params()
+            many = [given] * len(prompts) if isinstance(given, SamplingParams) else given
+            sampling_params = [self._bound(one, chat) for one in many]
         return self._outputs(prompts, sampling_params, chat)
 
     def stream_chat(
@@ -253,8 +260,10 @@ class LLM:
         """
         terms = Terms.of(priority, deadline, time.perf_counter(), paced=priority == "interactive")
         chat = choose(tools, tool_choice, tool_parser)
-        prompt = self._prompt(messages, chat, **template)
+        prompt = self._prompt(messages, chat, salt, **template)
         params = sampling_params or self.get_default_sampling_params()
+        if chat.must_call:
+            params = self._bound(params, chat)
         return self._stream(self._completion(prompt, params, terms, chat, salt), notify)
 
     def get_default_sampling_params(self) -> SamplingParams:
@@ -291,9 +300,16 @@ class LLM:
         self._driver.submit([completion])
         return stream
 
-    def _prompt(self, messages: Sequence[Message], chat: Chat, **template: Any) -> list[int]:
+    def _prompt(self, messages: Sequence[Message], chat: Chat, salt: bytes = b"", **template: Any) -> list[int]:
         """A conversation as tokens: where this model wrote its text, those that it drew."""
-        return self._turns.restore(self.tokenizer.chat(messages, tools=chat.tools or None, **template))
+        prompt = self.tokenizer.chat(messages, tools=chat.tools or None, **template)
+        return self._turns.restore(prompt, _checked(salt))
+
+    def _bound(self, params: SamplingParams, chat: Chat) -> SamplingParams:
+        """The same, for an answer that has to be calls."""
+        if params.structured_outputs is not None:
+            raise InputError("structured_outputs and a tool_choice that demands calls exclude each other")
+        return replace(params, structured_outputs=StructuredOutputs(grammar=self.tokenizer.call_grammar(chat)))
 
     def _completion(
         self,
@@ -321,8 +337,6 @@ class LLM:
         """The `n` answers to a prompt."""
         if not isinstance(params, SamplingParams):
             raise InputError(f"sampling_params must be SamplingParams, not {params!r}")
-        if not isinstance(salt, bytes):
-            raise InputError(f"salt must be bytes, not {type(salt).__name__}")
         if params.stops and isinstance(self.tokenizer, TokenIds):
             raise self.tokenizer.error("there is no text to find stop strings in")
         tokens = self._tokens(self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt)
@@ -333,13 +347,13 @@ class LLM:
         wanted = params.structured_outputs
         matchers = [None if wanted is None else self._grammars.matcher(wanted) for _ in range(params.n)]
         completions = [
-            Completion(tokens, one, self.context, self.tokenizer, chat, salt, matcher, index)
+            Completion(tokens, one, self.context, self.tokenizer, chat, _checked(salt), matcher, index)
             for index, (one, matcher) in enumerate(zip(params.each(), matchers, strict=True))
         ]
         for one in completions:
             one.sequence.terms = terms
             if chat is not None:
-                one.remember = self._turns.add
+                one.remember = partial(self._turns.add, salt=salt)
         return completions
 
     def _tokens(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -373,6 +387,12 @@ def _open(model: str | Path, cache: bool, progress: Callable[[int, int], None] |
     from ellm.pack_cache import open_cached  # what packs is imported where something is packed
 
     return open_cached(model, progress=progress, **packing)
+
+
+def _checked(salt: bytes) -> bytes:
+    if not isinstance(salt, bytes):
+        raise InputError(f"salt must be bytes, not {type(salt).__name__}")
+    return salt
 
 
 def _prompts(prompts: Any) -> list[Any]:

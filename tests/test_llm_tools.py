@@ -6,8 +6,9 @@ import json
 import pytest
 from scripted import write_scripted
 
-from ellm import LLM, InputError, SamplingParams
+from ellm import LLM, InputError, SamplingParams, StructuredOutputs
 
+STRUCTURED = SamplingParams(structured_outputs=StructuredOutputs(choice=["a"]))
 GREEDY = SamplingParams(temperature=0, max_tokens=20)
 QUESTION = [{"role": "user", "content": "hi"}]
 TOOLS = [{"type": "function", "function": {"name": "time", "parameters": {"type": "object", "properties": {}}}}]
@@ -68,6 +69,28 @@ def test_without_tools_or_with_none_a_call_is_text(llm):
     assert (output.text, output.tool_calls) == (said, [])
 
 
+DATE = {"name": "date", "parameters": {"type": "object", "properties": {"of": {"enum": ["x"]}}, "required": ["of"]}}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_calls_can_be_demanded(llm, stream):
+    """The model would say other things: it is made to call the tool that is named, with what its schema allows."""
+
+    def answer(**options):
+        params = dataclasses.replace(GREEDY, max_tokens=200)
+        if not stream:
+            return llm.chat(QUESTION, params, tools=[*TOOLS, {"type": "function", "function": DATE}], **options)[0]
+        found = llm.stream_chat(QUESTION, params, tools=[*TOOLS, {"type": "function", "function": DATE}], **options)
+        assert "".join(found) == ""
+        return found.output
+
+    output = answer(tool_choice={"type": "function", "function": {"name": "date"}})
+    assert [(call.name, json.loads(call.arguments)) for call in output.tool_calls] == [("date", {"of": "x"})]
+    assert (output.text, output.finish_reason) == ("", "tool_calls")
+    called = answer(tool_choice="required").tool_calls
+    assert called and all(call.name in ("time", "date") for call in called)
+
+
 def test_a_call_that_is_cut_is_none(llm):
     (output,) = llm.chat(QUESTION, dataclasses.replace(GREEDY, max_tokens=5), tools=TOOLS)
     assert (output.text, output.tool_calls, output.finish_reason) == ("Look:", [], "length")
@@ -83,13 +106,26 @@ def test_a_call_that_is_cut_is_none(llm):
         ({"tools": [{"name": "x", "parameters": [1]}]}, "^parameters of tool 'x' must be a JSON schema$"),
         ({"tools": TOOLS, "tool_parser": "nope"}, "^tool_parser must be one of openai, .*, not 'nope'$"),
         ({"tools": TOOLS, "tool_choice": "some"}, "^tool_choice must be .*, not 'some'$"),
+        (
+            {"tools": TOOLS, "tool_choice": {"function": "time"}},
+            r"^tool_choice must be .*, not \{'function': 'time'\}$",
+        ),
+        ({"tool_choice": "required"}, "^tool_choice is 'required', but no tools are given$"),
+        (
+            {"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "date"}}},
+            "^tool_choice: 'date' is none of the tools, which are 'time'$",
+        ),
+        (
+            {"tools": TOOLS, "tool_choice": "required", "sampling_params": STRUCTURED},
+            "^structured_outputs and a tool_choice that demands calls exclude each other$",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused(llm, options, message):
     with pytest.raises(InputError, match=message):
-        llm.chat(QUESTION, GREEDY, **options)
+        llm.chat(QUESTION, **{"sampling_params": GREEDY, **options})
     with pytest.raises(InputError, match=message):
-        llm.stream_chat(QUESTION, GREEDY, **options)
+        llm.stream_chat(QUESTION, **{"sampling_params": GREEDY, **options})
 
 
 def test_a_conversation_that_comes_back_has_the_tokens_that_were_drawn(tmp_path):
@@ -110,6 +146,9 @@ def test_a_conversation_that_comes_back_has_the_tokens_that_were_drawn(tmp_path)
                 (output,) = llm.chat(turn, GREEDY)
             assert output.prompt_token_ids[: len(known)] == known
             assert llm.tokenizer.decode(output.prompt_token_ids, False) == llm.tokenizer.render(turn)
+        stream = llm.stream_chat(turn, GREEDY, salt=b"another")
+        assert "".join(stream) == "the"
+        assert stream.output.prompt_token_ids == llm.tokenizer.chat(turn) != output.prompt_token_ids
         other = [*QUESTION, {"role": "assistant", "content": "then"}, *QUESTION]
         (output,) = llm.chat(other, GREEDY)
         assert llm.tokenizer.decode(output.prompt_token_ids, False) == llm.tokenizer.render(other)

@@ -29,6 +29,10 @@ class Vocabulary(Protocol):
     def eos_ids(self) -> Set[int]:
         """Tokens that end an answer."""
 
+    @property
+    def writes_messages(self) -> bool:
+        """Whether a grammar of calls is one of the reasoning before them too."""
+
     def reader(self, prompt: Sequence[int], stops: Sequence[str], chat: Chat | None, include_stop: bool, /) -> Reader:
         """A reader of the answer to a prompt, which is a chat's or, if it is None, is continued as it is."""
 
@@ -63,7 +67,8 @@ class Completion:
         self._ends = {*self._stop_ids, *(() if params.ignore_eos else vocabulary.eos_ids)}
         ids, constraint = prompt.tolist(), None
         if matcher is not None:
-            constraint = Constraint(matcher, vocabulary.eos_ids, lambda: vocabulary.reader(ids, (), chat, False))
+            free = None if chat and chat.must_call and vocabulary.writes_messages else chat  # what is before the answer
+            constraint = Constraint(matcher, vocabulary.eos_ids, lambda: vocabulary.reader(ids, (), free, False))
         self.sequence = TokenSequence(prompt, params, context, salt, self._ends, constraint)
         self.metrics = Metrics()
         self._begun = self._first = 0.0

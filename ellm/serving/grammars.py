@@ -81,7 +81,11 @@ class _Vocabulary:
         added = backend.get_added_tokens_decoder()
         self.eos_token_id, self.bos_token_id = end, tokenizer.bos_id
         self.tokens = known + [b""] * (vocab - len(known))
-        self.special_token_ids = [number for number, token in added.items() if token.special and number < vocab]
+        # Marks of calls are never text to a parser, so they must not be to a grammar.
+        marks = tokenizer.call_marks
+        self.special_token_ids = [
+            number for number, token in added.items() if number < vocab and (token.special or token.content in marks)
+        ]
         self._encode = backend.encode
         self._ids = {token: number for number, token in reversed([*enumerate(self.tokens)]) if number not in added}
         self._special = frozenset(self.special_token_ids)

@@ -45,8 +45,10 @@ class CallGrammar:
         return f"<[{self._tokens[text]}]>" if text in self._tokens else literal(text)
 
     def arguments(self, name: str) -> str:
-        """The arguments of a tool, as a JSON object."""
-        return self.json(self.tools.parameters(name) or {"type": "object"})
+        """The arguments of a tool, as a JSON object: those that its schema names, if it does."""
+        schema = self.tools.parameters(name)
+        named = isinstance(schema.get("properties"), Mapping) and "patternProperties" not in schema
+        return self.json({**({"additionalProperties": False} if named else {}), "type": "object", **schema})
 
     def json(self, schema: Mapping[str, Any]) -> str:
         """A JSON value."""

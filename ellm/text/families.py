@@ -148,10 +148,14 @@ class Chat(NamedTuple):
     Attributes:
         tools: that were offered; without any, no calls are looked for.
         tool_parser: the name of the family that writes the calls, instead of the one that is found.
+        must_call: whether the answer has to be calls.
+        name: of the tool that has to be called, once; None: any of them.
     """
 
     tools: Sequence[Any] = ()
     tool_parser: str | None = None
+    must_call: bool = False
+    name: str | None = None
 
 
 class Style:
@@ -180,21 +184,27 @@ class Style:
             block = next((one for one in BLOCKS if one.end in text), None)
         self._block = block
 
-    def grammar(self, chat: Chat, name: str | None, tokens: Mapping[str, int]) -> tuple[str, bool]:
-        """The grammar of an answer that must be calls of tools, and whether it is of the reasoning before them too.
+    @property
+    def call_marks(self) -> Collection[str]:
+        """The marks of the form in which calls are written."""
+        return self.family.form.marks if self.family is not None and self.family.form is not None else ()
 
-        Args:
-            chat: its tools may be called.
-            name: of the one that must be called, once; None: any of them, once or more.
-            tokens: ids of all tokens that are matched whole.
+    @property
+    def writes_messages(self) -> bool:
+        """Whether a grammar of calls is one of the reasoning before them too, as both are messages."""
+        return self._harmony
+
+    def grammar(self, chat: Chat, tokens: Mapping[str, int]) -> str:
+        """The grammar of an answer that must be calls; `tokens` are the ids of those that are matched whole.
 
         Raises InputError if it is not known how the model writes calls.
         """
+        name = chat.name
         family = self.family if chat.tool_parser is None else named(chat.tool_parser)
         offered = Tools(chat.tools)
         grammar = CallGrammar(offered, offered.names if name is None else [name], tokens)
         if self._harmony:
-            return grammar.text(harmony.write(grammar)), True
+            return grammar.text(harmony.write(grammar))
         if family is None or family.form is None:
             raise InputError("tool_choice: it is not known how this model writes calls, so none can be demanded")
         form = family.form
@@ -203,7 +213,7 @@ class Style:
         for begin, end in form.sections:
             feed = ' "\\n"' if family.trims else ""
             calls = f"{grammar.mark(begin)}{feed} {calls}{feed} {grammar.mark(end)}"
-        return grammar.text(calls), False
+        return grammar.text(calls)
 
     def parser(self, prompt: str, chat: Chat = Chat()) -> Parser:  # noqa: B008 - a tuple
         """What takes an answer apart, given the end of the prompt's text. Raises InputError as `named` does."""

@@ -133,6 +133,20 @@ class Tokenizer:
         marks = {number: token for number, token in self._added.items() if token in parser.marks}
         return Reader(self.stream(), parser, self._special | marks, stops, CallIds(prompt), include_stop)
 
+    def call_grammar(self, chat: Chat) -> str:
+        """What an answer keeps to that must call tools, in Lark's form. Raises InputError if that is not known."""
+        return self._style.grammar(chat, {token: number for number, token in reversed(self._added.items())})
+
+    @property
+    def call_marks(self) -> Collection[str]:
+        """The marks of the form in which the model writes calls."""
+        return self._style.call_marks
+
+    @property
+    def writes_messages(self) -> bool:
+        """Whether such a grammar is one of the reasoning before the calls too."""
+        return self._style.writes_messages
+
     @property
     def whole_ids(self) -> Collection[int]:
         """The tokens that are found in a text before anything else."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ellm.system.errors import InputError, one_line
+from ellm.text.argument_types import Tools
 from ellm.text.families import Chat, named
 
 MOST_TOOLS = 1024
@@ -18,9 +19,26 @@ def choose(tools: Sequence[Any] | None, tool_choice: str | Mapping[str, Any], to
     offered = list(_checked(tools))
     if tool_choice == "none":
         return Chat()
-    if tool_choice != "auto":
-        raise InputError(f'tool_choice must be "auto" or "none", not {one_line(repr(tool_choice))}')
-    return Chat(offered, tool_parser)
+    if tool_choice == "auto":
+        return Chat(offered, tool_parser)
+    name = _name(tool_choice)
+    if not offered:
+        raise InputError(f"tool_choice is {one_line(repr(tool_choice))}, but no tools are given")
+    if name is not None and name not in (names := Tools(offered).names):
+        raise InputError(f"tool_choice: {name!r} is none of the tools, which are {', '.join(map(repr, names))}")
+    return Chat(offered, tool_parser, must_call=True, name=name)
+
+
+def _name(tool_choice: Any) -> str | None:
+    """The tool that a choice names; None if it is any."""
+    if tool_choice == "required":
+        return None
+    function = tool_choice.get("function") if isinstance(tool_choice, Mapping) else None
+    name = function.get("name") if isinstance(function, Mapping) else None
+    if not isinstance(name, str):
+        wanted = '"auto", "none", "required" or {"type": "function", "function": {"name": ...}}'
+        raise InputError(f"tool_choice must be {wanted}, not {one_line(repr(tool_choice))}")
+    return name
 
 
 def _checked(tools: Sequence[Any] | None) -> Sequence[Any]:

@@ -50,7 +50,7 @@ def taken(name, text, wanted=None, tools=TOOLS, are_tokens=True):
     """How much of a text a family's grammar takes, all of it, and whether it may end there."""
     marks = sorted(tokens_of(name) - {"<|eot|>"}) if are_tokens or name == "openai" else []
     ids = {mark: 257 + at for at, mark in enumerate(marks)}
-    grammar, _ = Style(marks, []).grammar(Chat(tools, name), wanted, ids)
+    grammar = Style(marks, []).grammar(Chat(tools, name, must_call=True, name=wanted), ids)
     matcher = LLMatcher(LLTokenizer(TokenizerWrapper(Letters(marks))), grammar, log_level=0)
     assert not matcher.is_error(), f"{matcher.get_error()}\n{grammar}"
     tokens = []
@@ -109,4 +109,4 @@ def test_a_model_whose_form_is_not_known_cannot_be_made_to_call():
     with pytest.raises(
         InputError, match=r"^tool_choice: it is not known how this model writes calls, so none can be demanded$"
     ):
-        Style([], []).grammar(Chat(TOOLS), None, {})
+        Style([], []).grammar(Chat(TOOLS), {})
