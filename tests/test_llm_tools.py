@@ -132,9 +132,10 @@ def test_a_conversation_that_comes_back_has_the_tokens_that_were_drawn(tmp_path)
     template = "{% for m in messages %}{{ m.content }}{{ '\n' if m.role == 'user' else '<|im_end|>' }}{% endfor %}"
     script = ["\u010a", "t", "h", "e", "<|im_end|>"]
     with LLM(write_scripted(tmp_path / "model", script, template=template, eos="<|im_end|>"), threads=1) as llm:
-        (output,) = llm.chat(QUESTION, GREEDY)
+        question = [{"role": "user", "content": "What is there, and what is not?"}]
+        (output,) = llm.chat(question, GREEDY)
         assert output.text == "the" and llm.tokenizer.encode("the") != output.token_ids[:-1]
-        turn = QUESTION
+        turn = question
         for streamed in (False, True, False):
             turn = [*turn, output.message, *QUESTION]
             known = output.prompt_token_ids + output.token_ids
@@ -145,6 +146,7 @@ def test_a_conversation_that_comes_back_has_the_tokens_that_were_drawn(tmp_path)
             else:
                 (output,) = llm.chat(turn, GREEDY)
             assert output.prompt_token_ids[: len(known)] == known
+            assert output.metrics.cached_tokens == len(known) - 1
             assert llm.tokenizer.decode(output.prompt_token_ids, False) == llm.tokenizer.render(turn)
         stream = llm.stream_chat(turn, GREEDY, salt=b"another")
         assert "".join(stream) == "the"

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
-from test_calls import ARGUMENTS, TOOLS, TWO, called, read, split, tokens_of
+from written_calls import ARGUMENTS, TOOLS, TWO, called, read, split, tokens_of
 
 from ellm.system.errors import InputError
 from ellm.text.families import Chat, Style
