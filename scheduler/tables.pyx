@@ -26,7 +26,7 @@ cdef enum:
     FEWEST_HEADS = 16  # of a task whose heads are dealt to several: a tile's rows
     READ_ROWS = 32  # folded rows of as much work as to read a task's keys and values
     PARTIAL_KEYS = 96  # keys of as much work for a folded row as to store and merge a partial of it
-    MERGE = 5120  # keys times rows of as much work as it takes to publish the merges
+    MERGE = 10240  # keys times rows of as much work as it takes to publish the merges
     MERGES_PER_WORKER = 2
     WHOLE = 0  # how far a run's context is cut
     SPANS = 1
