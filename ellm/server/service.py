@@ -155,8 +155,12 @@ class Call:
 
     async def continuation(self, prompt: str | Sequence[int], params: SamplingParams) -> list[Answer]:
         """Begin to continue a text, whose control tokens are such, or token ids. Raises InputError if it is refused."""
-        llm, options = self.service.llm, {"salt": self._salt, "priority": self.service.priority}
-        return await self._begin(lambda one, news: llm.stream(prompt, one, notify=news.ring, **options), params)
+        llm, salt, priority = self.service.llm, self._salt, self.service.priority
+
+        def begin(one: SamplingParams, news: News) -> Stream:
+            return llm.stream(prompt, one, salt=salt, priority=priority, notify=news.ring)
+
+        return await self._begin(begin, params)
 
     def close(self) -> None:
         """End what is still under way, and free it."""
