@@ -91,6 +91,24 @@ def test_calls_can_be_demanded(llm, stream):
     assert called and all(call.name in ("time", "date") for call in called)
 
 
+def test_a_call_can_be_demanded_of_a_model_whose_reasoning_is_a_message_too(tmp_path):
+    marks = ["<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|return|>", "<|call|>", "<|constrain|>"]
+    script = ["assistant", "<|channel|>", "final", "<|message|>", "YES", "<|return|>"]
+    template = (
+        "{% for m in messages %}<|start|>{{ m.role }}<|message|>{{ m.content }}<|end|>{% endfor %}<|start|>assistant"
+    )
+    words = ["assistant", "final", "YES"]
+    folder = write_scripted(tmp_path / "model", script, template=template, special=marks, added=words, eos="<|return|>")
+    with LLM(folder, threads=1) as llm:
+        assert llm.chat(QUESTION, GREEDY)[0].text == "YES"
+        choice = {"type": "function", "function": {"name": "date"}}
+        bias = {llm.tokenizer.encode("a")[0]: -100.0}  # or it would begin with an analysis, and find no end of it
+        params = dataclasses.replace(GREEDY, max_tokens=100, logit_bias=bias)
+        (output,) = llm.chat(QUESTION, params, tools=[*TOOLS, DATE], tool_choice=choice)
+    assert [(call.name, json.loads(call.arguments)) for call in output.tool_calls] == [("date", {"of": "x"})]
+    assert (output.text, output.finish_reason) == ("", "tool_calls")
+
+
 def test_a_call_that_is_cut_is_none(llm):
     (output,) = llm.chat(QUESTION, dataclasses.replace(GREEDY, max_tokens=5), tools=TOOLS)
     assert (output.text, output.tool_calls, output.finish_reason) == ("Look:", [], "length")
