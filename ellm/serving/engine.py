@@ -12,7 +12,7 @@ from ellm.scheduler.program import Program, chosen
 from ellm.serving.batcher import Batcher, Share
 from ellm.serving.completion import Completion
 from ellm.serving.lookup import agreeing
-from ellm.serving.policy import Policy
+from ellm.serving.policy import Policy, Request
 from ellm.serving.refusals import Busy, late
 from ellm.serving.room import UNBOUNDED, Room
 from ellm.serving.sequence import Sequence
@@ -119,6 +119,15 @@ class Engine:
             sequence = completion.sequence
             if self.policy.late(sequence, now) and not sequence.done:
                 sequence.fail(late(sequence, now))
+
+    def rows_for(self, other: Request) -> int:
+        """How many rows a step of a request that is not in the queue may have beside those that are.
+
+        A chunk where programs have their own bits: these are not to depend on who else is there.
+        """
+        if len(self.executables) > 1:
+            return self.batcher.chunk
+        return self.policy.limit([*(one.sequence for one in self.running), other])
 
     def fail(self, error: BaseException) -> None:
         """End every completion with an error."""

@@ -25,7 +25,7 @@ class Terms:
     """What a request asks for. Times are in seconds of one clock, whichever that is."""
 
     priority: int = 0  # index of PRIORITIES
-    paced: bool = False  # somebody waits for each of its tokens
+    paced: bool = False  # somebody waits for each of its tokens: not of a batch
     arrived: float = 0.0
     deadline: float = math.inf  # after which its answer is of no use
 
@@ -34,6 +34,7 @@ class Terms:
         """Of a request that comes now; `deadline` is in seconds from now. Raises InputError if one is not valid."""
         if priority not in PRIORITIES:
             raise InputError(f"priority must be {' or '.join(PRIORITIES)}, not {priority!r}")
+        paced = paced and priority != "batch"
         if deadline is None:
             return cls(PRIORITIES.index(priority), paced, now)
         if not is_number(deadline) or not deadline > 0:

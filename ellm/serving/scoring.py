@@ -1,4 +1,4 @@
-"""Teacher-forced logits, a chunk a step."""
+"""Teacher-forced logits, in steps of their own."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import numpy as np
 from ellm.scheduler import StepInput
 from ellm.scheduler.program import chosen
 from ellm.serving.engine import Engine
+from ellm.serving.policy import Terms
 from ellm.serving.ranges import Range
 
 
@@ -22,15 +23,26 @@ class Scoring:
         self._positions = np.arange(len(tokens), dtype=np.int32)
         self._range: Range | None = None
         self.done = 0  # positions that were run
+        self.terms = Terms()
+
+    @property
+    def cached(self) -> int:
+        """The same, as the policy asks."""
+        return self.done
+
+    @property
+    def left(self) -> int:
+        """Positions that are still to be run."""
+        return len(self._tokens) - self.done
 
     def step(self, out: np.ndarray | None = None) -> np.ndarray:
-        """Run the next chunk and return the logits of its positions that are wanted, float32 [n, vocab].
+        """Run the next rows and return the logits of its positions that are wanted, float32 [n, vocab].
 
         They are written to the rows of `out`, float32 [T - first, vocab], if it is given.
         """
         if self._range is None:
             self._range = self._engine.room.acquire_for(len(self._tokens))
-        begin, end = self.done, min(self.done + self._engine.batcher.chunk, len(self._tokens))
+        begin, end = self.done, min(self.done + self._engine.rows_for(self), len(self._tokens))
         rows, wanted = slice(begin, end), slice(max(begin - self._first, 0), max(end - self._first, 0))
         count = wanted.stop - wanted.start
         logits = np.empty((count, self._engine.program.vocab), np.float32) if out is None else out[wanted]

@@ -44,6 +44,12 @@ def driver(engine):
     opened.close()
 
 
+def held(engine):
+    """Ranges of an idle engine that are no cache."""
+    engine.room.forget()
+    return engine.room.ranges.held
+
+
 def threads():
     return [thread for thread in threading.enumerate() if thread.name == "ellm-engine"]
 
@@ -81,7 +87,7 @@ def test_many_threads_share_the_steps(driver, engine):
         worker.join(60)
     assert not failures and not any(worker.is_alive() for worker in workers)
     until(lambda: engine.idle)
-    assert len(engine.free_slots) == 3 and engine.room.ranges.held == 0
+    assert len(engine.free_slots) == 3 and held(engine) == 0
 
 
 def test_a_closed_stream_ends_with_the_step_under_way(driver, engine):
@@ -96,7 +102,7 @@ def test_a_closed_stream_ends_with_the_step_under_way(driver, engine):
     gate.open.release()
     until(lambda: engine.idle)
     assert sum(executable.times.values()) == 8, "more than a chunk of the prompt was computed"
-    assert one.ended and one.finish_reason is None and engine.room.ranges.held == 0
+    assert one.ended and one.finish_reason is None and held(engine) == 0
 
 
 def test_a_stream_that_is_dropped_ends(driver, engine):
@@ -181,7 +187,7 @@ def test_close_ends_all_that_wait(engine):
     for thread in waiting:
         thread.start()
     assert gate.came.acquire(timeout=60)
-    until(lambda: len(engine.waiting) == 5)
+    until(lambda: len(engine.waiting) + len(engine.running) == 6)
     closing = threading.Thread(target=driver.close)
     closing.start()
     until(lambda: driver._jobs.qsize())
@@ -340,11 +346,13 @@ try:
 except KeyboardInterrupt:
     ran = len(seen)
 settled()
-print(ran <= len(seen) <= ran + 1, llm.engine.room.ranges.held <= 1)
+print(ran <= len(seen) <= ran + 1)
 print(expected == llm.generate([[7, 8]], SamplingParams(temperature=0, max_tokens=5))[0].token_ids)
+settled()
+llm.engine.room.forget()
 print(llm.engine.room.ranges.held)
 """
-    assert python(checkpoint, code) == (0, "True True\nTrue\n0\n", "")
+    assert python(checkpoint, code) == (0, "True\nTrue\n0\n", "")
 
 
 @pytest.mark.parametrize(
@@ -390,6 +398,6 @@ def test_an_idle_engine_does_nothing(checkpoint):
         (thread,) = set(threads()) - set(before)
         status = Path(f"/proc/self/task/{thread.native_id}/status")
         until(lambda: "S (sleeping)" in status.read_text())
-        seen = status.read_text()
+        switches = [line for line in status.read_text().splitlines() if "ctxt" in line]
         time.sleep(0.3)
-        assert status.read_text() == seen, "it was switched to meanwhile"
+        assert [line for line in status.read_text().splitlines() if "ctxt" in line] == switches
