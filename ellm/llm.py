@@ -22,10 +22,12 @@ from ellm.serving.completion import Completion
 from ellm.serving.driver import Driver
 from ellm.serving.engine import SLOTS, Engine
 from ellm.serving.grammars import Grammars
+from ellm.serving.identity import identity
 from ellm.serving.output import Output
 from ellm.serving.policy import Policy, Terms, is_number
 from ellm.serving.runtime import Runtime
 from ellm.serving.sampling import SamplingParams
+from ellm.serving.sessions import Sessions
 from ellm.serving.statistics import Statistics
 from ellm.serving.structured import StructuredOutputs
 from ellm.system.errors import InputError, PromptTooLong
@@ -66,6 +68,8 @@ class LLM:
     take while prompts are computed beside it (None: twice what it takes alone, or a step of one row block).
     `cache_bytes`: most memory for keys and values that no request uses, for prompts that begin with the same tokens
     (None: as much as is free; it is given back where requests need it; 0: none is kept). Answers are the same.
+    `sessions`: a folder where these outlive the process, and `sessions_bytes` most bytes of it (None: half of what is
+    free on its disk). What was computed by another model, precision, ISA or build of ellm is not used.
     `cache`: run the packed form of the model that is kept in ~/.cache/ellm, and make it if it is not there.
     `needs_text`: refuse a model without a tokenizer before its weights are loaded.
     `progress` is called with the bytes loaded so far and in all, and makes a download show a bar.
@@ -92,12 +96,15 @@ class LLM:
         queued_tokens: int | None = None,
         target_itl: float | None = None,
         cache_bytes: int | None = None,
+        sessions: str | Path | None = None,
+        sessions_bytes: int | None = None,
         cache: bool = False,
         needs_text: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ):
         whole = {"threads": threads, "context": context, "chunk": chunk, "queued_tokens": queued_tokens}
-        for name, value in {**whole, "max_seqs": max_seqs, "cache_bytes": cache_bytes}.items():
+        sizes = {"cache_bytes": cache_bytes, "sessions_bytes": sessions_bytes}
+        for name, value in {**whole, **sizes, "max_seqs": max_seqs}.items():
             if value is not None and (isinstance(value, bool) or not isinstance(value, Integral)):
                 raise InputError(f"{name} must be a whole number, not {value!r}")
         if not 1 <= max_seqs <= MOST_SEQS:
@@ -108,8 +115,11 @@ class LLM:
             raise InputError(f"target_itl must be a number of seconds above 0, not {target_itl!r}")
         if chunk is not None and not 1 <= chunk <= LONGEST_CHUNK:
             raise InputError(f"chunk must be from 1 to {LONGEST_CHUNK}, not {chunk}")
-        if cache_bytes is not None and cache_bytes < 0:
-            raise InputError(f"cache_bytes must be 0 or more, not {cache_bytes}")
+        for name, value in sizes.items():
+            if value is not None and value < 0:
+                raise InputError(f"{name} must be 0 or more, not {value}")
+        if sessions is not None and cache_bytes == 0:
+            raise InputError("sessions: they are kept of what is cached, and cache_bytes is 0")
         choice = isas.choose(isa)
         speculation.check(speculate)
         workers = len(placement.check(threads, pin))
@@ -134,6 +144,7 @@ class LLM:
         chunk = self.runtime.chunk
         try:
             self.speculation = speculation.choose(speculate, self.runtime.program, chunk)
+            kept = None if sessions is None else Sessions(Path(sessions), sessions_bytes, identity(self.runtime))
         except BaseException:
             self.runtime.close()
             raise
@@ -146,6 +157,7 @@ class LLM:
             nodes=self.runtime.nodes,
             speculation=self.speculation.drafts,
             cache_bytes=self.runtime.cache_bytes if cache_bytes is None else cache_bytes,
+            sessions=kept,
         )
         self._turns = SampledTurns(self.tokenizer, self.tokenizer.whole_ids)
         self._driver = Driver(self.engine, self.runtime.close)

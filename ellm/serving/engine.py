@@ -16,6 +16,7 @@ from ellm.serving.policy import Policy, Request
 from ellm.serving.refusals import Busy, late
 from ellm.serving.room import UNBOUNDED, Room
 from ellm.serving.sequence import Sequence
+from ellm.serving.sessions import Sessions
 from ellm.serving.speculation import Speculation
 from ellm.serving.staging import Staging
 from ellm.serving.statistics import Statistics
@@ -32,7 +33,7 @@ class Engine:
     `policy`, which chooses them, and `speculation`, which adds drafts, decide speed, never results. Where memory for
     keys and values is short, the newest sequences of the lowest class wait until others end, and go on from what is
     left of them. More than `queued_tokens` of prompts that wait are refused. `nodes` are the NUMA nodes of the workers,
-    `cache_bytes` is the room's.
+    `cache_bytes` and `sessions` are the room's.
 
     One thread runs steps; any thread may call `submit` and `statistics`, and set the sequence of a completion to be
     `done`.
@@ -49,10 +50,11 @@ class Engine:
         nodes: Many[int] = (),
         speculation: Speculation | None = None,
         cache_bytes: int = UNBOUNDED,
+        sessions: Sessions | None = None,
     ):
         self.executables, self.program = list(executables), executables[0].program
         self.slots = slots
-        self.room = Room([executable.program for executable in executables], tuple(nodes), cache_bytes)
+        self.room = Room([executable.program for executable in executables], tuple(nodes), cache_bytes, sessions)
         self.policy = policy or Policy(chunk, self.program.row_block)
         self._staging = Staging(chunk, slots, self.program.context, self.program.vocab)
         self.batcher, self.speculation = Batcher(chunk, self.policy.deal, self._staging.more), speculation
@@ -139,7 +141,7 @@ class Engine:
         """End every completion with an error, and unmap the ranges."""
         self.fail(error)
         self._staging.masks.close()
-        self.room.ranges.close()
+        self.room.close()
 
     def _admit(self) -> int:
         """Give waiting completions a slot and a range, as long as there is memory; how many rows the step has."""

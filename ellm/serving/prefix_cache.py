@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from ellm.kernels.contract import SPLIT, TILE_K, TILE_N
+from ellm.kernels.contract import SPLIT, TILE_K
 from ellm.scheduler.program import Program
 from ellm.serving.eviction import in_turn
 from ellm.serving.prefixes import Block, Prefixes, as_key, common_prefix, likest
 from ellm.serving.ranges import Range, RangePool
 from ellm.serving.sequence import Sequence
+from ellm.serving.session_files import Entry
+from ellm.serving.sessions import Sessions
 from ellm.system import memory
 
 LEAST = 16  # tokens behind the whole blocks of a sequence that are kept
@@ -59,11 +62,12 @@ class PrefixCache:
     them in its table of blocks (`Sequence.blocks`). They are in use as long as they are on the path to the `tip` of a
     sequence, so nothing is counted that could be counted wrong. Others are evicted when memory is needed, or more than
     `limit` bytes are held (0: nothing is cached). Where caches cannot be cut, a sequence that goes on where another
-    ended takes its range over.
+    ended takes its range over. Where several sequences may share blocks, those of ended ones are kept by `sessions`.
     """
 
-    def __init__(self, program: Program, ranges: RangePool, limit: int):
+    def __init__(self, program: Program, ranges: RangePool, limit: int, sessions: Sessions | None = None):
         self.limit, self._ranges = limit, ranges
+        self._guard = threading.Lock()  # held while blocks go, and while one is copied to be written to a file
         self.cuttable = all(cache.kind.cuttable for cache in program.caches)
         self._caches = [cache for cache in program.caches if cache.kind.position_bytes and cache.kind.kept]
         self._context_blocks, self._offsets = program.context_blocks, program.block_offsets
@@ -77,7 +81,10 @@ class PrefixCache:
         self._window_end = max((cache.offset + cache.bytes // self._context_blocks for cache in windowed), default=0)
         self._prefixes = Prefixes()
         self._inside: dict[int, Sequence] = {}  # who has a range, by id
-        self._now = self._queried = self._hit = self._evicted = 0
+        self._now = self._entered = self._queried = self._hit = self._evicted = 0
+        self._sessions = sessions if self.shares else None
+        if self._sessions is not None:
+            self._sessions.start(self._content)
 
     @property
     def shares(self) -> bool:
@@ -134,6 +141,8 @@ class PrefixCache:
     def enter(self, sequence: Sequence, hit: Hit, place: Range) -> None:
         """Let a sequence go on behind its hit, in a range that is the hit's own if it is adopted."""
         self._inside[id(sequence)] = sequence
+        self._entered += 1
+        sequence.entered = self._entered
         sequence.tip, sequence.tail = (hit.path[-1] if hit.path else None), (hit.partial if hit.adopted else None)
         sequence.blocks = np.uint64(place.address) + self._offsets
         for block in hit.path:
@@ -163,6 +172,7 @@ class PrefixCache:
         if place is not None and self.limit:
             if self.cuttable:
                 self._keep_tail(sequence)
+                self._keep_file(sequence)
             else:
                 self._keep_all(sequence)
         self._let_go(sequence)
@@ -174,7 +184,7 @@ class PrefixCache:
         if sequence.range is not None:
             stale = [sequence.tail] if self.cuttable else list(sequence.range.blocks)
             for block in filter(None, stale):
-                self._prefixes.remove(block)
+                self._remove(block)
             self._let_go(sequence)
 
     def is_coming(self, sequence: Sequence) -> bool:
@@ -183,8 +193,10 @@ class PrefixCache:
             return False
         tokens, found = sequence.tokens[: sequence.reusable], -1
         for one in self._inside.values():
-            if one.salt == sequence.salt and one.left > 1 and not one.done and one.tokens[0] == tokens[0]:
-                common = common_prefix(one.tokens[: one.length], tokens)
+            if one.left > 1 and one.salt == sequence.salt and not one.done:
+                common = sequence.compared.get(one.entered)
+                if common is None:
+                    common = sequence.compared[one.entered] = common_prefix(one.tokens[: one.length], tokens)
                 shared_at = min(-(-common // SPLIT) * SPLIT, one.length - 1)
                 if common >= WORTH_WAITING and one.cached < shared_at:
                     found = self.find(sequence).tokens if found < 0 else found
@@ -245,7 +257,7 @@ class PrefixCache:
         block = self._prefixes.add(parent, sequence.tokens[begin : begin + SPLIT], place, number)
         block.used = block.window_used = self._now
         if sequence.tail is not None:
-            self._prefixes.remove(sequence.tail)
+            self._remove(sequence.tail)
             sequence.tail = None
         if block.range is not place:
             if not block.windows:
@@ -262,7 +274,7 @@ class PrefixCache:
             return
         tokens = sequence.tokens[begin:end]
         if sequence.tail is not None and sequence.tail.size < len(tokens):
-            self._prefixes.remove(sequence.tail)
+            self._remove(sequence.tail)
             sequence.tail = None
         parent = sequence.tip or self._prefixes.root(sequence.salt)
         block, common = likest(parent, as_key(tokens))
@@ -275,7 +287,7 @@ class PrefixCache:
         place = sequence.range
         assert place is not None
         for before in list(place.blocks):
-            self._prefixes.remove(before)
+            self._remove(before)
         if sequence.cached >= LEAST:
             root = self._prefixes.root(sequence.salt)
             self._prefixes.add(root, sequence.tokens[: sequence.cached], place, 0).used = self._now
@@ -292,10 +304,14 @@ class PrefixCache:
         sequence.tip = sequence.tail = sequence.range = None
         sequence.cached = 0
 
+    def _remove(self, block: Block) -> None:
+        with self._guard:
+            self._prefixes.remove(block)
+
     def _drop(self, block: Block) -> float:
         place, size = block.range, self._bytes(block)
         assert place is not None
-        self._prefixes.remove(block)
+        self._remove(block)
         if place.blocks or self._owned(place):
             self._ranges.give_back_block(place, block.number)
         else:
@@ -311,8 +327,9 @@ class PrefixCache:
         if last <= first:
             return 0.0
         begin, end = first * unit - block.range.address, last * unit - block.range.address
-        self._ranges.give_back(block.range, begin, end)
-        block.windows = False
+        with self._guard:
+            block.windows = False
+            self._ranges.give_back(block.range, begin, end)
         return end - begin
 
     def _restore_windows(self, block: Block, place: Range) -> None:
@@ -327,14 +344,70 @@ class PrefixCache:
     def _copy(self, block: Block, place: Range, positions: int) -> None:
         """Copy the first positions of a block to the block of the same number in another range."""
         assert block.range is not None
+        here, there = (self._pieces(one, block.number, positions) for one in (block.range, place))
+        for target, source in zip(there, here, strict=True):
+            target[:] = source
+
+    def _pieces(self, place: Range, number: int, positions: int) -> list[np.ndarray]:
+        """The bytes of whole tiles that hold the first positions of a block, each uint8 [heads, n]."""
+        found, groups = [], -(-positions // TILE_K)
         for cache in self._caches:
-            begin, size = int(self._offsets[block.number]) + cache.offset, cache.bytes // self._context_blocks
-            head = size // cache.heads
-            source, target = (one.array[begin : begin + size].reshape(-1, head) for one in (block.range, place))
-            keys = cache.key_bytes // (SPLIT // TILE_N) * (positions // TILE_N)
-            values = (head - cache.key_bytes) // (SPLIT // TILE_K) * (positions // TILE_K)
-            target[:, :keys] = source[:, :keys]
-            target[:, cache.key_bytes :][:, :values] = source[:, cache.key_bytes :][:, :values]
+            begin, size = int(self._offsets[number]) + cache.offset, cache.bytes // self._context_blocks
+            heads = place.array[begin : begin + size].reshape(cache.heads, -1)
+            keys, values = heads[:, : cache.key_bytes], heads[:, cache.key_bytes :]
+            found += [one[:, : one.shape[1] // (SPLIT // TILE_K) * groups] for one in (keys, values) if one.size]
+        return found
+
+    def _content(self, block: Block) -> bytes | None:
+        """The bytes of a block for its file, unless it is gone. For the thread that writes it."""
+        with self._guard:
+            if block not in self._prefixes.blocks or block.range is None:
+                return None
+            return b"".join(map(np.ndarray.tobytes, self._pieces(block.range, block.number, block.size)))
+
+    def _keep_file(self, sequence: Sequence) -> None:
+        if self._sessions is not None:
+            blocks = [] if sequence.tip is None else sequence.tip.path()
+            blocks += [] if sequence.tail is None else [sequence.tail]
+            self._sessions.keep(sequence.salt, sequence.tokens[: sequence.cached], blocks)
+
+    @property
+    def has_files(self) -> bool:
+        """Whether there may be more in files."""
+        return self._sessions is not None
+
+    def on_disk(self, sequence: Sequence, hit: Hit) -> Entry | None:
+        """The file with what follows the whole blocks of a hit, if that is more than the hit has."""
+        assert self._sessions is not None
+        known = len(hit.path) * SPLIT
+        tokens = sequence.tokens[: sequence.reusable]
+        return self._sessions.next(sequence.salt, tokens, known, max(hit.tokens - known, LEAST))
+
+    def goes_on_in(self, hit: Hit) -> Range | None:
+        """The range in which what follows a hit can be restored: that of its last block, if nothing follows there."""
+        place = hit.path[-1].range if hit.path else None
+        if place is None or self._owned(place) or max(one.number for one in place.blocks) >= len(hit.path):
+            return None
+        self._ranges.settle()
+        return place
+
+    def restore(self, sequence: Sequence, hit: Hit, entry: Entry, place: Range) -> bool:
+        """Read a block from its file to its place in a range, for anybody; whether it was whole."""
+        assert self._sessions is not None
+        begin = entry.number * SPLIT
+        whole = self._sessions.load(entry, self._pieces(place, entry.number, len(entry.tokens) - begin))
+        if whole:
+            parent = hit.path[-1] if hit.path else self._prefixes.root(sequence.salt)
+            block = self._prefixes.add(parent, entry.tokens[begin:], place, entry.number)
+            block.used, block.window_used, block.windows = self._now, self._now, entry.windows
+        if not place.blocks:
+            self._ranges.release(place)
+        return whole
+
+    def close(self) -> None:
+        """Finish what is being written."""
+        if self._sessions is not None:
+            self._sessions.close()
 
     def _owned(self, place: Range | None) -> bool:
         """Whether a sequence is writing to a range."""

@@ -12,11 +12,13 @@ from ellm.serving.batcher import Share
 from ellm.serving.prefix_cache import CacheStatistics, Hit, PrefixCache
 from ellm.serving.ranges import Range, RangePool
 from ellm.serving.sequence import Sequence
+from ellm.serving.sessions import Sessions
 from ellm.system import memory
 from ellm.system.errors import InputError
 
 MARGIN = 32 << 20  # bytes of keys and values between looks at the memory that is left, and what is left over at least
 MOST_RANGES = 1024  # each takes a few of the mappings that a process may have (65,530)
+DONE = 1 << 31  # beyond all blocks
 UNBOUNDED = 1 << 62  # bytes
 SMALL_BLOCKS = 4  # blocks behind which a block takes huge pages though nobody knows that it will be filled
 
@@ -25,10 +27,16 @@ class Room:
     """Ranges for the sequences of a model's programs: the caches of all, behind them what serves a prompt alone.
 
     `nodes` are the NUMA nodes of the workers. What sequences computed stays cached, up to `cache_bytes` beside what
-    sequences use (0: nothing is cached), as long as there is memory for it.
+    sequences use (0: nothing is cached), as long as there is memory for it; `sessions` keeps it in files.
     """
 
-    def __init__(self, programs: Iterable[Program], nodes: tuple[int, ...] = (), cache_bytes: int = UNBOUNDED):
+    def __init__(
+        self,
+        programs: Iterable[Program],
+        nodes: tuple[int, ...] = (),
+        cache_bytes: int = UNBOUNDED,
+        sessions: Sessions | None = None,
+    ):
         self._programs = [*programs]
         program = self._programs[0]
         size = max(one.range_bytes for one in self._programs)
@@ -40,7 +48,7 @@ class Room:
         self._kept, self._chunk = program.range_bytes, program.chunk
         self._growing = _growing(program)
         self._windowed = _windowed(program)
-        self._cache = PrefixCache(program, self.ranges, cache_bytes)
+        self._cache = PrefixCache(program, self.ranges, cache_bytes, sessions)
         self.repeatable = self._cache.cuttable and all(cache.kind.idempotent for cache in program.caches)
 
     @property
@@ -84,8 +92,26 @@ class Room:
             return self.ranges.acquire()
 
     def prefix_is_coming(self, sequence: Sequence) -> bool:
-        """Whether another sequence is computing what this one begins with, so that it is worth to wait for that."""
-        return self._cache.is_coming(sequence)
+        """Whether it is worth to wait for more of what a sequence begins with: another is computing it, or it is read
+        from files, a block each time."""
+        return self._restores(sequence) or self._cache.is_coming(sequence)
+
+    def _restores(self, sequence: Sequence) -> bool:
+        """Read a block of a sequence from its file if there is one; none twice, as others may have had it evicted."""
+        if not self._cache.has_files or sequence.restored == DONE:
+            return False
+        hit = self._cache.find(sequence)
+        entry, needed = self._cache.on_disk(sequence, hit), SPLIT * self.position_bytes
+        if entry is None or entry.number <= sequence.restored or not self.fits(needed, hit):
+            sequence.restored = DONE
+            return False
+        sequence.restored = entry.number
+        self.write(needed)
+        place = self._cache.goes_on_in(hit) or self._acquire(hit)
+        self.ranges.place(place, entry.number, entry.number + 1)
+        if self._huge and len(entry.tokens) % SPLIT == 0:
+            self.ranges.use_huge_pages(place, entry.number, entry.number + 1)
+        return self._cache.restore(sequence, hit, entry, place)
 
     def foresee(self, sequence: Sequence) -> None:
         """Note, once, how much of a sequence that waits is cached: the policy asks how much it has left."""
@@ -109,6 +135,11 @@ class Room:
         """Take the range of a sequence back that has ended, or is to be computed again; what it has stays cached."""
         self.forget_prompt_only(sequence)
         self._cache.leave(sequence)
+
+    def close(self) -> None:
+        """Finish what is being written to files, and unmap the ranges. No step may be running."""
+        self._cache.close()
+        self.ranges.close()
 
     def forget(self) -> None:
         """Give back all that is cached and that no sequence uses."""

@@ -63,6 +63,9 @@ class Sequence:
         self.cached = 0  # tokens whose keys and values are there
         self.foreseen = False  # while it waits, others' were looked for
         self.first_hit = -1  # of these, how many others had computed when it first got a range
+        self.entered = 0  # a number for each time that a sequence got a range
+        self.compared: dict[int, int] = {}  # with how many of its first tokens another began, by the other's number
+        self.restored = -1  # the last of its blocks that was read from a file
         self.first_whole = 0  # blocks of the range that were begun by others
         self.left_behind: dict[int, int] = {}  # by window: its first blocks, whose caches were given back
         self.prompt_only_bytes = 0.0  # of the range that serve the prompt alone

@@ -1,5 +1,7 @@
 """The error for input that is refused, which every layer raises, and texts of errors that fit one line."""
 
+import sys
+
 LONGEST = 1000  # of what untrusted files can put into a message
 
 
@@ -15,6 +17,11 @@ class InputError(ValueError):
 
 class PromptTooLong(InputError):
     """A prompt that has more tokens than the context."""
+
+
+def tell(message: object) -> None:
+    """One line on stderr about what costs nothing but itself, and ends nothing."""
+    print(f"ellm: {printable(str(message))}", file=sys.stderr, flush=True)
 
 
 def one_line(error: object, limit: int = 300) -> str:

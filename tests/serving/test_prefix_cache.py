@@ -31,7 +31,6 @@ def small_blocks():
             patch.setattr(f"ellm.{module}.SPLIT", SMALL)
         patch.setattr("engines.SPLIT", SMALL)
         patch.setattr(prefix_cache, "TILE_K", 2)
-        patch.setattr(prefix_cache, "TILE_N", 2)
         patch.setattr(prefix_cache, "LEAST", 1)
         patch.setattr(prefix_cache, "WORTH_WAITING", 2)
         yield
@@ -146,8 +145,12 @@ def test_any_schedule_gives_the_tokens_of_a_cold_start(monkeypatch, kind):
     monkeypatch.setattr("ellm.serving.room.MARGIN", 0)
 
     two = [("ask", [1] * 9, 12, b""), ("ask", [2] * 9, 12, b"")]
+    behind = [*[1] * 9, *summed([1] * 9, 1), 5]  # where both of those before it wrote, if they wrote to one range
+    forked = [two[0], *[("step",)] * 4, ("ask", [1] * 9 + [3, 3], 4, b""), *[("step",)] * 10, ("ask", behind, 4, b"")]
 
     @example(acts=[*two, *[("step",)] * 30, ("again", 0)], budget=1000, limit=1 << 40)
+    @example(acts=[*two, *[("step",)] * 30, ("again", 0), ("again", 0)], budget=1000, limit=1 << 40)
+    @example(acts=forked, budget=1000, limit=1 << 40)
     @example(acts=two, budget=24, limit=1 << 40)
     @example(acts=two, budget=6, limit=1 << 40)
     @settings(max_examples=200, deadline=None)
