@@ -7,14 +7,21 @@ import threading
 import pytest
 from until import until
 
-from ellm import LLM, SamplingParams
+from ellm import LLM, SamplingParams, StructuredOutputs
 
 MOST = SamplingParams(max_tokens=24, ignore_eos=True)
+MORE = [  # what the requests ask for besides
+    {},
+    {"structured_outputs": StructuredOutputs(regex="(the |ab){2}[0-9]{1,9}")},
+    {"prompt_logprobs": 3, "logprobs": 2},
+    {"frequency_penalty": 0.5, "presence_penalty": -0.5, "logit_bias": {7: 3.0}},
+    {"structured_outputs": StructuredOutputs(choice=["another one", "another answer"]), "logprobs": 1, "min_tokens": 5},
+]
 PLACES = 70  # positions that there is memory for
 REQUESTS = [
     (
         [3 + i, 40 - i, *range(7 * i % 45)],
-        dataclasses.replace(MOST, temperature=i % 3 / 2, seed=i, max_tokens=6 + 2 * i),
+        dataclasses.replace(MOST, temperature=i % 3 / 2, seed=i, max_tokens=6 + 2 * i, **MORE[i % len(MORE)]),
     )
     for i in range(10)
 ]
@@ -28,7 +35,8 @@ def opened(request, checkpoint):
 
 
 def answer(output):
-    return output.token_ids, output.logprobs, output.text
+    scored = output.top_logprobs, output.prompt_logprobs, output.prompt_top_logprobs
+    return output.token_ids, output.logprobs, output.text, *scored
 
 
 @pytest.fixture
