@@ -152,7 +152,7 @@ class Ledger:
             raise InputError(f"{self.path}: another ellm batch is writing it") from error
 
     def _check_about(self) -> None:
-        """Raise InputError if the file beside the output is of another batch."""
+        """Raise InputError if the file beside the output is of another batch, and there are answers."""
         if not self.beside.exists():
             return
         with self.beside.open("rb") as file:
@@ -161,6 +161,8 @@ class Ledger:
                 assert isinstance(theirs, dict)
             except (ValueError, AssertionError) as error:
                 raise InputError(f"{self.beside}: is not of an ellm batch") from error
+            if not file.read(1) and not os.fstat(self._out.fileno()).st_size:
+                return
         for name in {**theirs, **self._about}:
             was, now = theirs.get(name), self._about.get(name)
             if was != now:

@@ -123,9 +123,14 @@ def test_the_file_beside_the_output_does_not_keep_what_is_in_it(tmp_path, monkey
 @pytest.mark.parametrize("name", ABOUT)
 def test_another_batch_is_refused_with_both_values(tmp_path, name):
     path = tmp_path / "out"
-    opened(path, [1]).close()
+    opened(path, [1, 2]).close()
+    opened(path, [1, 2], ABOUT | {name: "third"}).close()  # nothing is lost: there are no answers yet
+    ledger = opened(path, [1, 2])
+    assert ledger.expect(1) and ledger.expect(2)
+    ledger.record({2: answer(2)})
+    ledger.close()
     with pytest.raises(InputError, match=f"was begun with {name} {ABOUT[name]}, not other"):
-        opened(path, [1], ABOUT | {name: "other"})
+        opened(path, [1, 2], ABOUT | {name: "other"})
 
 
 @pytest.mark.parametrize("text", [b"precious\n", b"precious", answer(1) + answer(2) + answer(3), answer(2)])

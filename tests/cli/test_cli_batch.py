@@ -15,6 +15,7 @@ from tiny import write_checkpoint
 
 from ellm import LLM, SamplingParams
 from ellm.batch.ledger import SUFFIX
+from ellm.server.errors import ApiError
 
 ELLM = [sys.executable, "-m", "ellm.cli.main", "batch"]
 OPTIONS = ("--threads", "1", "--pin", "none")
@@ -169,7 +170,7 @@ def test_a_prompt_beyond_the_context_is_an_error_line_with_both_numbers(checkpoi
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda path: path.write_text('{"prompt": "other"}\n'), "input 1 lines, SHA-256 [0-9a-f]+, not 1 lines"),
+        (lambda path: path.write_text('{"prompt": "other"}\n'), "input 2 lines, SHA-256 [0-9a-f]+, not 1 lines"),
         (lambda path: ["--kv", "int8"], "kv None, not int8"),
         (lambda path: ["--raw"], "raw False, not True"),
         (lambda path: ["--isa", "portable"], "isa .*, not portable"),
@@ -177,7 +178,7 @@ def test_a_prompt_beyond_the_context_is_an_error_line_with_both_numbers(checkpoi
 )
 def test_other_input_or_settings_are_refused_with_both_values(checkpoint, tmp_path, in_process, change, message):
     path, out = tmp_path / "in", tmp_path / "out"
-    path.write_text('{"prompt": "hi", "max_tokens": 100000}\n')
+    path.write_text('{"prompt": "hi", "max_tokens": 9}\n{"prompt": "ho"}')
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ellm.batch.run.Batch.run", interrupt)
         assert in_process("batch", checkpoint, path, out, "--isa", "avx2", *OPTIONS)[0] == 130
@@ -190,13 +191,17 @@ def test_other_input_or_settings_are_refused_with_both_values(checkpoint, tmp_pa
     assert re.search(f"was begun with {message}", told), told
 
 
-def interrupt(*_):
+async def interrupt(batch):
+    """Ctrl-C when one line is answered."""
+    for number, _ in batch._lines:
+        batch._ledger.expect(number)
+    batch._ledger.record({number: batch._answers.error(number, None, ApiError(400, "no"))})
     raise KeyboardInterrupt
 
 
 def test_another_model_of_the_same_name_is_refused(tmp_path, in_process):
     path, out, model = tmp_path / "in", tmp_path / "out", tmp_path / "model"
-    path.write_text('{"prompt": "hi"}\n')
+    path.write_text('{"prompt": "hi"}\n{"prompt": "ho"}')
     write_checkpoint(model, "LlamaForCausalLM")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ellm.batch.run.Batch.run", interrupt)
