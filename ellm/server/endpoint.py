@@ -137,7 +137,8 @@ class Sender:
 
     async def _start(self, status: int, media_type: str, headers: dict[str, str]) -> None:
         self._started = True
-        headers = {"content-type": media_type, "x-request-id": self._id, "x-content-type-options": "nosniff", **headers}
+        guards = {"x-content-type-options": "nosniff", "x-frame-options": "DENY"}  # no other page may frame the chat
+        headers = {"content-type": media_type, "x-request-id": self._id, **guards, **headers}
         pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
         await self._send({"type": "http.response.start", "status": status, "headers": pairs})
 
