@@ -1,7 +1,9 @@
 /* Products by AMX with weights that are expanded to bf16 tiles: the sums of tile_amx.h over expanded tiles, in the same order.
  *
  * A tile load waits until the stores before it are in L1, and the unit that multiplies is not the one that expands. So tiles
- * are expanded one by one, between the multiplications of others, which the CPU then does at the same time.
+ * are expanded one by one, between the multiplications of others, which the CPU then does at the same time. Many rows
+ * multiply a part of two columns, which L1 has room for once: behind its last use each tile makes place for the one of the
+ * next part.
  */
 #ifndef ELLM_EXPAND_AMX_H
 #define ELLM_EXPAND_AMX_H
@@ -86,24 +88,28 @@ typedef struct amx_part {
     int column, columns, k, count;
 } amx_part;
 
-/* A part on its way to `tiles`, [column][term][AMX_PART / 2], or of one term [column][AMX_PART]. Of `steps` steps each
- * expands its share. */
-typedef struct amx_expansion {
-    const amx_weight *w;
-    amx_part part;
-    ellm_bf16 *tiles;
-    int64_t ahead;
-    int steps, due, done;
-} amx_expansion;
+/* What is fetched into L2 while a part is multiplied: `left` lines more of either half of two columns, `each` of them at a
+ * step. */
+typedef struct amx_fetch {
+    const char *at;
+    int64_t column, half;
+    int left, each;
+} amx_fetch;
 
-static inline void amx_expand_share(amx_expansion *e) {
-    const amx_weight *w = e->w;
-    int total = e->part.count * e->part.columns;
-    for (e->due += total; e->due >= e->steps; e->due -= e->steps, e->done++) {
-        int n = e->done % e->part.columns, k = e->done / e->part.columns;
-        ellm_bf16 *high = e->tiles + (n * AMX_PART + k) * ELLM_TILE;
-        const char *column = w->columns + (e->part.column + n) * w->stride;
-        w->expand(column, e->part.k + k, high, high + AMX_PART / 2 * ELLM_TILE, e->ahead);
+static inline void amx_fetch_lines(amx_fetch *fetch) {
+    for (int line = 0; line < fetch->each && fetch->left > 0; line++, fetch->left--, fetch->at += TILE_LINE) {
+        TILE_FETCH(fetch->at);
+        TILE_FETCH(fetch->at + fetch->column);
+        TILE_FETCH(fetch->at + fetch->half);
+        TILE_FETCH(fetch->at + fetch->half + fetch->column);
+    }
+}
+
+/* Expands k tile k of a part to `tiles`, [column][AMX_PART], of two terms [column][term][AMX_PART / 2]. */
+static inline void amx_expand_tiles(const amx_weight *w, amx_part part, int k, ellm_bf16 *tiles) {
+    for (int n = 0; n < part.columns; n++) {
+        ellm_bf16 *high = tiles + (n * AMX_PART + k) * ELLM_TILE;
+        w->expand(w->columns + (part.column + n) * w->stride, part.k + k, high, high + AMX_PART / 2 * ELLM_TILE, 0);
     }
     __asm__ volatile("" ::: "memory");
 }
@@ -134,11 +140,13 @@ static inline void amx_store(amx_left left, int64_t ldc) {
 
 /* R row tiles x N column tiles over `steps` expanded tiles, A's being `count` and the same again: tiles 0-3 are C, 4 and 5 A,
  * 6 and 7 B. At the first step they take the place of the block before, if it is of the same size, which hides the time that
- * its stores take. A is loaded with the hint that it is not used again, or it would push B out of L1. R and N are constants
- * where this is inlined. */
-BLOCKED amx_left amx_block(const int R, const int N, const ellm_bf16 *a, int64_t lda, const ellm_bf16 *b, int count, int steps,
-                           float *c, int64_t ldc, int accumulate, amx_left left, amx_expansion *next) {
-    const ellm_bf16 *end = a + ELLM_TILE_K * count;
+ * its stores take. A is loaded with the hint that it is not used again, or it would push B out of L1. The tiles of `next`, a
+ * part of no tiles before the last block of rows, are expanded in place of those that were used. R and N are constants where
+ * this is inlined. */
+BLOCKED amx_left amx_block(const int R, const int N, const ellm_bf16 *a, int64_t lda, ellm_bf16 *tiles, const amx_weight *w,
+                           int count, float *c, int64_t ldc, int accumulate, amx_left left, amx_part next, amx_fetch *fetch) {
+    const ellm_bf16 *b = tiles, *end = a + ELLM_TILE_K * count;
+    const int steps = w->terms * count, first = steps - count; /* a tile's last use: of its second term */
     float *last = left.rows == R && left.columns == N ? left.c : 0;
     if (!last) amx_store(left, ldc);
     for (int step = 0; step < steps; step++, a += ELLM_TILE_K, b += ELLM_TILE) {
@@ -164,62 +172,70 @@ BLOCKED amx_left amx_block(const int R, const int N, const ellm_bf16 *a, int64_t
             AMX_NEXT_C(3, TILE_M * ldc + ELLM_TILE_N)
             _tile_dpbf16ps(3, 5, 7);
         }
-        amx_expand_share(next);
+        amx_fetch_lines(fetch);
+        if (step >= first && step - first < next.count) amx_expand_tiles(w, next, step - first, tiles);
     }
     return (amx_left){c, R, N};
 }
 
-/* C (= or +=) A . W for all rows and an expanded part at b, while another one is expanded. Takes and returns what is left. */
+/* C (= or +=) A . W for all rows and a part that is expanded to `tiles`, where the next one is then. Takes and returns what
+ * is left. */
 static inline amx_left amx_multiply_part(const ellm_bf16 *a, int64_t lda, int rows, const amx_weight *w, amx_part part,
-                                         const ellm_bf16 *b, float *c, int64_t ldc, amx_left left, amx_expansion *next) {
-    int count = part.count, steps = w->terms * count;
-    next->steps = steps * ((rows + 2 * TILE_M - 1) / (2 * TILE_M));
+                                         amx_part next, ellm_bf16 *tiles, float *c, int64_t ldc, amx_left left,
+                                         amx_fetch *fetch) {
+    const amx_part none = {0, 0, 0, 0};
     a += ELLM_TILE_K * part.k;
     c += ELLM_TILE_N * part.column;
     for (int row = 0; row < rows; row += 2 * TILE_M) {
         const ellm_bf16 *x = a + row * lda;
         float *out = c + row * ldc;
+        amx_part then = rows - row > 2 * TILE_M ? none : next;
         if (rows - row > TILE_M && part.columns > 1)
-            left = amx_block(2, 2, x, lda, b, count, steps, out, ldc, part.k, left, next);
+            left = amx_block(2, 2, x, lda, tiles, w, part.count, out, ldc, part.k, left, then, fetch);
         else if (rows - row > TILE_M)
-            left = amx_block(2, 1, x, lda, b, count, steps, out, ldc, part.k, left, next);
+            left = amx_block(2, 1, x, lda, tiles, w, part.count, out, ldc, part.k, left, then, fetch);
         else if (part.columns > 1)
-            left = amx_block(1, 2, x, lda, b, count, steps, out, ldc, part.k, left, next);
+            left = amx_block(1, 2, x, lda, tiles, w, part.count, out, ldc, part.k, left, then, fetch);
         else
-            left = amx_block(1, 1, x, lda, b, count, steps, out, ldc, part.k, left, next);
+            left = amx_block(1, 1, x, lda, tiles, w, part.count, out, ldc, part.k, left, then, fetch);
     }
+    for (int k = part.count; k < next.count; k++) amx_expand_tiles(w, next, k, tiles);
     return left;
 }
 
 /* Part `number` of a weight, in the order in which tile_pairs passes over parts: A that stays in L2 is read by one pair of
- * column tiles after the other, of A that does not a part is read by all. Behind the last one: the columns that follow. */
+ * column tiles after the other, of A that does not a part is read by all. Behind the last one: those of the columns that
+ * follow, of no tiles. */
 static inline amx_part amx_part_at(const amx_weight *w, int number, int stays) {
     int depth = w->depth, parts = (w->k_tiles + depth - 1) / depth, pairs = (w->n_tiles + 1) / 2;
-    if (number >= parts * pairs) return (amx_part){w->n_tiles, 0, 0, 0};
+    int behind = number >= parts * pairs;
+    number -= behind ? parts * pairs : 0;
     int k = depth * (stays ? number % parts : number / pairs), column = 2 * (stays ? number / parts : number % pairs);
+    if (behind) return (amx_part){w->n_tiles + column, 0, k, 0};
     int left = w->k_tiles - k;
     return (amx_part){column, w->n_tiles - column < 2 ? 1 : 2, k, left < depth ? left : depth};
 }
 
-static inline int64_t amx_offset(const amx_weight *w, amx_part part) {
-    return part.column * w->stride + column_bytes(w->format, part.k);
+/* The fetches of a part, or of what a weight like this one has at the columns that follow, in so many steps. */
+static inline amx_fetch amx_fetch_part(const amx_weight *w, amx_part part, int steps) {
+    int64_t bytes = column_bytes(w->format, w->depth);
+    int lines = (int)((bytes / 2 + TILE_LINE - 1) / TILE_LINE);
+    const char *at = w->columns + part.column * w->stride + column_bytes(w->format, part.k);
+    return (amx_fetch){at, w->stride, bytes / 2, lines, (lines + steps - 1) / steps};
 }
 
 /* C = A . W for more than TILE_M rows. */
 static inline void amx_many_rows(const ellm_bf16 *a, int64_t lda, int rows, const amx_weight *w, float *c, int64_t ldc,
                                  ellm_bf16 *tiles) {
-    int stays = (int64_t)rows * w->k_tiles * TILE_LINE <= TILE_A_L2;
+    int stays = (int64_t)rows * w->k_tiles * TILE_LINE <= TILE_A_L2, blocks = (rows + 2 * TILE_M - 1) / (2 * TILE_M);
     amx_part part = amx_part_at(w, 0, stays);
-    amx_expansion next = {w, part, tiles, 0, 1, 0, 0};
     amx_left left = {0, 0, 0};
-    amx_expand_share(&next);
+    for (int k = 0; k < part.count; k++) amx_expand_tiles(w, part, k, tiles);
     for (int number = 1; part.count > 0; number++) {
-        const ellm_bf16 *b = next.tiles;
-        amx_part following = amx_part_at(w, number, stays), fetched = amx_part_at(w, number + 1, stays);
-        next = (amx_expansion){w, following, tiles + number % 2 * 2 * AMX_PART * ELLM_TILE, 0, 0, 0, 0};
-        next.ahead = amx_offset(w, fetched) - amx_offset(w, following);
-        left = amx_multiply_part(a, lda, rows, w, part, b, c, ldc, left, &next);
-        part = following;
+        amx_part next = amx_part_at(w, number, stays);
+        amx_fetch fetch = amx_fetch_part(w, amx_part_at(w, number + 1, stays), blocks * w->terms * part.count);
+        left = amx_multiply_part(a, lda, rows, w, part, next, tiles, c, ldc, left, &fetch);
+        part = next;
     }
     amx_store(left, ldc);
 }
