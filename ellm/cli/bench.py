@@ -19,9 +19,6 @@ from ellm.profiling.bencher import Bencher, Result
 from ellm.serving.runtime import Runtime
 from ellm.system.errors import InputError
 
-CHUNK = 128  # rows: enough to multiply more than to read, few enough for a short window
-EXPANDED_CHUNK = 512  # rows, where an expansion is shared by all rows of a step
-
 
 def bench(
     model: str,
@@ -40,15 +37,12 @@ def bench(
             raise InputError(f"{name} must be at least 1, not {value}")
     with loading(model) as progress:
         longest = max([*prompts, depth + generate])
-        rows = chunk or (EXPANDED_CHUNK if options["expanded_prefill"] else CHUNK)
-        opened = LLM(model, context=longest, chunk=rows, progress=progress, **options)
+        opened = LLM(model, context=longest, chunk=chunk, progress=progress, **options)
     with opened as llm, closing(Limits(llm.runtime.pool, llm.runtime.table)) as limits:
         runtime = llm.runtime
         note_skipped(runtime)
         note_price(runtime)
         bencher = Bencher(runtime, limits)
-        if chunk is None and len(runtime.executables) == 1:
-            bencher.fit_chunk()
         results = []
         for tokens in prompts:
             note(f"prefill of {tokens} tokens, {repeat} times")

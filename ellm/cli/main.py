@@ -434,7 +434,7 @@ def bench(
     repeat: Annotated[int, typer.Option("-r", "--repeat", help="Times to repeat each.")] = 3,
     chunk: Annotated[
         int | None,
-        typer.Option(help="Rows in a step of a prompt.", show_default="128, or 64 where that takes over 0.1 s"),
+        typer.Option(help="Rows in a step of a prompt.", show_default="what suits the model and the machine"),
     ] = None,
     dtype: DtypeOption = None,
     activations: ActivationsOption = None,

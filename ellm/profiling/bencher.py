@@ -62,13 +62,6 @@ class Bencher:
         chosen(self.runtime.executables, end - begin).run(step)
         return time.perf_counter() - start
 
-    def fit_chunk(self) -> None:
-        """Halve the chunk, down to one row block, while a step takes longer than a window."""
-        while (
-            self.chunk > self.runtime.program.row_block and self.step(0, min(self.chunk, self.runtime.context)) > WINDOW
-        ):
-            self.chunk //= 2
-
     def fill(self, tokens: int) -> None:
         """Bring a context of so many tokens into the KV range."""
         for begin in range(0, tokens, self.chunk):

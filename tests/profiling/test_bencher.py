@@ -91,14 +91,3 @@ def test_tokens_a_second_are_those_of_the_clock(bencher):
     prefill = bencher.prefill(128, repeat=1)
     spent = bencher.cost.prefill_flops(0, 128) + bencher.cost.logit_flops  # one for each step
     assert prefill.tokens_per_second == pytest.approx(128 / spent * 1e8 * machine.multiplying)
-
-
-@pytest.mark.parametrize("chunk", [CONTEXT])
-def test_a_chunk_is_halved_until_a_step_is_no_longer_than_a_window(bencher):
-    least = bencher.runtime.program.row_block
-    bencher.chunk, bencher.limits.multiplying = 4 * least, 1e-6
-    bencher.fit_chunk()
-    assert bencher.chunk == least
-    bencher.chunk, bencher.limits.multiplying = 4 * least, 1e6
-    bencher.fit_chunk()
-    assert bencher.chunk == 4 * least
