@@ -31,7 +31,7 @@ ROOMS = {  # of ellm/: which of the others each knows, and which layers
     "llm": {"system", "text", "checkpoint", "compiled", "pack_cache", "serving", "scheduler", "kernels"},
     "server": {"system", "text", "llm", "serving", "pages"},
     "evaluation": set(),
-    "batch": {"system", "checkpoint", "server", "serving", "scheduler"},
+    "batch": {"system", "text", "checkpoint", "server", "serving", "scheduler"},
     "predict": {"system", "machine", "serving", "scheduler", "kernels"},
     "inspection": {"system", "predict", "pages", "scheduler", "kernels"},
     "profiling": {"system", "machine", "serving", "predict", "inspection", "scheduler", "kernels"},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from ellm.batch.answers import Answers
@@ -15,6 +15,7 @@ from ellm.scheduler.pool import StepError
 from ellm.server.errors import ApiError
 from ellm.server.service import Call, Service
 from ellm.system.errors import InputError
+from ellm.text.template_process import Ended
 
 WAITING = 16  # requests that are read beyond those that the engine has slots for
 
@@ -62,7 +63,7 @@ class Batch:
         try:
             found = self._reader.parse(line)
             request = self._reader.request(number, found)
-            reply = await request.answer(call, request.body)
+            reply = await _patiently(request.answer, call, request.body)
             return number, self._answers.answer(number, found.get("custom_id"), reply)
         except ApiError as error:
             if error.__cause__ is not None and not isinstance(error.__cause__, InputError | StepError):
@@ -72,3 +73,13 @@ class Batch:
             return number, self._answers.error(number, found.get("custom_id"), self._service.refusal(error))
         finally:
             call.close()
+
+
+async def _patiently(answer: Callable[[Call, Any], Awaitable[Any]], call: Call, body: Any) -> Any:
+    """The reply. A template's process that ended is asked once more: it may be the machine that stood still."""
+    try:
+        return await answer(call, body)
+    except InputError as error:
+        if not isinstance(error.__cause__, Ended):
+            raise
+        return await answer(call, body)
