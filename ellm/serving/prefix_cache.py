@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -43,6 +43,7 @@ class Hit:
     path: list[Block] = field(default_factory=list)
     partial: Block | None = None
     adopted: bool = False
+    common: int = 0  # tokens that are the same as those of blocks, whether these help or not
 
     @property
     def kept(self) -> int:
@@ -110,7 +111,7 @@ class PrefixCache:
             held.used = self._now
             return Hit(held.size, [], held, adopted=True)
         path, partial, common = self._prefixes.walk(sequence.salt, tokens)
-        hit = self._seen_through_windows(path, partial, common)
+        hit = replace(self._seen_through_windows(path, partial, common), common=len(path) * SPLIT + common)
         for block in [*hit.path, *([hit.partial] if hit.partial else [])]:
             block.used = self._now
         return hit
@@ -377,11 +378,11 @@ class PrefixCache:
         return self._sessions is not None
 
     def on_disk(self, sequence: Sequence, hit: Hit) -> Entry | None:
-        """The file with what follows the whole blocks of a hit, if that is more than the hit has."""
+        """The file with what follows the whole blocks of a hit, if more of it is the same than of any block."""
         assert self._sessions is not None
         known = len(hit.path) * SPLIT
         tokens = sequence.tokens[: sequence.reusable]
-        return self._sessions.next(sequence.salt, tokens, known, max(hit.tokens - known, LEAST))
+        return self._sessions.next(sequence.salt, tokens, known, max(hit.common, known + LEAST))
 
     def goes_on_in(self, hit: Hit) -> Range | None:
         """The range in which what follows a hit can be restored: that of its last block, if nothing follows there."""

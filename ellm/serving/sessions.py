@@ -43,7 +43,7 @@ class Sessions:
     def __init__(self, folder: Path, limit: int | None, about: Mapping[str, object]):
         self._folder, self._about = folder, {"format": session_files.FORMAT, **about}
         self._entries: dict[str, Entry] = {}  # by name
-        self._tails: dict[str, list[Entry]] = {}  # those of less than a block, by the name of what is before
+        self._following: dict[str, list[Entry]] = {}  # by the name of what is before their blocks
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._content: Callable[[Block], bytes | None] = lambda block: None
         try:
@@ -73,17 +73,17 @@ class Sessions:
         if blocks and self._jobs.qsize() < MOST_JOBS:
             self._jobs.put(Job(salt, tokens.copy(), blocks))
 
-    def next(self, salt: bytes, tokens: np.ndarray, known: int, least: int) -> Entry | None:
-        """The file with most of what follows the first `known` of int32 tokens, whole blocks, if more than `least`."""
+    def next(self, salt: bytes, tokens: np.ndarray, known: int, common: int) -> Entry | None:
+        """The file that goes on longest like int32 tokens behind `known` ones, whole blocks, if beyond `common`."""
         hashed = _digest(salt)
-        if len(tokens) >= known + SPLIT:
+        if len(tokens) >= known + SPLIT > common:
             entry = self._entries.get(self._name(hashed, tokens[: known + SPLIT]))
             if entry is not None and np.array_equal(entry.tokens, tokens[: known + SPLIT]):
                 return entry
-        best, most = None, known + least
-        for entry in self._tails.get(self._name(hashed, tokens[:known]), ()):
-            if (common := common_prefix(entry.tokens, tokens)) > most:
-                best, most = entry, common
+        best, most = None, common
+        for entry in self._following.get(self._name(hashed, tokens[:known]), ()):
+            if (alike := common_prefix(entry.tokens, tokens)) > most:
+                best, most = entry, alike
         return best
 
     def load(self, entry: Entry, pieces: list[np.ndarray]) -> bool:
@@ -145,14 +145,13 @@ class Sessions:
 
     def _add(self, entry: Entry) -> None:
         self._entries[self._name(entry.salt, entry.tokens)] = entry
-        if len(entry.tokens) % SPLIT:
-            before = self._name(entry.salt, entry.tokens[: entry.number * SPLIT])
-            self._tails[before] = [*self._tails.get(before, ()), entry]
+        before = self._name(entry.salt, entry.tokens[: entry.number * SPLIT])
+        self._following[before] = [*self._following.get(before, ()), entry]
 
     def _forget(self, entry: Entry) -> None:
         self._entries.pop(self._name(entry.salt, entry.tokens), None)
         before = self._name(entry.salt, entry.tokens[: entry.number * SPLIT])
-        self._tails[before] = [one for one in self._tails.get(before, ()) if one is not entry]
+        self._following[before] = [one for one in self._following.get(before, ()) if one is not entry]
 
     def _name(self, salt: str, tokens: np.ndarray) -> str:
         said = json.dumps([self._about, salt]).encode()

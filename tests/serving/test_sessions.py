@@ -63,6 +63,7 @@ def test_restored_is_cold(model, cold, tmp_path, threads):
         again, spared = answers(llm, [on])
         assert spared == [1305] and again == answers(plain, [on])[0]
     with LLM(folder, sessions=tmp_path, **options) as llm:
+        assert answers(llm, PROMPTS[1:2]) == (cold[1:2], [672]), "a part of a block that was read"
         found, spared = answers(llm, PROMPTS)
         assert found == cold and spared == [1280, 672, 992, 96]
         together = llm.generate(PROMPTS, GREEDY)
