@@ -75,7 +75,13 @@ class Endpoint:
     def _failure(self, error: Exception) -> ApiError:
         if isinstance(error, ApiError):
             return error
-        return self._service.refusal(error) if isinstance(error, InputError) else _logged(error)
+        if not isinstance(error, InputError):
+            return _logged(error)
+        failure, model = self._service.refusal(error), self._operation.request
+        name = str(error).replace(":", " ").partition(" ")[0]  # the Python API says first which argument is wrong
+        if model is not None and name in model.model_fields:
+            failure.param = name
+        return failure
 
     async def _request(self, scope: Any, receive: Receive) -> Any:
         if self._operation.request is None:

@@ -78,7 +78,7 @@ def test_the_version_is_one_that_clients_take(served):
     [
         ({"options": {"num_ctx": 1 << 20}}, "num_ctx is 1048576, the context has"),
         ({"options": {"mirostat": 1}}, "options.mirostat is not supported"),
-        ({"format": "json"}, "format is not supported"),
+        ({"options": {"repeat_last_n": 64}}, "options.repeat_last_n is not supported"),
         ({"think": True}, "no switch for thinking"),
         ({"messages": [{"role": "user", "content": "x", "images": ["aGk="]}]}, "messages[0].images is not supported"),
         ({"messages": [{"role": "user", "content": "the " * 5000}]}, "the context has"),

@@ -56,7 +56,7 @@ def test_an_answer_can_be_sent_back_as_it_came(client, llm):
         ({"store": True}, "store"),
         ({"truncation": "auto"}, "truncation"),
         ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0]"),
-        ({"text": {"format": {"type": "json_object"}}}, "text.format"),
+        ({"text": {"format": {"type": "grammar"}}}, "text.format"),
     ],
 )
 def test_what_is_not_done_is_refused_by_name(client, fields, param):
