@@ -323,6 +323,15 @@ def serve(
             show_default="as much as is free",
         ),
     ] = None,
+    sessions: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR", help="A folder where those keys and values outlive the process.", show_default="none"
+        ),
+    ] = None,
+    sessions_bytes: Annotated[
+        int | None, typer.Option(help="Most bytes of that folder.", show_default="half of what is free there")
+    ] = None,
     tool_parser: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="The form of calls of tools.", show_default="that of the chat template"),
@@ -357,6 +366,8 @@ def serve(
         "queued_tokens": queued_tokens,
         "target_itl": target_itl,
         "cache_bytes": cache_bytes,
+        "sessions": sessions,
+        "sessions_bytes": sessions_bytes,
         "context": context,
         "chunk": chunk,
         "threads": threads,

@@ -54,6 +54,17 @@ def test_without_tools_there_are_no_calls(client, more):
     assert choice.finish_reason == "stop"
 
 
+def test_a_call_can_be_demanded(client):
+    named = {"type": "function", "function": {"name": "time"}}
+    for choice in ("required", named):
+        (one,) = client.chat.completions.create(
+            model=NAME, messages=QUESTION, tools=TOOLS, tool_choice=choice, max_tokens=100
+        ).choices
+        assert one.message.tool_calls[0].function.name == "time" or one.finish_reason == "length"
+    flat = {"tools": [{"type": "function", **FUNCTION}], "tool_choice": {"type": "function", "name": "time"}}
+    assert client.responses.create(model=NAME, input="hi", max_output_tokens=100, **flat).tool_choice.name == "time"
+
+
 def test_responses(client):
     tools = [{"type": "function", **FUNCTION}]
     asked = {"model": NAME, "input": "hi", "tools": tools, "temperature": 0}
