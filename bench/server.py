@@ -1,0 +1,90 @@
+"""What a server costs: tokens/s of many streams over HTTP beside those of LLM.generate, in turn.
+
+python bench/server.py [MODEL] [STREAMS] [TOKENS]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+
+from ellm import LLM, SamplingParams
+from ellm.server.app import App
+from ellm.server.server import Server, listen
+from ellm.server.service import Service
+
+REPEAT = 5
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--client"]:  # a process of its own, as clients are
+        port, streams, tokens = map(int, sys.argv[2:])
+        print(asyncio.run(online(port, prompts_of(streams), tokens)))
+        return
+    model, streams, tokens = (sys.argv[1:] + ["smollm2", "16", "64"][len(sys.argv) - 1 :])[:3]
+    with LLM(model, context=2048, speculate="off", cache_bytes=0) as llm, listen("127.0.0.1", 0) as listener:
+        prompts = prompts_of(int(streams))
+        ready = threading.Event()
+        service = Service(llm, ["model"])
+        server = Server(App(service), service, listener, started=ready.set)
+        thread = threading.Thread(target=server.serve_until_told)
+        thread.start()
+        ready.wait()
+        port = listener.getsockname()[1]
+        pairs = []
+        for _ in range(REPEAT + 1):
+            command = [sys.executable, __file__, "--client", str(port), streams, tokens]
+            client = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+            online_seconds = float(client.communicate()[0])
+            pairs.append((offline(llm, prompts, int(tokens)), online_seconds))
+        server.handle_exit(signal.SIGTERM, None)
+        thread.join()
+    rates = [tuple(int(streams) * int(tokens) / seconds for seconds in pair) for pair in pairs[1:]]
+    print(f"generate {statistics.median(rate for rate, _ in rates):.0f} tokens/s")
+    print(f"HTTP     {statistics.median(rate for _, rate in rates):.0f} tokens/s")
+    print(f"ratio    {statistics.median(b / a for a, b in rates):.3f}")
+
+
+def prompts_of(count: int) -> list[str]:
+    """Different ones."""
+    return [f"{number} things to know about caches:" for number in range(count)]
+
+
+def offline(llm: LLM, prompts: list[str], tokens: int) -> float:
+    """Seconds that generate takes."""
+    begun = time.perf_counter()
+    llm.generate(prompts, SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True))
+    return time.perf_counter() - begun
+
+
+async def online(port: int, prompts: list[str], tokens: int) -> float:
+    """Seconds that as many streams take."""
+    begun = time.perf_counter()
+    await asyncio.gather(*(stream(port, prompt, tokens) for prompt in prompts))
+    return time.perf_counter() - begun
+
+
+async def stream(port: int, prompt: str, tokens: int) -> None:
+    """Read one to its end."""
+    fields = {"model": "model", "prompt": prompt, "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
+    body = json.dumps(fields | {"stream": True}).encode()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    head = (
+        f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    )
+    writer.write(head.encode() + body)
+    reply = await reader.read()
+    while more := await reader.read(1 << 16):
+        reply += more
+    assert b"[DONE]" in reply, reply
+    writer.close()
+
+
+if __name__ == "__main__":
+    main()
