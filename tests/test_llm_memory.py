@@ -13,13 +13,14 @@ from ellm.machine.limits import Limits
 from ellm.serving.ranges import RangePool
 
 PEAK = """
-import json, resource
+import json, re
+from pathlib import Path
 from ellm import LLM
 with LLM("smollm2") as llm:
     llm.chat([{"role": "user", "content": "Hello"}])
     program, threads = llm.runtime.program, llm.runtime.pool.threads
     planned = program.arena_bytes + threads * program.scratch_bytes
-    most = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    most = 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])  # rusage: the parent's too
     print(json.dumps([planned, most]))
 """
 GREEDY = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
