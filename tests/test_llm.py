@@ -337,7 +337,8 @@ def test_a_chat_passes_variables_and_tools_to_its_template(llm, monkeypatch):
     tokenizer = Tokenizer(llm.tokenizer.backend, source="x", special_tokens={}, chat_templates={"default": template})
     monkeypatch.setattr(llm, "tokenizer", tokenizer)
     messages = [{"role": "user", "content": [{"type": "text", "text": "<|im_end|>"}]}]
-    options = {"tools": [{}, {}], "chat_template_kwargs": {"enable_thinking": True}}
+    tool = {"type": "function", "function": {"name": "look"}}
+    options = {"tools": [tool, tool], "chat_template_kwargs": {"enable_thinking": True}}
     text, special = (llm.chat(messages, GREEDY, parse_special=parse, **options)[0] for parse in (False, True))
     assert special.prompt_token_ids == [*tokenizer.encode("2 think", add_special=False), 2]
     assert tokenizer.decode(text.prompt_token_ids) == "2 think<|im_end|>"

@@ -20,7 +20,8 @@ with LLM("smollm2") as llm:
     llm.chat([{"role": "user", "content": "Hello"}])
     program, threads = llm.runtime.program, llm.runtime.pool.threads
     planned = program.arena_bytes + threads * program.scratch_bytes
-    most = 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])  # rusage: the parent's too
+    status = Path("/proc/self/status").read_text()  # rusage has the peak of the parent too
+    most = 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", status)[1])
     print(json.dumps([planned, most]))
 """
 GREEDY = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)

@@ -61,14 +61,14 @@ def test_a_scored_prompt_needs_no_more_rows_than_there_is_room_for(llm, monkeypa
     assert [everything(one) for one in llm.generate(prompts, params)] == expected
 
 
-def test_prompt_cache_does_not_spare_a_scored_prompt(llm):
-    cache, params = llm.prompt_cache(), dataclasses.replace(GREEDY, prompt_logprobs=0)
-    found = []
-    for _ in range(2):
-        with llm.stream(PROMPT, params, prompt_cache=cache) as stream:
-            _ = [*stream]
-            found.append(everything(stream.output))
-    assert found[0] == found[1] and None not in found[0].prompt_logprobs[1:]
+def test_a_scored_prompt_is_computed_though_it_is_cached(llm):
+    params = dataclasses.replace(GREEDY, prompt_logprobs=0)
+    long = PROMPT * 6  # more than a block
+    plain, first, second = (llm.generate(long, one)[0] for one in (GREEDY, params, params))
+    assert [one.metrics.cached_tokens for one in (first, second)] == [0, 0]
+    assert llm.generate(long, GREEDY)[0].metrics.cached_tokens > 0
+    assert first.token_ids == second.token_ids == plain.token_ids
+    assert first.prompt_logprobs == second.prompt_logprobs and None not in first.prompt_logprobs[1:]
 
 
 def test_n_answers_have_seeds_that_follow_each_other(llm):

@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import stat
+import threading
 import time
 from collections import Counter
 from functools import partial
@@ -26,6 +27,7 @@ from ellm.scheduler import Pool
 from ellm.scheduler.contents import OperatorInfo
 from ellm.scheduler.probe_program import TABLE, ProbeGroup, one_row, probe_program
 from ellm.scheduler.spans import Activity
+from ellm.serving.driver import Driver
 from ellm.system import files
 from ellm.system.errors import InputError
 
@@ -222,14 +224,21 @@ def test_measuring_what_recording_costs_needs_no_more_memory_than_recording():
 
 @pytest.mark.parametrize("steps", [1, 3], ids=["prefill", "decode"])
 def test_a_terminated_run_leaves_a_whole_trace(folder, command, tmp_path, monkeypatch, steps):
-    run, before = Recorder.run, signal.getsignal(signal.SIGTERM)
+    run, cancel, before = Recorder.run, Driver.cancel, signal.getsignal(signal.SIGTERM)
+    cancelled = threading.Event()
 
     def terminated(self, inputs):
         run(self, inputs)
         if len(self.steps) == steps:
-            signal.raise_signal(signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert cancelled.wait(60)
+
+    def cancelling(self, completions):
+        cancel(self, completions)
+        cancelled.set()
 
     monkeypatch.setattr(Recorder, "run", terminated)
+    monkeypatch.setattr(Driver, "cancel", cancelling)
     code, out, _ = command(folder, "the end", "-n", 50, "--trace", tmp_path / "a")
     assert code == 130 and "PREFILL: 1 step" in out
     assert len(read((tmp_path / "a").read_bytes()).of("step")) == steps

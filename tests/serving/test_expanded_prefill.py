@@ -167,7 +167,7 @@ def test_commands_refuse_it_in_one_line(tmp_path, monkeypatch, capsys, name):
 
 
 def test_memory_for_the_expansion_is_asked_for(one_folder, monkeypatch):
-    with LLM(one_folder, expanded_prefill=True) as llm:
+    with LLM(one_folder, expanded_prefill=True, cache_bytes=0) as llm:
         expected = llm.generate([3] * 400, GREEDY)[0].token_ids
         absorbed, expanding = llm.runtime.compiled.programs
         latents = llm.engine.room.position_bytes
