@@ -33,7 +33,7 @@
 #define ELLM_TILE_PAIRS (ELLM_TILE_K / 2) /* rows of a tile, each a pair of k of every column */
 #define ELLM_TILE_ROW (2 * ELLM_TILE_N)   /* elements of such a row */
 #define ELLM_SPLIT 512       /* positions of a block of the caches: absolute boundaries, fixed for ever */
-#define ELLM_LEAF 128        /* keys of a leaf of the context in the first span, so that short contexts have tasks enough; */
+#define ELLM_LEAF 256        /* keys of a leaf of the context in the first span, so that short contexts have tasks enough; */
 #define ELLM_SPAN 4096       /* in later ones it has ELLM_SPLIT. Keys of a span, whose leaves are merged before spans are */
 #define ELLM_ARGS 256        /* bytes reserved for an operator's arguments */
 #define ELLM_FOLD 256        /* most query rows (positions x heads of a KV group) folded into one attend task */

@@ -25,6 +25,7 @@ cdef enum:
     FEWEST_FOLDED = 64  # rows of a task that still amortise its reads
     FEWEST_HEADS = 16  # of a task whose heads are dealt to several: a tile's rows
     READ_ROWS = 32  # folded rows of as much work as to read a task's keys and values
+    TASK_KEYS = 16  # keys of as much work as to begin a task
     PARTIAL_KEYS = 96  # keys of as much work for a folded row as to store and merge a partial of it
     MERGE = 10240  # keys times rows of as much work as it takes to publish the merges
     MERGES_PER_WORKER = 2
@@ -259,7 +260,7 @@ cdef class StepTables:
 
         Workers take the tasks in rounds, and one of them may begin the longest task late.
         """
-        cdef double total = 0, longest = 0, each, keys, mean
+        cdef double total = 0, longest = 0, late, each, keys, mean
         cdef int64_t n, units, folded, tasks = 0, partials = 0, cut_runs = 0
         cdef int64_t heads = (self.fold_heads + cut.head_parts - 1) // cut.head_parts
         cdef Extent extent
@@ -268,7 +269,7 @@ cdef class StepTables:
             folded = self.runs[n].rows * heads
             each = READ_ROWS + folded
             keys = extent.last - extent.first
-            total += keys * each
+            total += (keys + extent.units * TASK_KEYS) * each
             tasks += extent.units
             if extent.units > 1:
                 total += extent.units * folded * PARTIAL_KEYS
@@ -276,7 +277,7 @@ cdef class StepTables:
                 cut_runs += 1
                 keys = most_keys(extent)
                 each += folded * PARTIAL_KEYS / keys
-            longest = max(longest, keys * each)
+            longest = max(longest, (keys + TASK_KEYS) * each)
         if partials > self.partials or tasks * cut.head_parts > self.most_items:
             return -1
         mean = total / tasks
@@ -285,7 +286,8 @@ cdef class StepTables:
         if cut_runs:
             cut.merge_parts = (MERGES_PER_WORKER * self.workers + cut_runs - 1) // cut_runs
             cut.merge_parts = min(cut.merge_parts, self.kv_heads * self.fold_heads)
-        return (tasks + self.workers - 1) // self.workers * mean - mean + 1.5 * longest + (MERGE if cut_runs else 0)
+        late = longest / 2 * (self.workers - 1) / self.workers
+        return (tasks + self.workers - 1) // self.workers * mean - mean + longest + late + (MERGE if cut_runs else 0)
 
     cdef int64_t cut_runs(self, int64_t window, int64_t c, int64_t block, int64_t free, Cut cut) noexcept:
         """Append the items of a block's runs, cut while partials last; returns the next free partial.

@@ -212,7 +212,7 @@ def test_sizes_of_a_program():
     assert (program.context, program.blocks, program.row_block, program.chunk) == (1024, 2, 64, 128)
     assert (program.windows, program.kv_heads, program.fold_heads) == ([0], 2, 2)
     assert program.partial_floats == 4 * (24 + 2)
-    assert program.partials == 8 * 8 * 32
+    assert program.partials == 8 * 8 * (contract.SPAN // contract.LEAF)
     # 2 layers x 2 heads x (keys: 64 column tiles x 1 deep; values: 32 deep x 2 column tiles) of 1 KiB
     assert program.range_bytes == 2 * 2 * (64 + 64) * 1024
     assert program.vocab == 101
@@ -260,7 +260,7 @@ def test_what_is_expanded_serves_a_prompt_alone():
 
 def test_partials_are_bounded_by_memory():
     long = compile(from_config(LLAMA_70B).graph(), context=131072)
-    assert long.partials == 8 * (32 + (131072 - 4096) // 512)
+    assert long.partials == 8 * (contract.SPAN // contract.LEAF + (131072 - contract.SPAN) // contract.SPLIT)
     model = from_config(LLAMA_70B | {"num_hidden_layers": 1, "max_position_embeddings": 1 << 23})
     large = compile(model.graph(), context=1 << 23)
     assert 0.9 * (1 << 30) < large.partials * large.partial_floats * 4 <= 1 << 30

@@ -115,11 +115,11 @@ def test_context_is_cut_only_if_workers_would_idle():
     program.blocks, program.context, program.partials = 3, 32 * SPAN, 1 << 12
     assert cut(program, 1, *[(SPAN - 1, 1)] * 4) == (4, 0, SPAN)
     assert cut(program, 8, (LEAF - 1, 1)) == (1, 0, LEAF), "a leaf is not cut"
-    assert cut(program, 8, (SPAN - 1, 1)) == (32, 8, LEAF), "a merge for each head"
-    assert cut(program, 64, (4 * SPAN - 1, 1)) == (32 + 24, 8, SPLIT)
+    assert cut(program, 8, (SPAN - 1, 1)) == (SPAN // LEAF, 8, LEAF), "a merge for each head"
+    assert cut(program, 64, (4 * SPAN - 1, 1)) == (SPAN // LEAF + 3 * SPAN // SPLIT, 8, SPLIT)
     assert cut(program, 4, *[(32 * SPAN - 1, 1)] * 5) == (5 * 32, 5 * 2, SPAN), "as 5 whole ones would take 2 rounds"
     assert cut(program, 4, (32 * SPAN - 1, 1), *[(SPAN - 1, 1)] * 4) == (32 + 4, 8, SPAN), "the long one alone"
-    program.partials = 31
+    program.partials = SPAN // LEAF - 1
     assert cut(program, 8, (SPAN - 1, 1)) == (1, 0, SPAN), "no room"
 
 
@@ -129,7 +129,7 @@ def test_heads_are_dealt_where_keys_are_few():
     assert cut(program, 1, (LEAF - 1, 1)) == (1, 0, LEAF)
     assert cut(program, 64, (LEAF - 1, 1)) == (8, 0, LEAF), "16 heads a task"
     assert cut(program, 64, (SPAN - 1, 1)) == (2 * 32, 128, LEAF), "as many tasks as workers"
-    assert cut(program, 4, (SPAN - 1, 1)) == (32, 8, LEAF), "keys are read once"
+    assert cut(program, 4, (SPAN - 1, 1)) == (SPAN // LEAF, 8, LEAF), "keys are read once"
 
 
 def test_neighbouring_lengths_and_batches_take_as_long():
