@@ -3,7 +3,6 @@
 import os
 
 import pytest
-import smollm2
 from served import NAME, serving
 
 from ellm import LLM, SamplingParams
@@ -59,6 +58,7 @@ def test_litellm_speaks_each_protocol(served, monkeypatch, provider, path):
 
 def test_scores_of_lm_eval_are_those_of_the_python_api(served, llm, tmp_path):
     completions = pytest.importorskip("lm_eval.models.openai_completions")
+    import smollm2
     from lm_eval.api.instance import Instance
     from transformers import AutoTokenizer
 
