@@ -38,6 +38,23 @@ class StreamOptions(Body):
     continuous_usage_stats: only(None, False) = None  # type: ignore[valid-type]
 
 
+class Streamed(Body):
+    """Fields of a request whose answer may be streamed."""
+
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+
+    def check_stream(self) -> None:
+        """Raises ApiError for options of a stream without one."""
+        if self.stream_options is not None and not self.stream:
+            raise ApiError(400, "stream_options needs stream: true", param="stream_options", code="invalid_value")
+
+    @property
+    def with_usage(self) -> bool:
+        """Whether the stream ends with the usage."""
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+
 class Hints(Body):
     """Fields that OpenAI's service wants for itself; here they change nothing."""
 
@@ -50,15 +67,13 @@ class Hints(Body):
     store: only(None, False) = None  # type: ignore[valid-type]
 
 
-class ChatRequest(Sampling, Hints):
+class ChatRequest(Sampling, Streamed, Hints):
     """A conversation to go on with."""
 
     model: Annotated[str, Field(max_length=bounds.NAME_CHARACTERS)]
     messages: Annotated[list[Message], Field(min_length=1, max_length=bounds.MESSAGES)]
     max_completion_tokens: MaxTokens | None = None
     max_tokens: MaxTokens | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
     chat_template_kwargs: TemplateKwargs | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
     logprobs: bool | None = None
@@ -166,8 +181,7 @@ class ChatChunk(Record):
 async def chat(call: Call, request: ChatRequest) -> ChatCompletion | Events:
     """Answer a conversation."""
     call.service.check_name(request.model)
-    if request.stream_options is not None and not request.stream:
-        raise ApiError(400, "stream_options needs stream: true", param="stream_options", code="invalid_value")
+    request.check_stream()
     params = request.params(call.service.defaults, request.most_tokens, **request.others())
     template = variables(call.service.llm.tokenizer, request.chat_template_kwargs, request.reasoning_effort)
     choice = request.tool_choice
@@ -182,8 +196,7 @@ async def chat(call: Call, request: ChatRequest) -> ChatCompletion | Events:
     head: dict[str, Any] = {"id": f"chatcmpl-{call.id}", "created": int(time.time()), "model": request.model}
     readers = [ChatReader(call.service, answer) if request.logprobs else None for answer in answers]
     if request.stream:
-        with_usage = request.stream_options is not None and bool(request.stream_options.include_usage)
-        return server_sent(_chunks(answers, readers, head, with_usage), stream_error)
+        return server_sent(_chunks(answers, readers, head, request.with_usage), stream_error)
     outputs = [await answer.whole() for answer in answers]
     choices = [_choice(index, *one) for index, one in enumerate(zip(answers, outputs, readers, strict=True))]
     return ChatCompletion(**head, choices=choices, usage=usage_of(outputs, len(answers)))

@@ -13,7 +13,7 @@ from ellm.server import bounds
 from ellm.server.answer import Answer, together
 from ellm.server.errors import ApiError
 from ellm.server.logprobs import TextLogprobs, of_text
-from ellm.server.openai_chat import DONE, FinishReason, Hint, StreamOptions, finish_reason, stream_error
+from ellm.server.openai_chat import DONE, FinishReason, Hint, Streamed, finish_reason, stream_error
 from ellm.server.replies import Events, event, server_sent
 from ellm.server.sampling_fields import Sampling, TokenId
 from ellm.server.service import Call
@@ -27,14 +27,12 @@ Tokens = Annotated[list[TokenId], Field(min_length=1)]
 Prompts = str | Tokens | Annotated[list[str | Tokens], Field(min_length=1, max_length=bounds.PROMPTS)]
 
 
-class CompletionRequest(Sampling):
+class CompletionRequest(Sampling, Streamed):
     """Texts, whose control tokens are such, or token ids to go on with."""
 
     model: Annotated[str, Field(max_length=bounds.NAME_CHARACTERS)]
     prompt: Prompts
     max_tokens: Annotated[int, Field(ge=0, lt=1 << 31)] | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
     user: Hint | None = None
     echo: bool | None = None
     best_of: only(None, 1) = None  # type: ignore[valid-type]
@@ -71,8 +69,7 @@ class Completion(Record):
 async def complete(call: Call, request: CompletionRequest) -> Completion | Events:
     """Continue prompts."""
     call.service.check_name(request.model)
-    if request.stream_options is not None and not request.stream:
-        raise ApiError(400, "stream_options needs stream: true", param="stream_options", code="invalid_value")
+    request.check_stream()
     if request.max_tokens == 0 and not request.echo:
         raise ApiError(400, "max_tokens must be at least 1, not 0, unless echo", param="max_tokens")
     listed = {} if request.logprobs is None else {"logprobs": request.logprobs}
@@ -87,8 +84,7 @@ async def complete(call: Call, request: CompletionRequest) -> Completion | Event
     ]
     head: dict[str, Any] = {"id": f"cmpl-{call.id}", "created": int(time.time()), "model": request.model}
     if request.stream:
-        with_usage = request.stream_options is not None and bool(request.stream_options.include_usage)
-        return server_sent(_chunks(choices, head, with_usage, params.n), stream_error)
+        return server_sent(_chunks(choices, head, request.with_usage, params.n), stream_error)
     for choice in choices:
         await choice.answer.whole()
     made = [await choice.more(index, choice.text, choice.end) for index, choice in enumerate(choices)]
