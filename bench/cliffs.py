@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ellm.compiled import Source, compile_model
+from ellm.compiled import Options, Source, compile_model
 from ellm.machine import description
 from ellm.predict.planner import Estimate, Planner
 from ellm.scheduler.program import Program
@@ -35,7 +35,7 @@ def decoding(config: Mapping[str, Any], dtype: str | None, machine: description.
 
     @cache
     def program(context: int) -> Program:
-        return compile_model(source, context=context, isa=machine.isa, dtype=dtype, workers=workers).program
+        return compile_model(source, Options(context=context, isa=machine.isa, dtype=dtype, workers=workers)).program
 
     @cache
     def decode(batch: int, context: int) -> Estimate:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from ellm.compiled import Source, compile_model
+from ellm.compiled import Options, Source, compile_model
 from ellm.machine import description
 from ellm.predict.planner import Estimate, Planner
 
@@ -34,7 +34,7 @@ def figures(machine: description.Machine) -> Iterator[tuple[str, Estimate]]:
 
         def compiled(dtype: str | None, source: Source = source):
             return compile_model(
-                source, context=2 * CONTEXT, isa=machine.isa, dtype=dtype, workers=machine.workers_of(None)
+                source, Options(context=2 * CONTEXT, isa=machine.isa, dtype=dtype, workers=machine.workers_of(None))
             ).program
 
         yield f"{name}, {dtype or 'as released'}", Planner(compiled, machine, dtype=dtype).decode(CONTEXT)

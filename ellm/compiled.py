@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -124,44 +124,47 @@ def chosen_chunk(program: Program, isa: str, cores: int) -> int:
     return max(CHUNK, rows // CHUNK * CHUNK)
 
 
-def compile_model(
-    source: Source,
-    *,
-    context: int | None = None,
-    chunk: int | None = CHUNK,
-    isa: str = "portable",
-    expanded_prefill: bool = False,
-    dtype: str | None = None,
-    activations: str | None = None,
-    kv: str | None = None,
-    workers: int = 1,
-) -> Compiled:
-    """Compile a model for sequences of at most `context` positions (None: the model's own) and steps of `chunk` rows.
-
-    Without a chunk, `chosen_chunk` has the choice, for a core a worker.
+@dataclass(frozen=True)
+class Options:
+    """How a model is compiled.
 
     `isa` is whose kernels will run it: how many rows a task takes suits them, and in how few bits they hold the numbers
-    of weights; it changes no bit of a result, nor does for how many `workers` there are to be tasks. With `dtype`,
-    matrices are packed as `ellm.dsl.packing_of` says; None: as they are stored, or were packed. `activations`, a name
-    of `ellm.kernels.routes`, is what they are rounded to where they meet formats of whole numbers; None: what stands
-    there for the format and the ISA. `kv`, "bf16" (None) or "int8", is what keys and values are kept in.
-
-    With `expanded_prefill`, long prompts of a model with latent attention have a program of their own, which expands
-    the cached latents to keys and values: such rows do not have the bits of absorbed ones, which all others are.
-
-    Raises InputError if the context is more than the model has, there are no latents, no step has so many rows, or
-    there is no such dtype or kv, or these keys and values cannot be kept so.
+    of weights; it changes no bit of a result, nor does for how many `workers` there are to be tasks.
     """
-    if expanded_prefill and chunk is not None and chunk < EXPANDED_ROWS:
+
+    context: int | None = None  # most positions of a sequence; None: the model's own
+    chunk: int | None = CHUNK  # rows of a step; None: `chosen_chunk` has the choice, for a core a worker
+    isa: str = "portable"
+    dtype: str | None = None
+    """What matrices are packed in, as `ellm.dsl.packing_of` says; None: as they are stored, or were packed."""
+    activations: str | None = None
+    """A name of `ellm.kernels.routes`, for where they meet formats of whole numbers; None: what stands there for the
+    format and the ISA."""
+    kv: str | None = None  # what keys and values are kept in: "bf16" (None) or "int8"
+    expanded_prefill: bool = False
+    """Long prompts of a model with latent attention have a program of their own, which expands the cached latents to
+    keys and values: such rows do not have the bits of absorbed ones, which all others are."""
+    workers: int = 1
+
+
+def compile_model(source: Source, options: Options = Options()) -> Compiled:
+    """Compile a model.
+
+    Raises InputError if the context is more than the model has, there are no latents to expand, no step has so many
+    rows, or there is no such dtype or kv, or these keys and values cannot be kept so.
+    """
+    chunk = options.chunk
+    if options.expanded_prefill and chunk is not None and chunk < EXPANDED_ROWS:
         raise InputError(f"expanded prefill: chunk {chunk}: it takes steps of at least {EXPANDED_ROWS} rows")
     import ellm.dsl
 
     packed = source.checkpoint.packed if source.checkpoint else None
-    packings = ellm.dsl.packings_of(dtype, isa)
-    packing = _Packing(dtype, packings) if dtype or not packed else _Packing(packed.dtype, packed.packings)
-    asked, context = context, source.model.context if context is None else context
-    programs = _sized(source.model, context, chunk, isa, activations, kv, expanded_prefill, packing, workers)
-    return Compiled(source, tuple(programs), context, asked, chunk or programs[0].chunk, dtype)
+    packing = _Packing(options.dtype, ellm.dsl.packings_of(options.dtype, options.isa))
+    if packed and options.dtype is None:
+        packing = _Packing(packed.dtype, packed.packings)
+    context = source.model.context if options.context is None else options.context
+    programs = _sized(source.model, context, options, packing)
+    return Compiled(source, tuple(programs), context, options.context, chunk or programs[0].chunk, options.dtype)
 
 
 class _Packing(NamedTuple):
@@ -171,101 +174,57 @@ class _Packing(NamedTuple):
     packings: Mapping[str, str]
 
 
-def _sized(
-    model: Model,
-    context: int,
-    chunk: int | None,
-    isa: str,
-    activations: str | None,
-    kv: str | None,
-    expanded_prefill: bool,
-    packed: _Packing,
-    workers: int,
-) -> list[Program]:
+def _sized(model: Model, context: int, options: Options, packing: _Packing) -> list[Program]:
     """Compile for a chunk, or for the one that suits what comes of CHUNK."""
-    programs = _compile(model, context, chunk or CHUNK, isa, activations, kv, expanded_prefill, packed, workers)
-    rows = chunk or chosen_chunk(programs[0], isa, workers)
-    if rows == (chunk or CHUNK):
-        return programs
-    return _compile(model, context, rows, isa, activations, kv, expanded_prefill, packed, workers)
+    programs = _compile(model, context, options.chunk or CHUNK, options, packing)
+    rows = options.chunk or chosen_chunk(programs[0], options.isa, options.workers)
+    return programs if rows == programs[0].chunk else _compile(model, context, rows, options, packing)
 
 
-def _compile(
-    model: Model,
-    context: int,
-    chunk: int,
-    isa: str,
-    activations: str | None,
-    kv: str | None,
-    expanded_prefill: bool,
-    packed: _Packing,
-    workers: int,
-) -> list[Program]:
+def _compile(model: Model, context: int, chunk: int, options: Options, packing: _Packing) -> list[Program]:
     import ellm.dsl
 
     if not 1 <= context <= model.longest:
         raise InputError(f"context {context}: this model has 1 to {model.longest} positions")
     variants, graphs = [("", 1)], [model.graph(context)]
-    if expanded_prefill:
+    if options.expanded_prefill:
         variants.append(("expanded prefill", EXPANDED_ROWS))
         graphs.append(model.graph(context, expanded=True))
-    packing = ellm.dsl.packing_of(packed.dtype) if packed.dtype is not None else ellm.dsl.as_stored
     programs = ellm.dsl.compile_all(
         graphs,
         context=context,
         chunk=chunk,
-        row_block=isas.ROW_BLOCK[isa],
-        packing=packing,
-        packings=packed.packings,
-        routes=routes(isa, activations),
-        kv=kv or "bf16",
-        workers=workers,
+        row_block=isas.ROW_BLOCK[options.isa],
+        packing=ellm.dsl.as_stored if packing.dtype is None else ellm.dsl.packing_of(packing.dtype),
+        packings=packing.packings,
+        routes=routes(options.isa, options.activations),
+        kv=options.kv or "bf16",
+        workers=options.workers,
     )
     named = zip(variants, programs, strict=True)
     return [replace(program, variant=name, least_rows=rows) for (name, rows), program in named]
 
 
-def compile_to_run(
-    source: Source,
-    *,
-    context: int | None = None,
-    chunk: int | None = None,
-    isa: str = "portable",
-    expanded_prefill: bool = False,
-    dtype: str | None = None,
-    activations: str | None = None,
-    kv: str | None = None,
-    workers: int = 1,
-) -> Compiled:
+def compile_to_run(source: Source, options: Options) -> Compiled:
     """`compile_model` for a source whose checkpoint is there; the programs of a packed one are kept for the next time.
 
-    Raises InputError too if a packed checkpoint was packed for another `dtype`, without expanded prefill, or by an ellm
+    Raises InputError too if a packed checkpoint was packed for another dtype, without expanded prefill, or by an ellm
     that has another order of weights.
     """
     packed = source.checkpoint.packed if source.checkpoint else None
     if packed is None:
-        return compile_model(
-            source,
-            context=context,
-            chunk=chunk,
-            isa=isa,
-            expanded_prefill=expanded_prefill,
-            dtype=dtype,
-            activations=activations,
-            kv=kv,
-            workers=workers,
-        )
-    packed.check_asked(dtype, expanded_prefill)
-    asked, context = context, (packed.context or source.model.context) if context is None else context
-    key = packed.header.digest, context, chunk, isa, activations, kv, workers
+        return compile_model(source, options)
+    packed.check_asked(options.dtype, options.expanded_prefill)
+    context = (packed.context or source.model.context) if options.context is None else options.context
+    as_packed = replace(options, context=context, dtype=None, expanded_prefill=packed.expanded)
+    key = packed.header.digest, *astuple(as_packed)
     programs = program_cache.load(1 + packed.expanded, *key)
     if programs is None:
-        packing = _Packing(packed.dtype, packed.packings)
-        programs = _sized(source.model, context, chunk, isa, activations, kv, packed.expanded, packing, workers)
+        programs = _sized(source.model, context, as_packed, _Packing(packed.dtype, packed.packings))
         packed.check_fits(programs[0])
         program_cache.store(programs, *key)
-    programs = programs if expanded_prefill else programs[:1]
-    return Compiled(source, tuple(programs), context, asked, chunk or programs[0].chunk)
+    programs = programs if options.expanded_prefill else programs[:1]
+    return Compiled(source, tuple(programs), context, options.context, options.chunk or programs[0].chunk)
 
 
 def _packed(program: Program, dtype: str) -> str:

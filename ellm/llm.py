@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ellm.checkpoint import Checkpoint, open_checkpoint
-from ellm.compiled import LONGEST_CHUNK, Source, compile_to_run
+from ellm.compiled import LONGEST_CHUNK, Options, Source, compile_to_run
 from ellm.kernels import isa as isas
 from ellm.scheduler import placement
 from ellm.serving import speculation
@@ -127,18 +127,8 @@ class LLM:
             self.tokenizer = checkpoint.tokenizer  # whatever is wrong with it is said before weights are loaded
             if needs_text and isinstance(self.tokenizer, TokenIds):
                 raise self.tokenizer.error("prompts are lists of token ids")
-            source = Source.of(checkpoint)
-            compiled = compile_to_run(
-                source,
-                context=context,
-                chunk=chunk,
-                isa=choice.isa,
-                dtype=dtype,
-                activations=activations,
-                kv=kv,
-                expanded_prefill=expanded_prefill,
-                workers=workers,
-            )
+            options = Options(context, chunk, choice.isa, dtype, activations, kv, expanded_prefill, workers)
+            compiled = compile_to_run(Source.of(checkpoint), options)
             self.runtime = Runtime(compiled, choice, threads=threads, pin=pin, progress=progress)
         self.context = self.runtime.context
         chunk = self.runtime.chunk

@@ -16,7 +16,7 @@ from ellm.checkpoint.packed import About, rows
 from ellm.checkpoint.packed_file import Writer, writing
 from ellm.checkpoint.packed_weights import fingerprint
 from ellm.checkpoint.sources import check_tensors
-from ellm.compiled import Source, compile_model
+from ellm.compiled import Options, Source, compile_model
 from ellm.dsl import packings_of
 from ellm.kernels import isa as isas
 from ellm.kernels.spill import Spill
@@ -87,9 +87,8 @@ def _compile(source: Source, isa: str, dtype: str | None, expanded_prefill: bool
         context = source.model.context
     except InputError:  # it has other frequencies for each context, so one must be asked for when it runs
         context = None
-    options: dict[str, Any] = {"isa": isa, "expanded_prefill": expanded_prefill, "dtype": dtype}
-    compiled = compile_model(source, context=context or 1, **options)
-    return context, compiled.program
+    options = Options(context or 1, isa=isa, dtype=dtype, expanded_prefill=expanded_prefill)
+    return context, compile_model(source, options).program
 
 
 def _write_weights(writer: Writer, program: Program, checkpoint: Checkpoint, progress: Progress | None) -> None:

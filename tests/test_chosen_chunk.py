@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from small_models import config
 
-from ellm.compiled import CHUNK, LONGEST_CHUNK, Source, chosen_chunk, compile_model
+from ellm.compiled import CHUNK, LONGEST_CHUNK, Options, Source, chosen_chunk, compile_model
 
 GIB = 1 << 30
 
@@ -53,7 +53,7 @@ def test_no_step_is_longer_than_a_sequence_or_the_longest_chunk():
 def test_a_model_is_compiled_for_the_chosen_chunk_unless_one_is_given(monkeypatch):
     monkeypatch.setattr("ellm.compiled.chosen_chunk", lambda program, isa, cores: 1024)
     source = Source(config())
-    chosen = compile_model(source, context=2048, chunk=None)
+    chosen = compile_model(source, Options(context=2048, chunk=None))
     assert (chosen.chunk, chosen.program.chunk) == (1024, 1024)
-    assert compile_model(source, context=2048, chunk=100).chunk == 100
-    assert compile_model(source, context=2048).chunk == CHUNK
+    assert compile_model(source, Options(context=2048, chunk=100)).chunk == 100
+    assert compile_model(source, Options(context=2048)).chunk == CHUNK

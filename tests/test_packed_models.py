@@ -19,7 +19,7 @@ from ellm import LLM, program_cache
 from ellm import pack as packer
 from ellm.checkpoint import open_checkpoint, packed_tokenizer
 from ellm.checkpoint.packed_file import WEIGHTS_AT, Header, read_header, writing
-from ellm.compiled import Source, compile_model
+from ellm.compiled import Options, Source, compile_model
 from ellm.kernels import isa
 from ellm.kernels.bf12 import HEADER, WIDE
 from ellm.kernels.gguf_blocks import BLOCKS
@@ -135,7 +135,7 @@ def held(request, tmp_path, monkeypatch):
 def test_weights_in_12_bits_on_every_isa(held, request, batch):
     packed = pack(held, dtype="bf12")
     with open_checkpoint(packed) as checkpoint:
-        program = compile_model(Source.of(checkpoint), context=64, chunk=64).program
+        program = compile_model(Source.of(checkpoint), Options(context=64, chunk=64)).program
         assert "bf12" in program.weight_bytes and checkpoint.packed
         assert (checkpoint.packed.header.weights_bytes > program.weights_bytes) is ("far" in request.node.name)
     for name, obstacle in isa.available().items():
@@ -149,7 +149,7 @@ def test_weights_in_12_bits_on_every_isa(held, request, batch):
 def test_blocks_that_lead_out_of_the_file_are_refused(held, field, value):
     packed = pack(held, dtype="bf12")
     with open_checkpoint(packed) as checkpoint:
-        program = compile_model(Source.of(checkpoint), context=64, chunk=64).program
+        program = compile_model(Source.of(checkpoint), Options(context=64, chunk=64)).program
     weight = next(one for one in program.weights if one.format == "bf12")
     header = np.memmap(packed, HEADER, "r+", WEIGHTS_AT + weight.offset + 3 * weight.packed.block_bytes, 1)
     if field != "patches":
@@ -193,8 +193,8 @@ def test_the_rest_of_a_checkpoint_is_there(tmp_path):
         assert (ours.config, ours.generation, ours.notes) == (plain.config, plain.generation, plain.notes)
         assert ours.tensors.keys() == plain.tensors.keys()
         options = {"context": 64, "isa": isa.choose().isa}
-        program = compile_model(Source.of(plain), **options).program
-        assert compile_model(Source.of(ours), **options).program.weights == program.weights
+        program = compile_model(Source.of(plain), Options(**options)).program
+        assert compile_model(Source.of(ours), Options(**options)).program.weights == program.weights
         assert ours.ignored(program) == plain.ignored(program)
         assert ours.tokenizer.eos_ids == plain.tokenizer.eos_ids
     with LLM(packed, threads=1) as llm:
@@ -319,7 +319,7 @@ def test_of_kept_programs_those_used_last_stay(tmp_path, monkeypatch):
     monkeypatch.setattr(program_cache, "MOST", 2)
     folder = tiny.write_checkpoint(tmp_path / "model", layers=1)
     with open_checkpoint(folder) as checkpoint:
-        program = compile_model(Source.of(checkpoint), context=64, chunk=64).program
+        program = compile_model(Source.of(checkpoint), Options(context=64, chunk=64)).program
     for time, key in enumerate("abc"):
         program_cache.store([program], key)
         for path in program_cache.cache_folder().glob("programs/*"):
@@ -347,7 +347,7 @@ def test_another_order_of_weights_is_refused(tmp_path, monkeypatch):
 def test_a_file_that_is_cut_while_it_is_opened_is_one_line(tmp_path):
     packed = pack(tiny.write_checkpoint(tmp_path / "model"))
     with open_checkpoint(packed) as checkpoint:
-        program = compile_model(Source.of(checkpoint), context=64, chunk=64).program
+        program = compile_model(Source.of(checkpoint), Options(context=64, chunk=64)).program
         os.truncate(packed, WEIGHTS_AT + 4096)
         assert checkpoint.packed
         with pytest.raises(InputError, match=r"model\.packed: cannot be (read|mapped): "):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from ellm.checkpoint import Checkpoint, aliases
 from ellm.checkpoint.held import sample
 from ellm.cli.skipped import skipped
 from ellm.cli.views import Subject, Views, load
-from ellm.compiled import compile_model, read_source
+from ellm.compiled import Options, compile_model, read_source
 from ellm.inspection import operator_kinds
 from ellm.inspection.steps import Step
 from ellm.inspection.text import by_precision, chain
@@ -27,15 +28,17 @@ from ellm.system.memory import readable
 NOT_LOOKED_AT = "The weights were not looked at: their precisions follow config.json."
 
 
-def inspect(model: str, *, no_weights: bool, isa: str | None, choices: dict[str, Any], views: Views) -> None:
-    """Print the views that are asked for, or else the summary; `choices` are options of `compile_model`.
+def inspect(model: str, options: Options, *, no_weights: bool, isa: str | None, views: Views) -> None:
+    """Print the views that are asked for, or else the summary, of a model that is compiled for `isa` (None: the best).
 
-    With `expanded_prefill`, of the program for long prompts.
+    With expanded prefill, of the program for long prompts.
     """
     choice = isas.choose(isa)
-    subject = read_subject(model, no_weights, choice.isa, **choices)
+    options = replace(options, isa=choice.isa)
+    subject = read_subject(model, no_weights, options)
     if views.wanted:
-        other = read_subject(views.diff, no_weights, choice.isa, choices["context"]) if views.diff is not None else None
+        plain = Options(options.context, isa=options.isa)
+        other = read_subject(views.diff, no_weights, plain) if views.diff is not None else None
         for line in [*price_lines(subject), *views.write(subject)]:
             print(line, file=sys.stderr)
         for line in views.lines(subject, other):
@@ -95,34 +98,15 @@ def reasons(subject: Subject) -> dict[operator_kinds.OperatorKind, str]:
     return {kind: why(kind, names) for kind, names in weights_of(subject.program).items()}
 
 
-def read_subject(
-    model: str,
-    no_weights: bool,
-    isa: str,
-    context: int | None,
-    dtype: str | None = None,
-    activations: str | None = None,
-    kv: str | None = None,
-    expanded_prefill: bool = False,
-) -> Subject:
+def read_subject(model: str, no_weights: bool, options: Options) -> Subject:
     """A model, compiled, or a saved program (.npz), which can no longer be compiled in another way."""
     path = aliases.path_of(model)
     if path.suffix == ".npz":
-        choices = {"--expanded-prefill": expanded_prefill, "--dtype": dtype, "--activations": activations, "--kv": kv}
-        for option, given in choices.items():
-            if given:
-                raise InputError(f"{path}: a saved program is as it is: {option} needs a model")
+        for name in ("expanded_prefill", "dtype", "activations", "kv"):
+            if getattr(options, name):
+                raise InputError(f"{path}: a saved program is as it is: --{name.replace('_', '-')} needs a model")
         return load(path)
-    source = read_source(model, no_weights=no_weights)
-    compiled = compile_model(
-        source,
-        context=context,
-        isa=isa,
-        expanded_prefill=expanded_prefill,
-        dtype=dtype,
-        activations=activations,
-        kv=kv,
-    )
+    compiled = compile_model(read_source(model, no_weights=no_weights), options)
     return Subject(Path(model).absolute().name, compiled.programs[-1], compiled)
 
 

@@ -424,16 +424,11 @@ def inspect(
     """
     from ellm.cli import inspect as command
     from ellm.cli.views import Views
+    from ellm.compiled import Options
 
     views = Views(graph=graph, tasks=tasks, memory=memory, json=json, dot=dot, diff=diff, html=html, save=save)
-    choices = {
-        "context": context,
-        "dtype": dtype,
-        "activations": activations,
-        "kv": kv,
-        "expanded_prefill": expanded_prefill,
-    }
-    command.inspect(model, no_weights=no_weights, isa=isa, choices=choices, views=views)
+    options = Options(context, dtype=dtype, activations=activations, kv=kv, expanded_prefill=expanded_prefill)
+    command.inspect(model, options, no_weights=no_weights, isa=isa, views=views)
 
 
 @app.command()

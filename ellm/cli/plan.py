@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 from ellm.cli import plan_requests
-from ellm.compiled import Compiled, compile_model, read_source
+from ellm.compiled import Compiled, Options, compile_model, read_source
 from ellm.inspection.text import by_precision
 from ellm.machine import description
 from ellm.machine.description import Machine
@@ -51,13 +51,15 @@ def plan(
     def compiled(dtype: str | None) -> Compiled:
         return compile_model(
             source,
-            context=max(context + 1, prompt),
-            chunk=None,
-            isa=described.isa,
-            expanded_prefill=expanded,
-            dtype=dtype,
-            kv=kv,
-            workers=described.workers_of(threads),
+            Options(
+                context=max(context + 1, prompt),
+                chunk=None,
+                isa=described.isa,
+                expanded_prefill=expanded,
+                dtype=dtype,
+                kv=kv,
+                workers=described.workers_of(threads),
+            ),
         )
 
     def planned(number: int) -> Planner:

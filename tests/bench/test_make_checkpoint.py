@@ -14,7 +14,7 @@ from safetensors import safe_open
 from tiny_shapes import stored
 
 import ellm
-from ellm.compiled import Source, compile_model
+from ellm.compiled import Options, Source, compile_model
 from ellm.predict import routes
 
 SCRIPT = Path(__file__).parents[2] / "bench" / "make_checkpoint.py"
@@ -76,7 +76,9 @@ def test_routers_are_as_uneven_as_those_of_a_plan(architecture, count, tmp_path)
     tiny.write_json(tmp_path / "config.json", tiny.make_config(architecture, layers=4))
     assert run(tmp_path, tmp_path / "out", "--set", f"{count}=64", "--set", "hidden_size=512").returncode == 0
     chosen = routed_experts(tmp_path / "out", np.random.default_rng(0).integers(0, 331, 256))
-    program = compile_model(Source(json.loads((tmp_path / "out" / "config.json").read_text())), context=512).program
+    program = compile_model(
+        Source(json.loads((tmp_path / "out" / "config.json").read_text())), Options(context=512)
+    ).program
     drawn = [rows for op, rows in routes.draw(program, 256, seed=0).items()][::2]
     busiest = [np.sort(np.bincount(ids.ravel(), minlength=64))[-8:].sum() / ids.size for ids in chosen]
     assert busiest == pytest.approx([np.sort(rows)[-8:].sum() / rows.sum() for rows in drawn], rel=0.35)

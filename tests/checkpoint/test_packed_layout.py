@@ -22,7 +22,7 @@ from tiny_gguf import write_blocks
 from ellm.checkpoint import open_checkpoint
 from ellm.checkpoint.loader import load_weights
 from ellm.checkpoint.packed_file import LAYOUT
-from ellm.compiled import Source, compile_model
+from ellm.compiled import Options, Source, compile_model
 from ellm.kernels.gguf_blocks import BLOCKS
 from ellm.kernels.spill import Spill
 from ellm.scheduler.placement import Placement
@@ -53,7 +53,7 @@ def digest(path: Path, case: str) -> str:
     """SHA-256 of the weights region, without the constants, which the compiler computes."""
     with open_checkpoint(path) as checkpoint:
         dtype = case if case in DTYPES else "bf16-raw" if case in FOLDERS and FOLDERS[case][1] is None else None
-        program = compile_model(Source.of(checkpoint), context=64, chunk=64, dtype=dtype).program
+        program = compile_model(Source.of(checkpoint), Options(context=64, chunk=64, dtype=dtype)).program
         region = np.zeros(program.weights_bytes + program.spill_bytes, np.uint8)
         spill = Spill(region.ctypes.data + program.weights_bytes, program.spill_bytes)
         stored = [weight for weight in program.weights if weight.layout != "constant"]

@@ -14,7 +14,7 @@ from mutations import Files, mutate
 from ellm.checkpoint import open_checkpoint, safetensors_file
 from ellm.checkpoint.json_file import read_json
 from ellm.checkpoint.sources import check_tensors
-from ellm.compiled import Source, compile_model
+from ellm.compiled import Options, Source, compile_model
 from ellm.scheduler.placement import Placement
 from ellm.serving.model_sampling import read_sampling
 from ellm.system.errors import InputError
@@ -79,7 +79,7 @@ def _read_packed(folder: Path) -> str:
             _use(checkpoint.tokenizer)
         said = _compile(checkpoint)
         if _seldom(packed.header.digest):
-            program = compile_model(Source.of(checkpoint), context=64, chunk=16).program
+            program = compile_model(Source.of(checkpoint), Options(context=64, chunk=16)).program
             packed.check_fits(program)
             packed.map(program, Placement([0], pinned=False)).close()
         return said
@@ -114,7 +114,7 @@ def _compile(checkpoint) -> str:
     if config.num_hidden_layers > _MOST_LAYERS or experts > _MOST_EXPERTS or max(filter(None, widths)) > _MOST_WIDTH:
         return "large"
     if _seldom(f"{source.model.family} {config}"):
-        program = compile_model(source, context=min(64, source.model.longest), chunk=16).program
+        program = compile_model(source, Options(context=min(64, source.model.longest), chunk=16)).program
         if not checkpoint.packed:
             check_tensors(program.weights, checkpoint)
     return source.model.family

@@ -6,7 +6,7 @@ import numpy as np
 
 from ellm.checkpoint import open_checkpoint
 from ellm.checkpoint.loader import load_weights
-from ellm.compiled import Source, compile_model
+from ellm.compiled import Options, Source, compile_model
 from ellm.kernels import isa
 from ellm.kernels.spill import Spill
 from ellm.scheduler import Pool
@@ -18,7 +18,7 @@ def packed_logits(path, dtype: str | None, activations: str = "bf16") -> tuple[n
     """Of 40 tokens, and the formats of the weights; None packs them as they are stored."""
     with open_checkpoint(path) as checkpoint, Pool(1) as pool:
         options = {"dtype": dtype, "activations": activations}
-        program = compile_model(Source.of(checkpoint), context=64, chunk=64, **options).program
+        program = compile_model(Source.of(checkpoint), Options(context=64, chunk=64, **options)).program
         with (
             closing(Mapping(program.weights_bytes + program.spill_bytes, "the weights")) as weights,
             closing(Mapping(program.range_bytes, "the KV range")) as cache,

@@ -17,7 +17,7 @@ from tiny_shapes import shapes
 
 from ellm.checkpoint import open_checkpoint
 from ellm.checkpoint.sources import check_tensors
-from ellm.compiled import Source, compile_model
+from ellm.compiled import Options, Source, compile_model
 from ellm.kernels.contract import TILE
 from ellm.kernels.formats import FORMATS
 from ellm.models import Model, from_config
@@ -74,7 +74,7 @@ def told(error: InputError, path: Path | None) -> str:
 def stored_formats(architecture: str, precision: str | None) -> set[str]:
     """The formats of the packed weights of a family's checkpoint in this precision. Raises InputError."""
     source = Source(make_config(architecture, precision=precision))
-    program = compile_model(source, context=64, chunk=64).program
+    program = compile_model(source, Options(context=64, chunk=64)).program
     return {weight.format for weight in program.weights if weight.layout == "tiles"}
 
 
@@ -152,7 +152,7 @@ def gguf_type(kind: GGMLQuantizationType, folder: Path) -> str | None:
 
 def _load(path: Path) -> None:
     with open_checkpoint(path) as checkpoint:
-        check_tensors(compile_model(Source.of(checkpoint), context=64).program.weights, checkpoint)
+        check_tensors(compile_model(Source.of(checkpoint), Options(context=64)).program.weights, checkpoint)
 
 
 def gguf_tokenizer(model: str, folder: Path, pre: str | None = None) -> str | None:

@@ -3,7 +3,7 @@
 import pytest
 from model_configs import CONFIGS
 
-from ellm.compiled import Source, compile_model
+from ellm.compiled import Options, Source, compile_model
 from ellm.models import from_config
 from ellm.system.errors import InputError
 
@@ -43,7 +43,7 @@ def test_a_rope_that_extends_makes_the_context_longer(rope, usual, longest):
     assert (found.context, found.longest) == (usual, longest)
     assert compile_model(Source(config(rope))).program.context >= usual
     with pytest.raises(InputError, match=f"context {longest + 1}: this model has 1 to {longest} positions"):
-        compile_model(Source(config(rope)), context=longest + 1)
+        compile_model(Source(config(rope)), Options(context=longest + 1))
 
 
 def test_dynamic_rope_needs_to_be_told_the_context():
@@ -51,7 +51,7 @@ def test_dynamic_rope_needs_to_be_told_the_context():
     words = "config.json: rope_type 'dynamic' has other frequencies for each context from 4096 to 8192: choose one"
     with pytest.raises(InputError, match=words):
         compile_model(source)
-    compile_model(source, context=8192)
+    compile_model(source, Options(context=8192))
 
 
 @pytest.mark.parametrize("rope", [DYNAMIC, {**LONGROPE, "original_max_position_embeddings": 4096, "factor": 2.0}])

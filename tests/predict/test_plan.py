@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from ellm.cli import doctor
 from ellm.cli.main import app
-from ellm.compiled import Source, compile_model
+from ellm.compiled import Options, Source, compile_model
 from ellm.kernels import isa as isas
 from ellm.machine import description
 from ellm.machine.measure import Meter, latencies
@@ -64,7 +64,7 @@ def programs(config, context, workers=1):
     """The program with weights in a dtype."""
 
     def compiled(dtype):
-        return compile_model(Source(config), context=context, dtype=dtype, workers=workers).program
+        return compile_model(Source(config), Options(context=context, dtype=dtype, workers=workers)).program
 
     return functools.cache(compiled)
 

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from ellm import InputError
 from ellm.cli.main import app
-from ellm.compiled import Source, compile_model
+from ellm.compiled import Options, Source, compile_model
 from ellm.machine import description
 from ellm.predict.planner import Planner
 from ellm.predict.step_seconds import StepSeconds
@@ -92,7 +92,9 @@ def test_options_of_one_prompt_are_refused(tmp_path, option):
 
 def test_steps_take_what_is_simulated():
     source = Source(CONFIG)
-    planner = Planner(lambda dtype: compile_model(source, context=4096).program, description.load("xeon-8480plus"))
+    planner = Planner(
+        lambda dtype: compile_model(source, Options(context=4096)).program, description.load("xeon-8480plus")
+    )
     seconds = StepSeconds(planner, 64, 4000)
     assert seconds([(0, 512)]) == pytest.approx(planner.prefill(512).ms / 1e3, rel=0.05)
     assert seconds([(3000, 1)]) == pytest.approx(planner.decode(3000).ms / 1e3, rel=0.3)

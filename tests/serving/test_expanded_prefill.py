@@ -12,7 +12,7 @@ from tiny import write_checkpoint
 
 from ellm import LLM, SamplingParams
 from ellm.cli.main import main
-from ellm.compiled import EXPANDED_ROWS, Source, compile_model
+from ellm.compiled import EXPANDED_ROWS, Options, Source, compile_model
 from ellm.system.errors import InputError
 
 LOGITS = Path(__file__).parents[1] / "golden" / "logits"
@@ -116,8 +116,8 @@ def test_pages_of_an_expansion_are_given_back(one_folder, chunk):
 
 def test_both_programs_share_weights_and_caches(one_folder):
     source = Source(json.loads((one_folder / "config.json").read_text()))
-    program, prefill = compile_model(source, context=512, chunk=256, expanded_prefill=True).programs
-    alone = compile_model(source, context=512, chunk=256).program
+    program, prefill = compile_model(source, Options(context=512, chunk=256, expanded_prefill=True)).programs
+    alone = compile_model(source, Options(context=512, chunk=256)).program
     assert program.weights == prefill.weights
     assert program.weights_bytes == prefill.weights_bytes > alone.weights_bytes
     assert program.range_bytes == alone.range_bytes < prefill.range_bytes

@@ -10,7 +10,7 @@ import tiny
 from packed_logits import packed_logits
 
 import ellm.models
-from ellm.compiled import Source, compile_model
+from ellm.compiled import Options, Source, compile_model
 from ellm.kernels import isa
 from ellm.kernels.formats import RAW
 from ellm.llm import LLM
@@ -63,7 +63,7 @@ def test_any_number_of_threads_and_chunk(tmp_path, exponents):
 
 
 def formats_of(config: dict, **options) -> dict[str, int]:
-    return compile_model(Source(config), context=64, **options).program.weight_bytes
+    return compile_model(Source(config), Options(context=64, **options)).program.weight_bytes
 
 
 def test_it_is_the_default_where_it_pays():
@@ -77,7 +77,7 @@ def test_it_is_the_default_where_it_pays():
 
 def test_what_padding_makes_no_smaller_stays_raw():
     config = tiny.make_config("LlamaForCausalLM", hidden_size=96, intermediate_size=128)
-    program = compile_model(Source(config), context=64, isa="avx512").program
+    program = compile_model(Source(config), Options(context=64, isa="avx512")).program
     formats = {entry.k_tiles: entry.format for entry in program.weights if entry.layout == "tiles"}
     assert formats == {3: "bf16", 4: "bf12"}
 
@@ -86,7 +86,7 @@ def test_an_unknown_dtype_is_one_line():
     source = Source(tiny.make_config())
     assert isinstance(source.model, ellm.models.Model)
     with pytest.raises(InputError, match=r"^dtype 'bf13' is unknown: choose one of q8, q4, bf16, .*bf12, .*bf16-raw$"):
-        compile_model(source, dtype="bf13")
+        compile_model(source, Options(dtype="bf13"))
 
 
 def test_inspect_says_in_how_many_bits(tmp_path, exponents, request):
