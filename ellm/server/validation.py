@@ -11,6 +11,7 @@ from ellm.server.errors import ApiError
 from ellm.system.errors import one_line
 
 _SHOWN = 100  # characters of a value in an error
+_DEEPER_THAN_ALL = 1 << 30
 
 
 class Body(BaseModel):
@@ -57,8 +58,13 @@ def validated(model: type[M], value: dict[str, Any]) -> M:
 
 
 def _telling(error: Any, value: dict[str, Any]) -> tuple[int, int]:
-    """How much an error says: of the kinds that a field may be, that one's which fits furthest."""
+    """How much an error says: of the kinds that a field may be, that one's which fits furthest.
+
+    A list with too many items fits in all else.
+    """
     kind = error["type"]
+    if kind == "too_long":
+        return _DEEPER_THAN_ALL, 0
     rank = (
         0 if kind.endswith("_type") else 1 if kind in ("missing", "extra_forbidden") else 3 if "literal" in kind else 2
     )

@@ -226,3 +226,8 @@ def closes(connection):
             return connection.recv(1000) == b""
         except ConnectionResetError:
             return True
+
+
+def test_of_too_many_items_it_is_said_whatever_they_may_be(served):
+    status, message = error_of(served.ask("POST", "/v1/completions", {"model": NAME, "prompt": ["a"] * 65}))
+    assert status == 400 and message.startswith("prompt: list should have at most 64 items after validation, not 65")
