@@ -162,6 +162,7 @@ def _program(lowering: Lowering, weights_bytes: int, context: int) -> Program:
         weights=lowering.region.entries(),
         caches=lowering.ranges.entries(),
         plan=_arena_plan(lowering, section, shared),
+        hidden=lowering.hidden.placed() if lowering.hidden else None,
     )
 
 

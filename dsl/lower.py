@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from ellm.dsl import lower_attention, lower_experts, packing
 from ellm.dsl.errors import LoweringError
 from ellm.dsl.graph import Graph
-from ellm.dsl.lowering import Lowering
+from ellm.dsl.lowering import Hidden, Lowering
 from ellm.dsl.node import Node
 from ellm.dsl.operator import Argument, Stored
 from ellm.dsl.tensor import R, Weight, features, text
@@ -181,6 +181,10 @@ def _logits(low: Lowering, key: int, node: Node) -> None:
     args = low.operand(node)
     args |= low.matrix(node, ["weight"], packing.whole(n), n_tiles, task_tiles(n_tiles, depth_tiles(low.depth(node))))
     low.emit("logits", "logits", key, args | {"n": n})
+    source = low.graph.node(node.inputs[0])
+    if source.op == "gather":  # it alone reads the rows of other blocks, so they are held until the step's end
+        rows, norm = low.stored[source.inputs[0]], low.vector(node.weights.get("norm"))
+        low.hidden = Hidden(rows, low.depth(node), norm, node.attributes.get("eps", 0.0))
 
 
 _LOWER: dict[str, Callable[[Lowering, int, Node], None]] = {

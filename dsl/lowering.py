@@ -20,7 +20,7 @@ from ellm.kernels import contract
 from ellm.kernels.contract import SPLIT
 from ellm.kernels.formats import FORMATS, PLAIN
 from ellm.kernels.routes import Routes, in_bf16
-from ellm.scheduler.contents import CacheEntry, CacheKind
+from ellm.scheduler.contents import CacheEntry, CacheKind, HiddenRows
 from ellm.scheduler.program import Kind
 
 
@@ -122,6 +122,20 @@ def _check_int8(node: Node, head_dim: int, value_dim: int, values_in_keys: bool)
         )
 
 
+@dataclass(frozen=True)
+class Hidden:
+    """Where the head's product has its rows from: what was gathered for it, and the norm that it begins with."""
+
+    rows: Stored
+    width: int
+    norm: Packed | None
+    eps: float
+
+    def placed(self) -> HiddenRows:
+        """What a Program says of it, when buffers and weights have their places."""
+        return HiddenRows(self.rows.buffer.offset, self.width, self.norm.offset if self.norm else -1, self.eps)
+
+
 class Lowering:
     """Operators in an order in which producers come first, and what they share.
 
@@ -156,6 +170,7 @@ class Lowering:
         self.producer: dict[int, int] = {}  # node -> number of the operator that makes its value
         self.before: list[int] = []  # for each operator a bit mask of those it waits for, directly or not
         self.names: set[tuple[Scope, str]] = set()
+        self.hidden: Hidden | None = None
 
     def emit(
         self,

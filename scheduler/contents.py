@@ -154,6 +154,16 @@ class CacheEntry:
 
 
 @dataclass(frozen=True)
+class HiddenRows:
+    """Where a step leaves the final hidden state of its rows until the next one, and the norm that is still to come."""
+
+    offset: int  # in the section of the row's block: f32 [rows, width]
+    width: int
+    norm: int = -1  # its weights, f32 [width], in the weights region; -1: it has been normed
+    eps: float = 0.0
+
+
+@dataclass(frozen=True)
 class PlannedBuffer:
     """Bytes of the arena; `first` and `last` are the operators that access them so."""
 

@@ -11,6 +11,7 @@ cdef class LoadedProgram:
     cdef readonly object program
     cdef public int64_t number
     cdef ProgramState *state
+    cdef uint64_t weights_address
     cdef list memory  # Pages
     cdef dict arrays  # NumPy arrays that the state points to
     cdef StepTables tables
@@ -27,7 +28,7 @@ cdef class LoadedProgram:
         missing = [name for name in program.kernels if name not in table.addresses]
         if missing:
             raise InputError(f"the {table.isa} kernels lack {', '.join(missing)}, which this program needs")
-        self.pool, self.program, self.number = pool, program, 0
+        self.pool, self.program, self.number, self.weights_address = pool, program, 0, weights_address
         self.memory, self.arrays, self.watched = [], {}, []
         self.state = <ProgramState *>self.take(sizeof(ProgramState), "scheduler state")
         self.state.pool = pool.state
@@ -288,6 +289,29 @@ cdef class LoadedProgram:
             memcpy(&log[0], self.state.log, length * sizeof(uint64_t))
         numbers = (np.asarray(log)[:length] & np.uint64(0xFFFFFFFF)).astype(np.int64)
         return numbers[numbers != <int64_t>LOG_END] - 1
+
+    def hidden(self, rows):
+        """The final hidden state, after its norm, of these rows of the last step: float32 [n, width].
+
+        The step leaves them behind and takes no longer for it. Raises ValueError if there was no such row.
+        """
+        place = self.program.hidden
+        cdef const int32_t[::1] wanted = np.ascontiguousarray(rows, np.int32)
+        cdef Py_ssize_t i, count = wanted.shape[0]
+        cdef int64_t size = 4 * place.width, offset = place.offset, row_block = self.state.row_block
+        cdef float[:, ::1] found = np.empty((count, place.width), np.float32)
+        cdef const char *section
+        with self.pool.lock:
+            for i in range(count):
+                if not 0 <= wanted[i] < self.state.step.rows:
+                    raise ValueError(f"row {wanted[i]}: the last step had {self.state.step.rows} rows")
+                section = self.state.arena + wanted[i] // row_block * self.state.section_bytes
+                memcpy(&found[i, 0], section + offset + wanted[i] % row_block * size, size)
+        if place.norm < 0:
+            return np.asarray(found)
+        weights = memory(self.weights_address + place.norm, (place.width,), np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return norm(np.asarray(found), weights, place.eps)
 
     cdef operators(self):
         """The groups and tasks of each operator in the last step: its log says which groups ran."""

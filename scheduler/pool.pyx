@@ -41,6 +41,8 @@ from ellm.scheduler.worker cimport (
 
 from ellm.kernels.contract import ARGS_BYTES, FIELDS, unpack
 from ellm.kernels.formats import NUMBERED
+from ellm.kernels.layout import memory
+from ellm.kernels.reference_task import norm
 from ellm.system.errors import InputError
 from ellm.scheduler import topology
 from ellm.scheduler.following import following

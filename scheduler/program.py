@@ -19,7 +19,7 @@ import numpy as np
 
 from ellm.kernels.contract import ARGS_BYTES, EXPERT_ROWS, SPLIT
 from ellm.kernels.formats import FORMATS
-from ellm.scheduler.contents import ArenaPlan, CacheEntry, CacheKind, OperatorInfo, WeightEntry
+from ellm.scheduler.contents import ArenaPlan, CacheEntry, CacheKind, HiddenRows, OperatorInfo, WeightEntry
 
 
 class Kind(IntEnum):
@@ -136,6 +136,7 @@ class Program:
     weights: tuple[WeightEntry, ...] = ()  # in order of offset
     caches: tuple[CacheEntry, ...] = ()  # in the range of a sequence
     plan: ArenaPlan = field(default_factory=ArenaPlan)
+    hidden: HiddenRows | None = None  # None: they do not lie anywhere
     variant: str = ""  # what it is among a model's programs; "": the one for any step
     least_rows: int = 1  # of each sequence in the steps that it is chosen for, among a model's programs
 

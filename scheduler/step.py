@@ -85,3 +85,9 @@ class Executable(Protocol):
 
         Raises ValueError for rows that do not fit the program, StepError if a kernel failed.
         """
+
+    def hidden(self, rows: Numbers) -> np.ndarray:
+        """The final hidden state, after its norm, of these rows of the last step: float32 [n, width].
+
+        Raises ValueError if there was no such row.
+        """

@@ -12,6 +12,7 @@ from ellm.scheduler import StepInput
 from ellm.scheduler.pool import LoadedProgram
 from ellm.scheduler.program import Program
 from ellm.scheduler.rings import RECORD
+from ellm.scheduler.step import Numbers
 
 PREFILL, DECODE = "prefill", "decode"
 RING_BYTES = 1 << 28  # of all cores at most
@@ -47,6 +48,10 @@ class Recorder:
         self._begins = executable.watch(_expert_begins(executable.program))
         self.steps: list[Step] = []
         self._returned = 0
+
+    def hidden(self, rows: Numbers) -> np.ndarray:
+        """Of the last step, as of an executable."""
+        return self._executable.hidden(rows)
 
     def run(self, inputs: StepInput) -> None:
         """Run one step."""

@@ -61,6 +61,32 @@ def test_fused_and_unfused_programs_give_the_same_logits(name):
     np.testing.assert_array_equal(native(fused, packed_region(fused, weights), 7), first)
 
 
+def hidden(program, region, steps):
+    """Hidden states [75, width] of TOKENS, whose rows want no logits."""
+    cache, parts = np.zeros(program.range_bytes + 64, np.uint8), []
+    base = cache.ctypes.data + -cache.ctypes.data % 64
+    with Pool(1) as pool:
+        executable = pool.load(program, isa.table(isa.choose().isa), region.ctypes.data)
+        for begin in range(0, len(TOKENS), steps):
+            rows = len(TOKENS[begin : begin + steps])
+            positions, tokens = np.arange(begin, begin + rows), TOKENS[begin : begin + rows]
+            executable.run(StepInput.of(positions, tokens, ranges=[base], vocab=program.vocab))
+            parts.append(executable.hidden(range(rows)))
+        np.testing.assert_array_equal(executable.hidden([rows - 1, 0]), parts[-1][[-1, 0]])
+        with pytest.raises(ValueError, match=f"row {rows}: the last step had {rows} rows"):
+            executable.hidden([rows])
+    return np.concatenate(parts)
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "unusual"])
+def test_hidden_states_are_the_same_fused_and_unfused_in_any_steps(name):
+    fused, unfused = compiled(name), compiled(name, fuse=False)
+    weights = random_weights(fused)
+    first = hidden(fused, packed_region(fused, weights), 75)
+    np.testing.assert_array_equal(hidden(fused, packed_region(fused, weights), 7), first)
+    np.testing.assert_allclose(hidden(unfused, packed_region(unfused, weights), 75), first, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("architecture", ["Qwen3ForCausalLM", "SmolLM3ForCausalLM"])
 def test_keys_and_values_in_int8_are_the_same_fused_and_unfused(architecture):
     made = graph(architecture, head_dim=32)
