@@ -113,7 +113,7 @@ def _read(fields: Fields, precision: Precision | None, source: str) -> Model:
 
 
 def _architecture(fields: Fields) -> Architecture:
-    """By `architectures` or, without it, by `model_type`."""
+    """By `architectures`, which may be without its head ("Qwen3Model"), or else by `model_type`."""
     names, family = fields.get("architectures"), fields.get("model_type")
     if not names and family is not None:
         known = {architecture.family: architecture for architecture in ARCHITECTURES.values()}
@@ -122,9 +122,10 @@ def _architecture(fields: Fields) -> Architecture:
         return known[family]
     if not isinstance(names, list) or not names:
         raise fields.error("architectures", "names no architecture")
-    if not isinstance(names[0], str) or names[0] not in ARCHITECTURES:
+    name = f"{names[0][:-5]}ForCausalLM" if isinstance(names[0], str) and names[0].endswith("Model") else names[0]
+    if not isinstance(name, str) or name not in ARCHITECTURES:
         raise InputError(f"config.json: architectures: {names[0]!r} is unknown; known are {', '.join(ARCHITECTURES)}")
-    return ARCHITECTURES[names[0]]
+    return ARCHITECTURES[name]
 
 
 __all__ = ["ARCHITECTURES", "Architecture", "Model", "from_config"]

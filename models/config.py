@@ -16,7 +16,7 @@ WITHOUT_EFFECT = frozenset(
     (
         *("_name_or_path", "auto_map", "transformers_version", "use_cache", "return_dict", "is_encoder_decoder"),
         *("bos_token_id", "eos_token_id", "pad_token_id", "id2label", "label2id", "task_specific_params"),
-        *("chunk_size_feed_forward", "problem_type"),
+        *("chunk_size_feed_forward", "problem_type", "pooling"),
         *("experts_per_token", "initial_context_length", "qk_head_dim"),  # say again what others say
         *("attention_dropout", "initializer_range", "pretraining_tp", "ep_size", "num_nextn_predict_layers"),
         *("aux_loss_alpha", "seq_aux", "router_aux_loss_coef", "router_jitter_noise"),

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ellm.checkpoint.pooling import StoredPooling
 from ellm.checkpoint.sources import used_tensors
 from ellm.checkpoint.tensors import TensorFiles, TensorInfo
+from ellm.checkpoint.text_part import is_headless
 from ellm.kernels.formats import FORMATS, PLAIN
 from ellm.system import memory
 from ellm.system.errors import InputError
@@ -71,6 +73,16 @@ class Checkpoint:
     def generation_file(self) -> str:
         """The file that `generation` comes from, for messages."""
         return self._beside("generation_config.json")
+
+    @property
+    def headless(self) -> bool:
+        """Whether it is a model without its head, which embeds texts and writes none."""
+        return is_headless(self.config)
+
+    @property
+    def pooling(self) -> StoredPooling:
+        """How it makes one vector of a text. Raises InputError if that is broken."""
+        return StoredPooling.of(self.config, self.config_file)
 
     def _beside(self, name: str) -> str:
         return self.source if Path(self.source).is_file() else f"{self.source}/{name}"

@@ -7,7 +7,7 @@ from typing import Any
 
 import tokenizers
 
-from ellm.checkpoint import folder_tokenizer, shards
+from ellm.checkpoint import folder_tokenizer, pooling, shards
 from ellm.checkpoint.chat_templates import read_templates
 from ellm.checkpoint.checkpoint import Checkpoint
 from ellm.checkpoint.json_file import read_json, read_json_if_any
@@ -30,6 +30,7 @@ FILES = (  # what `open_folder` reads
     "model.safetensors",
     "model.safetensors.index.json",
     "model-*-of-*.safetensors",
+    *pooling.FILES,
     *TOKENIZER_FILES,
 )
 
@@ -47,8 +48,9 @@ def open_folder(folder: Path) -> Checkpoint:
     generation = read_json_if_any(folder / "generation_config.json")
     tensors = join(text_config(config), shards.read_tensors(folder))
     config, tensors = text_part(config, tensors)
+    said = {name: value for name, value in config.items() if name != pooling.FIELD} | pooling.in_folder(folder)
     return Checkpoint(
-        str(folder), config, generation, tensors, lambda: build_tokenizer(folder, config, generation, str(folder))
+        str(folder), said, generation, tensors, lambda: build_tokenizer(folder, config, generation, str(folder))
     )
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Set
 from typing import Any
 
+from ellm.checkpoint import pooling
 from ellm.checkpoint.gguf_families import Family
 from ellm.checkpoint.gguf_fields import ModelFields, shortest
 from ellm.checkpoint.gguf_file import GGUFFile
@@ -49,6 +50,7 @@ def read_config(file: GGUFFile, family: Family, biased: Set[str]) -> dict[str, A
     config |= {**family.constants, **_own_fields(fields, family)}
     config |= {switch: bool(modules & biased) for switch, modules in family.switches.items()}
     config |= _rope(fields, family, attention, context)
+    config |= pooling.in_gguf(fields.count("pooling_type"))
     return config | _windows(fields, family, config)
 
 

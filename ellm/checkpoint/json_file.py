@@ -35,6 +35,15 @@ def check_file(path: Path, largest: int | None = LARGEST) -> None:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises InputError if the file cannot be read or holds anything else."""
+    return _read(path, dict, "an object")
+
+
+def read_json_list(path: Path) -> list[Any]:
+    """The list in a JSON file. Raises as `read_json` does."""
+    return _read(path, list, "a list")
+
+
+def _read(path: Path, kind: type, words: str) -> Any:
     check_file(path)
     try:
         value = json.loads(path.read_bytes())
@@ -42,8 +51,8 @@ def read_json(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON: {one_line(error)}") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: holds {type(value).__name__}, must be an object")
+    if not isinstance(value, kind):
+        raise InputError(f"{path}: holds {type(value).__name__}, must be {words}")
     return value
 
 

@@ -25,7 +25,6 @@ LAYERS = SIZES["layers"]
         (dict(attention__max_alibi_bias=8.0), "llama.attention.max_alibi_bias is 8.0"),
         (dict(use_parallel_residual=True), "llama.use_parallel_residual is True"),
         (dict(tensor_data_layout="unknown"), "llama.tensor_data_layout is 'unknown'"),
-        (dict(pooling_type=1), "llama.pooling_type is 1"),
         (dict(hidden_activation="gelu"), "llama.hidden_activation is 'gelu'"),
         (dict(nextn_predict_layers=1), "llama.nextn_predict_layers is 1"),
         (dict(attention__kv_lora_rank=512), "llama.attention.kv_lora_rank is 512"),
