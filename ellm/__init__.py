@@ -13,21 +13,36 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ellm.llm import LLM
+    from ellm.serving.embedding import EmbeddingOutput
     from ellm.serving.output import Output
+    from ellm.serving.pooling import PoolingParams
     from ellm.serving.refusals import Busy, Late
     from ellm.serving.sampling import SamplingParams
     from ellm.serving.structured import StructuredOutputs
     from ellm.system.errors import InputError
 
 __version__ = "0.1.0"
-__all__ = ["LLM", "Busy", "InputError", "Late", "Output", "SamplingParams", "StructuredOutputs", "__version__"]
+__all__ = [
+    "LLM",
+    "Busy",
+    "EmbeddingOutput",
+    "InputError",
+    "Late",
+    "Output",
+    "PoolingParams",
+    "SamplingParams",
+    "StructuredOutputs",
+    "__version__",
+]
 
 _HOMES = {
     "LLM": "ellm.llm",
     "Busy": "ellm.serving.refusals",
+    "EmbeddingOutput": "ellm.serving.embedding",
     "InputError": "ellm.system.errors",
     "Late": "ellm.serving.refusals",
     "Output": "ellm.serving.output",
+    "PoolingParams": "ellm.serving.pooling",
     "SamplingParams": "ellm.serving.sampling",
     "StructuredOutputs": "ellm.serving.structured",
 }

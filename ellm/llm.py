@@ -20,11 +20,13 @@ from ellm.scheduler import placement
 from ellm.serving import speculation
 from ellm.serving.completion import Completion
 from ellm.serving.driver import Driver
+from ellm.serving.embedding import Embedding, EmbeddingOutput, Embeddings
 from ellm.serving.engine import SLOTS, Engine
 from ellm.serving.grammars import Grammars
 from ellm.serving.identity import identity
 from ellm.serving.output import Output
 from ellm.serving.policy import Policy, Terms, is_number
+from ellm.serving.pooling import POOLINGS, PoolingParams, check_pooling
 from ellm.serving.runtime import Runtime
 from ellm.serving.sampling import SamplingParams
 from ellm.serving.sessions import Sessions
@@ -70,6 +72,8 @@ class LLM:
     (None: as much as is free; it is given back where requests need it; 0: none is kept). Answers are the same.
     `sessions`: a folder where these outlive the process, and `sessions_bytes` most bytes of it (None: half of what is
     free on its disk). What was computed by another model, precision, ISA or build of ellm is not used.
+    `pooling`: what embeddings are made of, "last" (the last token's hidden state) or "mean" (of all; None: as the
+    checkpoint says, else "last").
     `cache`: run the packed form of the model that is kept in ~/.cache/ellm, and make it if it is not there.
     `needs_text`: refuse a model without a tokenizer before its weights are loaded.
     `progress` is called with the bytes loaded so far and in all, and makes a download show a bar.
@@ -98,6 +102,7 @@ class LLM:
         cache_bytes: int | None = None,
         sessions: str | Path | None = None,
         sessions_bytes: int | None = None,
+        pooling: str | None = None,
         cache: bool = False,
         needs_text: bool = False,
         progress: Callable[[int, int], None] | None = None,
@@ -120,6 +125,7 @@ class LLM:
                 raise InputError(f"{name} must be 0 or more, not {value}")
         if sessions is not None and cache_bytes == 0:
             raise InputError("sessions: they are kept of what is cached, and cache_bytes is 0")
+        check_pooling(pooling)
         choice = isas.choose(isa)
         speculation.check(speculate)
         workers = len(placement.check(threads, pin))
@@ -130,7 +136,7 @@ class LLM:
             options = Options(context, chunk, choice.isa, dtype, activations, kv, expanded_prefill, workers)
             compiled = compile_to_run(Source.of(checkpoint), options)
             self.runtime = Runtime(compiled, choice, threads=threads, pin=pin, progress=progress)
-        self.context = self.runtime.context
+        self.context, self._pooling = self.runtime.context, pooling
         chunk = self.runtime.chunk
         try:
             self.speculation = speculation.choose(speculate, self.runtime.program, chunk)
@@ -275,12 +281,49 @@ class LLM:
         """
         return SamplingParams(**self.runtime.sampling.fields)
 
+    def embed(
+        self, prompts: Prompt | Sequence[Prompt], pooling_params: PoolingParams | None = None
+    ) -> list[EmbeddingOutput]:
+        """Embed one or many prompts, each a text or token ids, in one batch. Outputs are in the prompts' order.
+
+        An embedding is the final hidden state of the last token, or the mean of all, after the final norm, see
+        `pooling`; of a text the tokenizer adds what the model expects behind it, which may be its last token. No prompt
+        is cut: one that is longer than the context raises InputError.
+        """
+        entries = self._embeddings(prompts, pooling_params, Terms(arrived=time.perf_counter()))
+        self._driver.run(entries)
+        return [one.output() for one in entries]
+
+    def embeddings(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        pooling_params: PoolingParams | None = None,
+        *,
+        notify: Callable[[], object],
+        salt: bytes = b"",
+        priority: str = "interactive",
+        deadline: float | None = None,
+    ) -> Embeddings:
+        """Begin to embed prompts, as `embed` does; `Embeddings.poll` has them. For the other arguments see `stream`."""
+        terms = Terms.of(priority, deadline, time.perf_counter())
+        return Embeddings(self._driver, self._embeddings(prompts, pooling_params, terms, salt), notify)
+
+    @property
+    def embedding_width(self) -> int:
+        """How many numbers an embedding has, unless fewer are asked for. Raises InputError if the model has none."""
+        hidden = self.runtime.program.hidden
+        if hidden is None:
+            raise InputError(f"{self.runtime.checkpoint.source}: the model's head reads no rows that can be embeddings")
+        return hidden.width
+
     def logits(self, token_ids: Sequence[int]) -> np.ndarray:
         """The logits after each of the tokens, teacher-forced: float32 [T, vocab]."""
+        self._check_head()
         return self._driver.logits(self._tokens(token_ids))
 
     def logits_by_step(self, token_ids: Sequence[int] | np.ndarray, first: int = 0) -> Iterator[np.ndarray]:
         """The same from position `first` on, of one step after the other, each float32 [n, vocab]."""
+        self._check_head()
         return self._driver.logits_by_step(self._tokens(token_ids), first)
 
     def statistics(self) -> Statistics:
@@ -339,6 +382,7 @@ class LLM:
         """The `n` answers to a prompt."""
         if not isinstance(params, SamplingParams):
             raise InputError(f"sampling_params must be SamplingParams, not {params!r}")
+        self._check_head()
         if params.stops and isinstance(self.tokenizer, TokenIds):
             raise self.tokenizer.error("there is no text to find stop strings in")
         tokens = self._tokens(self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt)
@@ -357,6 +401,38 @@ class LLM:
             if chat is not None:
                 one.remember = partial(self._turns.add, salt=salt)
         return completions
+
+    def _embeddings(
+        self, prompts: Prompt | Sequence[Prompt], params: PoolingParams | None, terms: Terms, salt: bytes = b""
+    ) -> list[Embedding]:
+        params = params or PoolingParams()
+        if not isinstance(params, PoolingParams):
+            raise InputError(f"pooling_params must be PoolingParams, not {params!r}")
+        width, stored = self.embedding_width, self.runtime.checkpoint.pooling
+        if params.dimensions is not None and params.dimensions > width:
+            raise InputError(f"dimensions is {params.dimensions}, the model's embeddings have {width}")
+        pooling = self._pooling or stored.kind or POOLINGS[0]
+        source = self.runtime.checkpoint.source
+        if stored.module:
+            raise InputError(f"{source}: its embeddings need {stored.module}, which ellm does not compute")
+        if pooling not in POOLINGS:
+            raise InputError(f"{source}: pooling is {pooling!r}, ellm has {' and '.join(POOLINGS)}")
+        normalize = stored.normalize if params.normalize is None else params.normalize
+        many, entries = _prompts(prompts), []
+        for number, prompt in enumerate(many):
+            try:
+                tokens = self._tokens(self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt)
+            except InputError as error:
+                where = f", prompt {number + 1} of {len(many)}" if len(many) > 1 else ""
+                raise type(error)(f"{error}{where}") from error
+            entry = Embedding(tokens, pooling, params.dimensions, normalize, self.context, _checked(salt))
+            entry.sequence.terms = terms
+            entries.append(entry)
+        return entries
+
+    def _check_head(self) -> None:
+        if self.runtime.checkpoint.headless:
+            raise InputError(f"{self.runtime.checkpoint.source}: a model without its head can embed, but not write")
 
     def _tokens(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
         """Token ids as int32 [T], checked against the vocabulary and the context."""

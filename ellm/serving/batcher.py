@@ -44,6 +44,14 @@ class Share:
         return self.draws + len(self.drafts)
 
     @property
+    def pooled(self) -> range:
+        """Which of its rows are wanted for an embedding, counted from its first one."""
+        if self.sequence.pooling is None:
+            return range(0)
+        wanted = self.sequence.pooling.wanted(self.begin, self.end)
+        return range(wanted.start - self.begin, wanted.stop - self.begin)
+
+    @property
     def scored(self) -> int:
         """How many of its rows say how likely the next token of the prompt was, the first ones."""
         sequence = self.sequence
@@ -73,7 +81,8 @@ class Batcher:
             rows = rows if not one.scored else min(rows, scored)
             scored -= min(rows, one.scored)
             if rows and rows >= least:
-                shares.append(Share(one, one.cached, one.cached + rows, draws=rows == one.left))
+                draws = rows == one.left and one.pooling is None
+                shares.append(Share(one, one.cached, one.cached + rows, draws))
         return shares
 
     def rows_of(self, sequence: Sequence) -> int:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from ellm.serving.constraint import Constraint
-from ellm.serving.output import Metrics, Output, ToolCall
+from ellm.serving.entry import Entry
+from ellm.serving.output import Output, ToolCall
 from ellm.serving.sampling import SamplingParams
 from ellm.serving.sequence import Sequence as TokenSequence
 from ellm.system.errors import InputError
@@ -37,18 +38,14 @@ class Vocabulary(Protocol):
         """A reader of the answer to a prompt, which is a chat's or, if it is None, is continued as it is."""
 
 
-class Completion:
+class Completion(Entry):
     """Continues a prompt of [1, context] token ids: `sequence` holds the tokens, `pieces` the text so far.
 
     `chat`: the prompt is a conversation in the words of the chat template, and the answer is taken apart.
     `matcher`: what the answer is to be like. `index`: which of the answers to the prompt it is.
     `remember` is called with prompt and answer when the answer is whole.
-    `notify` is called when there are more pieces, and once when this has `ended`: nothing is added then, and what the
-    sequence held is free.
     """
 
-    ended = False
-    notify: Callable[[], object] | None = None
     remember: Callable[[np.ndarray, np.ndarray], None] | None = None
 
     def __init__(
@@ -69,19 +66,13 @@ class Completion:
         if matcher is not None:
             free = None if chat and chat.must_call and vocabulary.writes_messages else chat  # what is before the answer
             constraint = Constraint(matcher, vocabulary.eos_ids, lambda: vocabulary.reader(ids, (), free, False))
-        self.sequence = TokenSequence(prompt, params, context, salt, self._ends, constraint)
-        self.metrics = Metrics()
-        self._begun = self._first = 0.0
+        super().__init__(TokenSequence(prompt, params, context, salt, self._ends, constraint))
+        self._first = 0.0
         self.finish_reason: str | None = None
         self.stop_reason: int | str | None = None
         self.pieces: list[Piece] = []
         self._read = self.sequence.prompt_length  # tokens that are in the text
         self._reader = vocabulary.reader(ids, params.stops, chat, params.include_stop_str_in_output)
-
-    def begin(self) -> None:
-        """The sequence has a range: its first step is next."""
-        self.metrics.cached_tokens = self.sequence.first_hit
-        self._begun = time.perf_counter()
 
     def read(self) -> None:
         """Add the tokens that have come to the text, and end the sequence with the last one.
@@ -102,16 +93,7 @@ class Completion:
         """Nothing comes any more."""
         if self.remember is not None and self.finish_reason is not None:
             self.remember(*np.split(self.sequence.tokens[: self._read], [self.sequence.prompt_length]))
-        self.ended = True
-        self._tell()
-
-    def _tell(self) -> None:
-        if self.notify is not None:
-            try:
-                self.notify()
-            except Exception as error:  # nobody would hear of what follows
-                self.notify = None
-                self.sequence.fail(error)
+        super().end()
 
     def output(self) -> Output:
         """The answer so far. Raises what the step raised if the sequence failed."""

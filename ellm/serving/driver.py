@@ -14,8 +14,8 @@ from typing import NoReturn, TypeVar
 
 import numpy as np
 
-from ellm.serving.completion import Completion
 from ellm.serving.engine import Engine
+from ellm.serving.entry import Entry
 from ellm.serving.scoring import Scoring
 from ellm.system.errors import InputError
 
@@ -41,31 +41,31 @@ class Driver:
         self._thread.start()
         weakref.finalize(self, self._jobs.put, None).atexit = False
 
-    def submit(self, completions: Sequence[Completion]) -> None:
-        """Queue completions. Raises InputError if this is closed, and as `Engine.submit` does."""
+    def submit(self, entries: Sequence[Entry]) -> None:
+        """Queue entries. Raises InputError if this is closed, and as `Engine.submit` does."""
         self._check_process()
         with self._closing:
             self._check_open()
-            self._engine.submit(completions)
+            self._engine.submit(entries)
             self._jobs.put(_wake)
 
-    def run(self, completions: Sequence[Completion]) -> None:
-        """Queue completions and wait until all have ended. They end early if an interrupt ends the wait."""
+    def run(self, entries: Sequence[Entry]) -> None:
+        """Queue entries and wait until all have ended. They end early if an interrupt ends the wait."""
         bell: SimpleQueue[None] = SimpleQueue()
-        for completion in completions:
-            completion.notify = partial(_ring_at_end, completion, bell)
+        for entry in entries:
+            entry.notify = partial(_ring_at_end, entry, bell)
         try:
-            self.submit(completions)
-            for _ in completions:
+            self.submit(entries)
+            for _ in entries:
                 bell.get()
         except BaseException:
-            self.cancel(completions)
+            self.cancel(entries)
             raise
 
-    def cancel(self, completions: Sequence[Completion]) -> None:
-        """End completions with the step under way. Never blocks, so that a finalizer may call it."""
-        for completion in completions:
-            completion.sequence.done = True
+    def cancel(self, entries: Sequence[Entry]) -> None:
+        """End entries with the step under way. Never blocks, so that a finalizer may call it."""
+        for entry in entries:
+            entry.sequence.done = True
         self._jobs.put(_wake)
 
     def logits(self, tokens: np.ndarray) -> np.ndarray:
@@ -94,7 +94,7 @@ class Driver:
             self._jobs.put(scoring.close)
 
     def close(self) -> None:
-        """End every completion, with the step under way, and free what the engine holds."""
+        """End every entry, with the step under way, and free what the engine holds."""
         if self._process != os.getpid():
             return
         with self._closing:
@@ -159,8 +159,8 @@ def _wake() -> None:
     """The engine has something to look at."""
 
 
-def _ring_at_end(completion: Completion, bell: SimpleQueue[None]) -> None:
-    if completion.ended:
+def _ring_at_end(entry: Entry, bell: SimpleQueue[None]) -> None:
+    if entry.ended:
         bell.put(None)
 
 

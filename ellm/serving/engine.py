@@ -1,4 +1,4 @@
-"""Completions to tokens: one step after the other, for all that are under way."""
+"""Completions to tokens, and prompts to embeddings: one step after the other, for all that are under way."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from collections.abc import Sequence as Many
 from dataclasses import replace
 from itertools import islice
 
+import numpy as np
+
 from ellm.scheduler import Executable, StepInput
 from ellm.scheduler.program import Program, chosen
 from ellm.serving.batcher import Batcher, Share
-from ellm.serving.completion import Completion
+from ellm.serving.entry import Entry
 from ellm.serving.lookup import agreeing
 from ellm.serving.policy import Policy, Request
 from ellm.serving.refusals import Busy, late
@@ -26,7 +28,7 @@ SLOTS = 64  # sequences at a time, if nobody says how many
 
 
 class Engine:
-    """Runs completions in steps of at most `chunk` rows and `slots` sequences.
+    """Runs entries in steps of at most `chunk` rows and `slots` sequences.
 
     `executables` run the steps of a model's programs, in the order of `Compiled.programs`: each those of the sequences
     that have as many rows left as its program is chosen for. What a row computes does not depend on the other rows, so
@@ -35,7 +37,7 @@ class Engine:
     left of them. More than `queued_tokens` of prompts that wait are refused. `nodes` are the NUMA nodes of the workers,
     `cache_bytes` and `sessions` are the room's.
 
-    One thread runs steps; any thread may call `submit` and `statistics`, and set the sequence of a completion to be
+    One thread runs steps; any thread may call `submit` and `statistics`, and set the sequence of an entry to be
     `done`.
     """
 
@@ -58,8 +60,8 @@ class Engine:
         self.policy = policy or Policy(chunk, self.program.row_block)
         self._staging = Staging(chunk, slots, self.program.context, self.program.vocab)
         self.batcher, self.speculation = Batcher(chunk, self.policy.deal, self._staging.more), speculation
-        self.waiting: list[Completion] = []
-        self.running: list[Completion] = []
+        self.waiting: list[Entry] = []
+        self.running: list[Entry] = []
         self.preemptions = 0  # how often a sequence gave way to others
         self._queued_tokens = queued_tokens
         self._counted = Statistics()
@@ -67,7 +69,7 @@ class Engine:
     @property
     def free_slots(self) -> list[int]:
         """Slots that no sequence has."""
-        taken = {completion.sequence.slot for completion in self.running}
+        taken = {entry.sequence.slot for entry in self.running}
         return [slot for slot in range(self.slots) if slot not in taken]
 
     @property
@@ -75,13 +77,13 @@ class Engine:
         """Whether there is nothing to do."""
         return not self.running and not self.waiting
 
-    def submit(self, completions: Many[Completion]) -> None:
-        """Queue completions. Raises Busy if too many tokens wait."""
+    def submit(self, entries: Many[Entry]) -> None:
+        """Queue entries. Raises Busy if too many tokens wait."""
         if self._queued_tokens is not None:
-            queued, more = _tokens(list(self.waiting)), _tokens(completions)
+            queued, more = _tokens(list(self.waiting)), _tokens(entries)
             if queued and queued + more > self._queued_tokens:
                 raise Busy(queued, more, self._queued_tokens, queued * self.policy.times.row_seconds)
-        self.waiting.extend(completions)
+        self.waiting.extend(entries)
 
     def statistics(self) -> Statistics:
         """Numbers of now, and of what was done so far."""
@@ -109,16 +111,16 @@ class Engine:
         self.release()
 
     def release(self) -> None:
-        """Free what ended completions hold."""
-        for completion in [*self.running, *self.waiting]:
-            if completion.sequence.done:
-                self.room.leave(completion.sequence)
-                (self.running if completion in self.running else self.waiting).remove(completion)
-                completion.end()
+        """Free what ended entries hold."""
+        for entry in [*self.running, *self.waiting]:
+            if entry.sequence.done:
+                self.room.leave(entry.sequence)
+                (self.running if entry in self.running else self.waiting).remove(entry)
+                entry.end()
 
     def _drop_late(self, now: float) -> None:
-        for completion in [*self.running, *self.waiting]:
-            sequence = completion.sequence
+        for entry in [*self.running, *self.waiting]:
+            sequence = entry.sequence
             if self.policy.late(sequence, now) and not sequence.done:
                 sequence.fail(late(sequence, now))
 
@@ -132,19 +134,19 @@ class Engine:
         return self.policy.limit([*(one.sequence for one in self.running), other])
 
     def fail(self, error: BaseException) -> None:
-        """End every completion with an error."""
-        for completion in [*self.running, *self.waiting]:
-            completion.sequence.fail(error)
+        """End every entry with an error."""
+        for entry in [*self.running, *self.waiting]:
+            entry.sequence.fail(error)
         self.release()
 
     def close(self, error: BaseException) -> None:
-        """End every completion with an error, and unmap the ranges."""
+        """End every entry with an error, and unmap the ranges."""
         self.fail(error)
         self._staging.masks.close()
         self.room.close()
 
     def _admit(self) -> int:
-        """Give waiting completions a slot and a range, as long as there is memory; how many rows the step has."""
+        """Give waiting entries a slot and a range, as long as there is memory; how many rows the step has."""
         running = [one.sequence for one in self.running]
         full = len(running) == self.slots and not any(one.terms.priority for one in running)
         waiting = {} if full else {one.sequence: one for one in list(self.waiting)}
@@ -163,9 +165,9 @@ class Engine:
         sequence.foreseen = False
         return False
 
-    def _enter(self, completion: Completion) -> bool:
-        """Let a waiting completion in, in place of lower classes if need be; False if others must end first."""
-        sequence = completion.sequence
+    def _enter(self, entry: Entry) -> bool:
+        """Let a waiting entry in, in place of lower classes if need be; False if others must end first."""
+        sequence = entry.sequence
         while not ((free := self.free_slots) and self.room.admits(sequence)):
             victim = self._victim(sequence.terms.priority)
             if victim is not None:
@@ -181,9 +183,9 @@ class Engine:
             sequence.fail(error)
             return True
         sequence.slot = free[0]
-        completion.begin()
-        self.running.append(completion)
-        self.waiting.remove(completion)
+        entry.begin()
+        self.running.append(entry)
+        self.waiting.remove(entry)
         return True
 
     def _run(self, executable: Executable, limit: int) -> None:
@@ -219,9 +221,9 @@ class Engine:
         for share in shares:
             if share.sequence.constraint is not None and (broken := share.sequence.constraint.error):
                 share.sequence.fail(broken)
-        self._commit(shares, inputs, program)
-        for completion in self.running:
-            completion.read()
+        self._commit(shares, inputs, executable)
+        for entry in self.running:
+            entry.read()
 
     def _measure(self, shares: list[Share], seconds: float) -> None:
         """Tell what a step took to those who foretell it."""
@@ -252,18 +254,18 @@ class Engine:
         return found if self.room.fits(self.room.step_bytes(found, program)) else shares
 
     def _shares(self, executable: Executable, limit: int) -> list[Share]:
-        running = [completion.sequence for completion in self.running if not completion.sequence.done]
+        running = [entry.sequence for entry in self.running if not entry.sequence.done]
         rows_of = self.batcher.rows_of
         due = [sequence for sequence in running if chosen(self.executables, rows_of(sequence)) is executable]
         return self.batcher.shares(due, executable.program.least_rows, limit)
 
-    def _commit(self, shares: list[Share], inputs: StepInput, program: Program) -> None:
+    def _commit(self, shares: list[Share], inputs: StepInput, executable: Executable) -> None:
         """Count what a step did."""
         tokens, logprobs = inputs.sampled, inputs.logprob
         assert tokens is not None and logprobs is not None
-        top, first = self._staging.top, 0
+        top, first, end = self._staging.top, 0, 0
         for share in shares:
-            sequence, right = share.sequence, 0
+            sequence, right, begin, end = share.sequence, 0, end, end + share.rows
             if share.scored:
                 rows = slice(first, first + share.scored)
                 sequence.score(share.begin + 1, logprobs[rows], top[rows])
@@ -275,35 +277,37 @@ class Engine:
                     sequence.append(share.known, tokens[new], logprobs[new], top[new])
                     self._counted.generated_tokens += right + 1
                 first += share.drawn
+            if sequence.pooling is not None and (pooled := share.pooled):
+                sequence.pooling.add(executable.hidden(begin + np.arange(pooled.start, pooled.stop)))
             sequence.cached = share.known + right
-            self.room.hold_prompt_only(share, program)
+            self.room.hold_prompt_only(share, executable.program)
             self.room.computed(share)
             if share.draws and sequence.prompt_only_bytes:
                 self.room.forget_prompt_only(sequence)
 
     def _make_room(self) -> None:
         """Send a sequence back to wait, whose blocks may then be evicted; one that is alone fails."""
-        running = [completion for completion in self.running if not completion.sequence.done]
+        running = [entry for entry in self.running if not entry.sequence.done]
         victim = self._victim() if len(running) > 1 else None
         if victim is not None:
             self._send_back(victim)
             return
-        for completion in running:
-            completion.sequence.fail(self.room.shortage(completion.sequence))
+        for entry in running:
+            entry.sequence.fail(self.room.shortage(entry.sequence))
 
-    def _victim(self, above: int = -1) -> Completion | None:
+    def _victim(self, above: int = -1) -> Entry | None:
         """Who gives way to a class, or to anybody."""
         running = {one.sequence: one for one in self.running if not one.sequence.done}
         victim = self.policy.victim(running, above)
         return None if victim is None else running[victim]
 
-    def _send_back(self, completion: Completion) -> None:
-        self.running.remove(completion)
-        self.room.leave(completion.sequence)
-        completion.sequence.foreseen = False
-        self.waiting.append(completion)
+    def _send_back(self, entry: Entry) -> None:
+        self.running.remove(entry)
+        self.room.leave(entry.sequence)
+        entry.sequence.foreseen = False
+        self.waiting.append(entry)
         self.preemptions += 1
 
 
-def _tokens(completions: Many[Completion]) -> int:
-    return sum(one.sequence.left for one in completions)
+def _tokens(entries: Many[Entry]) -> int:
+    return sum(one.sequence.left for one in entries)

@@ -10,6 +10,7 @@ from ellm.kernels.contract import TOKEN_NUMBER
 from ellm.serving.constraint import Constraint
 from ellm.serving.lookup import Lookup
 from ellm.serving.policy import Terms
+from ellm.serving.pooling import Pooling
 from ellm.serving.prefixes import Block
 from ellm.serving.ranges import Range
 from ellm.serving.sampling import SamplingParams
@@ -19,7 +20,7 @@ class Sequence:
     """A prompt of [1, context] token ids that is being continued, to `limit` tokens at most.
 
     Only sequences of the same `salt` may read what it computes. `ends` are the tokens that may end it, `constraint` is
-    what its answer must be like.
+    what its answer must be like. With `pooling`, which takes its hidden states in, nothing follows the prompt.
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class Sequence:
         salt: bytes = b"",
         ends: Iterable[int] = (),
         constraint: Constraint | None = None,
+        pooling: Pooling | None = None,
     ):
         self.prompt_length = self.length = len(prompt)
         longest = max(context, self.length + 1)  # a prompt that fills the context still has a next token
@@ -40,7 +42,7 @@ class Sequence:
         self.drawn_first = np.zeros(self.limit - self.length, bool)  # which of these were the first of their step
         self.drafted = 0  # tokens that were verified beside the known ones
         self.lookup: Lookup | None = None  # what drafts them
-        self.constraint = constraint
+        self.constraint, self.pooling = constraint, pooling
         self.scores_prompt = params.prompt_logprobs is not None
         self.prompt_logprobs = np.empty(self.length if self.scores_prompt else 0, np.float32)  # the first has none
         self.likely = params.likely  # tokens that are listed for each, with their log probabilities
@@ -79,7 +81,9 @@ class Sequence:
 
     @property
     def reusable(self) -> int:
-        """Known tokens that others may have computed for it: those whose logits are not wanted."""
+        """Known tokens that others may have computed for it: those before the first whose row's result is wanted."""
+        if self.pooling is not None:
+            return self.pooling.next
         return 0 if self.scores_prompt else self.length - 1
 
     @property
