@@ -336,6 +336,14 @@ def serve(
         str | None,
         typer.Option(metavar="NAME", help="The form of calls of tools.", show_default="that of the chat template"),
     ] = None,
+    pooling: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND",
+            help="What embeddings are made of: last (token's hidden state) or mean.",
+            show_default="as the model says, else last",
+        ),
+    ] = None,
     target_itl: Annotated[
         float | None,
         typer.Option(
@@ -368,6 +376,7 @@ def serve(
         "cache_bytes": cache_bytes,
         "sessions": sessions,
         "sessions_bytes": sessions_bytes,
+        "pooling": pooling,
         "context": context,
         "chunk": chunk,
         "threads": threads,

@@ -54,7 +54,7 @@ class Answer:
             try:
                 pieces = self._stream.poll()
             except Exception as error:
-                raise _as_api_error(error) from error
+                raise as_api_error(error) from error
             if pieces is None:
                 self._end()
                 return None
@@ -134,7 +134,8 @@ def joined(pieces: list[Piece]) -> list[Piece]:
     return found
 
 
-def _as_api_error(error: Exception) -> ApiError:
+def as_api_error(error: Exception) -> ApiError:
+    """What a client is told of a request that failed on its way."""
     if isinstance(error, InputError):  # no memory for this sequence, or the model is broken
         return ApiError(503, error, code="generation_failed")
     _log.error("a request failed", exc_info=error)

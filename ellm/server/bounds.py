@@ -19,6 +19,7 @@ MESSAGES = 4096
 PARTS = 4096
 TOOLS = 256
 PROMPTS = 64
+EMBEDDINGS = 2048  # inputs of a request
 INTEGER = (1 << 53) - 1  # beyond it clients do not agree on what a JSON number is
 
 _DEPTH = 64  # of a JSON value

@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from ellm.serving.embedding import EmbeddingOutput
 from ellm.serving.output import Output
 from ellm.serving.statistics import Statistics
 from ellm.system import memory
@@ -83,6 +84,12 @@ class Metrics(Collector):
         self._requests.labels(self._model, output.finish_reason or "abort").inc()
         self._prompt_size.observe(len(output.prompt_token_ids))
         self._size.observe(len(output.token_ids))
+        self._whole.observe(seconds)
+
+    def embedded(self, output: EmbeddingOutput, seconds: float) -> None:
+        """An embedding is there."""
+        self._requests.labels(self._model, "stop").inc()
+        self._prompt_size.observe(len(output.prompt_token_ids))
         self._whole.observe(seconds)
 
     def refused(self, status: int) -> None:

@@ -84,9 +84,7 @@ class OllamaRequest(Body):
     def params(self, call: Call) -> SamplingParams:
         """With the model's own defaults. Raises ApiError if more context is wanted than there is."""
         options = self.options or Options()
-        context = call.service.llm.context
-        if options.num_ctx is not None and options.num_ctx > context:
-            raise ApiError(400, f"options.num_ctx is {options.num_ctx}, the context has {context}")
+        check_context(call, options)
         most = options.num_predict
         if most == 0:
             raise ApiError(400, "options.num_predict must be at least 1, or -1, not 0")
@@ -211,6 +209,13 @@ class GenerateLine(Line):
 
     response: str
     thinking: str | None = left_out()
+
+
+def check_context(call: Call, options: Options) -> None:
+    """Raises ApiError if more context is wanted than there is."""
+    wanted, context = options.num_ctx, call.service.llm.context
+    if wanted is not None and wanted > context:
+        raise ApiError(400, f"options.num_ctx is {wanted}, the context has {context}")
 
 
 async def ollama_chat(call: Call, request: OllamaChatRequest) -> ChatLine | Events:

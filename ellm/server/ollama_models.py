@@ -99,9 +99,20 @@ async def show(call: Call, request: ShowRequest) -> Shown:
     return Shown(
         details=_details(service),
         model_info={"general.architecture": family, f"{family}.context_length": service.llm.context},
-        capabilities=["completion", *(["thinking"] if service.thinks else [])],
+        capabilities=_capabilities(service),
         modified_at=_since(service),
     )
+
+
+def _capabilities(service: Service) -> list[str]:
+    """Embedding is one of models that were made for it, though any can: clients take those for no chat models."""
+    checkpoint = service.llm.runtime.checkpoint
+    found = {
+        "completion": not checkpoint.headless,
+        "thinking": service.thinks and not checkpoint.headless,
+        "embedding": checkpoint.headless or checkpoint.pooling.kind != "",
+    }
+    return [name for name, has in found.items() if has]
 
 
 def _details(service: Service) -> Details:

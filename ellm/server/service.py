@@ -11,10 +11,12 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 from ellm.llm import LLM, Stream
-from ellm.server.answer import Answer, News
+from ellm.server.answer import Answer, News, as_api_error
 from ellm.server.bounds import Bounds
 from ellm.server.errors import ApiError
 from ellm.server.metrics import Metrics
+from ellm.serving.embedding import EmbeddingOutput, Embeddings
+from ellm.serving.pooling import PoolingParams
 from ellm.serving.refusals import Busy
 from ellm.serving.sampling import SamplingParams
 from ellm.serving.status import Status
@@ -107,6 +109,7 @@ class Call:
         self.service, self._salt = service, salt
         self.id = secrets.token_hex(12)
         self._answers: list[Answer] = []
+        self._embeddings: Embeddings | None = None
         self._admitted = False
 
     def admit(self) -> None:
@@ -162,10 +165,33 @@ class Call:
 
         return await self._begin(begin, params)
 
+    async def embed(self, prompts: Sequence[str | Sequence[int]], params: PoolingParams) -> list[EmbeddingOutput]:
+        """The embeddings of texts, whose control tokens are such, or token ids. Raises as `continuation` does."""
+        service, begun, news = self.service, time.perf_counter(), News()
+
+        def begin() -> Embeddings:
+            return service.llm.embeddings(prompts, params, salt=self._salt, priority=service.priority, notify=news.ring)
+
+        self._embeddings = await service.off_loop(begin)
+        while True:
+            news.clear()
+            try:
+                outputs = self._embeddings.poll()
+            except Exception as error:
+                raise as_api_error(error) from error
+            if outputs is not None:
+                break
+            await news.wait()
+        for output in outputs:
+            service.metrics.embedded(output, time.perf_counter() - begun)
+        return outputs
+
     def close(self) -> None:
         """End what is still under way, and free it."""
         for answer in self._answers:
             answer.close()
+        if self._embeddings is not None:
+            self._embeddings.close()
         if not self._admitted:
             return
         service, self._admitted = self.service, False

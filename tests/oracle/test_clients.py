@@ -46,6 +46,15 @@ def test_langchain_answers_streams_and_keeps_to_a_schema(served):
     assert answer == {"capital": "Paris"}
 
 
+def test_langchain_embeds(served, llm):
+    models = pytest.importorskip("langchain_openai")
+    options = {"model": NAME, "api_key": "none", "check_embedding_ctx_length": False}  # else it sends OpenAI's tokens
+    embeddings = models.OpenAIEmbeddings(base_url=f"{served.url}/v1", **options)
+    found = [*embeddings.embed_documents([QUESTION, ANSWER]), embeddings.embed_query(ANSWER)]
+    wanted = [one.embedding.tolist() for one in llm.embed([QUESTION, ANSWER, ANSWER])]
+    assert found == wanted
+
+
 @pytest.mark.parametrize("provider, path", [("openai", "/v1"), ("anthropic", ""), ("ollama_chat", "")])
 def test_litellm_speaks_each_protocol(served, monkeypatch, provider, path):
     monkeypatch.setitem(os.environ, "LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else it asks the network for prices
