@@ -91,6 +91,7 @@ def read_decoder(
     if head_dim % 2:
         raise InputError(f"config.json: head_dim: {head_dim} is odd, rope needs pairs")
     fields.require("hidden_act", *_SILU)
+    fields.require("is_causal", True)
     positions = fields.size("max_position_embeddings", defaults.max_position_embeddings)
     return DecoderConfig(
         vocab_size=fields.size("vocab_size"),

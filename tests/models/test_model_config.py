@@ -56,6 +56,7 @@ LONGROPE = {
         ({**LLAMA, "hidden_size": 70}, "hidden_size: 70 is no multiple of num_attention_heads 4"),
         ({**LLAMA, "head_dim": 17}, "head_dim: 17 is odd, rope needs pairs"),
         ({**LLAMA, "hidden_act": "gelu"}, "hidden_act: 'gelu' is not supported, only silu is"),
+        ({**QWEN2, "is_causal": False}, "is_causal: False is not supported, only True is"),
         ({**LLAMA, "rms_norm_eps": -1.0}, "rms_norm_eps: -1.0 is not a positive number"),
         ({**LLAMA, "tie_word_embeddings": "no"}, "tie_word_embeddings: 'no' is not true or false"),
         ({**LLAMA, "mlp_bias": 1}, "mlp_bias: 1 is not true or false"),
