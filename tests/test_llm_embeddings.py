@@ -1,6 +1,7 @@
 """Embeddings: what they are made of, and the same bits whatever else is computed, in whatever steps."""
 
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -8,8 +9,9 @@ import tiny
 from tiny import write_checkpoint
 from tiny_gguf import write_tiny
 from tokenizers import Tokenizer, processors
+from until import until
 
-from ellm import LLM, InputError, PoolingParams, SamplingParams
+from ellm import LLM, Busy, InputError, Late, PoolingParams, SamplingParams
 from ellm.checkpoint import open_checkpoint
 from ellm.kernels.layout import from_bf16, to_bf16
 from ellm.pack import pack
@@ -287,3 +289,22 @@ def test_dropping_embeddings_frees_them(qwen3, prompts):
         pending.close()
         llm.embed(prompts[1])  # behind the step under way
         assert llm.engine.idle and not llm.engine.running
+
+
+def test_a_full_queue_and_a_deadline_are_those_of_answers(qwen3, prompts):
+    with LLM(qwen3, queued_tokens=100, max_seqs=1) as llm:
+        step, gate, told = llm.engine.step, threading.Event(), threading.Event()
+        llm.engine.step = lambda: gate.wait() and step()
+        pending = llm.embeddings([prompts[-1]] * 3, notify=lambda: None, priority="batch")
+        with pytest.raises(Busy, match="1800 tokens"):
+            llm.embed(prompts[-1])
+        assert pending.poll() is None
+        pending.close()
+        gate.set()
+        until(lambda: llm.engine.idle)
+        late = llm.embeddings(prompts[1], notify=told.set, deadline=1e-9)
+        assert told.wait(60)
+        with pytest.raises(Late):
+            late.poll()
+        with pytest.raises(InputError, match="priority must be interactive or batch, not 'low'"):
+            llm.embeddings(prompts[1], notify=told.set, priority="low")

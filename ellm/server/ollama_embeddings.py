@@ -6,12 +6,15 @@ import time
 from typing import Annotated
 
 from pydantic import Field
+from pydantic_core import to_json
 
 from ellm.server import bounds
 from ellm.server.ollama_chat import KeepAlive, Options, check_context
 from ellm.server.openai_embeddings import Dimensions
+from ellm.server.replies import Content, with_items
 from ellm.server.service import Call
 from ellm.server.validation import Body, Record
+from ellm.serving.embedding import EmbeddingOutput
 from ellm.serving.pooling import PoolingParams
 
 
@@ -53,28 +56,31 @@ class OldEmbedded(Record):
     embedding: list[float]
 
 
-async def embed(call: Call, request: EmbedRequest) -> Embedded:
-    """Embed texts."""
+async def embed(call: Call, request: EmbedRequest) -> Content:
+    """Embed texts: an Embedded."""
     begun = time.perf_counter_ns()
     texts = [request.input] if isinstance(request.input, str) else request.input
-    texts = [] if texts == [""] else texts
-    found, tokens = await _vectors(call, request, texts, PoolingParams(request.dimensions, normalize=True))
-    took = time.perf_counter_ns() - begun
-    return Embedded(model=request.model, embeddings=found, total_duration=took, prompt_eval_count=tokens)
+    outputs = await _outputs(call, request, [] if texts == [""] else texts, PoolingParams(request.dimensions, True))
+    reply = Embedded(
+        model=request.model,
+        embeddings=[],
+        total_duration=time.perf_counter_ns() - begun,
+        prompt_eval_count=sum(len(output.prompt_token_ids) for output in outputs),
+    )
+    items = (to_json(output.embedding.tolist()).decode() for output in outputs)
+    return await call.service.off_loop(with_items, reply, "embeddings", items)
 
 
 async def old_embed(call: Call, request: OldEmbedRequest) -> OldEmbedded:
     """Embed a text."""
-    found, _ = await _vectors(call, request, [request.prompt] if request.prompt else [], PoolingParams(normalize=False))
-    return OldEmbedded(embedding=found[0] if found else [])
+    texts = [request.prompt] if request.prompt else []
+    outputs = await _outputs(call, request, texts, PoolingParams(normalize=False))
+    return OldEmbedded(embedding=outputs[0].embedding.tolist() if outputs else [])
 
 
-async def _vectors(
+async def _outputs(
     call: Call, request: OllamaEmbedding, texts: list[str], params: PoolingParams
-) -> tuple[list[list[float]], int]:
-    """The vectors, and how many tokens they are of."""
+) -> list[EmbeddingOutput]:
     call.service.check_name(request.model)
     check_context(call, request.options or Options())
-    outputs = await call.embed(texts, params) if texts else []
-    tokens = sum(len(output.prompt_token_ids) for output in outputs)
-    return [output.embedding.tolist() for output in outputs], tokens
+    return await call.embed(texts, params) if texts else []

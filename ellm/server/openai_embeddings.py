@@ -9,6 +9,7 @@ from pydantic import Field
 
 from ellm.server import bounds
 from ellm.server.openai_chat import Hint
+from ellm.server.replies import Content, with_items
 from ellm.server.sampling_fields import TokenId
 from ellm.server.service import Call
 from ellm.server.validation import Body, Record
@@ -61,17 +62,18 @@ class EmbeddingsReply(Record):
     usage: EmbeddingsUsage
 
 
-async def embeddings(call: Call, request: EmbeddingsRequest) -> EmbeddingsReply:
-    """Embed inputs."""
+async def embeddings(call: Call, request: EmbeddingsRequest) -> Content:
+    """Embed inputs: an EmbeddingsReply."""
     call.service.check_name(request.model)
     outputs = await call.embed(request.inputs, PoolingParams(dimensions=request.dimensions))
-    encode = _as_base64 if request.encoding_format == "base64" else _as_numbers
     tokens = sum(len(output.prompt_token_ids) for output in outputs)
-    return EmbeddingsReply(
-        data=[EmbeddingItem(index=index, embedding=encode(output)) for index, output in enumerate(outputs)],
-        model=request.model,
-        usage=EmbeddingsUsage(prompt_tokens=tokens, total_tokens=tokens),
+    usage = EmbeddingsUsage(prompt_tokens=tokens, total_tokens=tokens)
+    reply = EmbeddingsReply(data=[], model=request.model, usage=usage)
+    encode = _as_base64 if request.encoding_format == "base64" else _as_numbers
+    items = (
+        EmbeddingItem(index=index, embedding=encode(output)).model_dump_json() for index, output in enumerate(outputs)
     )
+    return await call.service.off_loop(with_items, reply, "data", items)
 
 
 def _as_numbers(output: EmbeddingOutput) -> list[float]:

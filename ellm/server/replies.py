@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
+
+from pydantic import BaseModel
 
 from ellm.server.errors import ApiError
 
@@ -15,6 +17,15 @@ class Content:
     body: bytes
     media_type: str = "application/json"
     status: int = 200
+
+
+def with_items(record: BaseModel, field: str, items: Iterable[str]) -> Content:
+    """A record whose empty list `field` has these items, which are JSON.
+
+    For lists of millions of numbers, in a thread: while pydantic writes one at once, no other thread runs.
+    """
+    begin, key, end = record.model_dump_json().partition(f'"{field}":[')  # in a text its quotes are escaped
+    return Content((begin + key + ",".join(items) + end).encode())
 
 
 @dataclass(frozen=True)
