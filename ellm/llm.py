@@ -405,19 +405,7 @@ class LLM:
     def _embeddings(
         self, prompts: Prompt | Sequence[Prompt], params: PoolingParams | None, terms: Terms, salt: bytes = b""
     ) -> list[Embedding]:
-        params = params or PoolingParams()
-        if not isinstance(params, PoolingParams):
-            raise InputError(f"pooling_params must be PoolingParams, not {params!r}")
-        width, stored = self.embedding_width, self.runtime.checkpoint.pooling
-        if params.dimensions is not None and params.dimensions > width:
-            raise InputError(f"dimensions is {params.dimensions}, the model's embeddings have {width}")
-        pooling = self._pooling or stored.kind or POOLINGS[0]
-        source = self.runtime.checkpoint.source
-        if stored.module:
-            raise InputError(f"{source}: its embeddings need {stored.module}, which ellm does not compute")
-        if pooling not in POOLINGS:
-            raise InputError(f"{source}: pooling is {pooling!r}, ellm has {' and '.join(POOLINGS)}")
-        normalize = stored.normalize if params.normalize is None else params.normalize
+        form = self._form(params or PoolingParams())
         many, entries = _prompts(prompts), []
         for number, prompt in enumerate(many):
             try:
@@ -425,10 +413,25 @@ class LLM:
             except InputError as error:
                 where = f", prompt {number + 1} of {len(many)}" if len(many) > 1 else ""
                 raise type(error)(f"{error}{where}") from error
-            entry = Embedding(tokens, pooling, params.dimensions, normalize, self.context, _checked(salt))
+            entry = Embedding(tokens, *form, self.context, _checked(salt))
             entry.sequence.terms = terms
             entries.append(entry)
         return entries
+
+    def _form(self, params: PoolingParams) -> tuple[str, int | None, bool]:
+        """Of what, of how many numbers and whether of length 1 embeddings are. Raises InputError if that cannot be."""
+        if not isinstance(params, PoolingParams):
+            raise InputError(f"pooling_params must be PoolingParams, not {params!r}")
+        checkpoint, width = self.runtime.checkpoint, self.embedding_width
+        if params.dimensions is not None and params.dimensions > width:
+            raise InputError(f"dimensions is {params.dimensions}, the model's embeddings have {width}")
+        stored = checkpoint.pooling
+        if stored.module:
+            raise InputError(f"{checkpoint.source}: its embeddings need {stored.module}, which ellm does not compute")
+        pooling = self._pooling or stored.kind or POOLINGS[0]
+        if pooling not in POOLINGS:
+            raise InputError(f"{checkpoint.source}: pooling is {pooling!r}, ellm has {' and '.join(POOLINGS)}")
+        return pooling, params.dimensions, stored.normalize if params.normalize is None else params.normalize
 
     def _check_head(self) -> None:
         if self.runtime.checkpoint.headless:
