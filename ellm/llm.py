@@ -24,7 +24,7 @@ from ellm.serving.embedding import Embedding, EmbeddingOutput, Embeddings
 from ellm.serving.engine import SLOTS, Engine
 from ellm.serving.grammars import Grammars
 from ellm.serving.identity import identity
-from ellm.serving.output import Output
+from ellm.serving.output import Drawn, Output
 from ellm.serving.policy import Policy, Terms, is_number
 from ellm.serving.pooling import POOLINGS, PoolingParams, check_pooling
 from ellm.serving.runtime import Runtime
@@ -74,6 +74,8 @@ class LLM:
     free on its disk). What was computed by another model, precision, ISA or build of ellm is not used.
     `pooling`: what embeddings are made of, "last" (the last token's hidden state) or "mean" (of all; None: as the
     checkpoint says, else "last").
+    `past_turns`: text of a conversation that this LLM wrote before becomes the tokens that it drew then; without it, a
+    conversation's tokens follow from its text alone, whatever was asked before.
     `cache`: run the packed form of the model that is kept in ~/.cache/ellm, and make it if it is not there.
     `needs_text`: refuse a model without a tokenizer before its weights are loaded.
     `progress` is called with the bytes loaded so far and in all, and makes a download show a bar.
@@ -103,6 +105,7 @@ class LLM:
         sessions: str | Path | None = None,
         sessions_bytes: int | None = None,
         pooling: str | None = None,
+        past_turns: bool = True,
         cache: bool = False,
         needs_text: bool = False,
         progress: Callable[[int, int], None] | None = None,
@@ -155,7 +158,7 @@ class LLM:
             cache_bytes=self.runtime.cache_bytes if cache_bytes is None else cache_bytes,
             sessions=kept,
         )
-        self._turns = SampledTurns(self.tokenizer, self.tokenizer.whole_ids)
+        self._turns = SampledTurns(self.tokenizer, self.tokenizer.whole_ids) if past_turns else None
         self._driver = Driver(self.engine, self.runtime.close)
         self._grammars = Grammars(self.tokenizer, self.runtime.program.vocab)
 
@@ -208,9 +211,23 @@ class LLM:
         for a moment only, when `Stream.poll` has something new; it must not call this LLM. Requests of different `salt`
         share no keys and values, so that none can tell by its speed what others asked.
         """
+        options: dict[str, Any] = {"salt": salt, "priority": priority, "deadline": deadline}
+        return self.streams(prompt, _of_one(sampling_params), notify=_for_one(notify), **options)[0]
+
+    def streams(
+        self,
+        prompt: Prompt,
+        sampling_params: SamplingParams | None = None,
+        *,
+        salt: bytes = b"",
+        priority: str = "interactive",
+        deadline: float | None = None,
+        notify: Callable[[int], object] | None = None,
+    ) -> list[Stream]:
+        """The `n` answers to one prompt, each as `stream` has it; `notify` is called with the index of one."""
         terms = Terms.of(priority, deadline, time.perf_counter(), paced=priority == "interactive")
         params = sampling_params or self.get_default_sampling_params()
-        return self._stream(self._completion(prompt, params, terms, salt=salt), notify)
+        return self._streams(self._completions(prompt, params, terms, salt=salt), notify)
 
     def chat(
         self,
@@ -266,13 +283,32 @@ class LLM:
         `Stream.pieces` has those of the reasoning and of calls too. `template`: arguments of `Tokenizer.chat`. Others:
         see `stream` and `chat`.
         """
+        options: dict[str, Any] = {"salt": salt, "priority": priority, "deadline": deadline, **template}
+        options |= {"tools": tools, "tool_choice": tool_choice, "tool_parser": tool_parser}
+        return self.streams_chat(messages, _of_one(sampling_params), notify=_for_one(notify), **options)[0]
+
+    def streams_chat(
+        self,
+        messages: Sequence[Message],
+        sampling_params: SamplingParams | None = None,
+        *,
+        salt: bytes = b"",
+        priority: str = "interactive",
+        deadline: float | None = None,
+        notify: Callable[[int], object] | None = None,
+        tools: Sequence[Any] | None = None,
+        tool_choice: str | Mapping[str, Any] = "auto",
+        tool_parser: str | None = None,
+        **template: Any,
+    ) -> list[Stream]:
+        """The `n` answers to one conversation, each as `stream_chat` has it; `notify` is as of `streams`."""
         terms = Terms.of(priority, deadline, time.perf_counter(), paced=priority == "interactive")
         chat = choose(tools, tool_choice, tool_parser)
         prompt = self._prompt(messages, chat, salt, **template)
         params = sampling_params or self.get_default_sampling_params()
         if chat.must_call:
             params = self._bound(params, chat)
-        return self._stream(self._completion(prompt, params, terms, chat, salt), notify)
+        return self._streams(self._completions(prompt, params, terms, chat, salt), notify)
 
     def get_default_sampling_params(self) -> SamplingParams:
         """How the model asks to be sampled (generation_config.json, or general.sampling of a GGUF file).
@@ -340,36 +376,22 @@ class LLM:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _stream(self, completion: Completion, notify: Callable[[], object] | None) -> Stream:
-        stream = Stream(self._driver, completion, notify)
-        self._driver.submit([completion])
-        return stream
+    def _streams(self, completions: list[Completion], notify: Callable[[int], object] | None) -> list[Stream]:
+        bells = [None if notify is None else partial(notify, index) for index in range(len(completions))]
+        streams = [Stream(self._driver, *pair) for pair in zip(completions, bells, strict=True)]
+        self._driver.submit(completions)
+        return streams
 
     def _prompt(self, messages: Sequence[Message], chat: Chat, salt: bytes = b"", **template: Any) -> list[int]:
-        """A conversation as tokens: where this model wrote its text, those that it drew."""
+        """A conversation as tokens: of past turns those that this model drew."""
         prompt = self.tokenizer.chat(messages, tools=chat.tools or None, **template)
-        return self._turns.restore(prompt, _checked(salt))
+        return prompt if self._turns is None else self._turns.restore(prompt, _checked(salt))
 
     def _bound(self, params: SamplingParams, chat: Chat) -> SamplingParams:
         """The same, for an answer that has to be calls."""
         if params.structured_outputs is not None:
             raise InputError("structured_outputs and a tool_choice that demands calls exclude each other")
         return replace(params, structured_outputs=StructuredOutputs(grammar=self.tokenizer.call_grammar(chat)))
-
-    def _completion(
-        self,
-        prompt: Prompt,
-        params: SamplingParams,
-        terms: Terms,
-        chat: Chat | None = None,
-        salt: bytes = b"",
-    ) -> Completion:
-        """The one answer to a prompt."""
-        if isinstance(params, SamplingParams) and params.n > 1:
-            raise InputError(
-                f"a stream has one answer, n is {params.n}: SamplingParams.each has those of several streams"
-            )
-        return self._completions(prompt, params, terms, chat, salt)[0]
 
     def _completions(
         self,
@@ -398,7 +420,7 @@ class LLM:
         ]
         for one in completions:
             one.sequence.terms = terms
-            if chat is not None:
+            if chat is not None and self._turns is not None:
                 one.remember = partial(self._turns.add, salt=salt)
         return completions
 
@@ -468,6 +490,17 @@ def _open(model: str | Path, cache: bool, progress: Callable[[int, int], None] |
     from ellm.pack_cache import open_cached  # what packs is imported where something is packed
 
     return open_cached(model, progress=progress, **packing)
+
+
+def _of_one(params: SamplingParams | None) -> SamplingParams | None:
+    """The parameters of one answer."""
+    if isinstance(params, SamplingParams) and params.n > 1:
+        raise InputError(f"a stream has one answer, n is {params.n}: LLM.streams and LLM.streams_chat have several")
+    return params
+
+
+def _for_one(notify: Callable[[], object] | None) -> Callable[[int], object] | None:
+    return None if notify is None else lambda _: notify()
 
 
 def _checked(salt: bytes) -> bytes:
@@ -540,6 +573,10 @@ class Stream(Iterator[str]):
     def output(self) -> Output:
         """The answer so far; whole once the iteration has ended."""
         return self._completion.output()
+
+    def drawn(self, first: int = 0) -> Drawn:
+        """The generated tokens so far, from the `first` on: cheaper than `output`, which has all of them."""
+        return self._completion.drawn(first)
 
     def close(self) -> None:
         """End the request with the step under way, and free what it holds then. Never blocks."""

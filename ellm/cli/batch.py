@@ -58,7 +58,7 @@ def batch(model: str | None, input_file: str, output_file: str, *, raw: bool, op
 
 
 def _run(model: str, lines: Lines, ledger: Ledger, answers: Answers, *, raw: bool, options: dict[str, Any]) -> None:
-    with terminable(), open_llm(model, options) as llm:
+    with terminable(), open_llm(model, {**options, "past_turns": False}) as llm:
         if not raw and not llm.tokenizer.has_chat_template:
             note("this model has no chat template: continuing the prompts of plain lines, as with --raw")
             raw = True

@@ -12,7 +12,7 @@ from typing import Any
 from ellm.llm import Stream
 from ellm.server.errors import ApiError
 from ellm.server.metrics import Metrics
-from ellm.serving.output import Output, ToolCall
+from ellm.serving.output import Drawn, Output, ToolCall
 from ellm.system.errors import InputError
 from ellm.text.piece import Piece
 
@@ -75,6 +75,10 @@ class Answer:
     def output(self) -> Output:
         """The answer so far."""
         return self._stream.output
+
+    def drawn(self, first: int) -> Drawn:
+        """The tokens of the answer so far, from the `first` on."""
+        return self._stream.drawn(first)
 
     @property
     def calls(self) -> list[ToolCall]:

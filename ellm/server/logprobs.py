@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from ellm.server.answer import Answer
 from ellm.server.service import Service
 from ellm.server.validation import Record
-from ellm.serving.output import Output
+from ellm.serving.output import Drawn, Output
 
 _LEAST = -9999.0  # stands for minus infinity, which JSON has not
 
@@ -50,15 +50,13 @@ class ChatReader:
 
     def more(self) -> ChatLogprobs:
         """Those of the new tokens."""
-        output, first = self._answer.output, self._read
-        self._read = len(output.token_ids)
-        tops = output.top_logprobs or [{}] * self._read
+        drawn = self._answer.drawn(self._read)
+        self._read += len(drawn.token_ids)
+        tops = drawn.top_logprobs or [{}] * len(drawn.token_ids)
         return ChatLogprobs(
             content=[
                 TokenLogprob(**self._fields(token, number), top_logprobs=self._likeliest(top))
-                for token, number, top in zip(
-                    output.token_ids[first:], output.logprobs[first:], tops[first:], strict=True
-                )
+                for token, number, top in zip(drawn.token_ids, drawn.logprobs, tops, strict=True)
             ]
         )
 
@@ -70,15 +68,16 @@ class ChatReader:
         return {"token": text, "logprob": max(number, _LEAST), "bytes": list(text.encode())}
 
 
-def of_text(service: Service, output: Output, first: int, echo: bool, offset: int = 0) -> TextLogprobs:
-    """Of the generated tokens from `first` on, with `echo` behind those of the prompt; `offset`: of the first text."""
-    ids: Sequence[int] = output.token_ids[first:]
-    numbers: Sequence[float | None] = output.logprobs[first:]
-    tops: Sequence[Mapping[int, float] | None] = (output.top_logprobs or [{}] * len(output.token_ids))[first:]
-    if echo:
-        ids = [*output.prompt_token_ids, *ids]
-        numbers = [*(output.prompt_logprobs or ()), *numbers]
-        tops = [*(output.prompt_top_logprobs or ()), *tops]
+def of_text(service: Service, drawn: Drawn, prompt: Output | None, offset: int = 0) -> TextLogprobs:
+    """Of generated tokens, behind those of the prompt that an output has, if one is given; `offset`: of the first
+    text."""
+    ids: Sequence[int] = drawn.token_ids
+    numbers: Sequence[float | None] = drawn.logprobs
+    tops: Sequence[Mapping[int, float] | None] = drawn.top_logprobs or [{}] * len(ids)
+    if prompt is not None:
+        ids = [*prompt.prompt_token_ids, *ids]
+        numbers = [*(prompt.prompt_logprobs or ()), *numbers]
+        tops = [*(prompt.prompt_top_logprobs or ()), *tops]
     texts = [service.token_text(token) for token in ids]
     offsets = []
     for text in texts:

@@ -19,6 +19,7 @@ from ellm.server.sampling_fields import Sampling, TokenId
 from ellm.server.service import Call
 from ellm.server.usage import Usage, usage_of
 from ellm.server.validation import Record, left_out, only
+from ellm.serving.output import Drawn
 from ellm.serving.sampling import MOST_LIKELY
 
 DEFAULT_TOKENS = 16  # OpenAI's
@@ -111,16 +112,17 @@ class _Choice:
 
     async def more(self, index: int, text: str, end: FinishReason | None = None) -> Choice:
         """The next part of it, the prompt before the first one with `echo`."""
-        output, echo, self._echo = self.answer.output, self._echo, False
-        if self._request.max_tokens == 0:
-            text, output = "", replace(output, token_ids=[], logprobs=[], top_logprobs=None)
-        logprobs = None
+        prompt, self._echo = self.answer.output if self._echo else None, False
+        nothing, logprobs = self._request.max_tokens == 0, None
         if self._request.logprobs is not None:
-            logprobs = of_text(self._service, output, self._read, echo, self._offset)
-            self._read, self._offset = len(output.token_ids), self._offset + sum(map(len, logprobs.tokens))
-        if echo:
+            drawn = Drawn([], [], None) if nothing else self.answer.drawn(self._read)
+            logprobs = of_text(self._service, drawn, prompt, self._offset)
+            self._read += len(drawn.token_ids)
+            self._offset += sum(map(len, logprobs.tokens))
+        text = "" if nothing else text
+        if prompt is not None:
             tokenizer = self._service.llm.tokenizer
-            text = await self._service.off_loop(tokenizer.decode, output.prompt_token_ids) + text
+            text = await self._service.off_loop(tokenizer.decode, prompt.prompt_token_ids) + text
         return Choice(index=index, text=text, logprobs=logprobs, finish_reason=end)
 
 

@@ -141,29 +141,29 @@ class Call:
         """Begin the answers to a conversation, of which `params` say how many. Raises InputError if it is refused."""
         llm, salt = self.service.llm, self._salt
 
-        def begin(one: SamplingParams, news: News) -> Stream:
-            return llm.stream_chat(
+        def begin(notify: Callable[[int], None]) -> list[Stream]:
+            return llm.streams_chat(
                 messages,
-                one,
+                params,
                 salt=salt,
                 priority=self.service.priority,
-                notify=news.ring,
+                notify=notify,
                 tools=tools,
                 tool_choice=tool_choice,
                 tool_parser=self.service.tool_parser,
                 chat_template_kwargs=template,
             )
 
-        return await self._begin(begin, params, most_calls)
+        return await self._begin(begin, params.n, most_calls)
 
     async def continuation(self, prompt: str | Sequence[int], params: SamplingParams) -> list[Answer]:
         """Begin to continue a text, whose control tokens are such, or token ids. Raises InputError if it is refused."""
         llm, salt, priority = self.service.llm, self._salt, self.service.priority
 
-        def begin(one: SamplingParams, news: News) -> Stream:
-            return llm.stream(prompt, one, salt=salt, priority=priority, notify=news.ring)
+        def begin(notify: Callable[[int], None]) -> list[Stream]:
+            return llm.streams(prompt, params, salt=salt, priority=priority, notify=notify)
 
-        return await self._begin(begin, params)
+        return await self._begin(begin, params.n)
 
     async def embed(self, prompts: Sequence[str | Sequence[int]], params: PoolingParams) -> list[EmbeddingOutput]:
         """The embeddings of texts, whose control tokens are such, or token ids. Raises as `continuation` does."""
@@ -200,13 +200,12 @@ class Call:
             service.on_idle()
 
     async def _begin(
-        self, begin: Callable[[SamplingParams, News], Stream], params: SamplingParams, most_calls: int | None = None
+        self, begin: Callable[[Callable[[int], None]], list[Stream]], count: int, most_calls: int | None = None
     ) -> list[Answer]:
-        pairs = [(one, News()) for one in params.each()]
-        streams = await self.service.off_loop(lambda: [begin(one, news) for one, news in pairs])
+        news = [News() for _ in range(count)]
+        streams = await self.service.off_loop(begin, lambda index: news[index].ring())
         answers = [
-            Answer(stream, news, self.service.metrics, most_calls)
-            for stream, (_, news) in zip(streams, pairs, strict=True)
+            Answer(stream, one, self.service.metrics, most_calls) for stream, one in zip(streams, news, strict=True)
         ]
         self._answers += answers
         return answers

@@ -11,7 +11,7 @@ import numpy as np
 
 from ellm.serving.constraint import Constraint
 from ellm.serving.entry import Entry
-from ellm.serving.output import Output, ToolCall
+from ellm.serving.output import Drawn, Output, ToolCall
 from ellm.serving.sampling import SamplingParams
 from ellm.serving.sequence import Sequence as TokenSequence
 from ellm.system.errors import InputError
@@ -101,23 +101,35 @@ class Completion(Entry):
         if sequence.error is not None:
             raise sequence.error
         read = self._read  # more may come meanwhile
-        tokens = sequence.tokens[:read].tolist()
         generated = read - sequence.prompt_length
+        drawn = self._drawn(0, generated)
         self.metrics.steps = int(sequence.drawn_first[:generated].sum())
         self.metrics.drafted_tokens, self.metrics.accepted_tokens = sequence.drafted, generated - self.metrics.steps
         return Output(
             text=self._text("answer"),
-            token_ids=tokens[sequence.prompt_length :],
-            prompt_token_ids=tokens[: sequence.prompt_length],
+            token_ids=drawn.token_ids,
+            prompt_token_ids=sequence.tokens[: sequence.prompt_length].tolist(),
             finish_reason=self.finish_reason,
-            logprobs=sequence.logprobs[:generated].tolist(),
+            logprobs=drawn.logprobs,
             metrics=self.metrics,
             reasoning=self._text("reasoning") or None,
             tool_calls=ToolCall.of(self.pieces),
             stop_reason=self.stop_reason,
             index=self._index,
-            top_logprobs=_listed(sequence.top[:generated], self._params.logprobs),
+            top_logprobs=drawn.top_logprobs,
             **self._of_prompt(),
+        )
+
+    def drawn(self, first: int) -> Drawn:
+        """The generated tokens so far, from the `first` on."""
+        return self._drawn(first, self._read - self.sequence.prompt_length)
+
+    def _drawn(self, first: int, end: int) -> Drawn:
+        sequence, rows = self.sequence, slice(first, end)
+        return Drawn(
+            sequence.tokens[sequence.prompt_length :][rows].tolist(),
+            sequence.logprobs[rows].tolist(),
+            _listed(sequence.top[rows], self._params.logprobs),
         )
 
     def _of_prompt(self) -> dict[str, Any]:

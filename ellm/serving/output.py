@@ -43,6 +43,14 @@ class ToolCall(NamedTuple):
         return [call for call in calls if is_object(call.arguments)]
 
 
+class Drawn(NamedTuple):
+    """Generated tokens that follow each other, with what `Output` says of each."""
+
+    token_ids: list[int]
+    logprobs: list[float]
+    top_logprobs: list[dict[int, float]] | None
+
+
 @dataclass
 class Output:
     """The answer to one prompt.

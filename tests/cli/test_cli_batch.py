@@ -11,6 +11,7 @@ import sys
 import time
 
 import pytest
+from scripted import write_scripted
 from tiny import write_checkpoint
 
 from ellm import LLM, SamplingParams
@@ -269,6 +270,23 @@ def test_what_the_server_answers_a_batch_does(checkpoint, tmp_path, in_process):
     assert found[0]["body"]["choices"][0]["message"]["role"] == "assistant"
     assert (found[0]["body"]["created"], found[1]["body"]["created"]) == (0, 0)
     assert found[2]["body"]["error"]["param"] == "messages"
+
+
+def test_a_line_depends_on_itself_alone(tmp_path, in_process):
+    """Not on the tokens that were drawn for another line, which wrote what it says was written."""
+    template = "{% for m in messages %}{{ m.content }}{{ '\n' if m.role == 'user' else '<|im_end|>' }}{% endfor %}"
+    script = ["\u010a", "t", "h", "e", "<|im_end|>"]
+    model = write_scripted(tmp_path / "model", script, template=template, eos="<|im_end|>")
+    asked = [{"role": "user", "content": "What is there?"}]
+    more = [*asked, {"role": "assistant", "content": "the"}, *asked]
+    bodies = [asked, *[more] * 120]  # more than are read before the first is answered
+    lines = [json.dumps({"url": "/v1/chat/completions", "body": {"messages": one}}) for one in bodies]
+    (tmp_path / "in").write_text("\n".join(lines))
+    assert in_process("batch", model, tmp_path / "in", tmp_path / "out", *OPTIONS)[0] == 0
+    found = [json.loads(line)["response"]["body"] for line in (tmp_path / "out").read_text().splitlines()]
+    assert {one["choices"][0]["message"]["content"] for one in found} == {"the"}
+    with LLM(model, threads=1, pin="none") as llm:
+        assert {one["usage"]["prompt_tokens"] for one in found[1:]} == {len(llm.tokenizer.chat(more))}
 
 
 def test_without_a_model_the_first_line_names_it(checkpoint, tmp_path, in_process):

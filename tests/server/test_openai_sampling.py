@@ -10,6 +10,7 @@ import pytest
 from served import NAME, serving
 
 from ellm import SamplingParams
+from ellm.serving.completion import Completion
 
 MESSAGES = [{"role": "user", "content": "the end of another one"}]
 TEXT = "the end of another"
@@ -40,6 +41,23 @@ def test_scores_of_an_answer_are_those_of_the_python_api(client, llm):
             [*top.values()] for top in output.top_logprobs
         ]
     assert all(one.top_logprobs[0].token == one.token and bytes(one.bytes).decode() == one.token for one in whole)
+
+
+@pytest.mark.parametrize("echo", [None, False, True])
+def test_a_stream_of_scores_looks_at_each_token_once(client, monkeypatch, echo):
+    """Not at the whole answer for each part of it. `echo` None: a conversation."""
+    asked, whole = [], Completion.output
+    monkeypatch.setattr(Completion, "output", lambda self: (asked.append(1), whole(self))[1])
+    if echo is None:
+        create, fields = client.chat.completions.create, {"messages": MESSAGES, "logprobs": True, "top_logprobs": 2}
+    else:
+        create, fields = client.completions.create, {"prompt": TEXT, "logprobs": 2, "echo": echo}
+    counts = []
+    for tokens in (4, 40):
+        more = {"max_tokens": tokens, "extra_body": {"ignore_eos": True}}
+        assert [*create(model=NAME, temperature=0, stream=True, **fields, **more)]
+        counts.append(len(asked))
+    assert counts[1] == 2 * counts[0]
 
 
 def test_scores_without_the_likeliest(client):
@@ -88,6 +106,21 @@ def test_several_answers_are_those_of_their_seeds(client, llm):
     prompts = [output.text for prompt in (TEXT, "x") for output in llm.generate(prompt, params)]
     reply = client.completions.create(model=NAME, prompt=[TEXT, "x"], temperature=1, seed=5, n=3, **MORE)
     assert [(choice.index, choice.text) for choice in reply.choices] == [*enumerate(prompts)]
+
+
+def test_several_answers_are_rendered_and_tokenised_once(client, llm, monkeypatch):
+    tokenizer, asked = type(llm.tokenizer), []
+    for name in ("chat", "encode"):
+        method = getattr(tokenizer, name)
+        monkeypatch.setattr(
+            tokenizer, name, lambda *given, _of=method, **more: (asked.append(1), _of(*given, **more))[1]
+        )
+    counts = []
+    for n in (1, 5):
+        client.chat.completions.create(model=NAME, messages=MESSAGES, n=n, **MORE)
+        client.completions.create(model=NAME, prompt=TEXT, n=n, **MORE)
+        counts.append(len(asked))
+    assert counts[1] == 2 * counts[0] > 0
 
 
 @pytest.mark.parametrize(
