@@ -1,4 +1,4 @@
-"""Whatever comes together, waits, gives way or is cancelled: each answer has the bits that it has alone."""
+"""Whatever comes together, waits, gives way, is cancelled or restored: each answer has the bits that it has alone."""
 
 import dataclasses
 import random
@@ -7,7 +7,10 @@ import threading
 import pytest
 from until import until
 
-from ellm import LLM, SamplingParams, StructuredOutputs
+from ellm import LLM, InputError, SamplingParams, StructuredOutputs
+from ellm.kernels.contract import SPLIT
+from ellm.serving.sessions import Sessions
+from ellm.system import memory
 
 MOST = SamplingParams(max_tokens=24, ignore_eos=True)
 MORE = [  # what the requests ask for besides
@@ -18,6 +21,7 @@ MORE = [  # what the requests ask for besides
     {"structured_outputs": StructuredOutputs(choice=["another one", "another answer"]), "logprobs": 1, "min_tokens": 5},
 ]
 PLACES = 70  # positions that there is memory for
+RESTART = 25  # schedules between restarts
 REQUESTS = [
     (
         [3 + i, 40 - i, *range(7 * i % 45)],
@@ -27,11 +31,47 @@ REQUESTS = [
 ]
 
 
+class Opened:
+    """An LLM that is opened anew on the files of the one before it; `alone` are the answers of one without a cache."""
+
+    def __init__(self, checkpoint, sessions, threads):
+        self._options = {"model": checkpoint, "threads": threads, "pin": "none", "chunk": 16, "max_seqs": 3}
+        self._sessions = sessions
+        with LLM(**self._options, cache_bytes=0) as llm:
+            self.alone = [answer(llm.generate([prompt], params)[0]) for prompt, params in REQUESTS]
+        self.llm = self._open()
+        self.restored = 0  # tokens that came out of files
+
+    def _open(self):
+        return LLM(**self._options, sessions=self._sessions)
+
+    def restart(self):
+        """Close it while it answers; what it has computed so far is found by the next."""
+        cut = [self.llm.stream(*REQUESTS[which]) for which in (9, 8)]
+        until(lambda: any(stream.output.token_ids for stream in cut))
+        self.llm.close()
+        for stream in cut:
+            try:
+                "".join(stream)
+            except InputError as error:
+                assert "this LLM is closed" in str(error)
+        self.llm = None
+        self.llm = self._open()
+
+
 @pytest.fixture(scope="module", params=[1, 2])
-def opened(request, checkpoint):
-    with LLM(checkpoint, threads=request.param, pin="none", chunk=16, max_seqs=3) as llm:
-        alone = [answer(llm.generate([prompt], params)[0]) for prompt, params in REQUESTS]
-        yield llm, alone
+def opened(request, checkpoint, tmp_path_factory):
+    opened, load = Opened(checkpoint, tmp_path_factory.mktemp("sessions"), request.param), Sessions.load
+
+    def count(sessions, entry, pieces):
+        whole = load(sessions, entry, pieces)
+        opened.restored += whole * (len(entry.tokens) - entry.number * SPLIT)
+        return whole
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Sessions, "load", count)
+        yield opened
+    opened.llm.close()
 
 
 def answer(output):
@@ -42,9 +82,13 @@ def answer(output):
 @pytest.fixture
 def scarce(opened, monkeypatch):
     """Memory for few positions: sequences give way to others while they grow."""
-    engine = opened[0].engine
+
+    available = memory.available
 
     def left():
+        if opened.llm is None:  # one is being opened
+            return available()
+        engine = opened.llm.engine
         engine.room.unchecked = 0.0
         return (PLACES - sum(one.sequence.cached for one in list(engine.running))) * engine.room.position_bytes
 
@@ -97,30 +141,36 @@ def drawn(seed):
 
 
 def check(opened, seeds):
-    llm, alone = opened
-    before, answered = llm.statistics(), 0
-    for seed in seeds:
-        schedule = drawn(seed)
-        for key, got in serve(llm, schedule).items():
-            assert got == alone[schedule[key][0]], f"seed {seed}, request {key} of {schedule}"
+    """Serve schedules, with restarts between some: how often one gave way, and how many tokens came out of files."""
+    gave_way = answered = 0
+    restored = opened.restored
+    for number, seed in enumerate(seeds):
+        if number % RESTART == RESTART - 1:
+            opened.restart()
+        schedule, before = drawn(seed), opened.llm.statistics().preemptions
+        for key, got in serve(opened.llm, schedule).items():
+            assert got == opened.alone[schedule[key][0]], f"seed {seed}, request {key} of {schedule}"
             answered += 1
-        until(lambda: llm.engine.idle)
-        assert len(llm.engine.free_slots) == 3
-    after = llm.statistics()
+        until(lambda: opened.llm.engine.idle)
+        assert len(opened.llm.engine.free_slots) == 3
+        gave_way += opened.llm.statistics().preemptions - before
     assert answered > 2 * len(seeds)
-    return after.preemptions - before.preemptions
+    return gave_way, opened.restored - restored
 
 
 def test_any_schedule_gives_the_answers_of_each_alone(opened):
-    assert check(opened, range(150)) > 0, "no class gave way"
+    gave_way, restored = check(opened, range(150))
+    assert gave_way > 0, "no class gave way"
+    assert restored > 0, "nothing came out of files"
 
 
 def test_they_do_where_memory_is_short(opened, scarce):
-    assert check(opened, range(1000, 1150)) > 20
+    gave_way, restored = check(opened, range(1000, 1150))
+    assert gave_way > 20 and restored > 0
 
 
 def test_a_lower_class_gives_way_and_goes_on(opened):
-    llm, alone = opened
+    llm, alone = opened.llm, opened.alone
     before = llm.statistics().preemptions
     slow = [llm.stream(REQUESTS[which][0], REQUESTS[which][1], priority="batch") for which in (9, 8, 7)]
     until(lambda: llm.statistics().running == 3)

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from ellm.llm import Stream
-from ellm.server.errors import ApiError
+from ellm.server.errors import ApiError, no_memory
 from ellm.server.metrics import Metrics
 from ellm.serving.output import Drawn, Output, ToolCall
 from ellm.system.errors import InputError
@@ -142,5 +142,7 @@ def as_api_error(error: Exception) -> ApiError:
     """What a client is told of a request that failed on its way."""
     if isinstance(error, InputError):  # no memory for this sequence, or the model is broken
         return ApiError(503, error, code="generation_failed")
+    if isinstance(error, MemoryError):
+        return no_memory()
     _log.error("a request failed", exc_info=error)
     return ApiError(500, "the request failed inside the server, which has logged it")

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from ellm.server.errors import ApiError
+from ellm.server.errors import ApiError, no_memory
 from ellm.server.replies import Content, Events
 from ellm.server.service import Call, Service
 from ellm.server.validation import validated
@@ -75,6 +75,8 @@ class Endpoint:
     def _failure(self, error: Exception) -> ApiError:
         if isinstance(error, ApiError):
             return error
+        if isinstance(error, MemoryError):
+            return no_memory()
         if not isinstance(error, InputError):
             return _logged(error)
         failure, model = self._service.refusal(error), self._operation.request

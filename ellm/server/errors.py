@@ -68,3 +68,8 @@ class ApiError(Exception):
     def body(self, path: str) -> bytes:
         """The same as JSON."""
         return json.dumps(self.shaped(path)).encode()
+
+
+def no_memory() -> ApiError:
+    """What is told of a request for which this process gets no memory."""
+    return ApiError(503, "there is no memory left for this request", code="generation_failed", retry_after=1)

@@ -92,7 +92,10 @@ class Completion(Entry):
     def end(self) -> None:
         """Nothing comes any more."""
         if self.remember is not None and self.finish_reason is not None:
-            self.remember(*np.split(self.sequence.tokens[: self._read], [self.sequence.prompt_length]))
+            try:
+                self.remember(*np.split(self.sequence.tokens[: self._read], [self.sequence.prompt_length]))
+            except Exception as error:  # who waits must hear of the end
+                self.sequence.fail(error)
         super().end()
 
     def output(self) -> Output:

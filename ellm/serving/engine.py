@@ -159,9 +159,12 @@ class Engine:
         return limit
 
     def _ready(self, sequence: Sequence) -> bool:
-        """Whether nobody is computing what it begins with."""
-        if not self.room.prefix_is_coming(sequence):
-            return True
+        """Whether nobody is computing what it begins with. It fails alone if that cannot be told."""
+        try:
+            if not self.room.prefix_is_coming(sequence):
+                return True
+        except Exception as error:
+            sequence.fail(error)
         sequence.foreseen = False
         return False
 
@@ -179,7 +182,7 @@ class Engine:
                 return True
         try:
             self.room.enter(sequence)
-        except InputError as error:  # no address space
+        except (InputError, MemoryError) as error:  # no address space, or nothing is left of it
             sequence.fail(error)
             return True
         sequence.slot = free[0]
@@ -223,7 +226,10 @@ class Engine:
                 share.sequence.fail(broken)
         self._commit(shares, inputs, executable)
         for entry in self.running:
-            entry.read()
+            try:
+                entry.read()
+            except Exception as error:  # of this one alone
+                entry.sequence.fail(error)
 
     def _measure(self, shares: list[Share], seconds: float) -> None:
         """Tell what a step took to those who foretell it."""
@@ -287,6 +293,9 @@ class Engine:
 
     def _make_room(self) -> None:
         """Send a sequence back to wait, whose blocks may then be evicted; one that is alone fails."""
+        if any(entry.sequence.done for entry in self.running):
+            self.release()  # which others have ended meanwhile
+            return
         running = [entry for entry in self.running if not entry.sequence.done]
         victim = self._victim() if len(running) > 1 else None
         if victim is not None:

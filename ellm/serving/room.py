@@ -106,8 +106,12 @@ class Room:
             sequence.restored = DONE
             return False
         sequence.restored = entry.number
+        try:
+            place = self._cache.goes_on_in(hit) or self._acquire(hit)
+        except InputError:  # no address space; there may be some when it enters
+            sequence.restored = DONE
+            return False
         self.write(needed)
-        place = self._cache.goes_on_in(hit) or self._acquire(hit)
         self.ranges.place(place, entry.number, entry.number + 1)
         if self._huge and len(entry.tokens) % SPLIT == 0:
             self.ranges.use_huge_pages(place, entry.number, entry.number + 1)

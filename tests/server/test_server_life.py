@@ -75,6 +75,19 @@ def test_a_failed_step_fails_its_requests_and_no_other(served, llm, monkeypatch)
     assert served.ask("POST", CHAT, SHORT)[0] == 200
 
 
+@pytest.mark.parametrize("body", [SHORT, LONG])
+def test_a_request_without_memory_is_told_so(served, llm, monkeypatch, body):
+    def fail(*given, **more):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(llm, "streams_chat", fail)
+        status, headers, said = served.ask("POST", CHAT, body)
+    assert (status, headers["retry-after"]) == (503, "1")
+    assert json.loads(said)["error"]["message"] == "there is no memory left for this request"
+    assert served.ask("POST", CHAT, SHORT)[0] == 200
+
+
 def test_a_full_queue_says_when_to_come_back(checkpoint):
     with LLM(checkpoint, max_seqs=1, queued_tokens=40) as llm, serving(llm) as running:
         held = [begin(running, LONG), begin(running, LONG)]

@@ -51,6 +51,25 @@ def test_a_failed_step_fails_those_in_it_and_no_others(kind):
     assert results([completions[well]]) == [expected()[well]]
 
 
+@pytest.mark.parametrize("where", ["read", "remember"])
+def test_what_cannot_be_read_fails_alone(kind, where):
+    def fail(*given):
+        raise MemoryError("no more")
+
+    completions = [completion(prompt) for prompt in PROMPTS]
+    if where == "read":
+        completions[1]._reader.push = fail
+    else:
+        completions[1].remember = fail
+    engine = open_engine(Sums(), kind, slots=3)
+    engine.submit(completions)
+    finish(engine, completions)
+    assert all(one.ended for one in completions) and engine.idle
+    with pytest.raises(MemoryError, match="no more"):
+        completions[1].output()
+    assert results([completions[0], completions[2]]) == expected()[::2]
+
+
 def test_any_policy_gives_the_same_tokens(kind):
     class NewestAlone(Policy):
         def deal(self, requests, rows):
@@ -182,3 +201,27 @@ def test_memory_is_asked_for_positions_and_for_sequences(kind, monkeypatch):
     engine.release()
     assert results(completions) == wanted and 0 < most <= limit
     assert engine.preemptions > 0
+
+
+def test_a_sequence_that_has_just_ended_gives_its_memory_to_others(monkeypatch):
+    """Whoever cancels it may do so while a step is being prepared."""
+    monkeypatch.setattr("ellm.serving.room.MARGIN", 0)
+    engine = open_engine(Sums(), POSITIONS, chunk=16)
+    room, admit = engine.room, engine._admit
+
+    def left():
+        return (8 - sum(one.sequence.cached for one in engine.running)) * room.position_bytes
+
+    monkeypatch.setattr("ellm.system.memory.available", left)
+    completions = [completion([3, 4, 5]), completion([6, 7, 8])]
+    engine.submit(completions)
+
+    def admit_and_cancel():
+        room.unchecked, limit = 0.0, admit()
+        completions[1].sequence.done = left() == 0 or completions[1].sequence.done
+        return limit
+
+    monkeypatch.setattr(engine, "_admit", admit_and_cancel)
+    finish(engine, completions)
+    assert results(completions[:1])[0][0] == summed([3, 4, 5], 5)
+    assert len(completions[1].output().token_ids) == 2 and engine.preemptions == 0
