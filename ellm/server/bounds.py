@@ -36,7 +36,7 @@ class Bounds:
         headers: of a request, and `header_bytes` of all of them with the request line.
         body_bytes: of one request; `bodies_bytes` of all that are being received at a time.
         body_values: numbers, texts, lists and objects in it.
-        connections: that are open; an idle one makes way for a new one.
+        connections: that are open; one that owes a request makes way for a new one.
         requests: that are under way, the waiting ones among them.
         receive_seconds: from a connection's start, or its last answer, to the last byte of a request.
         stalled_seconds: that a client may leave what it was sent unread.

@@ -16,28 +16,37 @@ _log = logging.getLogger(__name__)
 
 def connections(bounds: Bounds) -> type[Connection]:
     """The class of connections with these bounds, for uvicorn to make."""
-    return type("BoundConnection", (Connection,), {"bounds": bounds})
+    return type("BoundConnection", (Connection,), {"bounds": bounds, "in_order": {}})
 
 
 class Connection(H11Protocol):
-    """One connection. `overdue` says whether it costs more than it may; who asks is the server's clock."""
+    """One connection. `overdue` says whether it costs more than it may; who asks is the server's clock.
+
+    `in_order` has all of a server, those first that have owed the next request, or been answered, for longest.
+    """
 
     bounds: Bounds
+    in_order: dict[Connection, None]
 
     def connection_made(self, transport: Any) -> None:
-        """Take it; where there are too many, one that is idle makes way."""
+        """Take it; where there are too many, the one makes way that has owed a request for longest."""
         super().connection_made(transport)
-        self._owed_since = self.loop.time()
         self._stalled_since: float | None = None
+        self._owe()
         if len(self.connections) > self.bounds.connections:
-            ours = [one for one in self.connections if isinstance(one, Connection)]
-            idle = [one for one in ours if one.idle and not one.transport.is_closing()]
-            min(idle, key=lambda one: one._owed_since, default=self).transport.abort()
+            longest = next(one for one in self.in_order if one.owes)
+            del self.in_order[longest]
+            longest.transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget it."""
+        self.in_order.pop(self, None)
+        super().connection_lost(exc)
 
     @property
-    def idle(self) -> bool:
-        """Whether no request is being answered."""
-        return self.cycle is None or self.cycle.response_complete
+    def owes(self) -> bool:
+        """Whether the client has still to send a request, or the rest of one."""
+        return self.conn.their_state in (h11.IDLE, h11.SEND_BODY) and not self.transport.is_closing()
 
     def overdue(self, now: float) -> bool:
         """Whether the client is too slow to send its request, or to read what it was sent."""
@@ -45,13 +54,17 @@ class Connection(H11Protocol):
             self._stalled_since = now
         if self._stalled_since is not None:
             return now - self._stalled_since > self.bounds.stalled_seconds
-        owes = self.conn.their_state in (h11.IDLE, h11.SEND_BODY)
-        return owes and now - self._owed_since > self.bounds.receive_seconds
+        return self.owes and now - self._owed_since > self.bounds.receive_seconds
 
     def on_response_complete(self) -> None:
         """The next request is due."""
-        self._owed_since = self.loop.time()
+        self._owe()
         super().on_response_complete()
+
+    def _owe(self) -> None:
+        self._owed_since = self.loop.time()
+        self.in_order.pop(self, None)
+        self.in_order[self] = None
 
     def pause_writing(self) -> None:
         """The client does not read as fast as it is written to."""

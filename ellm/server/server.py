@@ -23,6 +23,8 @@ _TICK = 1.0  # seconds; of the Date header and of deadlines
 _KEEP_ALIVE = 15  # seconds that a connection without a request is kept
 _OTHER_FILES = 256  # descriptors for what is no connection
 _FEWEST = 16
+_BACKLOG = 2048  # connections that the kernel keeps until they are accepted
+_ACCEPTED = 32  # of these, so many at once: requests under way wait meanwhile
 
 
 class Server(uvicorn.Server):
@@ -43,6 +45,7 @@ class Server(uvicorn.Server):
             server_header=False,
             timeout_keep_alive=_KEEP_ALIVE,
             timeout_graceful_shutdown=2,
+            backlog=_ACCEPTED,
             h11_max_incomplete_event_size=service.bounds.header_bytes,
         )
         super().__init__(config)
@@ -68,6 +71,7 @@ class Server(uvicorn.Server):
 
     async def main_loop(self) -> None:
         """Look after connections until the end."""
+        self._listener.listen(_BACKLOG)
         self._started()
         while not self.should_exit:
             await self.on_tick(0)
@@ -92,7 +96,7 @@ def listen(host: str, port: int) -> socket.socket:
     """A socket that listens there. Raises InputError if that is impossible."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
-        return socket.create_server((host, port), family=family, backlog=2048)
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as error:
         raise InputError(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
 

@@ -191,6 +191,21 @@ def test_idle_connections_make_way_for_new_ones(llm):
             connection.close()
 
 
+def test_halves_of_requests_make_way_for_whole_ones(llm):
+    half = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{{".encode()
+    with serving(llm, connections=20) as running:
+        held = []
+        for _ in range(60):
+            held.append(running.connect())
+            held[-1].sendall(half)
+        wait_until(lambda: running.service.body_bytes == 20)
+        assert is_served(running)
+        assert len(running.server.server_state.connections) <= 20
+        for connection in held:
+            connection.close()
+        wait_until(lambda: running.service.body_bytes == 0)
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_leaves_ends_its_request(served, stream):
     connection = begin(served, LONG | {"stream": stream})
