@@ -11,6 +11,7 @@ import sys
 import time
 
 import pytest
+from batch_lines import DOCUMENT, write_batch
 from scripted import write_scripted
 from tiny import write_checkpoint
 
@@ -23,30 +24,11 @@ ELLM = [sys.executable, "-m", "ellm.cli.main", "batch"]
 OPTIONS = ("--threads", "1", "--pin", "none")
 
 
-def requests(count, tokens):
-    """Lines of all kinds, some of them bad."""
-    chosen = random.Random(0)
-    for i in range(count):
-        most = chosen.randint(1, tokens)
-        chat = {"messages": [{"role": "user", "content": f"say {i}"}], "max_tokens": most, "temperature": 1.3}
-        yield chosen.choice(
-            [
-                json.dumps({"custom_id": f"r{i}", "method": "POST", "url": "/v1/chat/completions", "body": chat}),
-                json.dumps({"url": "/v1/completions", "body": {"prompt": f"{i}, ", "max_tokens": most}}),
-                json.dumps({"prompt": f"what is {i}?", "document": "document.txt", "max_tokens": most}),
-                json.dumps({"prompt": "seeded", "temperature": 2, "seed": i, "max_tokens": most}),
-                json.dumps({"prompt": "hot", "temperature": -i - 1}) + "\n",
-                '{"prompt": "torn',
-            ]
-        )
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, checkpoint):
     """An input of 200 lines, what an undisturbed run makes of it, and its document."""
     folder = tmp_path_factory.mktemp("batch")
-    (folder / "document.txt").write_text("Once upon a time there was a document.")
-    (folder / "in.jsonl").write_text("\n".join(requests(200, 160)))
+    write_batch(folder, 200, 160)
     result = started(checkpoint, folder, folder / "whole.jsonl")
     assert result.wait() == 3, result.stderr.read()
     return folder
@@ -135,7 +117,7 @@ def test_answers_are_those_of_the_python_api(checkpoint, folder):
             if asked.get("url") == "/v1/completions":
                 output, text = llm.generate(body["prompt"], params)[0], choice["text"]
             else:
-                document = "Once upon a time there was a document.\n\n" if "document" in asked else ""
+                document = f"{DOCUMENT}\n\n" if "document" in asked else ""
                 question = [{"role": "user", "content": document + asked["prompt"]}] if "prompt" in asked else None
                 output, text = llm.chat(question or body["messages"], params)[0], choice["message"]["content"]
             assert (text, choice["finish_reason"]) == (output.text, output.finish_reason)
