@@ -12,8 +12,7 @@ from pydantic import Field
 from ellm.server import bounds
 from ellm.server.answer import Answer
 from ellm.server.errors import ApiError
-from ellm.server.messages import Name
-from ellm.server.openai_chat import Hints
+from ellm.server.openai_chat import Hint, Hints
 from ellm.server.replies import Events, event, server_sent
 from ellm.server.response_items import (
     InputItem,
@@ -26,11 +25,11 @@ from ellm.server.response_items import (
     Status,
     conversation,
 )
+from ellm.server.response_tools import HostedTool, OfferedFunctions, ResponseTool, ResponseToolChoice
 from ellm.server.sampling_fields import MaxTokens, Temperature, TopP, sampling
 from ellm.server.service import Call
 from ellm.server.structured import FlatFormat, wanted
 from ellm.server.template_fields import variables
-from ellm.server.tools import OfferedFunction
 from ellm.server.validation import Body, Record, only
 from ellm.serving.output import Output
 from ellm.text.piece import Piece
@@ -85,23 +84,7 @@ class ResponsesRequest(Hints):
     conversation: only(None) = None  # type: ignore[valid-type]
     prompt: only(None) = None  # type: ignore[valid-type]
     max_tool_calls: only(None) = None  # type: ignore[valid-type]
-
-
-class ResponseTool(OfferedFunction):
-    """A function that the model may call. The client runs it; there are no tools of the server."""
-
-    type: Literal["function"]
-
-
-class ResponseToolChoice(Body):
-    """The function that must be called."""
-
-    type: Literal["function"]
-    name: Name
-
-    def openai(self) -> dict[str, Any]:
-        """In the form of `LLM.chat`."""
-        return {"type": "function", "function": {"name": self.name}}
+    client_metadata: dict[str, Hint] | None = None
 
 
 class InputDetails(Record):
@@ -177,12 +160,12 @@ async def respond(call: Call, request: ResponsesRequest) -> Response | Events:
     effort = request.reasoning.effort if request.reasoning is not None else None
     template = variables(call.service.llm.tokenizer, None, effort)
     choice = request.tool_choice
-    tools = [{"type": "function", "function": _function(tool)} for tool in request.tools or ()]
+    offered = OfferedFunctions(request.tools)
     (answer,) = await call.chat(
         conversation(request.instructions, request.input),
         params,
         template,
-        tools=tools,
+        tools=offered.openai,
         tool_choice=choice.openai() if isinstance(choice, ResponseToolChoice) else choice or "auto",
         most_calls=1 if request.parallel_tool_calls is False else None,
     )
@@ -199,10 +182,10 @@ async def respond(call: Call, request: ResponsesRequest) -> Response | Events:
         metadata=request.metadata or {},
         parallel_tool_calls=request.parallel_tool_calls is not False,
         tool_choice=choice or "auto",
-        tools=[tool.model_dump() for tool in request.tools or ()],
+        tools=[tool.model_dump() for tool in request.tools or () if not isinstance(tool, HostedTool)],
     )
     if request.stream:
-        stream = _Events(draft, call.id)
+        stream = _Events(draft, call.id, offered)
         return server_sent(stream.run(answer), stream.failure)
     output = await answer.whole()
     items: list[Item] = []
@@ -214,16 +197,15 @@ async def respond(call: Call, request: ResponsesRequest) -> Response | Events:
         )
         items.append(message)
     for one in answer.calls:
-        items.append(_call(f"fc_{call.id}_{len(items)}", "completed", one.id, one.name, one.arguments))
+        items.append(_call(f"fc_{call.id}_{len(items)}", "completed", one.id, offered.split(one.name), one.arguments))
     return _finished(draft, output, items)
 
 
-def _function(tool: ResponseTool) -> dict[str, Any]:
-    return tool.model_dump(exclude_none=True, exclude={"type"})
-
-
-def _call(item_id: str, status: Status, call_id: str, name: str, arguments: str) -> OutputCall:
-    return OutputCall(id=item_id, status=status, call_id=call_id, name=name, arguments=arguments)
+def _call(item_id: str, status: Status, call_id: str, name: tuple[str | None, str], arguments: str) -> OutputCall:
+    namespace, name_there = name
+    return OutputCall(
+        id=item_id, status=status, call_id=call_id, namespace=namespace, name=name_there, arguments=arguments
+    )
 
 
 def _status(output: Output) -> Literal["completed", "incomplete"]:
@@ -247,8 +229,8 @@ def _finished(draft: Response, output: Output, items: list[Item]) -> Response:
 class _Events:
     """The events of one streamed response."""
 
-    def __init__(self, draft: Response, call_id: str):
-        self._draft, self._call_id = draft, call_id
+    def __init__(self, draft: Response, call_id: str, offered: OfferedFunctions):
+        self._draft, self._call_id, self._offered = draft, call_id, offered
         self._number = 0
         self._items: list[Item] = []
         self._first: Piece | None = None  # of the item that is open
@@ -321,7 +303,7 @@ class _Events:
 
     def _item(self, piece: Piece, status: Status, text: str) -> Item:
         if piece.kind == "tool":
-            return _call(self._id(piece), status, piece.id or "", piece.name or "", text)
+            return _call(self._id(piece), status, piece.id or "", self._offered.split(piece.name or ""), text)
         content: Any = [_part(piece, text)] if text else []
         made = OutputMessage if piece.kind == "answer" else OutputReasoning
         return made(id=self._id(piece), status=status, content=content)

@@ -9,6 +9,7 @@ from pydantic import Discriminator, Field, Tag
 
 from ellm.server import bounds
 from ellm.server.messages import Name, Parts
+from ellm.server.response_tools import full_name
 from ellm.server.validation import Body, Record, left_out, only
 
 Status = Literal["in_progress", "completed", "incomplete"]
@@ -57,6 +58,7 @@ class InputCall(Body):
 
     type: Literal["function_call"]
     call_id: Name
+    namespace: Name | None = None
     name: Name
     arguments: str
     id: Name | None = None
@@ -128,6 +130,7 @@ class OutputCall(Record):
     type: Literal["function_call"] = "function_call"
     id: str
     call_id: str
+    namespace: str | None = left_out()
     name: str
     arguments: str
     status: Status
@@ -167,7 +170,7 @@ def _add(message: dict[str, Any], item: Any) -> None:
         thoughts = "".join(part.text for part in item.content or item.summary or ())
         message |= {"reasoning_content": thoughts, "thinking": thoughts}
     else:
-        call = {"name": item.name, "arguments": item.arguments}
+        call = {"name": full_name(item.namespace, item.name), "arguments": item.arguments}
         message.setdefault("tool_calls", []).append({"id": item.call_id, "type": "function", "function": call})
 
 

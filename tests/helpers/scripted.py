@@ -1,6 +1,7 @@
 """Models that say what a test wrote down: each token's successor is fixed."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -8,18 +9,21 @@ import tiny
 from tokenizers import AddedToken, Tokenizer
 
 
-def write_scripted(folder: Path, script: list[str], *, template: str, special=(), added=(), eos: str) -> Path:
-    """A folder whose model says script[i + 1] after script[i], and then that for ever.
+def write_scripted(
+    folder: Path, *scripts: list[str], template: str, special=(), added=(), eos: str, context: int = 1024
+) -> Path:
+    """A folder whose model says script[i + 1] after script[i] of each script, and then that for ever.
 
-    The words of the script are tokens, each of which may occur once; `script[0]` is what the prompt ends with.
+    The words of a script are tokens, each of which has one successor; `script[0]` is what a prompt ends with.
     `special` and `added` are tokens of tiny.write_tokenizer's vocabulary besides; a word may be a text of its own.
     """
-    tiny.write_checkpoint(folder, layers=1, hidden_size=352, vocab=331, head_dim=32)
+    sizes = {"hidden_size": 352, "vocab": 331, "head_dim": 32, "max_position_embeddings": context}
+    tiny.write_checkpoint(folder, layers=1, **sizes)
     backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
     backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
     backend.add_tokens([AddedToken(token, normalized=False) for token in added])
-    words = [backend.token_to_id(word) for word in script]
-    assert None not in words and len(set(words)) == len(words), script
+    pairs = [[backend.token_to_id(word) for word in pair] for script in scripts for pair in pairwise(script)]
+    assert all(None not in pair for pair in pairs) and len({first for first, _ in pairs}) == len(pairs), scripts
     backend.save(str(folder / "tokenizer.json"))
     config = json.loads((folder / "config.json").read_text())
     shapes = tiny.shapes(config)
@@ -27,7 +31,8 @@ def write_scripted(folder: Path, script: list[str], *, template: str, special=()
     names = np.arange(config["vocab_size"])
     weights["model.embed_tokens.weight"][names, names] = 1
     after = names.copy()
-    after[words[:-1]] = words[1:]
+    for word, following in pairs:
+        after[word] = following
     weights["lm_head.weight"][after, names] = 1
     tiny.write_safetensors(
         folder / "model.safetensors", {name: tiny.to_bf16(values) for name, values in weights.items()}

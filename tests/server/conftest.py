@@ -43,3 +43,13 @@ def caller(tmp_path_factory):
     write_scripted(folder, script, template=CALLER, added=words, eos="<|im_end|>")
     with LLM(folder, threads=1) as llm, serving(llm) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def spaced(tmp_path_factory):
+    """A server of a model that calls the tool `time` of the namespace `clock`."""
+    words = ["<tool_call>", '{"name": "clock__time", ', '"arguments": ', '{"zone": "CET"}}', "</tool_call>"]
+    folder = tmp_path_factory.mktemp("spaced") / "model"
+    write_scripted(folder, ["\u010a", *words, "<|im_end|>"], template=CALLER, added=words, eos="<|im_end|>")
+    with LLM(folder, threads=1) as llm, serving(llm) as running:
+        yield running

@@ -131,3 +131,50 @@ def test_what_is_refused_names_the_field(client, fields, param):
     with pytest.raises(openai.BadRequestError) as caught:
         client.chat.completions.create(model=NAME, messages=QUESTION, **fields)
     assert caught.value.param == param
+
+
+def test_responses_in_namespaces_beside_tools_of_the_service(spaced):
+    """What codex offers: its own functions, those of others in namespaces, and a search that its service would do."""
+    inner = {"type": "function", **FUNCTION, "strict": False}
+    tools = [
+        {"type": "function", "name": "other", "parameters": SCHEMA, "strict": False},
+        {"type": "namespace", "name": "clock", "description": "clocks", "tools": [inner]},
+        {"type": "web_search", "external_web_access": False},
+    ]
+    asked = {"model": NAME, "input": "hi", "tools": tools, "extra_body": {"client_metadata": {"turn": "{}"}}}
+    with openai.OpenAI(base_url=f"{spaced.url}/v1", api_key="none", max_retries=0) as client:
+        whole = client.responses.create(**asked)
+        *_, last = client.responses.create(**asked, stream=True)
+        for reply in (whole, last.response):
+            call = reply.output[-1]
+            assert (call.model_extra or vars(call))["namespace"] == "clock" and call.name == "time"
+            assert [tool.type for tool in reply.tools] == ["function", "namespace"]
+        sent = [*whole.output, {"type": "function_call_output", "call_id": whole.output[0].call_id, "output": "noon"}]
+        said = [{"role": "user", "content": "hi"}, *sent]
+        again = client.responses.create(**asked | {"input": said})
+    prompt = "other;clock__time;user:hi"
+    calling = f'assistant:<tool_call>clock__time{{"zone": "CET"}}{sent[0].call_id}</tool_call>tool:noon'
+    for reply, text in ((whole, prompt), (again, prompt + calling)):
+        counted = json.loads(spaced.ask("POST", "/tokenize", {"prompt": f"{text}\n"})[2])["count"]
+        assert reply.usage.input_tokens == counted
+
+
+@pytest.mark.parametrize(
+    ("tools", "param"),
+    [
+        ([{"type": "file_search"}], "tools[0]"),
+        ([{"type": "namespace", "name": "a", "tools": [{"type": "web_search"}]}], "tools[0].tools[0].type"),
+        ([{"type": "namespace", "name": "a", "tools": [{"type": "function", "name": "b"}] * 200}] * 2, "tools"),
+        (
+            [
+                {"type": "function", "name": "a__b"},
+                {"type": "namespace", "name": "a", "tools": [{"type": "function", "name": "b"}]},
+            ],
+            "tools",
+        ),
+    ],
+)
+def test_what_responses_refuse_names_the_field(client, tools, param):
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.responses.create(model=NAME, input="hi", tools=tools)
+    assert caught.value.param == param
