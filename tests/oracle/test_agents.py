@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from scripted import write_scripted
+from agent_model import ANSWER, write_agent_model
 from served import NAME, serving
 
 from ellm import LLM
@@ -20,18 +20,6 @@ pytestmark = pytest.mark.oracle
 
 PACKAGES = ["opencode-ai@1.18.33", "@openai/codex@0.171.0"]
 CONTEXT = 1 << 16  # the model's tokens are letters: a prompt of an agent has 30 to 50 thousand
-ANSWER = "The file says hello."
-TEMPLATE = """\
-{%- for t in tools or [] %}{{ t | tojson }}
-{% endfor %}
-{%- for m in messages %}
-{%- if m.role == 'assistant' %}
-{{- '<|told|>' if loop.previtem.role == 'tool' else '<|ask|>' }}{{ m.content or '' }}
-{%- for c in m.tool_calls or [] %}<tool_call>{"name": "{{ c.function.name }}", "arguments": \
-{{ c.function.arguments | tojson }}}</tool_call>{% endfor %}<|im_end|>
-{%- else %}{{ m.role }}: {{ m.content }}
-{% endif %}
-{%- endfor %}{{- '<|told|>' if messages[-1].role == 'tool' else '<|ask|>' }}"""
 
 
 @pytest.fixture(scope="module")
@@ -64,11 +52,7 @@ class Requests:
     it made."""
 
     def __init__(self, folder, tool, arguments):
-        call = json.dumps({"name": tool, "arguments": arguments})
-        words = ["<tool_call>", call, "</tool_call>", ANSWER]
-        asked, told = ["<|ask|>", *words[:3], "<|im_end|>"], ["<|told|>", ANSWER, "<|im_end|>"]
-        marks = {"special": ["<|ask|>", "<|told|>"], "added": words, "eos": "<|im_end|>"}
-        self.model = write_scripted(folder, asked, told, template=TEMPLATE, context=CONTEXT, **marks)
+        self.model = write_agent_model(folder, tool, arguments, CONTEXT)
         self.outputs = []
 
     def listen(self, served, monkeypatch):
