@@ -350,7 +350,7 @@ def test_a_file_that_is_cut_while_it_is_opened_is_one_line(tmp_path):
         program = compile_model(Source.of(checkpoint), Options(context=64, chunk=64)).program
         os.truncate(packed, WEIGHTS_AT + 4096)
         assert checkpoint.packed
-        with pytest.raises(InputError, match=r"model\.packed: cannot be (read|mapped): "):
+        with pytest.raises(InputError, match=r"model\.packed: is damaged: it has \d+ bytes"):
             checkpoint.packed.map(program, Placement([0], pinned=False)).close()
 
 

@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -69,23 +69,34 @@ def is_packed(path: Path) -> bool:
 
 def read_header(path: Path) -> Header:
     """The header of a packed file. Raises InputError if it was made by another version, is damaged or cut short."""
+    with opened(path) as (_, header):
+        return header
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[BinaryIO, Header]]:
+    """A packed file and its header. Raises InputError as `read_header` does, and if it cannot be read meanwhile."""
     try:
-        if not is_packed(path):
+        if path.exists() and not is_packed(path):
             raise InputError(f"{path}: is no packed model")
         with path.open("rb") as file:
-            preamble = file.read(_PREAMBLE.size)
-            size = os.fstat(file.fileno()).st_size
-            if len(preamble) < _PREAMBLE.size:
-                raise InputError(f"{path}: is truncated: it has {size} bytes")
-            _, layout, offset, length, digest = _PREAMBLE.unpack(preamble)
-            if layout != LAYOUT:
-                raise InputError(f"{path}: was packed in layout {layout}, this ellm has {LAYOUT}: pack it again")
-            if offset + length != size or not 0 < length <= _LARGEST_HEADER:
-                raise InputError(f"{path}: is damaged: it has {size} bytes, its header ends at {offset + length}")
-            file.seek(offset)
-            data = file.read(length)
+            yield file, _read_header(path, file)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _read_header(path: Path, file: BinaryIO) -> Header:
+    preamble = file.read(_PREAMBLE.size)
+    size = os.fstat(file.fileno()).st_size
+    if len(preamble) < _PREAMBLE.size:
+        raise InputError(f"{path}: is truncated: it has {size} bytes")
+    _, layout, offset, length, digest = _PREAMBLE.unpack(preamble)
+    if layout != LAYOUT:
+        raise InputError(f"{path}: was packed in layout {layout}, this ellm has {LAYOUT}: pack it again")
+    if offset + length != size or not 0 < length <= _LARGEST_HEADER:
+        raise InputError(f"{path}: is damaged: it has {size} bytes, its header ends at {offset + length}")
+    file.seek(offset)
+    data = file.read(length)
     if hashlib.sha256(data).digest() != digest:
         raise InputError(f"{path}: is damaged: its header is not as it was written")
     try:

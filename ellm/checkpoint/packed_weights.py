@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ellm.checkpoint.homes import Progress, Report, for_each_worker, home
-from ellm.checkpoint.packed_file import WEIGHTS_AT, Header
+from ellm.checkpoint.packed_file import WEIGHTS_AT, Header, opened
 from ellm.kernels.contract import TILE_N
 from ellm.kernels.layout import memory
 from ellm.kernels.pack import populate
@@ -82,13 +82,13 @@ class PackedWeights:
             raise InputError(f"{self.path}: was packed without expanded prefill: pack it again with --expanded-prefill")
 
     def map(self, program: Program, placement: Placement, progress: Progress | None = None) -> FileMapping:
-        """The weights at an address, as `load_weights` would put them there.
+        """The weights at an address, as `load_weights` would put them there, if the file is the one that was opened.
 
         One thread per worker, where that is, has the pages of its home in memory before this returns: those that no
         process has read since the machine was started then lie near it, and a step waits for no disk. Raises InputError
-        if the file cannot be read.
+        if the file cannot be read, or is another one by now.
         """
-        region = FileMapping(self.path, WEIGHTS_AT, self.header.weights_bytes)
+        region = self._mapped()
         report = Report(sum(weight.bytes for weight in program.weights), progress)
 
         def work(worker: int, workers: int, stop: Event) -> None:
@@ -111,6 +111,15 @@ class PackedWeights:
             region.close()
             raise
         return region
+
+    def _mapped(self) -> FileMapping:
+        with opened(self.path) as (file, header):
+            if header.digest != self.header.digest:
+                raise InputError(
+                    f"{self.path}: is not what it was: its header has SHA-256 {header.digest} and weights of "
+                    f"{header.weights_bytes} bytes, it had {self.header.digest} and {self.header.weights_bytes}"
+                )
+            return FileMapping(file, WEIGHTS_AT, header.weights_bytes)
 
     def _take_home(self, weight: WeightEntry, region: FileMapping, worker: int, workers: int, stop: Event) -> None:
         """Have what a worker owns of a weight in memory. Raises InputError if its blocks are not sound, or OSError."""

@@ -7,6 +7,7 @@ import mmap
 import os
 import platform
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -39,18 +40,16 @@ class Region:
 class FileMapping(Region):
     """Bytes of a file, shared with every process that maps them; a page that is written to becomes this one's own.
 
-    The file must not become shorter meanwhile. Raises InputError if it cannot be mapped.
+    The file is open, may be closed then, and must not become shorter. Raises InputError if it cannot be mapped.
     """
 
-    def __init__(self, path: Path, offset: int, size: int):
+    def __init__(self, file: BinaryIO, offset: int, size: int):
         try:
-            with path.open("rb") as file:
-                flags = mmap.MAP_PRIVATE | MAP_NORESERVE
-                super().__init__(mmap.mmap(file.fileno(), size, flags, offset=offset))
+            super().__init__(mmap.mmap(file.fileno(), size, mmap.MAP_PRIVATE | MAP_NORESERVE, offset=offset))
             if hasattr(mmap, "MADV_HUGEPAGE"):  # file systems that can will then read pages of that size
                 self._map.madvise(mmap.MADV_HUGEPAGE)
         except (OSError, OverflowError, ValueError) as error:
-            raise InputError(f"{path}: cannot be mapped: {error}") from error
+            raise InputError(f"{file.name}: cannot be mapped: {error}") from error
 
 
 class Mapping(Region):
