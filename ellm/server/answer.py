@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from ellm.llm import Stream
-from ellm.server.errors import ApiError, no_memory
+from ellm.server.errors import ApiError
 from ellm.server.metrics import Metrics
 from ellm.serving.output import Drawn, Output, ToolCall
-from ellm.system.errors import InputError
 from ellm.text.piece import Piece
-
-_log = logging.getLogger(__name__)
 
 
 class News:
@@ -35,9 +31,16 @@ class News:
 class Answer:
     """Reads a stream that `news` is rung for."""
 
-    def __init__(self, stream: Stream, news: News, metrics: Metrics, most_calls: int | None = None):
-        """Read it; of its calls of tools, `most_calls` are shown."""
-        self._stream, self._news, self._metrics = stream, news, metrics
+    def __init__(
+        self,
+        stream: Stream,
+        news: News,
+        metrics: Metrics,
+        failure: Callable[[Exception], ApiError],
+        most_calls: int | None = None,
+    ):
+        """Read it; `failure` says what ended it to a client, and of its calls of tools, `most_calls` are shown."""
+        self._stream, self._news, self._metrics, self._failure = stream, news, metrics, failure
         self._most_calls = most_calls
         self._begun = self._last = time.perf_counter()
         self._ended = False
@@ -54,7 +57,7 @@ class Answer:
             try:
                 pieces = self._stream.poll()
             except Exception as error:
-                raise as_api_error(error) from error
+                raise self._failure(error) from error
             if pieces is None:
                 self._end()
                 return None
@@ -136,13 +139,3 @@ def joined(pieces: list[Piece]) -> list[Piece]:
         else:
             found.append(piece)
     return found
-
-
-def as_api_error(error: Exception) -> ApiError:
-    """What a client is told of a request that failed on its way."""
-    if isinstance(error, InputError):  # no memory for this sequence, or the model is broken
-        return ApiError(503, error, code="generation_failed")
-    if isinstance(error, MemoryError):
-        return no_memory()
-    _log.error("a request failed", exc_info=error)
-    return ApiError(500, "the request failed inside the server, which has logged it")

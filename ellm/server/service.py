@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,9 +12,9 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 from ellm.llm import LLM, Stream
-from ellm.server.answer import Answer, News, as_api_error
+from ellm.server.answer import Answer, News
 from ellm.server.bounds import Bounds
-from ellm.server.errors import ApiError
+from ellm.server.errors import ApiError, no_memory
 from ellm.server.metrics import Metrics
 from ellm.serving.embedding import EmbeddingOutput, Embeddings
 from ellm.serving.pooling import PoolingParams
@@ -27,6 +28,8 @@ _TEXT_THREADS = 4  # that tokenise and wait for templates: the tokenizer gives t
 _RETRY_SECONDS = 1
 _TEXTS = 1 << 16  # of single tokens that are remembered
 _THINKING = ("enable_thinking", "thinking", "reasoning_effort")  # variables by which templates switch it
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -92,11 +95,24 @@ class Service:
         return await asyncio.get_running_loop().run_in_executor(self._texts, work, *arguments)
 
     def refusal(self, error: InputError) -> ApiError:
-        """What a client is told of it: by the model's name, not by where its files are."""
+        """What a client is told of a request that is not taken."""
         if isinstance(error, Busy):
             return ApiError(429, error, code="queue_full", retry_after=error.retry_after)
         code = "context_length_exceeded" if isinstance(error, PromptTooLong) else "invalid_value"
-        return ApiError(400, str(error).replace(self.llm.tokenizer.source, self.names[0]), code=code)
+        return ApiError(400, self._told(error), code=code)
+
+    def failure(self, error: Exception) -> ApiError:
+        """What a client is told of a request that failed on its way."""
+        if isinstance(error, InputError):  # no memory for this sequence, or the model is broken
+            return ApiError(503, self._told(error), code="generation_failed")
+        if isinstance(error, MemoryError):
+            return no_memory()
+        _log.error("a request failed", exc_info=error)
+        return ApiError(500, "the request failed inside the server, which has logged it")
+
+    def _told(self, error: InputError) -> str:
+        """By the model's name, not by where its files are."""
+        return str(error).replace(self.llm.tokenizer.source, self.names[0])
 
 
 class Call:
@@ -178,7 +194,7 @@ class Call:
             try:
                 outputs = self._embeddings.poll()
             except Exception as error:
-                raise as_api_error(error) from error
+                raise service.failure(error) from error
             if outputs is not None:
                 break
             await news.wait()
@@ -205,7 +221,8 @@ class Call:
         news = [News() for _ in range(count)]
         streams = await self.service.off_loop(begin, lambda index: news[index].ring())
         answers = [
-            Answer(stream, one, self.service.metrics, most_calls) for stream, one in zip(streams, news, strict=True)
+            Answer(stream, one, self.service.metrics, self.service.failure, most_calls)
+            for stream, one in zip(streams, news, strict=True)
         ]
         self._answers += answers
         return answers
