@@ -30,6 +30,7 @@ from ellm.serving.pooling import POOLINGS, PoolingParams, check_pooling
 from ellm.serving.runtime import Runtime
 from ellm.serving.sampling import SamplingParams
 from ellm.serving.sessions import Sessions
+from ellm.serving.sleep import Sleep
 from ellm.serving.statistics import Statistics
 from ellm.serving.structured import StructuredOutputs
 from ellm.system.errors import InputError, PromptTooLong
@@ -42,6 +43,7 @@ from ellm.text.tool_choice import choose
 Prompt = str | Sequence[int]
 Message = Mapping[str, Any]
 MOST_SEQS = 4096
+MOST_IDLE = 10**9  # seconds
 
 
 class LLM:
@@ -76,6 +78,8 @@ class LLM:
     checkpoint says, else "last").
     `past_turns`: text of a conversation that this LLM wrote before becomes the tokens that it drew then; without it, a
     conversation's tokens follow from its text alone, whatever was asked before.
+    `idle`: seconds without a request after which the weights and all that is kept of prompts are given back; the next
+    request waits until they are had again, from the model's files (None: never). Answers are the same.
     `cache`: run the packed form of the model that is kept in ~/.cache/ellm, and make it if it is not there.
     `needs_text`: refuse a model without a tokenizer before its weights are loaded.
     `progress` is called with the bytes loaded so far and in all, and makes a download show a bar.
@@ -106,6 +110,7 @@ class LLM:
         sessions_bytes: int | None = None,
         pooling: str | None = None,
         past_turns: bool = True,
+        idle: float | None = None,
         cache: bool = False,
         needs_text: bool = False,
         progress: Callable[[int, int], None] | None = None,
@@ -121,6 +126,8 @@ class LLM:
             raise InputError(f"queued_tokens must be at least 1, not {queued_tokens}")
         if target_itl is not None and not (is_number(target_itl) and 0 < target_itl < float("inf")):
             raise InputError(f"target_itl must be a number of seconds above 0, not {target_itl!r}")
+        if idle is not None and not (is_number(idle) and 0 < idle <= MOST_IDLE):
+            raise InputError(f"idle must be a number of seconds above 0, at most {MOST_IDLE}, not {idle!r}")
         if chunk is not None and not 1 <= chunk <= LONGEST_CHUNK:
             raise InputError(f"chunk must be from 1 to {LONGEST_CHUNK}, not {chunk}")
         for name, value in sizes.items():
@@ -159,7 +166,8 @@ class LLM:
             sessions=kept,
         )
         self._turns = SampledTurns(self.tokenizer, self.tokenizer.whole_ids) if past_turns else None
-        self._driver = Driver(self.engine, self.runtime.close)
+        sleep = None if idle is None else Sleep(self.engine, self.runtime, idle)
+        self._driver = Driver(self.engine, self.runtime.close, sleep)
         self._grammars = Grammars(self.tokenizer, self.runtime.program.vocab)
 
     def generate(

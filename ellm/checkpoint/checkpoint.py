@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -168,6 +169,10 @@ class Checkpoint:
     def close(self) -> None:
         """Close the tensor files."""
         self._files.close()
+
+    def reopened(self) -> AbstractContextManager[None]:
+        """Once closed, open meanwhile. Raises InputError if a file is gone or not what it was."""
+        return self._files.reopened()
 
     def __enter__(self) -> Checkpoint:
         return self

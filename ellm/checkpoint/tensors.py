@@ -8,8 +8,9 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -77,8 +78,24 @@ class TensorInfo:
         return format if not self.in_gguf or (format.stored.blocks and self.scale == 1.0) else PLAIN
 
 
+class _Stamp(NamedTuple):
+    """Of a file that is what it was as long as this is the same."""
+
+    bytes: int
+    changed: int  # ns
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> _Stamp:
+        return cls(status.st_size, status.st_mtime_ns)
+
+    def __str__(self) -> str:
+        return f"{self.bytes} bytes of {datetime.fromtimestamp(self.changed / 1e9).isoformat(' ')}"
+
+
 class TensorFiles:
     """Reads rows of tensors by `pread`, so that no page of a file counts as memory of the process. Thread-safe.
+
+    Raises InputError if a file cannot be opened.
 
     Attributes:
         once: what was read leaves the page cache.
@@ -88,12 +105,35 @@ class TensorFiles:
         self.tensors = tensors
         self.once = False
         self._files: dict[Path, int] = {}
+        self._open()
+        self._stamps = self._read_stamps()
+
+    def _open(self) -> None:
         try:
-            for path in {path for tensor in tensors.values() for path in tensor.paths}:
+            for path in {path for tensor in self.tensors.values() for path in tensor.paths}:
                 self._files[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             self.close()
             raise InputError(f"{error.filename}: cannot be opened: {error.strerror}") from error
+
+    @contextmanager
+    def reopened(self) -> Iterator[None]:
+        """Once closed, open meanwhile. Raises InputError if a file is gone or, before or after, not what it was."""
+        self._open()
+        try:
+            self._check_stamps()
+            yield
+            self._check_stamps()
+        finally:
+            self.close()
+
+    def _read_stamps(self) -> dict[Path, _Stamp]:
+        return {path: _Stamp.of(os.fstat(file)) for path, file in self._files.items()}
+
+    def _check_stamps(self) -> None:
+        for path, stamp in self._read_stamps().items():
+            if stamp != self._stamps[path]:
+                raise InputError(f"{path}: is not what it was: it has {stamp}, it had {self._stamps[path]}")
 
     def read_rows(
         self, name: str, begin: int, end: int, *, matrix: int | None = None, columns: tuple[int, int] | None = None

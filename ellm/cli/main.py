@@ -332,6 +332,14 @@ def serve(
     sessions_bytes: Annotated[
         int | None, typer.Option(help="Most bytes of that folder.", show_default="half of what is free there")
     ] = None,
+    idle: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="Without a request for so long, give the model's memory back until the next one.",
+            show_default="never",
+        ),
+    ] = None,
     tool_parser: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="The form of calls of tools.", show_default="that of the chat template"),
@@ -377,6 +385,7 @@ def serve(
         "sessions": sessions,
         "sessions_bytes": sessions_bytes,
         "pooling": pooling,
+        "idle": idle,
         "context": context,
         "chunk": chunk,
         "threads": threads,

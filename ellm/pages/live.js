@@ -31,6 +31,12 @@ ellm.live = (function () {
       element("div", { class: "figure", title: hint }, element("b", {}, value), element("span", {}, label))));
   }
 
+  /** Whether the model is given back. */
+  function sleep(count) {
+    if (count.asleep) return count.waiting ? "waking" : "asleep: the next question wakes it";
+    return `awake; woken ${ellm.several(count.wakes, "time")}, the last time in ${count.wake_seconds.toFixed(2)} s`;
+  }
+
   function facts(now) {
     const { statistics: count } = now, steps = rate(now, (one) => one.statistics.steps);
     const spent = rate(now, (one) => one.statistics.step_seconds);
@@ -39,6 +45,7 @@ ellm.live = (function () {
       ["a step", steps ? `${(1000 * spent / steps).toFixed(1)} ms, ${steps.toFixed(1)} a second` : "none is running"],
       ["sent back to wait", ellm.several(count.preemptions, "time")],
       ["context", `${number(now.context)} tokens`],
+      ...(count.sleeps ? [["model", sleep(count)]] : []),
     ];
     part("facts").replaceChildren(...shown.flatMap(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]));
   }

@@ -23,6 +23,8 @@ _GAUGES = {  # of the engine's statistics
     "queued_tokens": ("ellm:queued_tokens", "Tokens of the requests that wait."),
     "kv_bytes": ("ellm:kv_cache_bytes", "Bytes of keys and values of the running requests."),
     "prefix_bytes": ("ellm:prefix_cache_bytes", "Bytes of keys and values that other requests may read."),
+    "asleep": ("ellm:asleep", "1 while the model is given back, which the next request ends."),
+    "wake_seconds": ("ellm:last_wake_seconds", "Seconds that it took to have it again, the last time."),
 }
 _COUNTERS = {
     "preemptions": ("vllm:num_preemptions", "Times that a running request was sent back to wait."),
@@ -33,6 +35,8 @@ _COUNTERS = {
     "generated_tokens": ("vllm:generation_tokens", "Tokens generated."),
     "steps": ("ellm:steps", "Steps run."),
     "step_seconds": ("ellm:step_seconds", "Seconds that they took."),
+    "sleeps": ("ellm:sleeps", "Times that the model was given back."),
+    "wakes": ("ellm:wakes", "Times that it was had again."),
 }
 
 

@@ -15,9 +15,9 @@ from ellm.server.validation import Record
 
 
 class State(Record):
-    """All is well."""
+    """All is well. `asleep`: the model is given back, and had again for the next request."""
 
-    status: Literal["ok"] = "ok"
+    status: Literal["ok", "asleep"] = "ok"
 
 
 async def health(call: Call, _: Any) -> State:
@@ -29,7 +29,7 @@ async def ready(call: Call, _: Any) -> State:
     """It takes requests. Raises ApiError 503 once it is shutting down."""
     if call.service.draining:
         raise ApiError(503, "the server is shutting down", code="shutting_down")
-    return State()
+    return State(status="asleep" if call.service.llm.statistics().asleep else "ok")
 
 
 async def status(call: Call, _: Any) -> Content:

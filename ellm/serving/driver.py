@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import NoReturn, TypeVar
 
 import numpy as np
@@ -17,6 +17,7 @@ import numpy as np
 from ellm.serving.engine import Engine
 from ellm.serving.entry import Entry
 from ellm.serving.scoring import Scoring
+from ellm.serving.sleep import Sleep
 from ellm.system.errors import InputError
 
 T = TypeVar("T")
@@ -28,16 +29,16 @@ class Driver:
 
     An interrupt may end a wait at any moment. So threads wake each other by a SimpleQueue, of which no thread ever
     holds a lock: the engine's would wait forever for one that an interrupt left locked. `free` is called when the
-    engine is closed, for what its steps need.
+    engine is closed, for what its steps need; `sleep` gives that back meanwhile.
     """
 
-    def __init__(self, engine: Engine, free: Callable[[], object] = lambda: None):
-        self._engine = engine
+    def __init__(self, engine: Engine, free: Callable[[], object] = lambda: None, sleep: Sleep | None = None):
+        self._engine, self._sleep = engine, sleep
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()  # for between two steps; None ends the thread
         self._closing = threading.Lock()  # nothing is queued behind the end
         self._closed = False
         self._process = os.getpid()
-        self._thread = _EngineThread(engine, self._jobs, free)
+        self._thread = _EngineThread(engine, self._jobs, free, sleep)
         self._thread.start()
         weakref.finalize(self, self._jobs.put, None).atexit = False
 
@@ -100,17 +101,19 @@ class Driver:
         with self._closing:
             if not self._closed:
                 self._closed = True
+                if self._sleep is not None:
+                    self._sleep.stop()
                 self._jobs.put(None)
         if self._thread is not threading.current_thread():
             self._thread.join()
 
     def _call(self, work: Callable[[], T]) -> T:
-        """What `work` returns or raises between two steps."""
+        """What `work`, which may run steps of its own, returns or raises between two steps."""
         reply: SimpleQueue[Callable[[], T]] = SimpleQueue()
         self._check_process()
         with self._closing:
             self._check_open()
-            self._jobs.put(partial(_answer, work, reply))
+            self._jobs.put(partial(_answer, work, reply, self._sleep))
         return reply.get()()
 
     def _check_open(self) -> None:
@@ -125,9 +128,9 @@ class Driver:
 class _EngineThread(threading.Thread):
     """Runs steps and, between them, jobs; it knows no Driver, so that one that nobody has ends it."""
 
-    def __init__(self, engine: Engine, jobs: SimpleQueue[Job | None], free: Callable[[], object]):
+    def __init__(self, engine: Engine, jobs: SimpleQueue[Job | None], free: Callable[[], object], sleep: Sleep | None):
         super().__init__(name="ellm-engine", daemon=True)
-        self._engine, self.jobs, self._free = engine, jobs, free
+        self._engine, self.jobs, self._free, self._sleep = engine, jobs, free, sleep
 
     def run(self) -> None:
         """Until None comes."""
@@ -136,6 +139,8 @@ class _EngineThread(threading.Thread):
                 try:
                     if not self._do_jobs():
                         break
+                    if self._sleep is not None and not self._engine.idle:
+                        self._sleep.end()
                     self._engine.step()
                 except BaseException as error:  # those who wait must hear of it
                     self._engine.fail(error)
@@ -148,11 +153,20 @@ class _EngineThread(threading.Thread):
     def _do_jobs(self) -> bool:
         """Those that are there, the next one if there is no step to run. Whether it was not the last one."""
         for _ in range(max(self.jobs.qsize(), self._engine.idle)):
-            job = self.jobs.get()
+            job = self._next()
             if job is None:
                 return False
             job()
         return True
+
+    def _next(self) -> Job | None:
+        """The next job, however long it takes to come."""
+        while True:
+            try:
+                return self.jobs.get(timeout=self._sleep.due if self._sleep is not None else None)
+            except Empty:
+                assert self._sleep is not None
+                self._sleep.begin()
 
 
 def _wake() -> None:
@@ -164,8 +178,10 @@ def _ring_at_end(entry: Entry, bell: SimpleQueue[None]) -> None:
         bell.put(None)
 
 
-def _answer(work: Callable[[], T], reply: SimpleQueue[Callable[[], T]]) -> None:
+def _answer(work: Callable[[], T], reply: SimpleQueue[Callable[[], T]], sleep: Sleep | None) -> None:
     try:
+        if sleep is not None:
+            sleep.end()
         result = work()
     except BaseException as error:
         reply.put(partial(_raise, error))

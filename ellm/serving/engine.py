@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from collections.abc import Sequence as Many
 from dataclasses import replace
 from itertools import islice
@@ -100,6 +101,21 @@ class Engine:
             prefix_evictions=cache.evicted_blocks,
             prefix_bytes=cache.held_bytes,
         )
+
+    def sleep(self, free: Callable[[], object]) -> None:
+        """Give back what is cached and, by `free`, what steps need, until `wake`. None may be due."""
+        self.room.forget()
+        self._staging.forget()
+        self.executables = []
+        free()
+        self._counted.sleeps += 1
+        self._counted.asleep = True
+
+    def wake(self, executables: Many[Executable], seconds: float) -> None:
+        """Go on with other executables of the same programs, which it took so long to have."""
+        self.executables = list(executables)
+        self._counted.wakes += 1
+        self._counted.wake_seconds, self._counted.asleep = seconds, False
 
     def step(self) -> None:
         """Admit what there is room for, and run the rows that are due: a step of each program that has some."""

@@ -405,6 +405,11 @@ class PrefixCache:
             self._ranges.release(place)
         return whole
 
+    @property
+    def written(self) -> bool:
+        """Whether what is to be in files is there."""
+        return self._sessions is None or self._sessions.written
+
     def close(self) -> None:
         """Finish what is being written."""
         if self._sessions is not None:

@@ -145,9 +145,16 @@ class Room:
         self._cache.close()
         self.ranges.close()
 
+    @property
+    def written(self) -> bool:
+        """Whether what is to outlive the process is in files."""
+        return self._cache.written
+
     def forget(self) -> None:
         """Give back all that is cached and that no sequence uses."""
         self._cache.evict(math.inf)
+        self.ranges.settle()
+        self.unchecked = 0.0
 
     def hold_prompt_only(self, share: Share, program: Program) -> None:
         """Count what a step of `program` wrote that serves a prompt alone."""

@@ -26,10 +26,11 @@ class NoRoom(InputError):
 class Runtime:
     """A compiled model on this machine's cores: its packed weights, and workers that run its programs.
 
-    The checkpoint that it was compiled from must be open until this is made. `progress` is called with the bytes loaded
-    so far and in all. `ignored` are the checkpoint's tensors that the model does not use, `sampling` is how it asks to
-    be sampled. `spill` has what of the weights does not fit the bits that they are planned in. `executables` run the
-    steps of its programs, the first one any. Raises InputError if the weights, an option or this machine will not do.
+    The checkpoint that it was compiled from must be open until this is made, and closed then. `progress` is called with
+    the bytes loaded so far and in all. `ignored` are the checkpoint's tensors that the model does not use, `sampling`
+    is how it asks to be sampled. `spill` has what of the weights does not fit the bits that they are planned in.
+    `executables` run the steps of its programs, the first one any; there are none while it is unloaded. Raises
+    InputError if the weights, an option or this machine will not do.
     """
 
     def __init__(
@@ -49,12 +50,9 @@ class Runtime:
         try:
             checkpoint = self.checkpoint
             self.sampling = read_sampling(checkpoint.generation, checkpoint.generation_file, self.context)
-            check_room(compiled.programs, self.pool.threads, checkpoint.source, compiled.asked)
-            self.weights = self._weights(progress)
-            address = self.weights.address
             self.ignored = checkpoint.ignored(self.program)
             self.table = isas.table(choice.isa)
-            self.executables = [self.pool.load(program, self.table, address) for program in compiled.programs]
+            self._load(progress)
         except BaseException:
             self.close()
             raise
@@ -62,6 +60,31 @@ class Runtime:
     def __str__(self) -> str:
         """The kernels and workers that it runs on, and why these."""
         return f"{self.choice.isa} ({self.choice.reason}), {self.pool.placement}"
+
+    def _load(self, progress: Callable[[int, int], None] | None) -> None:
+        check_room(self.compiled.programs, self.pool.threads, self.checkpoint.source, self.compiled.asked)
+        self.weights = self._weights(progress)
+        address = self.weights.address
+        self.executables = [self.pool.load(program, self.table, address) for program in self.compiled.programs]
+
+    def unload(self) -> None:
+        """Give the weights back, and the memory of the programs. No step may be running."""
+        self.executables = []
+        if hasattr(self, "weights"):
+            self.weights.close()
+            del self.weights
+
+    def reload(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Have again what was unloaded, the weights from the files that they came from.
+
+        Raises InputError if one of these is gone or not what it was, or there is no memory; then all is unloaded.
+        """
+        try:
+            with self.checkpoint.reopened():
+                self._load(progress)
+        except BaseException:
+            self.unload()
+            raise
 
     def _weights(self, progress: Callable[[int, int], None] | None) -> memory.Region:
         """Mapped from the checkpoint's file if they are packed there, else packed into memory."""
@@ -96,9 +119,7 @@ class Runtime:
     def close(self) -> None:
         """Stop the workers and free the weights. No step may be running."""
         self.pool.close()
-        if hasattr(self, "weights"):
-            self.weights.close()
-            del self.weights
+        self.unload()
 
 
 def check_room(programs: Sequence[Program], threads: int, model: str, context: int | None = None) -> None:

@@ -45,6 +45,7 @@ class Sessions:
         self._entries: dict[str, Entry] = {}  # by name
         self._following: dict[str, list[Entry]] = {}  # by the name of what is before their blocks
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._queued = self._done = 0  # jobs, each counted by one thread
         self._content: Callable[[Block], bytes | None] = lambda block: None
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -71,7 +72,13 @@ class Sessions:
     def keep(self, salt: bytes, tokens: np.ndarray, blocks: list[Block]) -> None:
         """Soon write blocks of the first of int32 tokens, unless they are there."""
         if blocks and self._jobs.qsize() < MOST_JOBS:
+            self._queued += 1
             self._jobs.put(Job(salt, tokens.copy(), blocks))
+
+    @property
+    def written(self) -> bool:
+        """Whether nothing is left to be written. For the thread that calls `keep`."""
+        return self._done == self._queued
 
     def next(self, salt: bytes, tokens: np.ndarray, known: int, common: int) -> Entry | None:
         """The file that goes on longest like int32 tokens behind `known` ones, whole blocks, if beyond `common`."""
@@ -111,6 +118,7 @@ class Sessions:
                 self._clean()
             except (InputError, OSError) as error:
                 tell(f"sessions: {error}")
+            self._done += 1
 
     def _write_block(self, job: Job, block: Block) -> None:
         salt, tokens = _digest(job.salt), job.tokens[: block.end]

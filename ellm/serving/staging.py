@@ -11,6 +11,7 @@ from ellm.serving.masks import Masks, Wanted, addresses
 from ellm.serving.sampling import MOST_LIKELY
 from ellm.serving.sequence import Sequence
 from ellm.serving.speculation import MOST_ROWS
+from ellm.system import memory
 
 MORE_LOGITS = 128 << 20  # bytes for the logits of rows beyond one a sequence, which few steps touch
 
@@ -29,13 +30,18 @@ class Staging:
         self.more = max(MOST_ROWS, min(chunk, MORE_LOGITS // (4 * vocab)))
         drawn = slots + self.more
         self._logit_row = np.empty(drawn, np.int32)
-        self._logits = np.empty((drawn, vocab), np.float32)
+        self._logits_memory = memory.Mapping(4 * drawn * vocab, "the logits of a step")
+        self._logits = self._logits_memory.array[: 4 * drawn * vocab].view(np.float32).reshape(drawn, vocab)
         self._sampling = np.zeros(drawn, SAMPLING)
         self._sampled = np.empty(drawn, np.int32)
         self._logprob = np.empty(drawn, np.float32)
         self.top = np.empty((drawn, MOST_LIKELY), TOKEN_NUMBER)  # written by the step: its likeliest tokens, row by row
         self._top_addresses = addresses(self.top)
         self.masks = Masks(self._sampling, vocab)
+
+    def forget(self) -> None:
+        """Give the memory of the logits back until the next step. None may be running."""
+        self._logits_memory.clear()
 
     def fill(self, shares: list[Share]) -> StepInput:
         """The step of these shares; what is drawn is in the order of those that draw, row by row.

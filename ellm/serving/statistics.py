@@ -14,6 +14,8 @@ class Statistics:
     queued_tokens: int = 0  # of the requests that wait
     kv_bytes: int = 0  # of keys and values of the running ones
     prefix_bytes: int = 0  # of blocks that others may read, some of the running ones among them
+    asleep: bool = False  # the model is given back until a request comes, and has it back
+    wake_seconds: float = 0.0  # that the last waking took
     preemptions: int = 0  # times that a running request was sent back to wait
     prefix_queries: int = 0  # tokens of requests when they began
     prefix_hits: int = 0  # of these: tokens whose keys and values were there
@@ -22,3 +24,5 @@ class Statistics:
     generated_tokens: int = 0
     steps: int = 0
     step_seconds: float = 0.0
+    sleeps: int = 0  # times that the model was given back
+    wakes: int = 0  # and was had again

@@ -88,5 +88,6 @@ class Status:
     def _experts(self) -> list[dict[str, Any]] | None:
         if not self._layers:
             return None
-        ran = self._runtime.executable.ran()
+        executables = self._runtime.executables  # none while the model is given back
+        ran = executables[0].ran() if executables else np.empty(0, np.int64)
         return [{"name": one.name, "experts": one.experts, "woken": one.woken(ran)} for one in self._layers]
