@@ -70,7 +70,7 @@ def test_bits_are_those_of_a_cold_cache(folder, prompts, pooling):
         (cold,) = llm.embed([prompt])
         warm, longer, shorter = llm.embed([prompt, [*prompt, 5], prompt[:550]])
     hits = warm.metrics.cached_tokens, shorter.metrics.cached_tokens
-    assert hits == ((599, 544) if pooling == "last" else (0, 0)), hits
+    assert hits == ((576, 544) if pooling == "last" else (0, 0)), hits  # whole tiles of what ends earlier
     with LLM(folder, pooling=pooling, cache_bytes=0) as llm:
         same(vectors(llm.embed([prompt, [*prompt, 5], prompt[:550]])), vectors([warm, longer, shorter]))
     np.testing.assert_array_equal(cold.embedding, warm.embedding)
