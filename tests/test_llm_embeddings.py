@@ -308,3 +308,10 @@ def test_a_full_queue_and_a_deadline_are_those_of_answers(qwen3, prompts):
             late.poll()
         with pytest.raises(InputError, match="priority must be interactive or batch, not 'low'"):
             llm.embeddings(prompts[1], notify=told.set, priority="low")
+
+
+def test_a_model_that_was_given_back_embeds_the_same(qwen3, prompts):
+    with LLM(qwen3, idle=0.05) as llm:
+        first = llm.embed(prompts)
+        until(lambda: llm.statistics().asleep)
+        same(vectors(llm.embed(prompts)), vectors(first))
