@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from numbers import Integral
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -18,32 +16,41 @@ from ellm.compiled import LONGEST_CHUNK, Options, Source, compile_to_run
 from ellm.kernels import isa as isas
 from ellm.scheduler import placement
 from ellm.serving import speculation
+from ellm.serving.bounds import check_seconds, check_whole
 from ellm.serving.completion import Completion
 from ellm.serving.driver import Driver
 from ellm.serving.embedding import Embedding, EmbeddingOutput, Embeddings
 from ellm.serving.engine import SLOTS, Engine
 from ellm.serving.grammars import Grammars
 from ellm.serving.identity import identity
-from ellm.serving.output import Drawn, Output
-from ellm.serving.policy import Policy, Terms, is_number
+from ellm.serving.output import Output
+from ellm.serving.policy import Policy, Terms
 from ellm.serving.pooling import POOLINGS, PoolingParams, check_pooling
+from ellm.serving.prompts import Prompt, Prompts, listed
 from ellm.serving.runtime import Runtime
 from ellm.serving.sampling import SamplingParams
 from ellm.serving.sessions import Sessions
 from ellm.serving.sleep import Sleep
 from ellm.serving.statistics import Statistics
+from ellm.serving.stream import Stream
 from ellm.serving.structured import StructuredOutputs
-from ellm.system.errors import InputError, PromptTooLong
+from ellm.system.errors import InputError
 from ellm.text.families import Chat
-from ellm.text.piece import Piece
 from ellm.text.sampled_turns import SampledTurns
 from ellm.text.token_ids import TokenIds
 from ellm.text.tool_choice import choose
 
-Prompt = str | Sequence[int]
 Message = Mapping[str, Any]
-MOST_SEQS = 4096
 MOST_IDLE = 10**9  # seconds
+RANGES = {
+    "threads": (None, None),  # the machine and the model bound these two
+    "context": (None, None),
+    "chunk": (1, LONGEST_CHUNK),
+    "max_seqs": (1, 4096),
+    "queued_tokens": (1, None),
+    "cache_bytes": (0, None),
+    "sessions_bytes": (0, None),
+}
 
 
 class LLM:
@@ -115,24 +122,9 @@ class LLM:
         needs_text: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ):
-        whole = {"threads": threads, "context": context, "chunk": chunk, "queued_tokens": queued_tokens}
-        sizes = {"cache_bytes": cache_bytes, "sessions_bytes": sessions_bytes}
-        for name, value in {**whole, **sizes, "max_seqs": max_seqs}.items():
-            if value is not None and (isinstance(value, bool) or not isinstance(value, Integral)):
-                raise InputError(f"{name} must be a whole number, not {value!r}")
-        if not 1 <= max_seqs <= MOST_SEQS:
-            raise InputError(f"max_seqs must be from 1 to {MOST_SEQS}, not {max_seqs}")
-        if queued_tokens is not None and queued_tokens < 1:
-            raise InputError(f"queued_tokens must be at least 1, not {queued_tokens}")
-        if target_itl is not None and not (is_number(target_itl) and 0 < target_itl < float("inf")):
-            raise InputError(f"target_itl must be a number of seconds above 0, not {target_itl!r}")
-        if idle is not None and not (is_number(idle) and 0 < idle <= MOST_IDLE):
-            raise InputError(f"idle must be a number of seconds above 0, at most {MOST_IDLE}, not {idle!r}")
-        if chunk is not None and not 1 <= chunk <= LONGEST_CHUNK:
-            raise InputError(f"chunk must be from 1 to {LONGEST_CHUNK}, not {chunk}")
-        for name, value in sizes.items():
-            if value is not None and value < 0:
-                raise InputError(f"{name} must be 0 or more, not {value}")
+        check_whole(locals(), RANGES)
+        check_seconds("target_itl", target_itl)
+        check_seconds("idle", idle, MOST_IDLE)
         if sessions is not None and cache_bytes == 0:
             raise InputError("sessions: they are kept of what is cached, and cache_bytes is 0")
         check_pooling(pooling)
@@ -147,6 +139,7 @@ class LLM:
             compiled = compile_to_run(Source.of(checkpoint), options)
             self.runtime = Runtime(compiled, choice, threads=threads, pin=pin, progress=progress)
         self.context, self._pooling = self.runtime.context, pooling
+        self._prompts = Prompts(self.tokenizer.encode, self.runtime.program.vocab, self.runtime.compiled)
         chunk = self.runtime.chunk
         try:
             self.speculation = speculation.choose(speculate, self.runtime.program, chunk)
@@ -181,7 +174,7 @@ class LLM:
         The text of an output goes on where its prompt ends and holds all that was generated, reasoning included.
         Control tokens in a prompt's text are such. Without sampling_params, those of `get_default_sampling_params`.
         """
-        return self._outputs(_prompts(prompts), sampling_params)
+        return self._outputs(listed(prompts), sampling_params)
 
     def _outputs(
         self,
@@ -363,12 +356,12 @@ class LLM:
     def logits(self, token_ids: Sequence[int]) -> np.ndarray:
         """The logits after each of the tokens, teacher-forced: float32 [T, vocab]."""
         self._check_head()
-        return self._driver.logits(self._tokens(token_ids))
+        return self._driver.logits(self._prompts.tokens(token_ids))
 
     def logits_by_step(self, token_ids: Sequence[int] | np.ndarray, first: int = 0) -> Iterator[np.ndarray]:
         """The same from position `first` on, of one step after the other, each float32 [n, vocab]."""
         self._check_head()
-        return self._driver.logits_by_step(self._tokens(token_ids), first)
+        return self._driver.logits_by_step(self._prompts.tokens(token_ids), first)
 
     def statistics(self) -> Statistics:
         """What is waited for and computed now, and was so far."""
@@ -415,9 +408,9 @@ class LLM:
         self._check_head()
         if params.stops and isinstance(self.tokenizer, TokenIds):
             raise self.tokenizer.error("there is no text to find stop strings in")
-        tokens = self._tokens(self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt)
-        self._check_ids(np.asarray(params.stop_token_ids or [], object), "stop_token_ids: ")
-        self._check_ids(np.asarray([*(params.logit_bias or ())], object), "logit_bias: ")
+        tokens = self._prompts.tokens(prompt)
+        self._prompts.check_ids(np.asarray(params.stop_token_ids or [], object), "stop_token_ids: ")
+        self._prompts.check_ids(np.asarray([*(params.logit_bias or ())], object), "logit_bias: ")
         if params.likely > self.runtime.program.vocab:
             raise InputError(f"logprobs: {params.likely} of a vocabulary of {self.runtime.program.vocab} tokens")
         wanted = params.structured_outputs
@@ -436,10 +429,10 @@ class LLM:
         self, prompts: Prompt | Sequence[Prompt], params: PoolingParams | None, terms: Terms, salt: bytes = b""
     ) -> list[Embedding]:
         form = self._form(params or PoolingParams())
-        many, entries = _prompts(prompts), []
+        many, entries = listed(prompts), []
         for number, prompt in enumerate(many):
             try:
-                tokens = self._tokens(self.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt)
+                tokens = self._prompts.tokens(prompt)
             except InputError as error:
                 where = f", prompt {number + 1} of {len(many)}" if len(many) > 1 else ""
                 raise type(error)(f"{error}{where}") from error
@@ -467,30 +460,6 @@ class LLM:
         if self.runtime.checkpoint.headless:
             raise InputError(f"{self.runtime.checkpoint.source}: a model without its head can embed, but not write")
 
-    def _tokens(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Token ids as int32 [T], checked against the vocabulary and the context."""
-        if not isinstance(ids, Sequence | np.ndarray):
-            raise InputError(f"a prompt must be a text or a flat list of token ids, not {type(ids).__name__}")
-        try:
-            tokens = np.asarray(ids)
-        except ValueError as error:
-            raise InputError(f"a prompt must be a text or a flat list of token ids: {error}") from error
-        if tokens.size == 0:
-            raise InputError("the prompt is empty")
-        if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
-            raise InputError(f"a prompt must be a text or a flat list of token ids, not {tokens.dtype} {tokens.shape}")
-        if len(tokens) > self.context:
-            longest = self.runtime.compiled.source.model.longest
-            more = f" of the model's {longest}" if longest > self.context else ""
-            raise PromptTooLong(f"the prompt has {len(tokens)} tokens, the context has {self.context}{more}")
-        self._check_ids(tokens)
-        return np.ascontiguousarray(tokens, np.int32)
-
-    def _check_ids(self, ids: np.ndarray, where: str = "") -> None:
-        wrong = ids[(ids < 0) | (ids >= self.runtime.program.vocab)]
-        if len(wrong):
-            raise InputError(f"{where}token id {wrong[0]} is not in the vocabulary of {self.runtime.program.vocab}")
-
 
 def _open(model: str | Path, cache: bool, progress: Callable[[int, int], None] | None, **packing: Any) -> Checkpoint:
     if not cache:
@@ -515,95 +484,3 @@ def _checked(salt: bytes) -> bytes:
     if not isinstance(salt, bytes):
         raise InputError(f"salt must be bytes, not {type(salt).__name__}")
     return salt
-
-
-def _prompts(prompts: Any) -> list[Any]:
-    """One or many prompts as a list of them."""
-    if isinstance(prompts, str | bytes | Mapping) or not isinstance(prompts, Iterable):
-        return [prompts]
-    found = list(prompts)
-    return [found] if found and isinstance(found[0], int | np.integer) else found
-
-
-class Stream(Iterator[str]):
-    """The text of an answer as it comes. Dropping or closing it early ends the request and frees its memory."""
-
-    def __init__(self, driver: Driver, completion: Completion, notify: Callable[[], object] | None = None):
-        self._driver = driver
-        self._completion = completion
-        self._read = 0
-        self._closed = False
-        self._bell: SimpleQueue[None] = SimpleQueue()
-        completion.notify = partial(_tell, self._bell, notify)
-
-    def __next__(self) -> str:
-        while True:
-            text = "".join(piece.text for piece in self._more() if piece.kind == "answer")
-            if text:
-                return text
-
-    def pieces(self) -> Iterator[Piece]:
-        """The same with all else: pieces, whose `kind` is "answer", "reasoning", "tool" or "rest".
-
-        Those of a call have its `index`; the first one has its `name` and `id`, the others more of its arguments.
-        """
-        while True:
-            try:
-                more = self._more()
-            except StopIteration:
-                return
-            yield from more
-
-    def poll(self) -> list[Piece] | None:
-        """The pieces that have come since the last call, without waiting; None after the end.
-
-        Raises what ended the request in an error.
-        """
-        completion = self._completion
-        ended = completion.ended or self._closed  # before the pieces are read: others may come while it is not
-        pieces = completion.pieces[self._read :]
-        self._read += len(pieces)
-        if pieces or not ended:
-            return pieces
-        if completion.sequence.error is not None:
-            raise completion.sequence.error
-        return None
-
-    def _more(self) -> list[Piece]:
-        """One piece at least. Raises StopIteration at the end, and what ended the request in an error."""
-        while (pieces := self.poll()) == []:
-            self._bell.get()
-        if pieces is None:
-            raise StopIteration
-        return pieces
-
-    @property
-    def output(self) -> Output:
-        """The answer so far; whole once the iteration has ended."""
-        return self._completion.output()
-
-    def drawn(self, first: int = 0) -> Drawn:
-        """The generated tokens so far, from the `first` on: cheaper than `output`, which has all of them."""
-        return self._completion.drawn(first)
-
-    def close(self) -> None:
-        """End the request with the step under way, and free what it holds then. Never blocks."""
-        self._closed = True
-        if not self._completion.ended:
-            self._driver.cancel([self._completion])
-            self._bell.put(None)
-
-    def __enter__(self) -> Stream:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        self.close()
-
-
-def _tell(bell: SimpleQueue[None], notify: Callable[[], object] | None) -> None:
-    bell.put(None)
-    if notify is not None:
-        notify()

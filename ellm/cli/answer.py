@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from ellm.cli.terminal import console, has_terminal, interruptible, note, write
-from ellm.llm import Stream
+from ellm.serving.stream import Stream
 from ellm.system.errors import InputError, harmless
 
 if TYPE_CHECKING:

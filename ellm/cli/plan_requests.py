@@ -10,8 +10,9 @@ from typing import Any
 from ellm.predict.planner import Planner
 from ellm.predict.step_seconds import StepSeconds
 from ellm.predict.traffic import Request, Traffic, percentiles
+from ellm.serving.bounds import is_number
 from ellm.serving.engine import SLOTS
-from ellm.serving.policy import PRIORITIES, Policy, Terms, is_number
+from ellm.serving.policy import PRIORITIES, Policy, Terms
 from ellm.system.errors import InputError, one_line
 
 FIELDS = ("arrival", "prompt", "output", "class")

@@ -8,10 +8,10 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
-from ellm.llm import Stream
 from ellm.server.errors import ApiError
 from ellm.server.metrics import Metrics
 from ellm.serving.output import Drawn, Output, ToolCall
+from ellm.serving.stream import Stream
 from ellm.text.piece import Piece
 
 

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any, TypeVar
 
-from ellm.llm import LLM, Stream
+from ellm.llm import LLM
 from ellm.server.answer import Answer, News
 from ellm.server.bounds import Bounds
 from ellm.server.errors import ApiError, no_memory
@@ -21,6 +21,7 @@ from ellm.serving.pooling import PoolingParams
 from ellm.serving.refusals import Busy
 from ellm.serving.sampling import SamplingParams
 from ellm.serving.status import Status
+from ellm.serving.stream import Stream
 from ellm.system.errors import InputError, PromptTooLong
 from ellm.text import families
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol, TypeGuard, TypeVar
+from typing import Protocol, TypeVar
 
+from ellm.serving.bounds import is_number
 from ellm.serving.step_times import StepTimes
 from ellm.system.errors import InputError
 
@@ -56,11 +57,6 @@ class Request(Protocol):
     @property
     def left(self) -> int:
         """Its known tokens that are not; one if it is decoding."""
-
-
-def is_number(value: object) -> TypeGuard[int | float]:
-    """Whether it is one, True and False aside."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 R = TypeVar("R", bound=Request)

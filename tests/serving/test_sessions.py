@@ -162,7 +162,7 @@ def test_a_folder_that_cannot_be_is_refused(checkpoint, tmp_path):
         LLM(checkpoint, sessions=tmp_path / "file")
     with pytest.raises(InputError, match=r"sessions: .*cache_bytes is 0"):
         LLM(checkpoint, sessions=tmp_path, cache_bytes=0)
-    with pytest.raises(InputError, match="sessions_bytes must be 0 or more, not -1"):
+    with pytest.raises(InputError, match="sessions_bytes must be at least 0, not -1"):
         LLM(checkpoint, sessions=tmp_path, sessions_bytes=-1)
 
 
