@@ -86,13 +86,13 @@ def add_keys(writer: gguf.GGUFWriter, config: dict[str, Any]) -> None:
 
 
 def add_tokenizer(writer: gguf.GGUFWriter, vocab: int) -> None:
-    """Bytes, one merge, the end of a text, and tokens that no text has."""
+    """Bytes, one merge, the end of a text, and tokens that no text becomes: in answers they say which they are."""
     known = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "ab", "<|endoftext|>"]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("qwen2")
     writer.add_token_list([*known, *(f"[{number}]" for number in range(len(known), vocab))])
-    normal, control, unused = gguf.TokenType.NORMAL, gguf.TokenType.CONTROL, gguf.TokenType.UNUSED
-    writer.add_token_types([normal] * 257 + [control] + [unused] * (vocab - len(known)))
+    normal, control = gguf.TokenType.NORMAL, gguf.TokenType.CONTROL
+    writer.add_token_types([normal] * 257 + [control] + [normal] * (vocab - len(known)))
     writer.add_token_merges(["a b"])
     writer.add_eos_token_id(257)
 
