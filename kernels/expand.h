@@ -155,12 +155,13 @@ static inline void expand_f16_plain(const char *block, int first, int count, ell
 
 #include "expand_bf12.h"
 #include "expand_blocks.h"
-#if defined(__AVX512BF16__) && defined(__AVX512VBMI__) && !defined(__AMX_TILE__)
+#if defined(__AVX512BF16__) && defined(__AVX512VBMI__)
+#ifndef __AMX_TILE__
 #include "row_avx512.h"
-#endif
-
-#if defined(__AVX512BF16__) && defined(__AVX512VBMI__) && !defined(__AMX_TILE__)
 #include "matmul_bf12_avx512.h"
+#endif
+#elif defined(__AVX2__)
+#include "row_avx2.h"
 #endif
 
 #ifndef EXPAND_ROW

@@ -3,41 +3,92 @@
 #define ELLM_EXPAND_AVX2_H
 #include <immintrin.h>
 
-/* f32 in the upper half of each 32 bits, and 16 bits that do not count, rounded to nearest even; no NaN is among them. */
-static inline __m256i expand_round(__m256 x) {
-    __m256i bits = (__m256i)x, odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-    return _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+/* The numbers of bf16 that are nearest, to even ones at ties, to x that is 0 or has a magnitude of 2^-126 to 2^110: beside
+ * 1.5 * 2^16 times the power of two that x begins with, 8 bits of x fit in a sum. -0 becomes +0, which no sum that begins with
+ * +0 shows. */
+static inline __m256 expand_round(__m256 x) {
+    const __m256 far = _mm256_set1_ps(0x1.8p16f);
+    __m256 power = _mm256_and_ps(x, (__m256)_mm256_set1_epi32(0x7f800000));
+    return _mm256_fnmadd_ps(power, far, _mm256_fmadd_ps(power, far, x));
 }
 
-/* 16 E4M3 codes, each in the upper half of 16 bits, scaled; the two of a pair of k have the same scale. */
-static inline __m256i expand_pairs(__m256i codes, __m256 scale) {
-    const __m256 bias = _mm256_set1_ps(0x1p120f);
-    __m256i values = _mm256_and_si256(_mm256_srai_epi16(codes, 4), _mm256_set1_epi16((short)0x87f0));
-    __m256 even = (__m256)_mm256_slli_epi32(values, 16);
-    __m256 odd = (__m256)_mm256_and_si256(values, _mm256_set1_epi32((int)0xffff0000));
-    __m256i low = expand_round(_mm256_mul_ps(_mm256_mul_ps(even, bias), scale));
-    __m256i high = expand_round(_mm256_mul_ps(_mm256_mul_ps(odd, bias), scale));
-    return _mm256_blend_epi16(_mm256_srli_epi32(low, 16), high, 0xaa);
+/* Numbers of bf16 as 16 bits each, of either vector in turn. */
+static inline __m256i expand_joined(__m256 even, __m256 odd) {
+    return _mm256_or_si256(_mm256_srli_epi32((__m256i)even, 16), (__m256i)odd);
 }
 
-/* A block that holds a NaN, which nothing but a broken checkpoint has, is left to plain C. */
+/* Of a low term all bits count that bf16 has. */
+#define EXPAND_F16 expand_f16
+static inline void expand_f16(const char *block, int first, int count, ellm_bf16 *high, ellm_bf16 *low, int64_t ahead) {
+    const __m256i apart = _mm256_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15, 0, 1, 4, 5, 8, 9, 12, 13, 2,
+                                           3, 6, 7, 10, 11, 14, 15);
+    for (int i = 0; i < ELLM_TILE * count; i += ELLM_TILE_N) {
+        const char *at = block + 2 * (ELLM_TILE * first + i);
+        if (i % ELLM_TILE_ROW == 0) _mm_prefetch(at + ahead, _MM_HINT_T0);
+        __m256i halves = _mm256_shuffle_epi8(_mm256_loadu_si256((const __m256i *)at), apart);
+        halves = _mm256_permute4x64_epi64(halves, 0xd8); /* the even ones of all, and the odd ones */
+        __m256 even = _mm256_cvtph_ps(_mm256_castsi256_si128(halves)), odd = _mm256_cvtph_ps(_mm256_extracti128_si256(halves, 1));
+        __m256 even_high = expand_round(even), odd_high = expand_round(odd);
+        _mm256_store_si256((__m256i *)(high + i), expand_joined(even_high, odd_high));
+        _mm256_store_si256((__m256i *)(low + i), expand_joined(_mm256_sub_ps(even, even_high), _mm256_sub_ps(odd, odd_high)));
+    }
+}
+
+/* The scales of columns 0-7 and 8-15, times 2^8. Returns whether products with codes can be rounded: 0, or no NaN and far from
+ * where f32 ends. */
+static inline int e4m3_scales(const char *block, __m256 scale[2]) {
+    int near = 0xff;
+    for (int half = 0; half < 2; half++) {
+        __m256 one = _mm256_loadu_ps((const float *)block + 8 * half);
+        __m256 magnitude = _mm256_andnot_ps(_mm256_set1_ps(-0.0f), one);
+        __m256 least = _mm256_cmp_ps(magnitude, _mm256_set1_ps(0x1p-100f), _CMP_GE_OQ);
+        __m256 most = _mm256_cmp_ps(magnitude, _mm256_set1_ps(0x1p100f), _CMP_LE_OQ);
+        __m256 zero = _mm256_cmp_ps(magnitude, _mm256_setzero_ps(), _CMP_EQ_OQ);
+        near &= _mm256_movemask_ps(_mm256_or_ps(_mm256_and_ps(least, most), zero));
+        scale[half] = _mm256_mul_ps(one, _mm256_set1_ps(0x1p8f));
+    }
+    return near == 0xff;
+}
+
+/* The greatest of E4M3 codes without their signs, byte by byte, and whether NaN is among them. */
+static inline __m256i e4m3_greatest(__m256i greatest, __m256i codes) {
+    return _mm256_max_epu8(greatest, _mm256_and_si256(codes, _mm256_set1_epi8(0x7f)));
+}
+
+static inline int e4m3_nan(__m256i greatest) {
+    return _mm256_movemask_epi8(_mm256_cmpeq_epi8(greatest, _mm256_set1_epi8(0x7f)));
+}
+
+/* E4M3 codes, each in the upper half of 16 bits, as f16 times 2^-8: f16 has all their bits, and subnormals too. */
+static inline __m256i e4m3_halves(__m256i codes) {
+    return _mm256_and_si256(_mm256_srai_epi16(codes, 1), _mm256_set1_epi16((short)0xbf80));
+}
+
+/* A row of a tile from 32 codes: numbers of bf16 of its even k, for columns 0-7 and 8-15, and of its odd ones. */
+static inline void e4m3_row(__m256i codes, const __m256 scale[2], __m256 even[2], __m256 odd[2]) {
+    __m256i low = e4m3_halves(_mm256_slli_epi16(codes, 8)), high = e4m3_halves(codes);
+    even[0] = expand_round(_mm256_mul_ps(_mm256_cvtph_ps(_mm256_castsi256_si128(low)), scale[0]));
+    even[1] = expand_round(_mm256_mul_ps(_mm256_cvtph_ps(_mm256_extracti128_si256(low, 1)), scale[1]));
+    odd[0] = expand_round(_mm256_mul_ps(_mm256_cvtph_ps(_mm256_castsi256_si128(high)), scale[0]));
+    odd[1] = expand_round(_mm256_mul_ps(_mm256_cvtph_ps(_mm256_extracti128_si256(high, 1)), scale[1]));
+}
+
+/* What nothing but a broken checkpoint has is left to plain C. */
 #define EXPAND_FP8 expand_fp8
 static inline void expand_fp8(const char *block, int first, int count, ellm_bf16 *out, ellm_bf16 *low, int64_t ahead) {
-    const __m256i magnitude = _mm256_set1_epi8(0x7f);
-    __m256 scale[2] = {_mm256_loadu_ps((const float *)block), _mm256_loadu_ps((const float *)block + 8)};
-    int nan = _mm256_movemask_ps(_mm256_cmp_ps(scale[0], scale[1], _CMP_UNORD_Q));
+    __m256 scale[2], even[2], odd[2];
+    __m256i greatest = _mm256_setzero_si256();
+    int near = e4m3_scales(block, scale);
     for (int row = 0; row < ELLM_TILE_PAIRS * count; row++) {
         const char *at = block + ELLM_FP8_HEADER + ELLM_TILE * first + ELLM_TILE_ROW * row;
         if (row % 2 == 0) _mm_prefetch(at + ahead, _MM_HINT_T0);
         __m256i codes = _mm256_loadu_si256((const __m256i *)at);
-        nan |= _mm256_movemask_epi8(_mm256_cmpeq_epi8(_mm256_and_si256(codes, magnitude), magnitude));
-        codes = _mm256_permute4x64_epi64(codes, 0xd8); /* unpacking within each half then keeps the order */
-        __m256i low = _mm256_unpacklo_epi8(_mm256_setzero_si256(), codes);
-        __m256i high = _mm256_unpackhi_epi8(_mm256_setzero_si256(), codes);
-        _mm256_store_si256((__m256i *)(out + ELLM_TILE_ROW * row), expand_pairs(low, scale[0]));
-        _mm256_store_si256((__m256i *)(out + ELLM_TILE_ROW * row + ELLM_TILE_ROW / 2), expand_pairs(high, scale[1]));
+        greatest = e4m3_greatest(greatest, codes);
+        e4m3_row(codes, scale, even, odd);
+        for (int half = 0; half < 2; half++)
+            _mm256_store_si256((__m256i *)(out + ELLM_TILE_ROW * row) + half, expand_joined(even[half], odd[half]));
     }
-    if (nan) expand_fp8_plain(block, first, count, out, low, ahead);
+    if (!near || e4m3_nan(greatest)) expand_fp8_plain(block, first, count, out, low, ahead);
 }
 
 /* High and low byte of E2M1 codes in bf16 times 2^126, with +0 for -0, as in expand_avx512.h. */

@@ -71,11 +71,6 @@ BLOCKED __m256 block_scaled(__m256i worths, int byte, const block_scales *scales
     return f->minimum >= 0 ? _mm256_add_ps(x, scales->minimum[half]) : x;
 }
 
-/* Rounded to bf16, `even` and `odd` ones in turn. */
-BLOCKED __m256i block_joined(__m256 even, __m256 odd) {
-    return _mm256_blend_epi16(_mm256_srli_epi32(expand_round(even), 16), expand_round(odd), 0xaa);
-}
-
 /* The two rows of a step, 32 bf16 each, stored; where there are two terms, in `low` what is left of them. */
 BLOCKED void block_store(const char *tile, int step, const block_scales *scales, ellm_bf16 *out, ellm_bf16 *low,
                          const ellm_format *f) {
@@ -83,13 +78,12 @@ BLOCKED void block_store(const char *tile, int step, const block_scales *scales,
         __m256i worths = block_worths(block_codes(tile, step, half, f), f);
         for (int row = 0; row < 2; row++) {
             __m256 even = block_scaled(worths, row, scales, half, f), odd = block_scaled(worths, row + 2, scales, half, f);
-            __m256i joined = block_joined(even, odd);
+            __m256 even_high = expand_round(even), odd_high = expand_round(odd);
             int64_t place = ELLM_TILE_ROW * row + ELLM_TILE_N * half;
-            _mm256_store_si256((__m256i *)(out + place), joined);
+            _mm256_store_si256((__m256i *)(out + place), expand_joined(even_high, odd_high));
             if (f->terms == 1) continue;
-            even = _mm256_sub_ps(even, (__m256)_mm256_slli_epi32(joined, 16));
-            odd = _mm256_sub_ps(odd, (__m256)_mm256_and_si256(joined, _mm256_set1_epi32((int)0xffff0000)));
-            _mm256_store_si256((__m256i *)(low + place), block_joined(even, odd));
+            __m256i rest = expand_joined(_mm256_sub_ps(even, even_high), _mm256_sub_ps(odd, odd_high));
+            _mm256_store_si256((__m256i *)(low + place), rest);
         }
     }
 }

@@ -132,7 +132,7 @@ def random_weight(format: int, n: int, k: int, random: np.random.Generator, any_
         return pack_f16((random.standard_normal((n, k)) * 2.0 ** random.integers(-18, 3, (n, k))).astype(np.float16))
     if format == FP8:
         codes = random.integers(0, 256, (n, k), np.uint8)
-        scales = random.uniform(0.1, 1, (n, -(-k // 128))) * 10.0 ** (random.integers(-20, 20) if any_scale else -3)
+        scales = random.uniform(0.1, 1, (n, -(-k // 128))) * 10.0 ** (random.integers(-36, 34) if any_scale else -3)
         return pack_fp8(np.where(codes & 0x7F == 0x7F, 0, codes).astype(np.uint8), scales.astype(np.float32))
     if format in BLOCKED:
         name = NUMBERED[format].stored.dtype
