@@ -2,9 +2,13 @@
 #ifndef ELLM_EXPAND_BLOCKS_AVX512_H
 #define ELLM_EXPAND_BLOCKS_AVX512_H
 
-/* The numbers of a group of k for each column, scales times 2^-24, zeros times 2^24. */
+/* A code is put into the mantissa of 2^15, and so it is a float, which is 2^15 more than the code. */
+#define BLOCK_FAR 0x8000
+
+/* The numbers of a group of k, of columns twice, for the elements 0-15 and 16-31 of a row. `offset` is what a float is more
+ * than its code is worth; where block_fused, times -scale. */
 typedef struct block_scales {
-    __m512 scale, minimum, zero;
+    __m512 scale[2], offset[2], minimum[2];
 } block_scales;
 
 BLOCKED __m512i block_signed(const char *at) { return _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)at)); }
@@ -16,14 +20,27 @@ BLOCKED __m512 block_numbers(const char *block, int64_t part, int64_t super, int
     return _mm512_mul_ps(whole, _mm512_cvtepi32_ps(block_signed(block + part + ELLM_TILE_N * group)));
 }
 
+/* Whether offset times scale is exact, 13 bits and 11 at most: then a fused sum rounds the product of scale and worth, and only
+ * of 0 it does not know the sign, which no sum that begins with +0 shows. */
+BLOCKED int block_fused(const ellm_format *f) { return !f->nested && f->zeros < 0; }
+
+/* Numbers of columns 0-7 twice, and of columns 8-15. */
+BLOCKED void block_twice(__m512 columns, __m512 twice[2]) {
+    const __m512i order = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+    twice[0] = _mm512_permutexvar_ps(order, columns);
+    twice[1] = _mm512_permutexvar_ps(_mm512_add_epi32(order, _mm512_set1_epi32(8)), columns);
+}
+
 BLOCKED block_scales block_scales_load(const char *block, int64_t group, const ellm_format *f) {
     block_scales scales;
-    scales.scale = block_numbers(block, f->scale, f->super_scale, group, f);
-    /* Exact, as an f16 is at least 2^-24; of bf16, those of weights that are not subnormal. */
-    scales.scale = _mm512_mul_ps(scales.scale, _mm512_set1_ps(0x1p-24f));
+    __m512 scale = block_numbers(block, f->scale, f->super_scale, group, f);
+    __m512 offset = _mm512_set1_ps(BLOCK_FAR + (float)(f->table ? 128 : f->zero));
     const char *zeros = block + f->zeros + ELLM_TILE_N * group;
-    if (f->zeros >= 0) scales.zero = _mm512_cvtepi32_ps(_mm512_slli_epi32(block_signed(zeros), 24));
-    if (f->minimum >= 0) scales.minimum = block_numbers(block, f->minimum, f->super_minimum, group, f);
+    if (f->zeros >= 0) offset = _mm512_add_ps(offset, _mm512_cvtepi32_ps(block_signed(zeros)));
+    if (block_fused(f)) offset = _mm512_sub_ps(_mm512_setzero_ps(), _mm512_mul_ps(offset, scale));
+    block_twice(scale, scales.scale);
+    block_twice(offset, scales.offset);
+    if (f->minimum >= 0) block_twice(block_numbers(block, f->minimum, f->super_minimum, group, f), scales.minimum);
     return scales;
 }
 
@@ -50,32 +67,36 @@ BLOCKED __m512i block_worths(__m512i codes, const ellm_format *f) {
     return f->zero ? _mm512_sub_epi8(codes, _mm512_set1_epi8((char)f->zero)) : codes;
 }
 
-/* Byte `byte` of each word of whole numbers, scaled. On its way it is 2^24 times as much. */
-BLOCKED __m512 block_scaled(__m512i worths, int byte, const block_scales *scales, const ellm_format *f) {
-    const __m512i to_top = _mm512_add_epi8(_mm512_set1_epi32((byte << 24) | 0x808080), _mm512_set_epi32(
-        0xc000000, 0x8000000, 0x4000000, 0, 0xc000000, 0x8000000, 0x4000000, 0, 0xc000000, 0x8000000, 0x4000000, 0,
-        0xc000000, 0x8000000, 0x4000000, 0));
-    __m512 x = _mm512_cvtepi32_ps(_mm512_shuffle_epi8(worths, to_top));
-    if (f->zeros >= 0) x = _mm512_sub_ps(x, scales->zero);
-    x = _mm512_mul_ps(x, scales->scale);
+/* What is put into mantissas: codes, or 128 more than they are worth by a table. */
+BLOCKED __m512i block_unsigned(__m512i codes, const ellm_format *f) {
+    return f->table ? _mm512_xor_si512(block_worths(codes, f), _mm512_set1_epi8((char)0x80)) : codes;
+}
+
+/* Elements 0-15 or 16-31 of row 0 or 1 of a step, scaled. */
+BLOCKED __m512 block_scaled(__m512i codes, int row, int half, const block_scales *scales, const ellm_format *f) {
+    const __m512i pairs = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    __m512i from = _mm512_slli_epi32(_mm512_add_epi32(pairs, _mm512_set1_epi32(row + ELLM_TILE_ROW * half)), 8);
+    __m512i bits = _mm512_mask_permutexvar_epi8(_mm512_set1_epi32(0x47000000), 0x2222222222222222, from, codes);
+    __m512 x = (__m512)bits;
+    if (block_fused(f))
+        x = _mm512_fmadd_ps(x, scales->scale[half], scales->offset[half]);
+    else
+        x = _mm512_mul_ps(_mm512_sub_ps(x, scales->offset[half]), scales->scale[half]);
     if (f->terms > 1) return _mm512_cvtph_ps(_mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
-    return f->minimum >= 0 ? _mm512_add_ps(x, scales->minimum) : x;
+    return f->minimum >= 0 ? _mm512_add_ps(x, scales->minimum[half]) : x;
 }
 
 /* The two rows of a step, 32 bf16 each; where there are two terms, in `low` what is left of them. */
 BLOCKED void block_rows(const char *tile, int step, const block_scales *scales, __m512i rows[2], __m512i low[2],
                         const ellm_format *f) {
-    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21,
-                                           5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-    __m512i worths = block_worths(block_codes(tile, step, f), f);
+    __m512i codes = block_unsigned(block_codes(tile, step, f), f);
     for (int row = 0; row < 2; row++) {
-        __m512 even = block_scaled(worths, row, scales, f), odd = block_scaled(worths, row + 2, scales, f);
-        __m512i rounded = expand_round(even, odd);
-        rows[row] = _mm512_permutexvar_epi16(order, rounded);
+        __m512 first = block_scaled(codes, row, 0, scales, f), second = block_scaled(codes, row, 1, scales, f);
+        rows[row] = expand_round(first, second);
         if (f->terms == 1) continue;
-        even = _mm512_sub_ps(even, expand_half(_mm512_castsi512_si256(rounded)));
-        odd = _mm512_sub_ps(odd, expand_half(_mm512_extracti64x4_epi64(rounded, 1)));
-        low[row] = _mm512_permutexvar_epi16(order, expand_round(even, odd));
+        first = _mm512_sub_ps(first, expand_half(_mm512_castsi512_si256(rows[row])));
+        second = _mm512_sub_ps(second, expand_half(_mm512_extracti64x4_epi64(rows[row], 1)));
+        low[row] = expand_round(first, second);
     }
 }
 
