@@ -16,11 +16,12 @@ from setuptools import Extension, setup
 
 COMMON = ["-O3", "-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-Wno-unused-function"]
 AVX2 = ["-mavx2", "-mfma", "-mf16c", "-mbmi2"]
-_PARTS = ("f", "bw", "vl", "dq", "vbmi", "bf16", "vnni")
-AVX512 = [*AVX2, *(f"-mavx512{part}" for part in _PARTS), "-mprefer-vector-width=512"]
+AVX512F = [*AVX2, *(f"-mavx512{part}" for part in ("f", "bw", "vl", "dq")), "-mprefer-vector-width=512"]
+AVX512 = [*AVX512F, *(f"-mavx512{part}" for part in ("vbmi", "bf16", "vnni"))]
 ISA_FLAGS = {
     "_portable": [],
     "_avx2": AVX2,
+    "_avx512f": AVX512F,
     "_avx512": AVX512,
     "_amx": [*AVX512, "-mamx-tile", "-mamx-bf16", "-mamx-int8"],
 }

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 CHUNK = 512  # most rows in a step, at least, unless told otherwise
 LONGEST_CHUNK = 1 << 16  # a program's size grows with it
-_EXPERT_ROWS = {"amx": 256, "avx512": 32, "avx2": 32, "portable": 8}
+_EXPERT_ROWS = {"amx": 256, "avx512": 32, "avx512f": 32, "avx2": 32, "portable": 8}
 """Rows of an expert that take about as long to multiply as its weights to be read from a core's part of memory."""
-_FLOPS = {"amx": 1e12, "avx512": 1e11, "avx2": 5e10, "portable": 5e9}
+_FLOPS = {"amx": 1e12, "avx512": 1e11, "avx512f": 1e11, "avx2": 5e10, "portable": 5e9}
 """What a core does in a second of a long prompt, roughly."""
 _STEP_SECONDS = 5  # a step takes no longer, as nothing else is answered meanwhile, if it need not
 _ARENA_SHARE = 16  # of the weights' bytes: that part at most is the arena

@@ -63,8 +63,8 @@ class LLM:
     "none" lets the operating system move them, a list such as "0-3,8" names their cores. `context`: most tokens of a
     sequence (None: all that the model was made for; it costs address space, not memory). `chunk`: most rows in a step
     (None: what suits the model and the machine, 512 or more of many experts).
-    `isa`: "amx", "avx512", "avx2" or "portable" (None: $ELLM_ISA, else the best here). `dtype`: "q8" or "q4" packs
-    matrices in fewer bits when they are loaded, but for routers, head and embedding; "q4,head=q8" these two as well;
+    `isa`: "amx", "avx512", "avx512f", "avx2" or "portable" (None: $ELLM_ISA, else the best here). `dtype`: "q8" or "q4"
+    packs matrices in fewer bits when they are loaded, but for routers, head and embedding; "q4,head=q8" these as well;
     "bf16" expands what is stored in fewer, "bf16-raw" to 16 bits where others would hold the same numbers.
     `activations`: "bf16", "int16" or "int8", what they are rounded to where they meet weights that are whole numbers
     times scales (None: what is faster on this ISA, but never int8).

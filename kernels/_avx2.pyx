@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t, uint16_t
 
-cdef extern from "tile_avx2.h" nogil:
+cdef extern from "tile_fma.h" nogil:
     void tile_enter()
     void tile_leave()
     void tile_matmul(const uint16_t *a, int64_t lda, int rows, const uint16_t *b, int64_t b_n, int64_t b_k,

@@ -13,15 +13,22 @@ from pathlib import Path
 
 from ellm.system.errors import InputError
 
-ISAS = ("amx", "avx512", "avx2", "portable")
-"""Best first."""
+ISAS = ("amx", "avx512", "avx512f", "avx2", "portable")
+"""Best first. CPUs from Skylake to Ice Lake have AVX-512 without bf16, avx512f."""
 
 _AVX2 = ("avx2", "fma", "f16c", "bmi2")
-_AVX512 = (*_AVX2, "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vbmi", "avx512_bf16", "avx512_vnni")
-FLAGS = {"amx": (*_AVX512, "amx_tile", "amx_bf16", "amx_int8"), "avx512": _AVX512, "avx2": _AVX2, "portable": ()}
+_AVX512F = (*_AVX2, "avx512f", "avx512bw", "avx512vl", "avx512dq")
+_AVX512 = (*_AVX512F, "avx512vbmi", "avx512_bf16", "avx512_vnni")
+FLAGS = {
+    "amx": (*_AVX512, "amx_tile", "amx_bf16", "amx_int8"),
+    "avx512": _AVX512,
+    "avx512f": _AVX512F,
+    "avx2": _AVX2,
+    "portable": (),
+}
 """Names in /proc/cpuinfo of the CPU features that each ISA's build may use."""
 
-ROW_BLOCK = {"amx": 256, "avx512": 64, "avx2": 64, "portable": 64}
+ROW_BLOCK = {"amx": 256, "avx512": 64, "avx512f": 64, "avx2": 64, "portable": 64}
 """Rows of a step that a task multiplies with its columns of weights. AMX multiplies a byte of weights with 64 rows in
 less time than a core needs to read it from memory or the last level cache."""
 

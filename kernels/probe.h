@@ -94,6 +94,14 @@ static inline probe_sum probe_set(float x) { return _mm512_set1_ps(x); }
 static inline probe_sum probe_step(probe_sum sum, const char *memory) {
     return _mm512_dpbf16_ps(sum, (__m512bh)_mm512_load_si512(memory), (__m512bh)_mm512_load_si512(memory + 64));
 }
+#elif defined(__AVX512F__)
+#define PROBE_SUMS 12
+#define PROBE_LANES 16
+typedef __m512 probe_sum;
+static inline probe_sum probe_set(float x) { return _mm512_set1_ps(x); }
+static inline probe_sum probe_step(probe_sum sum, const char *memory) {
+    return _mm512_fmadd_ps(_mm512_load_ps(memory), _mm512_load_ps(memory + 64), sum);
+}
 #elif defined(__FMA__)
 #define PROBE_SUMS 12
 #define PROBE_LANES 8

@@ -55,6 +55,7 @@ class Route:
 _DEFAULT = {
     "amx": Route("int16", "tokens are several times as fast on amx, prompts slower"),
     "avx512": Route("int16", "faster on avx512"),
+    "avx512f": Route("int16", "faster on avx512f"),
     "avx2": Route("int16", "faster on avx2"),
     "portable": Route("int16", "faster on portable"),
 }

@@ -1,4 +1,4 @@
-/* One row times EXPAND_COLUMNS column tiles, expanded in registers: the sums of tile_avx2.h over expanded tiles, in the same
+/* One row times EXPAND_COLUMNS column tiles, expanded in registers: the sums of tile_fma.h over expanded tiles, in the same
  * order, without a way through memory. */
 #ifndef ELLM_ROW_AVX2_H
 #define ELLM_ROW_AVX2_H

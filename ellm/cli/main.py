@@ -53,7 +53,8 @@ PinOption = Annotated[
     ),
 ]
 IsaOption = Annotated[
-    str | None, typer.Option(help="amx, avx512, avx2 or portable.", show_default="$ELLM_ISA, else the best here")
+    str | None,
+    typer.Option(help="amx, avx512, avx512f, avx2 or portable.", show_default="$ELLM_ISA, else the best here"),
 ]
 ContextOption = Annotated[
     int | None, typer.Option(help="Most tokens of a conversation.", show_default="what the model was made for")

@@ -29,6 +29,13 @@ def test_best_isa_of_the_cpu_is_chosen(machine):
     assert isa.choose().isa == "portable"
 
 
+def test_avx512_without_bf16_has_kernels_of_its_own(machine):
+    machine(isa.FLAGS["avx512f"])
+    choice = isa.choose()
+    assert choice.isa == "avx512f"
+    assert "avx512: this CPU lacks avx512vbmi, avx512_bf16, avx512_vnni" in choice.reason
+
+
 def test_refused_amx_falls_back_and_says_so(machine):
     machine(isa.FLAGS["amx"], amx_refusal="the operating system refused")
     choice = isa.choose()
@@ -49,7 +56,7 @@ def test_unusable_and_unknown_names_are_input_errors(machine, monkeypatch):
         isa.choose("avx512")
     monkeypatch.setenv("ELLM_ISA", "sse9")
     with pytest.raises(
-        InputError, match=r"ISA 'sse9' \(ELLM_ISA\) is unknown: choose one of amx, avx512, avx2, portable"
+        InputError, match=r"ISA 'sse9' \(ELLM_ISA\) is unknown: choose one of amx, avx512, avx512f, avx2, portable"
     ):
         isa.choose()
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from harness import Memory, each_isa, pack_weight
 
-from ellm.kernels import contract
+from ellm.kernels import contract, isa
 from ellm.kernels.layout import from_bf16, to_bf16
 from ellm.kernels.records import RECORDS
 
@@ -68,6 +68,12 @@ def test_row_does_not_depend_on_its_position(isa, linear):
     for position in range(ROW_BLOCK):
         rows = [(i - position) % ROW_BLOCK for i in range(ROW_BLOCK)]
         np.testing.assert_array_equal(linear(rows)[position], whole[0], err_msg=f"position {position}")
+
+
+@pytest.mark.skipif(isa.available()["avx512f"] is not None, reason="no AVX-512")
+def test_fused_products_have_the_same_bits_by_256_and_512_bits():
+    for rows in (1, 3, 4, 6, 23):
+        np.testing.assert_array_equal(Linear("avx512f")(list(range(rows))), Linear("avx2")(list(range(rows))))
 
 
 @each_isa
