@@ -22,7 +22,7 @@ static inline tile_vector tile_widen(const ellm_bf16 *line, int odd) {
 }
 #else
 #define TILE_VECTORS 2
-#define TILE_ROWS 4 /* 8 sums, as many as hide the latency: with 12, gcc runs out of registers */
+#define TILE_ROWS 6
 #define TILE_FEW 2
 typedef __m256 tile_vector;
 static inline tile_vector tile_zeros(void) { return _mm256_setzero_ps(); }
@@ -31,7 +31,8 @@ static inline void tile_store(float *c, tile_vector sum) { _mm256_storeu_ps(c, s
 static inline tile_vector tile_add(float x, tile_vector b, tile_vector sum) { return _mm256_fmadd_ps(_mm256_set1_ps(x), b, sum); }
 static inline tile_vector tile_widen(const ellm_bf16 *line, int odd) {
     __m256i pairs = _mm256_loadu_si256((const __m256i *)line);
-    return (__m256)(odd ? _mm256_and_si256(pairs, _mm256_set1_epi32((int)0xffff0000)) : _mm256_slli_epi32(pairs, 16));
+    if (odd) pairs = _mm256_srli_epi32(pairs, 16); /* a mask would take the register that 12 sums leave for A */
+    return (__m256)_mm256_slli_epi32(pairs, 16);
 }
 #endif
 
@@ -89,10 +90,8 @@ __attribute__((always_inline)) static inline void tile_rows(
     case 1: return tile_block(1, T, F, x, b, b_n, b_k, k_tiles, c, ldc, accumulate, ahead);
     case 2: return tile_block(2, T, F, x, b, b_n, b_k, k_tiles, c, ldc, accumulate, ahead);
     case 3: return tile_block(3, T, F, x, b, b_n, b_k, k_tiles, c, ldc, accumulate, ahead);
-#if TILE_ROWS > 4
     case 4: return tile_block(4, less, F, x, b, b_n, b_k, k_tiles, c, ldc, accumulate, ahead);
     case 5: return tile_block(5, less, F, x, b, b_n, b_k, k_tiles, c, ldc, accumulate, ahead);
-#endif
     default: return tile_block(TILE_ROWS, less, F, x, b, b_n, b_k, k_tiles, c, ldc, accumulate, ahead);
     }
 }
