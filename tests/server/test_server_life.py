@@ -88,6 +88,28 @@ def test_a_request_without_memory_is_told_so(served, llm, monkeypatch, body):
     assert served.ask("POST", CHAT, SHORT)[0] == 200
 
 
+def test_a_sequence_that_does_not_fit_ends_alone(checkpoint, monkeypatch):
+    """Its stream was begun, so that its error is the last event."""
+    with LLM(checkpoint, cache_bytes=0) as llm, serving(llm) as running:
+        room = llm.engine.room
+        whole = running.ask("POST", CHAT, {**SHORT, "max_tokens": 40})[2]
+
+        def left():
+            room.unchecked = 0.0
+            return 150 * room.position_bytes - sum(one.sequence.cached for one in [*llm.engine.running])
+
+        monkeypatch.setattr("ellm.serving.room.MARGIN", 0)
+        monkeypatch.setattr("ellm.system.memory.available", left)
+        long = {**SHORT, "messages": [{"role": "user", "content": "x" * 300}]}
+        status, _, body = running.ask("POST", CHAT, long)
+        error = json.loads(body)["error"]
+        assert (status, error["code"]) == (503, "generation_failed") and "of memory" in error["message"]
+        *_, last, end = running.ask("POST", CHAT, {**long, "stream": True})[2].decode().split("\n\n")
+        assert json.loads(last.removeprefix("data: "))["error"] == error and end == ""
+        again = running.ask("POST", CHAT, {**SHORT, "max_tokens": 40})[2]
+        assert json.loads(again)["choices"] == json.loads(whole)["choices"]
+
+
 def test_a_full_queue_says_when_to_come_back(checkpoint):
     with LLM(checkpoint, max_seqs=1, queued_tokens=40) as llm, serving(llm) as running:
         held = [begin(running, LONG), begin(running, LONG)]

@@ -3,6 +3,7 @@
 import json
 import resource
 import threading
+from dataclasses import replace
 
 import pytest
 from crowd import crowd
@@ -16,6 +17,7 @@ CONTEXT = 1 << 18  # a sequence reserves hundreds of MB of address space
 CROWD = 5000  # more than there may be
 PROMPT = list(range(3, 203)) * 4
 TOKENS = 600
+GREEDY = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True)
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +33,7 @@ def alone(model):
 
         def ask(prompt, tokens):
             if (key := (*prompt, tokens)) not in known:
-                params = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True)
-                known[key] = llm.generate([prompt], params)[0].logprobs
+                known[key] = llm.generate([prompt], replace(GREEDY, max_tokens=tokens))[0].logprobs
             return known[key]
 
         yield ask
@@ -94,17 +95,17 @@ def test_a_full_disk_costs_the_files_of_sessions_alone(model, alone, tmp_path):
         server.limit(resource.RLIMIT_FSIZE, None)
         assert answer(server, [*PROMPT, 9, 9])[0] == alone([*PROMPT, 9, 9], 4)
         assert server.stop() == 0
-    with ServerProcess(model, "--sessions", tmp_path) as server:
-        found, cached = answer(server, [*PROMPT, 9, 9])
-        assert (found, cached) == (alone([*PROMPT, 9, 9], 4), len(PROMPT))
+    with LLM(model, sessions=tmp_path) as llm:
+        (output,) = llm.generate([[*PROMPT, 9, 9]], GREEDY)
+        assert (output.logprobs, output.metrics.cached_tokens) == (alone([*PROMPT, 9, 9], 4), len(PROMPT))
 
 
 @pytest.mark.parametrize("sessions", [False, True])
 def test_a_sequence_without_memory_fails_alone(model, alone, tmp_path, sessions):
     """Others are answered to the end, and it is when there is memory again."""
-    with ServerProcess(model, *(["--sessions", tmp_path] if sessions else [])) as server:
-        answer(server, PROMPT)
-        assert server.stop() == 0
+    if sessions:
+        with LLM(model, sessions=tmp_path) as llm:
+            llm.generate([PROMPT], GREEDY)
     with ServerProcess(model, *(["--sessions", tmp_path] if sessions else [])) as server:
         slow = Asking(server, [7, *PROMPT], TOKENS)
         until(lambda: server.metric("vllm:generation_tokens") > 1)

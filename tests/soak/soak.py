@@ -63,6 +63,8 @@ class Soak:
         try:
             with ServerProcess(model, *options) as server:
                 self._serve(server, disk, known, go_on)
+        except (AssertionError, OSError) as error:
+            self.faults.append(f"the server did not do what it should: {error!r}")
         finally:
             for client in self._clients:
                 client.kill()
