@@ -335,4 +335,4 @@ class Engine:
 
 
 def _tokens(entries: Many[Entry]) -> int:
-    return sum(one.sequence.left for one in entries)
+    return sum(one.sequence.left for one in entries if not one.sequence.done)  # the next step drops those

@@ -92,12 +92,14 @@ def test_a_sequence_that_does_not_fit_ends_alone(checkpoint, monkeypatch):
     """Its stream was begun, so that its error is the last event."""
     with LLM(checkpoint, cache_bytes=0) as llm, serving(llm) as running:
         room = llm.engine.room
-        whole = running.ask("POST", CHAT, {**SHORT, "max_tokens": 40})[2]
+        short = {**SHORT, "max_tokens": 40, "temperature": 0}
+        whole = running.ask("POST", CHAT, short)[2]
 
         def left():
             room.unchecked = 0.0
-            return 150 * room.position_bytes - sum(one.sequence.cached for one in [*llm.engine.running])
+            return (150 - sum(one.sequence.cached for one in [*llm.engine.running])) * room.position_bytes
 
+        monkeypatch.setattr(room, "unchecked", 0.0)
         monkeypatch.setattr("ellm.serving.room.MARGIN", 0)
         monkeypatch.setattr("ellm.system.memory.available", left)
         long = {**SHORT, "messages": [{"role": "user", "content": "x" * 300}]}
@@ -106,7 +108,7 @@ def test_a_sequence_that_does_not_fit_ends_alone(checkpoint, monkeypatch):
         assert (status, error["code"]) == (503, "generation_failed") and "of memory" in error["message"]
         *_, last, end = running.ask("POST", CHAT, {**long, "stream": True})[2].decode().split("\n\n")
         assert json.loads(last.removeprefix("data: "))["error"] == error and end == ""
-        again = running.ask("POST", CHAT, {**SHORT, "max_tokens": 40})[2]
+        again = running.ask("POST", CHAT, short)[2]
         assert json.loads(again)["choices"] == json.loads(whole)["choices"]
 
 
