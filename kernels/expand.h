@@ -16,14 +16,8 @@
 #define EXPAND_FEW 16
 #define EXPAND_AHEAD 2   /* how many times that far prefetch runs ahead */
 
-/* Fetches a line that is expanded later. AMX needs L1 for its tiles. */
-static inline void expand_prefetch(const char *line) {
-#ifdef __AMX_TILE__
-    __builtin_prefetch(line, 0, 2);
-#else
-    __builtin_prefetch(line);
-#endif
-}
+/* Fetches a line that is expanded later, into L2: L1 can wait for few lines at a time, and AMX needs it for its tiles. */
+static inline void expand_prefetch(const char *line) { __builtin_prefetch(line, 0, 2); }
 
 /* Bytes of a block of one column tile, its header included. */
 static inline int64_t block_bytes(int64_t format) {

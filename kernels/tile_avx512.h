@@ -29,7 +29,7 @@ __attribute__((always_inline)) static inline void tile_block(
             __m512i column[TILE_STREAMS];
 #pragma GCC unroll 8
             for (int f = 0; f < F; f++)
-                _mm_prefetch((const char *)(ahead + f * b_n + k * b_k + ELLM_TILE_ROW * pair), _MM_HINT_T0);
+                _mm_prefetch((const char *)(ahead + f * b_n + k * b_k + ELLM_TILE_ROW * pair), _MM_HINT_T1);
 #pragma GCC unroll 8
             for (int t = 0; t < T; t++) column[t] = _mm512_loadu_si512(b + t * b_n + k * b_k + ELLM_TILE_ROW * pair);
 #pragma GCC unroll 8

@@ -59,7 +59,7 @@ __attribute__((always_inline)) static inline void tile_block(
 #pragma GCC unroll 4
             for (int t = 0; t < T; t++) {
                 const ellm_bf16 *line = b + t * b_n + k * b_k + ELLM_TILE_ROW * pair;
-                if (F) _mm_prefetch((const char *)(ahead + t * b_n + k * b_k + ELLM_TILE_ROW * pair), _MM_HINT_T0);
+                if (F) _mm_prefetch((const char *)(ahead + t * b_n + k * b_k + ELLM_TILE_ROW * pair), _MM_HINT_T1);
 #pragma GCC unroll 2
                 for (int odd = 0; odd < 2; odd++) {
                     tile_vector column[TILE_VECTORS];
