@@ -4,7 +4,6 @@ client has left."""
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from ellm.server.errors import ApiError, no_memory
+from ellm.server.errors import ApiError, internal
 from ellm.server.replies import Content, Events
 from ellm.server.service import Call, Service
 from ellm.server.validation import validated
@@ -20,7 +19,6 @@ from ellm.system.errors import InputError
 
 IDLE_SECONDS = 2.0  # without a byte, before a client is told that the server is still there
 
-_log = logging.getLogger(__name__)
 
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
@@ -75,10 +73,8 @@ class Endpoint:
     def _failure(self, error: Exception) -> ApiError:
         if isinstance(error, ApiError):
             return error
-        if isinstance(error, MemoryError):
-            return no_memory()
         if not isinstance(error, InputError):
-            return _logged(error)
+            return internal(error)
         failure, model = self._service.refusal(error), self._operation.request
         name = str(error).replace(":", " ").partition(" ")[0]  # the Python API says first which argument is wrong
         if model is not None and name in model.model_fields:
@@ -211,8 +207,3 @@ async def _unless_gone(receive: Receive, work: Any) -> None:
 async def _left(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-def _logged(error: Exception) -> ApiError:
-    _log.error("a request failed", exc_info=error)
-    return ApiError(500, "the request failed inside the server, which has logged it")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 from typing import Any
 
 from ellm.system.errors import LONGEST, harmless, one_line
+
+_log = logging.getLogger(__name__)
 
 _TYPES = {  # OpenAI's and Anthropic's names of what a status means
     400: ("invalid_request_error", "invalid_request_error"),
@@ -70,6 +73,9 @@ class ApiError(Exception):
         return json.dumps(self.shaped(path)).encode()
 
 
-def no_memory() -> ApiError:
-    """What is told of a request for which this process gets no memory."""
-    return ApiError(503, "there is no memory left for this request", code="generation_failed", retry_after=1)
+def internal(error: Exception) -> ApiError:
+    """What is told of a request that failed by no fault of its own; unless it is for want of memory, it is logged."""
+    if isinstance(error, MemoryError):
+        return ApiError(503, "there is no memory left for this request", code="generation_failed", retry_after=1)
+    _log.error("a request failed", exc_info=error)
+    return ApiError(500, "the request failed inside the server, which has logged it")

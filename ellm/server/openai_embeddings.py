@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -30,12 +30,6 @@ class EmbeddingsRequest(Body):
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Dimensions | None = None
     user: Hint | None = None
-
-    @property
-    def inputs(self) -> list[str | list[int]]:
-        """One or many as a list of them."""
-        given: Any = self.input
-        return [given] if isinstance(given, str) or isinstance(given[0], int) else given
 
 
 class EmbeddingItem(Record):
@@ -65,7 +59,7 @@ class EmbeddingsReply(Record):
 async def embeddings(call: Call, request: EmbeddingsRequest) -> Content:
     """Embed inputs: an EmbeddingsReply."""
     call.service.check_name(request.model)
-    outputs = await call.embed(request.inputs, PoolingParams(dimensions=request.dimensions))
+    outputs = await call.embed(request.input, PoolingParams(dimensions=request.dimensions))
     tokens = sum(len(output.prompt_token_ids) for output in outputs)
     usage = EmbeddingsUsage(prompt_tokens=tokens, total_tokens=tokens)
     reply = EmbeddingsReply(data=[], model=request.model, usage=usage)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,10 +13,11 @@ from typing import Any, TypeVar
 from ellm.llm import LLM
 from ellm.server.answer import Answer, News
 from ellm.server.bounds import Bounds
-from ellm.server.errors import ApiError, no_memory
+from ellm.server.errors import ApiError, internal
 from ellm.server.metrics import Metrics
 from ellm.serving.embedding import EmbeddingOutput, Embeddings
 from ellm.serving.pooling import PoolingParams
+from ellm.serving.prompts import Prompt
 from ellm.serving.refusals import Busy
 from ellm.serving.sampling import SamplingParams
 from ellm.serving.status import Status
@@ -29,8 +29,6 @@ _TEXT_THREADS = 4  # that tokenise and wait for templates: the tokenizer gives t
 _RETRY_SECONDS = 1
 _TEXTS = 1 << 16  # of single tokens that are remembered
 _THINKING = ("enable_thinking", "thinking", "reasoning_effort")  # variables by which templates switch it
-
-_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -106,10 +104,7 @@ class Service:
         """What a client is told of a request that failed on its way."""
         if isinstance(error, InputError):  # no memory for this sequence, or the model is broken
             return ApiError(503, self._told(error), code="generation_failed")
-        if isinstance(error, MemoryError):
-            return no_memory()
-        _log.error("a request failed", exc_info=error)
-        return ApiError(500, "the request failed inside the server, which has logged it")
+        return internal(error)
 
     def _told(self, error: InputError) -> str:
         """By the model's name, not by where its files are."""
@@ -182,7 +177,7 @@ class Call:
 
         return await self._begin(begin, params.n)
 
-    async def embed(self, prompts: Sequence[str | Sequence[int]], params: PoolingParams) -> list[EmbeddingOutput]:
+    async def embed(self, prompts: Prompt | Sequence[Prompt], params: PoolingParams) -> list[EmbeddingOutput]:
         """The embeddings of texts, whose control tokens are such, or token ids. Raises as `continuation` does."""
         service, begun, news = self.service, time.perf_counter(), News()
 
