@@ -5,9 +5,10 @@ python bench/server.py [MODEL] [STREAMS] [TOKENS]
 
 from __future__ import annotations
 
-import asyncio
 import json
+import selectors
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -25,7 +26,7 @@ REPEAT = 5
 def main() -> None:
     if sys.argv[1:2] == ["--client"]:  # a process of its own, as clients are
         port, streams, tokens = map(int, sys.argv[2:])
-        print(asyncio.run(online(port, prompts_of(streams), tokens)))
+        print(online(port, prompts_of(streams), tokens))
         return
     model, streams, tokens = (sys.argv[1:] + ["smollm2", "16", "64"][len(sys.argv) - 1 :])[:3]
     with LLM(model, context=2048, speculate="off", cache_bytes=0) as llm, listen("127.0.0.1", 0) as listener:
@@ -63,27 +64,36 @@ def offline(llm: LLM, prompts: list[str], tokens: int) -> float:
     return time.perf_counter() - begun
 
 
-async def online(port: int, prompts: list[str], tokens: int) -> float:
+def online(port: int, prompts: list[str], tokens: int) -> float:
     """Seconds that as many streams take."""
     begun = time.perf_counter()
-    await asyncio.gather(*(stream(port, prompt, tokens) for prompt in prompts))
+    replies, selector = {}, selectors.DefaultSelector()
+    for prompt in prompts:
+        connection = ask(port, prompt, tokens)
+        replies[connection] = b""
+        selector.register(connection, selectors.EVENT_READ)
+    while selector.get_map():
+        for key, _ in selector.select():
+            assert isinstance(key.fileobj, socket.socket)
+            more = key.fileobj.recv(1 << 16)
+            replies[key.fileobj] += more
+            if not more:
+                selector.unregister(key.fileobj)
+                key.fileobj.close()
+    assert all(b"[DONE]" in reply for reply in replies.values()), replies
     return time.perf_counter() - begun
 
 
-async def stream(port: int, prompt: str, tokens: int) -> None:
-    """Read one to its end."""
+def ask(port: int, prompt: str, tokens: int) -> socket.socket:
+    """Begin a stream."""
     fields = {"model": "model", "prompt": prompt, "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
     body = json.dumps(fields | {"stream": True}).encode()
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
     head = (
         f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     )
-    writer.write(head.encode() + body)
-    reply = await reader.read()
-    while more := await reader.read(1 << 16):
-        reply += more
-    assert b"[DONE]" in reply, reply
-    writer.close()
+    connection = socket.create_connection(("127.0.0.1", port))
+    connection.sendall(head.encode() + body)
+    return connection
 
 
 if __name__ == "__main__":

@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from ellm.server.errors import ApiError
 from ellm.server.metrics import Metrics
+from ellm.server.news import News
 from ellm.serving.output import Drawn, Output, ToolCall
 from ellm.serving.stream import Stream
 from ellm.text.piece import Piece
-
-
-class News:
-    """What the engine's thread rings when a stream has something new. Belongs to the event loop that made it."""
-
-    def __init__(self) -> None:
-        self._loop, self._event = asyncio.get_running_loop(), asyncio.Event()
-        self.clear, self.wait = self._event.clear, self._event.wait
-
-    def ring(self) -> None:
-        """Say so, from any thread."""
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            self._loop.call_soon_threadsafe(self._event.set)
 
 
 class Answer:

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Route, Router
 
 from ellm.server import openapi
 from ellm.server.access import Access
 from ellm.server.endpoint import Endpoint, Receive, Send, Sender
 from ellm.server.errors import ApiError
 from ellm.server.operations import OPERATIONS
+from ellm.server.replies import Content
 from ellm.server.service import Service
 
 
@@ -34,11 +34,14 @@ class App:
         except ApiError as error:
             self._service.metrics.refused(error.status)
             await Sender(send, scope["path"], "").error(error)
-        else:
-            await self._router({**scope, "salt": salt}, receive, send)
+            return
+        try:  # the router itself, without the layers of an application between it and each part of each answer
+            await self._router({**scope, "salt": salt, "app": self}, receive, send)
+        except HTTPException as error:
+            await _refuse(error, scope, send)
 
 
-def _router(service: Service) -> Starlette:
+def _router(service: Service) -> Router:
     routes = [Route(one.path, Endpoint(one, service), methods=[one.method]) for one in OPERATIONS]
     page = openapi.document(OPERATIONS)
 
@@ -46,14 +49,12 @@ def _router(service: Service) -> Starlette:
         return Response(page, media_type="application/json")
 
     routes.append(Route("/openapi.json", describe))
-    found = Starlette(routes=routes, exception_handlers={HTTPException: _refused})
-    found.router.redirect_slashes = False
-    return found
+    return Router(routes, redirect_slashes=False)
 
 
-async def _refused(request: Request, exception: Exception) -> Response:
+async def _refuse(exception: HTTPException, scope: Any, send: Send) -> None:
     """There is no such path, or it has no such method."""
-    assert isinstance(exception, HTTPException)
-    path = request.url.path
-    error = ApiError(exception.status_code, f"there is no {request.method} {path}", code="unknown_url")
-    return Response(error.body(path), error.status, exception.headers, "application/json")
+    path = scope["path"]
+    error = ApiError(exception.status_code, f"there is no {scope['method']} {path}", code="unknown_url")
+    content = Content(error.body(path), status=error.status)
+    await Sender(send, path, "").content(content, dict(exception.headers or {}))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
+from itertools import accumulate
+from math import inf
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from ellm.serving.embedding import EmbeddingOutput
 from ellm.serving.output import Output
@@ -40,6 +44,26 @@ _COUNTERS = {
 }
 
 
+class Gaps:
+    """How long after each other the pieces of answers came: the library's histogram takes two locks for each."""
+
+    def __init__(self) -> None:
+        self._counts, self._seconds = [0] * (len(_SHORT) + 1), 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one."""
+        self._counts[bisect_left(_SHORT, seconds)] += 1
+        self._seconds += seconds
+
+    def metric(self, model: str) -> Metric:
+        """All of them, under vLLM's name."""
+        name, text = "vllm:inter_token_latency_seconds", "Between pieces of an answer's text."
+        bounds = [floatToGoString(bound) for bound in (*_SHORT, inf)]
+        found = HistogramMetricFamily(name, text, labels=["model_name"])
+        found.add_metric([model], [*zip(bounds, accumulate(self._counts), strict=True)], self._seconds)
+        return found
+
+
 class Metrics(Collector):
     """What is served, and has been. Belongs to the event loop."""
 
@@ -49,7 +73,7 @@ class Metrics(Collector):
         self._requests = self._counter("request_success", "Answers by why they ended.", "finished_reason")
         self._failures = self._counter("request_failure", "Requests refused or failed, by HTTP status.", "status")
         self._first = self._histogram("time_to_first_token_seconds", "From a request to its first text.", _LONG)
-        self._between = self._histogram("inter_token_latency_seconds", "Between pieces of an answer's text.", _SHORT)
+        self._between = Gaps()
         self._whole = self._histogram("e2e_request_latency_seconds", "From a request to the end of its answer.", _LONG)
         self._prompt_size = self._histogram("request_prompt_tokens", "Tokens of a prompt.", _SIZES)
         self._size = self._histogram("request_generation_tokens", "Tokens of an answer.", _SIZES)
@@ -66,6 +90,7 @@ class Metrics(Collector):
             found = CounterMetricFamily(name, text, labels=["model_name"])
             found.add_metric([self._model], getattr(now, field))
             yield found
+        yield self._between.metric(self._model)
 
     def _gauge(self, name: str, text: str, value: float) -> Metric:
         found = GaugeMetricFamily(name, text, labels=["model_name"])

@@ -213,11 +213,15 @@ def _choice(index: int, answer: Answer, output: Output, reader: ChatReader | Non
 async def _chunks(
     answers: Sequence[Answer], readers: Sequence[ChatReader | None], head: dict[str, Any], with_usage: bool
 ) -> AsyncIterator[bytes]:
+    # made once: there are many parts
+    choices = [ChunkChoice(index=index, delta=Delta()) for index in range(len(answers))]
+    chunks = [ChatChunk(**head, choices=[choice]) for choice in choices]
+
     def chunk(index: int, delta: Delta, end: FinishReason | None = None) -> bytes:
-        reader = readers[index] if delta.role is None else None
-        logprobs = reader.more() if reader is not None else None
-        choice = ChunkChoice(index=index, delta=delta, logprobs=logprobs, finish_reason=end)
-        return event(ChatChunk(**head, choices=[choice]).model_dump_json())
+        reader, choice = readers[index] if delta.role is None else None, choices[index]
+        choice.delta, choice.finish_reason = delta, end
+        choice.logprobs = reader.more() if reader is not None else None
+        return event(chunks[index].model_dump_json())
 
     for index in range(len(answers)):
         yield chunk(index, Delta(role="assistant", content=""))

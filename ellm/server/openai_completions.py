@@ -78,25 +78,23 @@ async def complete(call: Call, request: CompletionRequest) -> Completion | Event
         listed["prompt_logprobs"] = request.logprobs
     most = DEFAULT_TOKENS if request.max_tokens is None else max(1, request.max_tokens)
     params = request.params(call.service.defaults, most, **listed)
-    choices = [
-        _Choice(call, request, answer)
-        for prompt in request.prompts
-        for answer in await call.continuation(prompt, params)
-    ]
+    answers = [answer for prompt in request.prompts for answer in await call.continuation(prompt, params)]
+    choices = [_Choice(call, request, answer, index) for index, answer in enumerate(answers)]
     head: dict[str, Any] = {"id": f"cmpl-{call.id}", "created": int(time.time()), "model": request.model}
     if request.stream:
         return server_sent(_chunks(choices, head, request.with_usage, params.n), stream_error)
     for choice in choices:
         await choice.answer.whole()
-    made = [await choice.more(index, choice.text, choice.end) for index, choice in enumerate(choices)]
+    made = [await choice.more(choice.text, choice.end) for choice in choices]
     return Completion(**head, choices=made, usage=_usage(choices, params.n))
 
 
 class _Choice:
     """A continuation, of which the client gets what is new each time."""
 
-    def __init__(self, call: Call, request: CompletionRequest, answer: Answer):
+    def __init__(self, call: Call, request: CompletionRequest, answer: Answer, index: int):
         self._service, self._request, self.answer = call.service, request, answer
+        self.record = Choice(index=index, text="", finish_reason=None)
         self._read = self._offset = 0
         self._echo = bool(request.echo)
 
@@ -110,8 +108,8 @@ class _Choice:
         """Why it ended."""
         return "length" if self._request.max_tokens == 0 else finish_reason(self.answer.output)
 
-    async def more(self, index: int, text: str, end: FinishReason | None = None) -> Choice:
-        """The next part of it, the prompt before the first one with `echo`."""
+    async def more(self, text: str, end: FinishReason | None = None) -> Choice:
+        """The `record` of its next part, the prompt before the first one with `echo`."""
         prompt, self._echo = self.answer.output if self._echo else None, False
         nothing, logprobs = self._request.max_tokens == 0, None
         if self._request.logprobs is not None:
@@ -123,7 +121,8 @@ class _Choice:
         if prompt is not None:
             tokenizer = self._service.llm.tokenizer
             text = await self._service.off_loop(tokenizer.decode, prompt.prompt_token_ids) + text
-        return Choice(index=index, text=text, logprobs=logprobs, finish_reason=end)
+        self.record.text, self.record.logprobs, self.record.finish_reason = text, logprobs, end
+        return self.record
 
 
 def _usage(choices: Sequence[_Choice], each: int) -> Usage:
@@ -136,13 +135,12 @@ def _usage(choices: Sequence[_Choice], each: int) -> Usage:
 async def _chunks(
     choices: Sequence[_Choice], head: dict[str, Any], with_usage: bool, each: int
 ) -> AsyncIterator[bytes]:
+    chunks = [Completion(**head, choices=[choice.record]) for choice in choices]  # made once: there are many parts
     async for index, pieces in together([choice.answer for choice in choices]):
         choice = choices[index]
-        new = [await choice.more(index, piece.text) for piece in pieces or ()]
-        if pieces is None:
-            new = [await choice.more(index, "", choice.end)]
-        for one in new:
-            yield event(Completion(**head, choices=[one]).model_dump_json())
+        for text in [""] if pieces is None else [piece.text for piece in pieces]:
+            await choice.more(text, choice.end if pieces is None else None)
+            yield event(chunks[index].model_dump_json())
     if with_usage:
         yield event(Completion(**head, choices=[], usage=_usage(choices, each)).model_dump_json())
     yield DONE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import resource
 import signal
 import socket
@@ -71,6 +72,8 @@ class Server(uvicorn.Server):
 
     async def main_loop(self) -> None:
         """Look after connections until the end."""
+        gc.collect()
+        gc.freeze()  # what was loaded stays: collections pass over it
         self._listener.listen(_BACKLOG)
         self._started()
         while not self.should_exit:

@@ -11,10 +11,11 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 from ellm.llm import LLM
-from ellm.server.answer import Answer, News
+from ellm.server.answer import Answer
 from ellm.server.bounds import Bounds
 from ellm.server.errors import ApiError, internal
 from ellm.server.metrics import Metrics
+from ellm.server.news import Bell, News
 from ellm.serving.embedding import EmbeddingOutput, Embeddings
 from ellm.serving.pooling import PoolingParams
 from ellm.serving.prompts import Prompt
@@ -59,6 +60,7 @@ class Service:
         self.on_idle: Callable[[], None] = lambda: None
         self.body_bytes = 0  # being received
         self.status = Status(llm.runtime)
+        self.bell = Bell()
         self.token_text = lru_cache(_TEXTS)(self._token_text)
         tokenizer = llm.tokenizer  # its template is compiled now: later that would keep the event loop waiting
         self.thinks = tokenizer.has_chat_template and any(map(tokenizer.reads, _THINKING))
@@ -179,7 +181,7 @@ class Call:
 
     async def embed(self, prompts: Prompt | Sequence[Prompt], params: PoolingParams) -> list[EmbeddingOutput]:
         """The embeddings of texts, whose control tokens are such, or token ids. Raises as `continuation` does."""
-        service, begun, news = self.service, time.perf_counter(), News()
+        service, begun, news = self.service, time.perf_counter(), News(self.service.bell)
 
         def begin() -> Embeddings:
             return service.llm.embeddings(prompts, params, salt=self._salt, priority=service.priority, notify=news.ring)
@@ -214,7 +216,7 @@ class Call:
     async def _begin(
         self, begin: Callable[[Callable[[int], None]], list[Stream]], count: int, most_calls: int | None = None
     ) -> list[Answer]:
-        news = [News() for _ in range(count)]
+        news = [News(self.service.bell) for _ in range(count)]
         streams = await self.service.off_loop(begin, lambda index: news[index].ring())
         answers = [
             Answer(stream, one, self.service.metrics, self.service.failure, most_calls)

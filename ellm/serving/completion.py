@@ -74,20 +74,19 @@ class Completion(Entry):
         self._read = self.sequence.prompt_length  # tokens that are in the text
         self._reader = vocabulary.reader(ids, params.stops, chat, params.include_stop_str_in_output)
 
-    def read(self) -> None:
-        """Add the tokens that have come to the text, and end the sequence with the last one.
+    def read(self) -> bool:
+        """Add the tokens that have come to the text, and end the sequence with the last one; whether text has come.
 
         It also fails if the logits that a token was drawn from are NaN.
         """
         sequence, before = self.sequence, len(self.pieces)
         if self._read == sequence.length or self.finish_reason is not None:
-            return
+            return False
         self._time()
         while self._read < sequence.length and self.finish_reason is None and sequence.error is None:
             self._read += 1
             self._take(self._read - 1)
-        if len(self.pieces) > before:
-            self._tell()
+        return len(self.pieces) > before
 
     def end(self) -> None:
         """Nothing comes any more."""

@@ -45,11 +45,11 @@ class Embedding(Entry):
         self._form = dimensions, normalize
         self._vector: np.ndarray | None = None
 
-    def read(self) -> None:
+    def read(self) -> bool:
         """End the sequence when all of it is computed. It fails if the hidden state is no number."""
         sequence = self.sequence
         if sequence.left or sequence.done:
-            return
+            return False
         self.metrics.prefill_seconds = time.perf_counter() - self._begun
         self._vector = self._pooling.vector(*self._form)
         if np.isfinite(self._vector).all():
@@ -57,6 +57,7 @@ class Embedding(Entry):
         else:
             broken = "its weights are broken, or too large for the precision that it is computed in"
             sequence.fail(InputError(f"the model's hidden state of {sequence.length} tokens is NaN: {broken}"))
+        return False  # until the entry has ended
 
     def output(self) -> EmbeddingOutput:
         """The embedding. Raises what the step raised if the sequence failed, InputError if it was ended before."""

@@ -241,11 +241,8 @@ class Engine:
             if share.sequence.constraint is not None and (broken := share.sequence.constraint.error):
                 share.sequence.fail(broken)
         self._commit(shares, inputs, executable)
-        for entry in self.running:
-            try:
-                entry.read()
-            except Exception as error:  # of this one alone
-                entry.sequence.fail(error)
+        for entry in [entry for entry in self.running if _has_more(entry)]:
+            entry.tell()  # after all are read: those who are told want the interpreter
 
     def _measure(self, shares: list[Share], seconds: float) -> None:
         """Tell what a step took to those who foretell it."""
@@ -332,6 +329,14 @@ class Engine:
         entry.sequence.foreseen = False
         self.waiting.append(entry)
         self.preemptions += 1
+
+
+def _has_more(entry: Entry) -> bool:
+    try:
+        return entry.read()
+    except Exception as error:  # of this one alone
+        entry.sequence.fail(error)
+        return False
 
 
 def _tokens(entries: Many[Entry]) -> int:

@@ -28,16 +28,17 @@ class Entry:
         self.metrics.cached_tokens = self.sequence.first_hit
         self._begun = time.perf_counter()
 
-    def read(self) -> None:
-        """Take what a step computed, and end the sequence if that is all."""
+    def read(self) -> bool:
+        """Take what a step computed, and end the sequence if that is all; whether there is more to `tell` of."""
         raise NotImplementedError
 
     def end(self) -> None:
         """Nothing comes any more."""
         self.ended = True
-        self._tell()
+        self.tell()
 
-    def _tell(self) -> None:
+    def tell(self) -> None:
+        """Notify who waits."""
         if self.notify is not None:
             try:
                 self.notify()
