@@ -204,6 +204,11 @@ class Program:
         """Bytes that one position of a prompt takes besides until that is computed, without padding."""
         return sum(cache.kind.position_bytes for cache in self.caches if not cache.kind.kept)
 
+    @cached_property
+    def prompt_only_bytes(self) -> float:
+        """Bytes of a range that one position takes of what serves a prompt alone, with padding."""
+        return sum(cache.bytes for cache in self.caches if not cache.kind.kept) / self.context
+
     @property
     def sequence_bytes(self) -> int:
         """Bytes of the caches of a sequence, however long."""

@@ -11,7 +11,7 @@ from itertools import islice
 import numpy as np
 
 from ellm.scheduler import Executable, StepInput
-from ellm.scheduler.program import Program, chosen
+from ellm.scheduler.program import chosen
 from ellm.serving.batcher import Batcher, Share
 from ellm.serving.entry import Entry
 from ellm.serving.lookup import agreeing
@@ -211,17 +211,15 @@ class Engine:
         """Run the rows that are due there, no more than the limit if the program can do with so few."""
         program = executable.program
         shares = self._shares(executable, limit)
-        while not self.room.fits(self.room.step_bytes(shares, program)):
+        while not self.room.fits(needed := self.room.step_bytes(shares, program)):
             self._make_room()
             shares = self._shares(executable, limit)
-        shares = self._constrained(shares, program)
         if not shares:
             return
-        needed = self.room.step_bytes(shares, program)
-        if self.speculation is not None:
-            drafted = self.speculation.drafted(shares)
-            if self.room.fits(more := self.room.step_bytes(drafted, program)):
-                shares, needed = drafted, more
+        for longer in (self._constrained, self._drafted):
+            more = longer(shares)
+            if more is not shares and self.room.fits(more_needed := self.room.step_bytes(more, program)):
+                shares, needed = more, more_needed
         self.room.write(needed)
         self.room.prepare(shares)
         inputs = self._staging.fill(shares)
@@ -257,8 +255,10 @@ class Engine:
         counted.step_seconds += seconds
         counted.prompt_tokens += sum(share.rows for share in shares if not share.decodes)
 
-    def _constrained(self, shares: list[Share], program: Program) -> list[Share]:
-        """The shares with the tokens that grammars leave no choice about, if there is room for these."""
+    def _constrained(self, shares: list[Share]) -> list[Share]:
+        """The shares with the tokens that grammars leave no choice about; the same list if there are no grammars."""
+        if not any(share.draws and share.sequence.constraint is not None for share in shares):
+            return shares
         found, more = [], min(self.batcher.chunk - sum(share.rows for share in shares), self._staging.more)
         more -= sum(share.scored for share in shares)
         for share in shares:
@@ -270,7 +270,11 @@ class Engine:
                 share = replace(share, end=share.end + len(forced), drafts=forced)
                 more -= len(forced)
             found.append(share)
-        return found if self.room.fits(self.room.step_bytes(found, program)) else shares
+        return found
+
+    def _drafted(self, shares: list[Share]) -> list[Share]:
+        """The shares with drafts; the same list if there are none."""
+        return shares if self.speculation is None else self.speculation.drafted(shares)
 
     def _shares(self, executable: Executable, limit: int) -> list[Share]:
         running = [entry.sequence for entry in self.running if not entry.sequence.done]
@@ -290,7 +294,8 @@ class Engine:
                 sequence.score(share.begin + 1, logprobs[rows], top[rows])
                 first += share.scored
             if share.draws:
-                right = agreeing(share.drafts, tokens[first : first + len(share.drafts)].tolist())
+                if share.drafts:
+                    right = agreeing(share.drafts, tokens[first : first + len(share.drafts)].tolist())
                 if not sequence.done:
                     new = slice(first, first + right + 1)
                     sequence.append(share.known, tokens[new], logprobs[new], top[new])

@@ -159,7 +159,7 @@ class Room:
     def hold_prompt_only(self, share: Share, program: Program) -> None:
         """Count what a step of `program` wrote that serves a prompt alone."""
         sequence = share.sequence
-        sequence.prompt_only_bytes = max(sequence.prompt_only_bytes, _prompt_only_bytes(program, share.end))
+        sequence.prompt_only_bytes = max(sequence.prompt_only_bytes, share.end * program.prompt_only_bytes)
 
     def forget_prompt_only(self, sequence: Sequence) -> None:
         """Take back what serves a prompt alone."""
@@ -176,7 +176,7 @@ class Room:
         needed = 0.0
         for share in shares:
             needed += self._held(share.sequence, share.end) - self._held(share.sequence, share.begin)
-            needed += max(0.0, _prompt_only_bytes(program, share.end) - share.sequence.prompt_only_bytes)
+            needed += max(0.0, share.end * program.prompt_only_bytes - share.sequence.prompt_only_bytes)
         return needed
 
     def _held(self, sequence: Sequence, positions: int) -> float:
@@ -203,7 +203,7 @@ class Room:
 
     def _most_prompt_only_bytes(self, positions: int, rows: int) -> float:
         """Bytes that serve a prompt alone, of so many positions of which so many rows are run."""
-        return max(_prompt_only_bytes(one, positions) for one in self._programs if one.least_rows <= rows)
+        return max(positions * one.prompt_only_bytes for one in self._programs if one.least_rows <= rows)
 
     def _pass_windows(self, sequence: Sequence) -> None:
         """Give back what no row of a sequence can see any more."""
@@ -305,8 +305,3 @@ def _windowed(program: Program) -> list[tuple[int, int, int]]:
             last = cache.offset + cache.bytes // program.context_blocks
             found[window] = min(begin, cache.offset), max(end, last)
     return [(window, *edges) for window, edges in found.items()]
-
-
-def _prompt_only_bytes(program: Program, positions: int) -> float:
-    """Bytes of a range that serve so many positions of a prompt alone."""
-    return positions * sum(cache.bytes for cache in program.caches if not cache.kind.kept) / program.context

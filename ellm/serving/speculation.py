@@ -29,16 +29,16 @@ class Speculation:
         self._costs: dict[int, StepCosts] = {}  # by the number of sequences
 
     def drafted(self, shares: list[Share]) -> list[Share]:
-        """The shares with drafts; as they are unless all of them are one row of a decoding sequence."""
+        """The shares with drafts; the same list if there are none, as unless all are one row of a decoding sequence."""
         if len(shares) >= self._most or not all(share.decodes and not share.drafts for share in shares):
             return shares
         depth = min(DEPTH, self._most - len(shares))
         drafts = [_foretold(share, depth) for share in shares]
-        if not any(tokens for tokens, _ in drafts):
+        if not any(tokens for tokens, _ in drafts) or not any(counts := self._best(drafts)):
             return shares
         return [
-            replace(share, end=share.end + count, drafts=tokens[:count])
-            for share, (tokens, _), count in zip(shares, drafts, self._best(drafts), strict=True)
+            replace(share, end=share.end + count, drafts=tokens[:count]) if count else share
+            for share, (tokens, _), count in zip(shares, drafts, counts, strict=True)
         ]
 
     def measured(self, shares: list[Share], seconds: float) -> None:

@@ -33,6 +33,7 @@ class Staging:
         self._logits_memory = memory.Mapping(4 * drawn * vocab, "the logits of a step")
         self._logits = self._logits_memory.array[: 4 * drawn * vocab].view(np.float32).reshape(drawn, vocab)
         self._sampling = np.zeros(drawn, SAMPLING)
+        self._counter, self._history_len = self._sampling["counter"], self._sampling["history_len"]
         self._sampled = np.empty(drawn, np.int32)
         self._logprob = np.empty(drawn, np.float32)
         self.top = np.empty((drawn, MOST_LIKELY), TOKEN_NUMBER)  # written by the step: its likeliest tokens, row by row
@@ -87,9 +88,10 @@ class Staging:
         """Have the tokens behind `known` ones drawn from the step's rows from `row` on."""
         count = rows.stop - rows.start
         self._logit_row[rows] = self._rows[row : row + count]
-        self._sampling[rows] = sequence.sampling
+        for drawn in range(rows.start, rows.stop):  # a record is copied whole, a slice of them field by field
+            self._sampling[drawn] = sequence.sampling
         counted = self._counting[known : known + count]
-        self._sampling["counter"][rows] = self._sampling["history_len"][rows] = counted
+        self._counter[rows] = self._history_len[rows] = counted
         if not sequence.plain:
             self._sampling["top"][rows] = self._top_addresses[rows]
             biases = np.where(counted < sequence.least, len(sequence.biases), sequence.kept_biases)
