@@ -181,8 +181,9 @@ cdef class LoadedProgram:
             worker.task.row_block = self.state.row_block
             worker.task.worker = i
 
-    def run(self, inputs):
-        """Run one step and return when it has ended; the GIL is released meanwhile. Steps of a pool run one at a time.
+    def run(self, inputs, meanwhile=None):
+        """Run one step and return when it has ended; the GIL is released until then, but for `meanwhile`, which is called
+        once the step has begun and must not ask the pool for anything. Steps of a pool run one at a time.
 
         Raises ValueError for rows that do not fit the program, StepError if a kernel failed (the next step is not
         affected), RuntimeError if the pool is closed or another process made it.
@@ -200,8 +201,13 @@ cdef class LoadedProgram:
             prepared = clock_ticks()
             with nogil:
                 opened = open_step(self.state, self.roots, self.root_count)
-                if opened:
-                    await_step(self.pool.state)
+            try:
+                if opened and meanwhile is not None:
+                    meanwhile()
+            finally:
+                with nogil:
+                    if opened:
+                        await_step(self.pool.state)
             if self.rings is not None:
                 self.record_step(begin, prepared)
             failure = self.state.failure

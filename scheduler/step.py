@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -80,8 +80,8 @@ class Executable(Protocol):
     def program(self) -> Program:
         """Whose steps they are."""
 
-    def run(self, inputs: StepInput) -> None:
-        """Run one step and return when it has ended.
+    def run(self, inputs: StepInput, meanwhile: Callable[[], object] | None = None) -> None:
+        """Run one step and return when it has ended. `meanwhile` is called once it has begun.
 
         Raises ValueError for rows that do not fit the program, StepError if a kernel failed.
         """

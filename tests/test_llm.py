@@ -308,7 +308,7 @@ def test_a_failed_step_fails_its_requests_and_no_others(llm, monkeypatch):
     class Broken:
         program = llm.runtime.program
 
-        def run(self, step):
+        def run(self, step, meanwhile):
             raise StepError(1, "layers.0.qkv")
 
     with monkeypatch.context() as patch, pytest.raises(StepError, match=r"layers\.0\.qkv"):

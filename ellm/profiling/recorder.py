@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,10 +54,10 @@ class Recorder:
         """Of the last step, as of an executable."""
         return self._executable.hidden(rows)
 
-    def run(self, inputs: StepInput) -> None:
+    def run(self, inputs: StepInput, meanwhile: Callable[[], object] | None = None) -> None:
         """Run one step."""
         begin = time.perf_counter_ns()
-        self._executable.run(inputs)
+        self._executable.run(inputs, meanwhile)
         end = time.perf_counter_ns()
         first = int(inputs.positions[0])
         self.steps.append(

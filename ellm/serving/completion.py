@@ -74,6 +74,14 @@ class Completion(Entry):
         self._read = self.sequence.prompt_length  # tokens that are in the text
         self._reader = vocabulary.reader(ids, params.stops, chat, params.include_stop_str_in_output)
 
+    @property
+    def may_end(self) -> bool:
+        """Whether a token that has come may be the last one: any that may complete a stop string."""
+        sequence = self.sequence
+        if sequence.length == sequence.limit or self._params.stops:
+            return True
+        return not self._ends.isdisjoint(sequence.tokens[self._read : sequence.length].tolist())
+
     def read(self) -> bool:
         """Add the tokens that have come to the text, and end the sequence with the last one; whether text has come.
 

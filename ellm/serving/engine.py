@@ -64,6 +64,7 @@ class Engine:
         self.waiting: list[Entry] = []
         self.running: list[Entry] = []
         self.preemptions = 0  # how often a sequence gave way to others
+        self._unread: list[Entry] = []  # that go on whatever they read of the last step
         self._queued_tokens = queued_tokens
         self._counted = Statistics()
 
@@ -122,8 +123,9 @@ class Engine:
         self._drop_late(time.perf_counter())
         self.release()
         limit = self._admit()
-        for executable in reversed(self.executables):
-            self._run(executable, limit)
+        ran = [self._run(executable, limit) for executable in reversed(self.executables)]
+        if not any(ran):
+            self._read_last()
         self.release()
 
     def release(self) -> None:
@@ -132,6 +134,9 @@ class Engine:
             if entry.sequence.done:
                 self.room.leave(entry.sequence)
                 (self.running if entry in self.running else self.waiting).remove(entry)
+                if entry in self._unread:
+                    self._unread.remove(entry)
+                    _read([entry])  # nothing may come once it has ended
                 entry.end()
 
     def _drop_late(self, now: float) -> None:
@@ -207,15 +212,15 @@ class Engine:
         self.waiting.remove(entry)
         return True
 
-    def _run(self, executable: Executable, limit: int) -> None:
-        """Run the rows that are due there, no more than the limit if the program can do with so few."""
+    def _run(self, executable: Executable, limit: int) -> bool:
+        """Run the rows that are due there, if any are; no more than the limit if the program can do with so few."""
         program = executable.program
         shares = self._shares(executable, limit)
         while not self.room.fits(needed := self.room.step_bytes(shares, program)):
             self._make_room()
             shares = self._shares(executable, limit)
         if not shares:
-            return
+            return False
         for longer in (self._constrained, self._drafted):
             more = longer(shares)
             if more is not shares and self.room.fits(more_needed := self.room.step_bytes(more, program)):
@@ -226,12 +231,13 @@ class Engine:
         begun = time.perf_counter()
         self._staging.masks.begin()
         try:
-            executable.run(inputs)
+            executable.run(inputs, self._read_last)
         except BaseException as error:
+            self._read_last()
             for share in shares:
                 self.room.undo(share.sequence)
                 share.sequence.fail(error)
-            return
+            return True
         finally:
             self._staging.masks.wait()
         self._measure(shares, time.perf_counter() - begun)
@@ -239,8 +245,14 @@ class Engine:
             if share.sequence.constraint is not None and (broken := share.sequence.constraint.error):
                 share.sequence.fail(broken)
         self._commit(shares, inputs, executable)
-        for entry in [entry for entry in self.running if _has_more(entry)]:
-            entry.tell()  # after all are read: those who are told want the interpreter
+        _read([entry for entry in self.running if entry.may_end])
+        self._unread += [entry for entry in self.running if not entry.may_end]
+        return True
+
+    def _read_last(self) -> None:
+        """Read what the last step computed, where that was put off."""
+        unread, self._unread = self._unread, []
+        _read(unread)
 
     def _measure(self, shares: list[Share], seconds: float) -> None:
         """Tell what a step took to those who foretell it."""
@@ -334,6 +346,12 @@ class Engine:
         entry.sequence.foreseen = False
         self.waiting.append(entry)
         self.preemptions += 1
+
+
+def _read(entries: Many[Entry]) -> None:
+    """Have entries read what a step computed, then tell of it: those who are told want the interpreter."""
+    for entry in [entry for entry in entries if _has_more(entry)]:
+        entry.tell()
 
 
 def _has_more(entry: Entry) -> bool:

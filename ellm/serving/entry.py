@@ -28,6 +28,11 @@ class Entry:
         self.metrics.cached_tokens = self.sequence.first_hit
         self._begun = time.perf_counter()
 
+    @property
+    def may_end(self) -> bool:
+        """Whether `read` may end the sequence, so that it is called before the next step, not while that runs."""
+        return True
+
     def read(self) -> bool:
         """Take what a step computed, and end the sequence if that is all; whether there is more to `tell` of."""
         raise NotImplementedError

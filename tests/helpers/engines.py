@@ -63,7 +63,8 @@ class Sums:
         self.before = self.after = lambda step: None
         self.stop_after, self.error = None, None  # rows
 
-    def run(self, step):
+    def run(self, step, meanwhile=lambda: None):
+        meanwhile()
         self.before(step)
         drawn = 0
         for row, (token, position, slot) in enumerate(zip(step.tokens, step.positions, step.slots, strict=True)):

@@ -56,9 +56,9 @@ def inputs(runtime):
 def profile(runtime, inputs):
     run = Recorder.run
 
-    def kept(self, given):
+    def kept(self, given, meanwhile):
         inputs.append(copy.deepcopy(given))
-        run(self, given)
+        run(self, given, meanwhile)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Recorder, "run", kept)
@@ -319,8 +319,8 @@ def test_an_interrupted_run_leaves_a_whole_trace(folder, command, tmp_path, monk
         cancel(self, completions)
         pressed.append(True)
 
-    def interrupted(self, inputs):
-        run(self, inputs)
+    def interrupted(self, inputs, meanwhile):
+        run(self, inputs, meanwhile)
         if len(self.steps) == 3:
             os.kill(os.getpid(), signal.SIGINT)
             until(lambda: pressed)

@@ -227,8 +227,8 @@ def test_a_terminated_run_leaves_a_whole_trace(folder, command, tmp_path, monkey
     run, cancel, before = Recorder.run, Driver.cancel, signal.getsignal(signal.SIGTERM)
     cancelled = threading.Event()
 
-    def terminated(self, inputs):
-        run(self, inputs)
+    def terminated(self, inputs, meanwhile):
+        run(self, inputs, meanwhile)
         if len(self.steps) == steps:
             os.kill(os.getpid(), signal.SIGTERM)
             assert cancelled.wait(60)

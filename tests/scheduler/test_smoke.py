@@ -20,6 +20,17 @@ def test_one_task():
         assert executable.statistics()["last"]["tasks"] == 1
 
 
+def test_what_fails_meanwhile_fails_behind_the_step():
+    with Pool() as pool:
+        executable = pool.load(probe_program([ProbeGroup(3)]), TABLE)
+        called = []
+        executable.run(one_row(), lambda: called.append(executable.number))
+        with pytest.raises(ZeroDivisionError):
+            executable.run(one_row(), lambda: 1 // 0)
+        executable.run(one_row())
+        assert called == [1] and executable.statistics()["total"]["tasks"] == 9
+
+
 def test_a_saved_program_runs_the_same(tmp_path):
     groups = [ProbeGroup(3), ProbeGroup(5, [0]), ProbeGroup(2, [0, 1])]
     saved.save(probe_program(groups), tmp_path / "program.npz")

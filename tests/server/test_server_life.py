@@ -62,7 +62,7 @@ def test_a_failed_step_fails_its_requests_and_no_other(served, llm, monkeypatch)
         def __init__(self, executable):
             self.program = executable.program
 
-        def run(self, inputs):
+        def run(self, inputs, meanwhile):
             raise RuntimeError("it fell over")
 
     with monkeypatch.context() as patch:

@@ -307,11 +307,11 @@ def interrupt_at(steps):
     run, seen = llm.engine.executables[0].run, []
     class Pressed:
         program = llm.engine.program
-        def run(self, step):
+        def run(self, step, meanwhile=None):
             seen.append(len(step.tokens))
             if len(seen) == steps:
                 os.kill(os.getpid(), signal.SIGINT)
-            run(step)
+            run(step, meanwhile)
     llm.engine.executables[0] = Pressed()
     return seen
 def settled():

@@ -33,6 +33,46 @@ def expected(**params):
     return results(completions)
 
 
+def test_text_is_read_while_the_next_step_runs_unless_it_may_end_the_answer(kind):
+    going_on, stopping = completions = completion([5], max_tokens=3), completion([5], max_tokens=3, stop=["never"])
+    engine = open_engine(Sums(), kind)
+    engine.submit(completions)
+    read = []
+    for _ in range(3):
+        engine.step()
+        read.append([len(one.drawn(0).token_ids) for one in completions])
+    assert read == [[0, 1], [1, 2], [3, 3]]
+    assert going_on.ended and stopping.ended and going_on.output().token_ids == stopping.output().token_ids
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_nothing_comes_of_a_sequence_that_has_ended(kind, fails):
+    told, one, other = [], completion([5], max_tokens=9), completion([5], max_tokens=9)
+    one.notify = lambda: told.append((one.ended, len(one.drawn(0).token_ids)))
+    engine = open_engine(Sums(), kind)
+    engine.submit([one, other])
+    engine.step()
+    if fails:
+        one.sequence.fail(InputError("too late"))
+    one.sequence.done = True
+    finish(engine, [one, other])
+    assert told == ([(True, 0)] if fails else [(False, 1), (True, 1)])
+
+
+def test_what_was_drawn_before_a_failed_step_is_read(kind):
+    executable, one = Sums(), completion([5])
+    engine = open_engine(executable, kind)
+    engine.submit([one])
+    engine.step()
+
+    def fail(step, meanwhile):
+        raise StepError(1, "layers.0.qkv")
+
+    executable.run = fail
+    engine.step()
+    assert len(one.drawn(0).token_ids) == 1 and isinstance(one.sequence.error, StepError)
+
+
 def test_a_failed_step_fails_those_in_it_and_no_others(kind):
     executable, completions = Sums(), [completion(prompt) for prompt in PROMPTS[:2]]
     engine = open_engine(executable, kind, chunk=1)
