@@ -21,6 +21,7 @@ class Crews:
     """Rows of workers, one after the other, and which are near to which."""
 
     begin: np.ndarray  # int32 [crews + 1]: the workers of each
+    node: np.ndarray  # int32 [workers, 2]: the workers that are in one place with each: the first, and behind the last
     order: np.ndarray  # int32 [crews, crews]: for each all of them, itself first, then the nearest
 
     @staticmethod
@@ -31,8 +32,10 @@ class Crews:
         are those of the next ones onwards.
         """
         sizes: list[int] = []
+        nodes: list[tuple[int, int]] = []
         for _, row in groupby(places):
             count = len(list(row))
+            nodes += [(len(nodes), len(nodes) + count)] * count
             parts = -(-count // MOST)
             sizes += [count * (part + 1) // parts - count * part // parts for part in range(parts)]
         begin = np.cumsum([0, *sizes])
@@ -48,7 +51,8 @@ class Crews:
                 ),
             )
 
-        return Crews(begin.astype(np.int32), np.array([nearest(crew) for crew in crews], np.int32))
+        order = np.array([nearest(crew) for crew in crews], np.int32)
+        return Crews(begin.astype(np.int32), np.array(nodes, np.int32), order)
 
     @property
     def count(self) -> int:

@@ -24,6 +24,10 @@ cdef inline uint32_t size_group(WorkerState *self, int32_t number) noexcept nogi
     """Decide how many tasks a group has in this step. One without tasks completes at once, or is ignored."""
     cdef Group *group = &self.program.groups[number]
     group.tasks = group.count[0] * group.tiles
+    if group.rows == ROWS_OF_BLOCK:
+        group.before, group.total = group.block * group.tasks, self.program.row_blocks * group.tasks
+    elif group.rows != ROWS_OF_EXPERT:
+        group.before, group.total = 0, group.tasks
     if group.tasks == 0 and group.completes_empty:
         signal_events_of(self, group)
     return group.tasks
@@ -41,6 +45,19 @@ cdef int64_t publish(WorkerState *self, int32_t number) noexcept nogil:
     return tasks
 
 
+cdef void deal_experts(Group *groups, const int32_t *experts, bint together) noexcept nogil:
+    """Deal out the tasks of one group each of all experts in a list."""
+    cdef uint32_t total = 0, tasks
+    cdef int32_t i
+    for i in range(1, experts[0] + 1):
+        tasks = groups[experts[i]].count[0] * groups[experts[i]].tiles
+        groups[experts[i]].before, groups[experts[i]].total = total, tasks
+        total += tasks if together else 0
+    if together:
+        for i in range(1, experts[0] + 1):
+            groups[experts[i]].total = total
+
+
 cdef int64_t wake_groups(WorkerState *self, const Wake *wake) noexcept nogil:
     """Publish the groups that a list in the arena names, and have their join wait for them; returns how many tasks.
 
@@ -50,12 +67,17 @@ cdef int64_t wake_groups(WorkerState *self, const Wake *wake) noexcept nogil:
     cdef int32_t count = 0 if load_relaxed(&program.failure) else wake.list[0], i
     cdef int64_t tasks = 0
     cdef uint64_t ready = 0, slot
+    cdef bint together
     if self.ring and wake.bytes:
         memcpy(wake.copy, wake.watched, wake.bytes)
     program.events[wake.join].needed = count
     if count == 0:
         self.queue[self.queued] = wake.join
         self.queued += 1
+    else:
+        together = deals_together(count, program.pool.node_of[1])
+        deal_experts(program.groups + wake.first, wake.list, together)
+        deal_experts(program.groups + wake.then, wake.list, together)
     for i in range(1, count + 1):
         tasks += size_group(self, wake.first + wake.list[i])
         ready += program.groups[wake.first + wake.list[i]].tasks != 0

@@ -97,7 +97,7 @@ cdef class LoadedProgram:
             group.op, group.block, group.tiles = op[i], block[i], tiles[i]
             group.completes_empty = completes_empty[i]
             if counts[i] < 0:
-                group.rows = ROWS_OF_LOGITS if logit[i] else ROWS_OF_STEP
+                group.rows = ROWS_OF_LOGITS if logit[i] else ROWS_OF_BLOCK if kind[i] == Kind.ROWS else ROWS_OF_STEP
                 group.count = self.tables.count + kind[i] * blocks + block[i]
             else:
                 group.rows = ROWS_OF_EXPERT
@@ -112,7 +112,7 @@ cdef class LoadedProgram:
         wake_of = np.full(len(program.groups), -1, np.int32)
         for i, (group, where, first, join) in enumerate(program.wakes.tolist()):
             wakes[i].list = <const int32_t *>(self.state.arena + <int64_t>where)
-            wakes[i].first, wakes[i].join = first, join
+            wakes[i].first, wakes[i].then, wakes[i].join = first, program.second_of(i), join
             wake_of[group] = i
         self.state.wakes = wakes
         return wake_of

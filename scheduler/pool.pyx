@@ -18,6 +18,7 @@ from ellm.scheduler.worker cimport (
     LOG_END,
     RECORD_PREPARE,
     RECORD_STEP,
+    ROWS_OF_BLOCK,
     ROWS_OF_EXPERT,
     ROWS_OF_LOGITS,
     ROWS_OF_STEP,
@@ -47,6 +48,7 @@ from ellm.system.errors import InputError
 from ellm.scheduler import topology
 from ellm.scheduler.following import following
 from ellm.scheduler.placement import AUTO, Placement, place
+from ellm.scheduler.program import Kind
 from ellm.scheduler.spans import Trace
 
 PAGE = 4096
@@ -115,11 +117,12 @@ cdef class Pool:
 
     cdef fill_crews(self):
         crews = self.crews
-        self.arrays = [np.ascontiguousarray(part, np.int32) for part in (crews.begin, crews.order, crews.of_worker)]
+        self.arrays = [np.ascontiguousarray(part, np.int32) for part in (crews.begin, crews.order, crews.of_worker, crews.node)]
         self.state.crews = crews.count
         self.state.crew_begin = <const int32_t *><size_t>self.arrays[0].ctypes.data
         self.state.crew_order = <const int32_t *><size_t>self.arrays[1].ctypes.data
         self.state.crew_of = <const int32_t *><size_t>self.arrays[2].ctypes.data
+        self.state.node_of = <const int32_t *><size_t>self.arrays[3].ctypes.data
 
     @property
     def cores(self):

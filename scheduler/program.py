@@ -214,6 +214,10 @@ class Program:
         """Bytes of the caches of a sequence, however long."""
         return sum(cache.kind.sequence_bytes for cache in self.caches)
 
+    def second_of(self, wake: int) -> int:
+        """The group of expert 0 that comes after the one which a wake publishes; the other experts' follow."""
+        return int(self.publishes[self.signals[int(self.wakes["first"][wake])][0]][0])
+
     @property
     def cache_kinds(self) -> Counter[CacheKind]:
         """How many caches a sequence has of each kind."""
@@ -289,6 +293,9 @@ class Program:
                 raise ValueError(f"program: {name} has {len(ranges)} owners, expected {owners}, in ascending ranges")
             if ranges.begin[-1] != len(ranges.items):
                 raise ValueError(f"program: {name} has {len(ranges.items)} items, expected {ranges.begin[-1]}")
+        for wake, first in enumerate(self.wakes["first"].tolist()):
+            if not any(len(self.publishes[event]) for event in self.signals[first][:1]):
+                raise ValueError(f"program: nothing comes after group {first}, the first that wake {wake} publishes")
 
 
 class OfProgram(Protocol):

@@ -69,6 +69,7 @@ class StepWork:
     """
 
     count: np.ndarray  # int32 [groups]
+    row_blocks: int  # that have rows
     needed: np.ndarray  # int32 [events]: signals in this step; of joins, whatever
     woken: Lists  # wake -> groups
     item_begin: np.ndarray  # int64 [groups]: its first item

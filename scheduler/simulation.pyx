@@ -9,9 +9,11 @@ from libc.stdint cimport int8_t, int32_t, int64_t
 
 import numpy as np
 
+from ellm.scheduler.homes cimport deals_together, home_begin
 from ellm.scheduler.shared_memory cimport Domain, Entry, Heap, advance, join, leave, next_end, pop, push
 
 from ellm.scheduler.following import following
+from ellm.scheduler.program import Kind
 
 cdef enum:
     TURN = 0  # a worker looks for something to do
@@ -34,9 +36,12 @@ cdef class Simulation:
     cdef const int32_t[::1] tiles, count, completes_empty, wake_of, joins, woken_begin, woken, roots
     cdef const int64_t[::1] item_begin, item_key
     cdef const double[::1] item_bytes, item_ns, item_more_ns, item_panel_ns, item_home
+    cdef const int32_t[::1] firsts, seconds  # of each wake: groups of expert 0
+    cdef int64_t[::1] before, total  # tasks that are dealt out together with a group's own
     # the machine
     cdef const int32_t[::1] domain_of, cache_of, socket_of
     cdef const int32_t[::1] crew_of, crew_begin
+    cdef const int32_t[:, ::1] node_of
     cdef const int32_t[:, ::1] crew_order
     cdef int32_t crews
     cdef double remote_rate, cache_rate, cache_bytes, task_ns, stream_ns, near_ns, far_ns, socket_ns, spin_ns, wake_ns
@@ -87,6 +92,12 @@ cdef class Simulation:
         self.wake_of, self.joins = wake_of, program.wakes["join"].astype(np.int32)
         self.woken_begin, self.woken = step.woken.begin, whole(step.woken.items)
         self.count, self.needed = step.count, step.needed.copy()
+        tasks = step.count * program.groups["tiles"].astype(np.int64)
+        dealt = (program.groups["kind"] == Kind.ROWS) & (program.groups["counts"] < 0)
+        self.before = np.where(dealt, program.groups["block"] * tasks, 0)
+        self.total = np.where(dealt, step.row_blocks * tasks, tasks)
+        self.firsts = program.wakes["first"].astype(np.int32)
+        self.seconds = np.array([program.second_of(i) for i in range(len(program.wakes))], np.int32)
         self.item_begin, self.item_key = step.item_begin, step.item_key
         self.item_bytes, self.item_ns = step.item_bytes, step.item_ns
         self.item_more_ns, self.item_panel_ns = step.item_more_ns, step.item_panel_ns
@@ -94,6 +105,7 @@ cdef class Simulation:
         self.domain_of, self.cache_of, self.socket_of = machine.domain_of, machine.cache_of, machine.socket_of
         self.crews, self.crew_of = machine.crews.count, machine.crews.of_worker
         self.crew_begin, self.crew_order = machine.crews.begin, machine.crews.order
+        self.node_of = machine.crews.node
         self.remote_rate, self.cache_rate, self.cache_bytes = (
             machine.remote_rate, machine.cache_rate, machine.cache_bytes
         )
@@ -260,8 +272,15 @@ cdef class Simulation:
         cdef int64_t at = <int64_t>group * self.workers + worker
         cdef int64_t tasks = <int64_t>self.count[group] * self.tiles[group]
         if self.begin[at] < 0:
-            self.begin[at] = <int32_t>(tasks * worker // self.workers)
-            self.limit[at] = <int32_t>(tasks * (worker + 1) // self.workers)
+            self.begin[at] = <int32_t>self.home_task(group, tasks, worker, worker)
+            self.limit[at] = <int32_t>self.home_task(group, tasks, worker, worker + 1)
+
+    cdef inline int64_t home_task(self, int32_t group, int64_t tasks, int32_t owner, int32_t worker) noexcept:
+        """The first task at home with a worker of the node that `owner` is in, or with whoever follows it."""
+        return home_begin(
+            tasks, self.before[group], self.total[group], worker, self.workers, self.node_of[owner, 0],
+            self.node_of[owner, 1],
+        )
 
     cdef bint steal(self, int32_t worker, double *time):
         """Look through the groups read so far, oldest first, nearest victim first.
@@ -332,7 +351,7 @@ cdef class Simulation:
         item = self.item_begin[group]
         if not self.count[group] or self.item_home[item] != 0:
             return
-        tasks = tasks * (worker + 1) // self.workers - tasks * worker // self.workers
+        tasks = self.home_task(group, tasks, worker, worker + 1) - self.home_task(group, tasks, worker, worker)
         size = min(tasks * self.item_bytes[item], self.fetch_bytes) - self.fetched[worker]
         if size > 0:
             self.fetched[worker] += size
@@ -411,12 +430,16 @@ cdef class Simulation:
     cdef inline int32_t given_to(self, int32_t group, int64_t task) noexcept:
         """The crew that a task was given to."""
         cdef int64_t tasks = <int64_t>self.count[group] * self.tiles[group]
-        return self.crew_of[((task + 1) * self.workers - 1) // tasks]
+        cdef int32_t crew = self.crew_of[self.node_of[((task + 1) * self.workers - 1) // tasks, 0]]
+        while task >= self.home_task(group, tasks, self.crew_begin[crew], self.crew_begin[crew + 1]):
+            crew += 1
+        return crew
 
     cdef inline bint crew_is_through(self, int32_t group, int32_t crew, int32_t ran) noexcept:
         """Count tasks of a crew. Whether they were its last ones."""
         cdef int64_t at = <int64_t>group * self.crews + crew, tasks = <int64_t>self.count[group] * self.tiles[group]
-        cdef int64_t given = tasks * self.crew_begin[crew + 1] // self.workers - tasks * self.crew_begin[crew] // self.workers
+        cdef int32_t first = self.crew_begin[crew], end = self.crew_begin[crew + 1]
+        cdef int64_t given = self.home_task(group, tasks, first, end) - self.home_task(group, tasks, first, first)
         self.crew_left[at] += ran
         return self.crew_left[at] == given
 
@@ -442,12 +465,25 @@ cdef class Simulation:
                 self.wake_sleepers(ready, &time)
         self.turn(worker, time)
 
+    cdef void deal(self, int32_t first, int32_t last, int32_t offset):
+        """Deal out the tasks of the groups so far behind those woken together."""
+        cdef int64_t total = 0
+        cdef int32_t i
+        for i in range(first, last):
+            self.before[self.woken[i] + offset] = total
+            total += <int64_t>self.count[self.woken[i] + offset] * self.tiles[self.woken[i] + offset]
+        for i in range(first, last):
+            self.total[self.woken[i] + offset] = total
+
     cdef int32_t wake_groups(self, int32_t wake, int32_t worker, double *time):
         cdef int32_t i, ready = 0, first = self.woken_begin[wake], last = self.woken_begin[wake + 1]
         self.needed[self.joins[wake]] = last - first
         if first == last:
             self.queue[self.queued] = self.joins[wake]
             self.queued += 1
+        if deals_together(last - first, self.node_of[0, 1]):
+            self.deal(first, last, 0)
+            self.deal(first, last, self.seconds[wake] - self.firsts[wake])
         for i in range(first, last):
             ready += self.publish(self.woken[i], worker, time[0], self.group_of[worker])
             time[0] += self.task_ns

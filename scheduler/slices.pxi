@@ -5,17 +5,24 @@ cdef inline uint64_t slice_word(uint64_t generation, uint64_t begin, uint64_t en
     return generation << (2 * TASK_BITS) | begin << TASK_BITS | end
 
 
+cdef inline void home_tasks(
+    PoolState *pool, const Group *group, int64_t tasks, int32_t first, int32_t last, int64_t *begin, int64_t *end
+) noexcept nogil:
+    """The tasks of a group that are at home with workers [first, last) of a node."""
+    cdef const int32_t *node = &pool.node_of[2 * first]
+    begin[0] = home_begin(tasks, group.before, group.total, first, pool.workers, node[0], node[1])
+    end[0] = home_begin(tasks, group.before, group.total, last, pool.workers, node[0], node[1])
+
+
 cdef inline void slice_range(
     uint64_t word, ProgramState *program, Group *group, int32_t owner, uint64_t *begin, uint64_t *end
 ) noexcept nogil:
     """The tasks left in a slice; its home slice if nobody has touched it since the group was published."""
-    cdef uint64_t workers = program.pool.workers
     if word >> (2 * TASK_BITS) == program.generation:
         begin[0] = word >> TASK_BITS & TASKS
         end[0] = word & TASKS
     else:
-        begin[0] = group.tasks * <uint64_t>owner // workers
-        end[0] = group.tasks * <uint64_t>(owner + 1) // workers
+        home_tasks(program.pool, group, group.tasks, owner, owner + 1, <int64_t *>begin, <int64_t *>end)
 
 
 cdef inline bint claim(WorkerState *self, Group *group, uint64_t *slice, int32_t *task) noexcept nogil:

@@ -21,13 +21,16 @@ cdef enum:
     ROWS_OF_STEP = 0
     ROWS_OF_LOGITS = 1
     ROWS_OF_EXPERT = 2  # the block is no row block but the number of an expert, whose rows only its kernel knows
+    ROWS_OF_BLOCK = 3  # as ROWS_OF_STEP, all of those of its row block, like the groups of the others
 
 cdef struct ProgramState
 cdef struct WorkerState
 
-cdef struct Group:  # one cache line, which only its publisher writes
+cdef struct Group:  # one cache line, which only its publisher writes, of an expert also who wakes it
     ellm_kernel kernel
     const int32_t *count  # how many times `tiles` tasks it has in this step
+    uint32_t before  # of the tasks that are dealt out together with its own (home_begin): those before them,
+    uint32_t total  # and all
     uint32_t tasks  # set by the publisher
     int32_t op
     int32_t block
@@ -38,7 +41,6 @@ cdef struct Group:  # one cache line, which only its publisher writes
     int32_t signals_end
     int32_t next  # group whose weights a worker that waits after this one may prefetch, or -1
     int32_t wake  # index in wakes, or -1
-    char pad[8]
 
 cdef struct Tally:  # of a group, or of the tasks of it that were given to one crew; one cache line
     uint64_t counted  # atomic
@@ -63,6 +65,7 @@ cdef struct Event:  # one cache line
 cdef struct Wake:  # the groups first + list[1] .. first + list[list[0]] are published when a group is done
     const int32_t *list
     int32_t first
+    int32_t then  # after group first + i comes group then + i
     int32_t join  # event that they all signal
     const char *watched  # while records are made, copied to `copy` when the group is done
     char *copy
@@ -89,6 +92,7 @@ cdef struct PoolState:
     const int32_t *crew_begin  # [crews + 1]: the workers of each
     const int32_t *crew_order  # [crews, crews]: for each all of them, the nearest first
     const int32_t *crew_of  # [workers]
+    const int32_t *node_of  # [workers, 2]: the first worker of its node, and behind the last
     int64_t spin_ns  # how long a worker watches before it sleeps in a step,
     int64_t linger_ns  # and between two steps
     int64_t fetch_bytes  # most that a worker which waits fetches of what it will read
@@ -110,6 +114,7 @@ cdef struct ProgramState:
     int32_t event_count
     int32_t end
     int32_t row_block
+    int32_t row_blocks  # of this step
     char *arena
     int64_t section_bytes
     void (*enter)() noexcept nogil

@@ -10,6 +10,7 @@ release; after a group that chooses experts, the groups of those too.
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
+from ellm.scheduler.homes cimport deals_together, home_begin
 from ellm.scheduler.threads cimport (
     add_word, clock_ns, clock_ticks, compare_exchange, fetch_add, fetch_or, fetch_sub, futex_wait, futex_wake,
     load_acquire, load_ordered, load_relaxed, load_word, prefetch_lines, spin_pause, store_ordered, store_published,
@@ -95,17 +96,16 @@ cdef void park(WorkerState *self) noexcept nogil:
 
 
 cdef void plan_fetch(WorkerState *self) noexcept nogil:
-    """Look up the weights that the group after the last one will make this worker read."""
+    """Look up the weights that the group after the last one will make this worker read, if it is as in the last step."""
     cdef ProgramState *program = self.program
-    cdef int64_t workers = program.pool.workers
     cdef int32_t next = program.groups[self.last].next if self.last >= 0 else -1
     self.fetch = self.fetch_end = NULL
     if next < 0:
         return
     cdef Group *group = &program.groups[next]
     cdef const Stream *stream = &program.streams[group.op]
-    cdef int64_t first = group.tiles * <int64_t>self.index // workers
-    cdef int64_t end = group.tiles * <int64_t>(self.index + 1) // workers
+    cdef int64_t first, end
+    home_tasks(program.pool, group, group.tiles, self.index, self.index + 1, &first, &end)
     self.fetch = stream.weights + group.block * stream.expert_bytes + first * stream.task_bytes
     self.fetch_end = self.fetch + min((end - first) * stream.task_bytes, program.pool.fetch_bytes)
 
@@ -191,14 +191,20 @@ cdef inline bint add_tasks(ProgramState *program, Tally *tally, uint64_t ran, ui
 cdef bint count_tasks(ProgramState *program, int32_t number, uint64_t last, uint64_t ran) noexcept nogil:
     """Count the tasks up to `last` that a worker ran of one home slice. True: they were the last ones of the group."""
     cdef PoolState *pool = program.pool
-    cdef uint64_t tasks = program.groups[number].tasks, workers = pool.workers, given
+    cdef const Group *group = &program.groups[number]
+    cdef uint64_t tasks = group.tasks
+    cdef int64_t begin, end
     cdef int32_t crew
     if pool.crews > 1:
-        crew = pool.crew_of[((last + 1) * workers - 1) // tasks]
-        given = tasks * pool.crew_begin[crew + 1] // workers - tasks * pool.crew_begin[crew] // workers
-        if not add_tasks(program, tally_of(program, number, crew), ran, given):
+        crew = pool.crew_of[pool.node_of[2 * (((last + 1) * pool.workers - 1) // tasks)]]  # the first of its node
+        while True:
+            home_tasks(pool, group, tasks, pool.crew_begin[crew], pool.crew_begin[crew + 1], &begin, &end)
+            if <int64_t>last < end:
+                break
+            crew += 1
+        if not add_tasks(program, tally_of(program, number, crew), ran, end - begin):
             return False
-        ran = given
+        ran = end - begin
     return add_tasks(program, &program.tallies[number * program.tallies_of_group], ran, tasks)
 
 
@@ -401,6 +407,7 @@ cdef int open_step(ProgramState *program, const int32_t *roots, int32_t count) n
         program.era = era
         forget(program)
     program.tail = program.failure = 0
+    program.row_blocks = (program.step.rows + program.row_block - 1) // program.row_block
     for i in range(count):
         if program.groups[roots[i]].count[0]:
             tasks += publish(caller, roots[i])

@@ -34,5 +34,4 @@ def draw(program: Program, rows: int, seed: int) -> dict[int, np.ndarray]:
 def expert_operators(program: Program, wake: int) -> tuple[int, int]:
     """The operators of the groups that a wake publishes, and of those that come after them: gate|up and down."""
     first = int(program.wakes["first"][wake])
-    down = int(program.publishes[program.signals[first][0]][0])
-    return int(program.groups["op"][first]), int(program.groups["op"][down])
+    return int(program.groups["op"][first]), int(program.groups["op"][program.second_of(wake)])

@@ -166,6 +166,7 @@ class _Builder:
         parts = self.parts
         return StepWork(
             count=self.count.astype(np.int32),
+            row_blocks=-(-self.tables.rows // self.program.row_block),
             needed=needed_signals(self.program, self.tables.counts),
             woken=Lists.of(self.woken()),
             item_begin=self.item_begin,

@@ -13,7 +13,7 @@ from ellm.scheduler import StepTables, simulation
 from ellm.scheduler.crews import Crews
 from ellm.scheduler.interpret import walk
 from ellm.scheduler.probe_program import ProbeGroup, one_row, probe_program
-from ellm.scheduler.program import Lists
+from ellm.scheduler.program import Kind, Lists
 from ellm.scheduler.simulate import IN_DOMAIN, CacheState, StepWork, Workers, needed_signals, simulate
 
 
@@ -56,6 +56,7 @@ def make_work(program, counts, *, size=0.0, ns=0.0, items=None, woken=None, keys
     tasks = items * groups["tiles"]
     return StepWork(
         count=items.astype(np.int32),
+        row_blocks=int(np.count_nonzero(counts[Kind.ROWS])),
         needed=needed_signals(program, counts),
         woken=Lists.of(woken or [[] for _ in program.wakes]),
         item_begin=first.astype(np.int64),
@@ -242,7 +243,7 @@ def test_crews_are_woken_side_by_side():
     assert crews.count == 2
     one, two = (
         last_begin(simulate_groups(groups, make_workers(24, wake_ns=900.0, wake_each_ns=2000.0, crews=found), ns=ns))
-        for found in (Crews(np.array([0, 24], np.int32), np.zeros((1, 1), np.int32)), crews)
+        for found in (Crews(np.array([0, 24], np.int32), crews.node, np.zeros((1, 1), np.int32)), crews)
     )
     assert two < one - 15_000
 
