@@ -81,11 +81,8 @@ class Costing:
             for op, one in enumerate(self.program.operators)
         )
 
-    def task(self, op: int, work: Work, items: int, fresh: float = 1) -> Costs:
-        """One task of the operator, for each item that the work is given for.
-
-        Of the rows that a worker multiplies it has read all but the share `fresh` before, for other items.
-        """
+    def task(self, op: int, work: Work, items: int) -> Costs:
+        """One task of the operator, for each item that the work is given for."""
         machine = self.machine
         operator = self.program.operators[op]
         tasks, format = operator.tiles, FORMATS[operator.precision or PLAIN.name]
@@ -97,17 +94,36 @@ class Costing:
         if args.get("activations"):
             ns = work.tile_flops / tasks / (1000 * machine.matmul_tflops_per_core)
             ns = ns / self.whole_share(format, work.product_rows)
-        elif format.bits < PLAIN.bits and not format.packs:
-            ns = ns * format.terms + weights / self.expanded_gb_per_s(format)
         else:
-            ns = np.maximum(ns, size / machine.llc_read_gb_per_s_per_core) * format.terms
+            ns = self.beside_expansion(format, weights, ns * format.terms)
+            ns = np.maximum(ns, (size + self.passed_again(args, work)) / machine.llc_read_gb_per_s_per_core)
         more = self.elements(work.elements / tasks)
         more = more + work.exponentials / tasks / machine.softmax_gelements_per_s_per_core
         more = more + work.ordered * _ORDERED_NS + work.sampled / machine.sample_gelements_per_s_per_core
         more = more + self.moved(work.lines / tasks)
-        panel = self.elements(work.panel) + fresh * self.moved(work.operand)
+        panel = self.elements(work.panel) + self.moved(work.operand)
         found = (np.broadcast_to(np.asarray(one, float), items) for one in (size, ns, more, panel))
         return Costs(*found)
+
+    def beside_expansion(self, format: Format, weights: Any, ns: Any) -> Any:
+        """The time of products with that of making bf16 tiles of a weight.
+
+        AMX multiplies while the rest of a core expands. A Xeon with AMX, 256 rows (docs/speed.md, model 167): FP8 2.24
+        TFLOP/s, bf16 2.31; one row from L2 (ARCHITECTURE.md): 40 ns a tile of FP8, which is what expanding it takes.
+        """
+        if format.bits >= PLAIN.bits or format.packs:
+            return ns
+        expansion = weights / self.expanded_gb_per_s(format)
+        return np.maximum(ns, expansion) if self.machine.isa == "amx" else ns + expansion
+
+    def passed_again(self, args: Mapping[str, Any], work: Work) -> Any:
+        """Bytes of A that a task's product reads from beyond L2: all of it, once, if it does not stay there.
+
+        So does bench/tiles.py count them. A Xeon with AMX (ARCHITECTURE.md), 256 rows, in percent of the peak: k 1024
+        73, k 4096, whose 2 MiB are all of L2, 40; this gives 38, of the half that is taken as reachable.
+        """
+        a = work.product_rows * 2 * args["k"] if np.any(work.tile_flops) and "k" in args else 0
+        return np.where(a >= 1024 * self.machine.l2_kib_per_core, a, 0)
 
     def expanded_gb_per_s(self, format: Format) -> float:
         """Packed bytes that a core expands to bf16, as measured of a format of a byte a weight, and of half a byte."""
@@ -196,8 +212,7 @@ class _Builder:
         kind, tiles = int(first["kind"]), int(first["tiles"])
         if op in self.routes:
             rows, keys = self.experts(self.routes[op], groups, tiles)
-            alike = self.tables.rows / self.routes[op].sum() if record.sync is Sync.WOKEN else 1
-            self.add(op, groups, record.work(args, rows), keys, fresh=alike)
+            self.add(op, groups, record.work(args, rows), keys)
         elif Kind.attends(kind):
             items = self.tables.items[args["window_class"]]
             work = record.work(args, items["rows"] / items["head_parts"], _seen(items, args["window"]), _leaves(items))
@@ -241,9 +256,9 @@ class _Builder:
         first = self.take_keys(tiles * len(rows))
         return tile_rows, first + tiles * np.repeat(np.arange(len(rows)), count)
 
-    def add(self, op: int, groups: slice, work: Work, keys: np.ndarray, home: Any = 0, fresh: float = 1) -> None:
+    def add(self, op: int, groups: slice, work: Work, keys: np.ndarray, home: Any = 0) -> None:
         """Append the items of an operator's groups, in order of group."""
-        counts, costs = self.count[groups], self.costing.task(op, work, len(keys), fresh)
+        counts, costs = self.count[groups], self.costing.task(op, work, len(keys))
         assert counts.sum() == len(costs.ns), (groups, counts, len(costs.ns))
         self.item_begin[groups] = self.items + np.cumsum(counts) - counts
         self.items += len(costs.ns)
