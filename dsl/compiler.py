@@ -84,7 +84,9 @@ def compile_all(
         _check_sizes(graph, context, chunk, row_block)
         sizes = _round_up(context, contract.SPLIT), row_block, -(-chunk // row_block)
         first = lowerings[0] if lowerings else None
-        lowerings.append(lower(rewrite(graph, fuse, packing), *sizes, first, packings, routes, kv == "int8", workers))
+        lowerings.append(
+            lower(rewrite(graph, fuse, packing, workers), *sizes, first, packings, routes, kv == "int8", workers)
+        )
     weights_bytes = lowerings[0].region.place()
     return [_program(lowering, weights_bytes, context) for lowering in lowerings]
 

@@ -16,7 +16,7 @@ from ellm.dsl.lowering import Hidden, Lowering
 from ellm.dsl.node import Node
 from ellm.dsl.operator import Argument, Stored
 from ellm.dsl.tensor import R, Weight, features, text
-from ellm.dsl.tiling import depth_tiles, finer, task_tiles, tiles
+from ellm.dsl.tiling import ROWS, depth_tiles, finer, task_tiles, tiles
 from ellm.kernels.routes import Routes, in_bf16
 from ellm.scheduler.program import Kind
 
@@ -81,7 +81,7 @@ def _rms_norm(low: Lowering, key: int, node: Node) -> None:
     out = low.store(key, _module(weight))
     args: dict[str, Argument] = {"x": x.buffer, "weight": low.vector(weight), "out": out.buffer}
     args |= {"out_bf16": int(out.bf16), "out_stride": out.stride, "eps": node.attributes["eps"]}
-    args |= {"groups": math.prod(features(node.shape)[:-1]), "width": weight.size}
+    args |= {"groups": math.prod(features(node.shape)[:-1]), "width": weight.size, "tasks": low.row_block // ROWS}
     low.emit(_module(weight), "rms_norm", key, args)
 
 

@@ -5,7 +5,7 @@ Every pass keeps the arithmetic of each row, so a fused and an unfused program g
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import networkx
@@ -199,7 +199,17 @@ def _feeds_matmuls(graph: Graph, key: int) -> bool:
 
 def fold_norm(graph: Graph) -> None:
     """Fold a norm over whole rows into the matrix products that read it."""
-    for key in [key for key, node in graph.items() if node.op == "rms_norm"]:
+    _fold_norms(graph, [key for key, node in graph.items() if node.op == "rms_norm"])
+
+
+def fold_last_norm(graph: Graph) -> None:
+    """Fold the norm before the logits alone: of these rows there are few, and embeddings want them without."""
+    logits = [node for _, node in graph.items() if node.op == "logits"]
+    _fold_norms(graph, [node.inputs[0] for node in logits if graph.node(node.inputs[0]).op == "rms_norm"])
+
+
+def _fold_norms(graph: Graph, keys: Iterable[int]) -> None:
+    for key in keys:
         node = graph.node(key)
         if len(node.shape) != 2 or not _feeds_matmuls(graph, key):
             continue
@@ -239,17 +249,22 @@ def _fold_add(graph: Graph, op: str, own_inputs: int) -> None:
 Pass = Callable[[Graph], None]
 CLEANING: tuple[Pass, ...] = (share_equal, remove_dead, fold_scores, join_experts, start_sums)
 FUSING: tuple[Pass, ...] = (hoist_gather, join_qkv, join_gate_up, fold_norm, fold_residual)
+FUSING_FOR_MANY = tuple(fold_last_norm if apply is fold_norm else apply for apply in FUSING)
+MANY_WORKERS = 32
+"""More of them norm rows apart from products, of which each would prepare whole rows for a few columns."""
 
 
-def rewrite(graph: Graph, fuse: bool = True, packing: Policy = as_stored) -> Graph:
+def rewrite(graph: Graph, fuse: bool = True, packing: Policy = as_stored, workers: int = 1) -> Graph:
     """Return a cleaned and, with `fuse`, fused copy of the graph, whose matrices are packed by a policy.
 
+    Fused is what is faster on so many workers; results have the same bits on all.
     The verifier runs after every pass; GraphError.
     """
     graph = graph.copy()
     verify(graph, "trace")
     assign(graph, packing)
-    for apply in CLEANING + (FUSING if fuse else ()):
+    fusing = FUSING if workers <= MANY_WORKERS else FUSING_FOR_MANY
+    for apply in CLEANING + (fusing if fuse else ()):
         apply(graph)
         verify(graph, apply.__name__)
     return graph

@@ -6,7 +6,7 @@ No result depends on it, as each column tile is summed on its own.
 from ellm.kernels.contract import TILE_K, TILE_N
 from ellm.kernels.formats import PLAIN
 
-COMBINE_COLUMNS = 1024  # of one task that sums experts
+COMBINE_COLUMNS = 256  # of one task that sums experts
 COLUMNS, DEPTH = TILE_N, TILE_K
 ROWS = TILE_N  # AMX reads and writes whole tiles, which are square in words
 _TASK_BYTES = 512 << 10

@@ -29,7 +29,7 @@ typedef struct ellm_gather {
     ellm_int width;
 } ellm_gather;
 
-/* out = x * rsqrt(mean(x^2) + eps) * weight over each of `groups` runs of `width`. 1 task. */
+/* out = x * rsqrt(mean(x^2) + eps) * weight over each of `groups` runs of `width`, by `tasks` tasks. */
 typedef struct ellm_rms_norm {
     ellm_buffer x;            /* f32 [rows, groups, width] */
     ellm_weight weight;       /* f32 [width] */
@@ -39,6 +39,7 @@ typedef struct ellm_rms_norm {
     ellm_int groups;
     ellm_int width;
     ellm_real eps;
+    ellm_int tasks;
 } ellm_rms_norm;
 
 /* The A operand of a matmul and its packed weight; the first fields of every kernel that multiplies. */

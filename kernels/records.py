@@ -264,6 +264,12 @@ def _rows(elements: Count, family: Family = Family.ROWS, **more: Any) -> Kernel:
     return Kernel(family, done=done, **more)
 
 
+def _rms_norm(args: Args, rows: Any, keys: Any, splits: Any) -> Work:
+    """As if each task had as many rows as the one with most."""
+    elements = -(-rows // args["tasks"]) * args["tasks"] * args["groups"] * args["width"]
+    return Work(elements=elements, lines=4 * elements)
+
+
 def _dispatch(args: Args, rows: Any, keys: Any, splits: Any) -> Work:
     return Work(ordered=rows * args["top_k"] + args["experts"])
 
@@ -276,7 +282,7 @@ RECORDS: dict[str, Kernel] = {
     "embed": _rows(lambda args: args["width"], Family.ENDS, matrix="table", looks_up=True),
     "angles": _rows(lambda args: 8 * args["half"]),  # sines and cosines
     "gather": _rows(lambda args: args["width"], Family.ENDS, sync=Sync.ALL),
-    "rms_norm": _rows(lambda args: args["groups"] * args["width"]),
+    "rms_norm": Kernel(tasks=lambda args: int(args["tasks"]), done=_rms_norm),
     "linear": _matmul(lambda args: args["n"]),
     "logits": _matmul(lambda args: args["n"]),
     "gate_up": _matmul(lambda args: 2 * args["n"]),

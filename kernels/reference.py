@@ -55,9 +55,11 @@ def gather(task: Task) -> None:
 
 def rms_norm(task: Task) -> None:
     """out = x / sqrt(mean(x^2) + eps) * weight over each of [rows, groups] runs of width (Zhang and Sennrich, 2019)."""
-    x = task.buffer(task.x, task.groups, task.width)
+    rows = slice(task.rows * task.index // task.tasks, task.rows * (task.index + 1) // task.tasks)
+    x = task.buffer(task.x, task.groups, task.width)[rows]
     y = norm(x, memory(task.weight, (task.width,), np.float32), task.eps)
-    write(task, y.reshape(task.rows, -1), task.groups * task.width)
+    width = task.groups * task.width
+    write(task, y.reshape(-1, width), width, rows=rows)
 
 
 def rope(task: Task) -> None:

@@ -95,13 +95,13 @@ def rotate(x: np.ndarray, cos_sin: np.ndarray, interleaved: bool = False) -> np.
     return out
 
 
-def write(task: Task, y: np.ndarray, columns: int, begin: int = 0) -> None:
-    """Columns from `begin` on of `out`, f32 or bf16; the last ones take the pad of a bf16 row with them."""
+def write(task: Task, y: np.ndarray, columns: int, begin: int = 0, rows: slice = slice(None)) -> None:
+    """Columns from `begin` on of rows of `out`, f32 or bf16; the last ones take the pad of a bf16 row with them."""
     end = begin + y.shape[1]
     out = task.buffer(task.out, task.out_stride, dtype=np.uint16 if task.out_bf16 else np.float32)
-    out[:, begin:end] = to_bf16(y) if task.out_bf16 else y
+    out[rows, begin:end] = to_bf16(y) if task.out_bf16 else y
     if task.out_bf16 and end == columns:
-        out[:, end:] = 0
+        out[rows, end:] = 0
 
 
 def append_keys(task: Task, head: int, x: np.ndarray) -> None:

@@ -263,7 +263,7 @@ class Meter:
     def _norm(self) -> Callable[[], float]:
         """f32 elements of a norm per nanosecond."""
         args: dict[str, Any] = {"x": 0, "weight": 0, "out": 1 << 25, "out_bf16": 1, "out_stride": NORMS * 4096}
-        args |= {"groups": NORMS, "width": 4096, "eps": 1e-6}
+        args |= {"groups": NORMS, "width": 4096, "eps": 1e-6, "tasks": 1}
         executable = self.single.load(
             _alone("rms_norm", args, self.memory.size, 1 << 26), self.table, self.memory.address
         )

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from small_models import EXPERTS, config, graph, one_layer_graph, packed_region, random_weights, sparse, unusual
 
+from ellm.checkpoint.packed_weights import fingerprint
 from ellm.dsl import compile, trace
+from ellm.dsl.rewrite import MANY_WORKERS
 from ellm.kernels import isa
 from ellm.models import from_config
 from ellm.scheduler import Pool, StepInput, interpret
@@ -26,8 +28,8 @@ MODELS = {
 TOKENS = np.random.default_rng(1).integers(0, 50, 75).astype(np.int32)
 
 
-def compiled(name, fuse=True):
-    return compile(MODELS[name], context=1024, chunk=80, row_block=16, fuse=fuse)
+def compiled(name, **options):
+    return compile(MODELS[name], context=1024, chunk=80, row_block=16, **options)
 
 
 def answer(program, steps, run):
@@ -49,6 +51,18 @@ def native(program, region, steps):
     with Pool(1) as pool:
         executable = pool.load(program, table, region.ctypes.data)
         return answer(program, steps, executable.run)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_programs_for_few_and_many_workers_give_the_same_logits_and_hidden_states(name):
+    few, many = compiled(name, workers=2), compiled(name, workers=MANY_WORKERS + 1)
+    assert many.kernels.count("rms_norm") or name == "unusual"
+    weights = random_weights(few)
+    regions = packed_region(few, weights), packed_region(many, weights)
+    np.testing.assert_array_equal(native(many, regions[1], 75), native(few, regions[0], 75))
+    if name != "unusual":
+        np.testing.assert_array_equal(hidden(many, regions[1], 75), hidden(few, regions[0], 75))
+    assert fingerprint(few.weights) == fingerprint(many.weights)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -104,7 +118,7 @@ def test_keys_and_values_in_int8_are_the_same_fused_and_unfused(architecture):
 @pytest.mark.parametrize("fuse", [True, False])
 @pytest.mark.parametrize("name", ["llama-biased", "qwen2", "qwen3", "unusual", "sparse", "expanded v2", *EXPERTS])
 def test_numpy_kernels_agree_with_native_ones(name, fuse):
-    program = compiled(name, fuse)
+    program = compiled(name, fuse=fuse)
     region = packed_region(program, random_weights(program))
     wanted = native(program, region, 75)
     ours = answer(program, 75, lambda step: interpret.run(program, region.ctypes.data, step))

@@ -98,6 +98,21 @@ def expert(rows, w):
     return linear(swiglu(linear(rows, w.gate[8, 16]), linear(rows, w.up[8, 16])), w.down[16, 8])
 
 
+def test_many_workers_share_the_norm_of_rows_and_keep_that_of_logits_folded():
+    def model(tokens, w, caches):
+        x = embed(tokens, w.embed[50, 16])
+        x = x + attention(rms_norm(x, w.norm[16], 1e-6), w, caches[0])
+        return logits(rms_norm(x, w.last_norm[16], 1e-6), w.head[50, 16])
+
+    def ops(workers: int) -> list[tuple[str, bool]]:
+        graph = rewrite(trace(model, 64), workers=workers)
+        return [(node.op, "norm" in node.weights) for _, node in graph.items()][2:]
+
+    products = [("attend", False), ("linear", False), ("gather", False), ("logits", True)]
+    assert ops(8) == [("qkv", True), *products]
+    assert ops(126) == [("rms_norm", False), ("qkv", False), *products]
+
+
 def mixture(x, w, rows):
     routes = route(softmax(linear(rows, w.router[4, 16])), 2)
     return experts(routes, rows, lambda rows, e: expert(rows, w.experts[e]))

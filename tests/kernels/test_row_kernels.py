@@ -80,13 +80,23 @@ def test_gather(isa, rows, width, seed):
     same_bits(case, isa)
 
 
-@for_cases(25, rows=rows, groups=st.integers(1, 3), width=widths, bf16=st.booleans(), large=st.booleans(), seed=seeds)
-def test_rms_norm(isa, rows, groups, width, bf16, large, seed):
+@for_cases(
+    25,
+    rows=rows,
+    groups=st.integers(1, 3),
+    width=widths,
+    bf16=st.booleans(),
+    large=st.booleans(),
+    tasks=st.sampled_from([1, 4, 16]),
+    seed=seeds,
+)
+def test_rms_norm(isa, rows, groups, width, bf16, large, tasks, seed):
     case = Case("rms_norm", rows)
     case.place("x", normal(seed, rows, groups, width) * np.float32(1e4 if large else 1e-2))
     case.constant("weight", normal(seed + 1, width))
     stride = up(groups * width, 32) if bf16 else groups * width
     case.args |= {"groups": groups, "width": width, "eps": 1e-5, "out_bf16": int(bf16), "out_stride": stride}
+    case.args["tasks"] = tasks
     case.output("out", (stride,), np.uint16 if bf16 else np.float32)
     native, expected = case.run(isa)["out"], case.run(None)["out"]
     if bf16:
