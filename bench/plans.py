@@ -1,6 +1,7 @@
 """What `ellm plan` says of big models on a described machine, as one table: `python bench/plans.py [--machine NAME]`.
 
-Milliseconds of a token after 4096, of its bytes / bandwidth, and the share of the cores' time outside of kernels.
+Milliseconds of a token after 4096, of its bytes / bandwidth, and the share of the cores' time outside of kernels; and
+tokens per second of a prompt of 2048 in one step.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from ellm.compiled import Options, Source, compile_model
@@ -15,7 +17,7 @@ from ellm.machine import description
 from ellm.predict.planner import Estimate, Planner
 
 CONFIGS = Path(__file__).with_name("configs")
-CONTEXT = 4096
+CONTEXT, CHUNK = 4096, 2048
 CASES = [
     ("qwen3-coder-480b-a35b", "fp8"),
     ("qwen3-coder-480b-a35b", "bf16"),
@@ -27,26 +29,30 @@ CASES = [
 ]
 
 
-def figures(machine: description.Machine) -> Iterator[tuple[str, Estimate]]:
-    """Name of a model and its weights, and a token of it."""
+def figures(machine: description.Machine) -> Iterator[tuple[str, Estimate, Estimate]]:
+    """Name of a model and its weights, a token of it, and a prompt."""
     for name, dtype in CASES:
         source = Source(json.loads((CONFIGS / name / "config.json").read_text()))
 
         def compiled(dtype: str | None, source: Source = source):
-            return compile_model(
-                source, Options(context=2 * CONTEXT, isa=machine.isa, dtype=dtype, workers=machine.workers_of(None))
-            ).program
+            options = Options(context=2 * CONTEXT, chunk=CHUNK, isa=machine.isa, dtype=dtype)
+            return compile_model(source, replace(options, workers=machine.workers_of(None))).program
 
-        yield f"{name}, {dtype or 'as released'}", Planner(compiled, machine, dtype=dtype).decode(CONTEXT)
+        planner = Planner(compiled, machine, dtype=dtype)
+        yield f"{name}, {dtype or 'as released'}", planner.decode(CONTEXT), planner.prefill(CHUNK)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--machine", default="xeon-6980p")
     machine = description.load(parser.parse_args().machine)
-    print(f"| a token after {CONTEXT} on {machine.name} | ms | bound | cores wait |\n|---|---|---|---|")
-    for name, token in figures(machine):
-        print(f"| {name} | {token.ms:.1f} | {token.bound_ms:.1f} | {token.waiting:.0%} |", flush=True)
+    print(
+        f"| a token after {CONTEXT} on {machine.name} | ms | bound | cores wait | prompt of {CHUNK}, tokens/s | bound |"
+    )
+    print("|---|---|---|---|---|---|")
+    for name, token, prompt in figures(machine):
+        speeds = f"{1000 * CHUNK / prompt.ms:.0f} | {1000 * CHUNK / prompt.bound_ms:.0f}"
+        print(f"| {name} | {token.ms:.1f} | {token.bound_ms:.1f} | {token.waiting:.0%} | {speeds} |", flush=True)
 
 
 if __name__ == "__main__":

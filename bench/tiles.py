@@ -1,12 +1,12 @@
 """Bytes that the loops of a product on AMX move between caches: which blocking, order and depth of k moves least.
 
-    python bench/tiles.py [--rows 16 64 256] [--k 1024 4096] [--weights bf16 bf12] [--l1 48] [--l2 2048]   (two minutes)
+    python bench/tiles.py [--rows 16 64 256] [--k 1024 4096] [--weights bf16 bf12] [--tiles 8] [--l1 48] [--l2 2048]
 
 Each cell is bytes from L2 to L1 / from beyond L2 to L2, for each product of two tiles (16 x 32 x 16, 16 cycles of the
-unit at best), of one task of 8 column tiles. `R x N` row tiles x column tiles have their sums in registers; k is cut in
-parts of so many tiles, whose sums pass through C. By `columns` all parts of N columns follow each other, by `parts` all
-columns meet one part of A. What kernels do (`tile_matmul` of kernels/tile_amx.h, `expand_matmul` of expand_amx.h) has a
-star.
+unit at best), of one task of so many column tiles; all of them take two minutes. `R x N` row tiles x column tiles have
+their sums in registers; k is cut in parts of so many tiles, whose sums pass through C. By `columns` all parts of N
+columns follow each other, by `parts` all columns meet one part of A. What kernels do (`tile_matmul` of
+kernels/tile_amx.h, `expand_matmul` of expand_amx.h) has a star.
 
 The cache lines of the loops run through two caches with sets that forget what was used longest ago. Weights come from
 memory; A is in L2 as far as it fits, and where it does not stay in L1, its loads leave L1 alone (TILELOADDT1). Tiles of
@@ -24,7 +24,6 @@ from ellm.kernels.contract import TILE_K, TILE_N
 from ellm.kernels.formats import FORMATS
 
 LINE = 64
-TASK_TILES = 8
 TILE_LINES = 16  # of any tile in registers
 L1_WAYS, L2_WAYS = 12, 16
 A_L1, A_L2 = 16 << 10, 1 << 20  # TILE_A_L1 and TILE_A_L2
@@ -35,11 +34,12 @@ ORDERS = ("columns", "parts")
 
 @dataclass(frozen=True)
 class Case:
-    """A product of `row_tiles` x `k_tiles` tiles of A with TASK_TILES column tiles of weights of a format."""
+    """A product of `row_tiles` x `k_tiles` tiles of A with `n_tiles` column tiles of weights of a format."""
 
     weights: str
     row_tiles: int
     k_tiles: int
+    n_tiles: int = 8
 
     def a_bytes(self) -> int:
         return self.row_tiles * TILE_N * self.k_tiles * LINE
@@ -84,7 +84,7 @@ class Replay:
         self.l1, self.l2 = Cache(l1, L1_WAYS), Cache(l2, L2_WAYS)
         self.passes = case.a_bytes() > A_L1 or case.weights != "bf16"  # A is loaded past L1
         self.a_stride = case.k_tiles | 1  # lines between rows
-        self.c_stride = TASK_TILES | 1
+        self.c_stride = case.n_tiles | 1
         self.c = case.row_tiles * TILE_N * self.a_stride
         self.tiles = self.c + case.row_tiles * TILE_N * self.c_stride
         self.weight = 1 << 30
@@ -101,11 +101,11 @@ class Replay:
                 self.expand(column, k, depth)
             for row in range(0, self.case.row_tiles, self.variant.rows):
                 self.block(row, column, k, depth)
-        products = self.case.row_tiles * self.case.k_tiles * TASK_TILES
+        products = self.case.row_tiles * self.case.k_tiles * self.case.n_tiles
         return LINE * self.l1.misses / products, LINE * self.l2.misses / products
 
     def parts(self) -> Iterator[tuple[int, int]]:
-        columns = range(0, TASK_TILES, self.variant.columns)
+        columns = range(0, self.case.n_tiles, self.variant.columns)
         parts = range(0, self.case.k_tiles, self.variant.depth)
         if self.variant.order == "columns":
             return itertools.product(columns, parts)
@@ -164,6 +164,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[16, 32, 64, 128, 256, 512])
     parser.add_argument("--k", type=int, nargs="+", default=[1024, 4096])
     parser.add_argument("--weights", nargs="+", choices=("bf16", "bf12"), default=["bf16", "bf12"])
+    parser.add_argument("--tiles", type=int, default=8, help="columns of a task: a multiple of 4")
     parser.add_argument("--l1", type=int, default=48, help="KiB")
     parser.add_argument("--l2", type=int, default=2048, help="KiB")
     options = parser.parse_args()
@@ -172,7 +173,8 @@ def main() -> None:
         for depth in sorted({*DEPTHS, k // TILE_K}):
             print(f"{weights:7} {k:5}  {rows} x {columns}  {order:8} {depth:4}", end="")
             for count in options.rows:
-                case, variant = Case(weights, -(-count // TILE_N), k // TILE_K), Variant(rows, columns, order, depth)
+                case = Case(weights, -(-count // TILE_N), k // TILE_K, options.tiles)
+                variant = Variant(rows, columns, order, depth)
                 near, far = Replay(case, variant, options.l1, options.l2).bytes_a_product()
                 print(f" {near:5.0f}/{far:4.0f}{'*' if variant == chosen(case) else ' '}", end="", flush=True)
             print()

@@ -23,14 +23,11 @@ cdef inline void signal_events_of(WorkerState *self, Group *group) noexcept nogi
 cdef inline uint32_t size_group(WorkerState *self, int32_t number) noexcept nogil:
     """Decide how many tasks a group has in this step. One without tasks completes at once, or is ignored."""
     cdef Group *group = &self.program.groups[number]
-    group.tasks = group.count[0] * group.tiles
-    if group.rows == ROWS_OF_BLOCK:
-        group.before, group.total = group.block * group.tasks, self.program.row_blocks * group.tasks
-    elif group.rows != ROWS_OF_EXPERT:
-        group.before, group.total = 0, group.tasks
-    if group.tasks == 0 and group.completes_empty:
+    if group.rows != ROWS_OF_EXPERT:
+        group.deal = deal_of(self.program, group, group.count[0] * group.tiles)
+    if group.deal.tasks == 0 and group.completes_empty:
         signal_events_of(self, group)
-    return group.tasks
+    return group.deal.tasks
 
 
 cdef inline void append(ProgramState *program, uint64_t slot, int32_t number) noexcept nogil:
@@ -51,11 +48,11 @@ cdef void deal_experts(Group *groups, const int32_t *experts, bint together) noe
     cdef int32_t i
     for i in range(1, experts[0] + 1):
         tasks = groups[experts[i]].count[0] * groups[experts[i]].tiles
-        groups[experts[i]].before, groups[experts[i]].total = total, tasks
+        groups[experts[i]].deal = Deal(tasks, total, tasks)
         total += tasks if together else 0
     if together:
         for i in range(1, experts[0] + 1):
-            groups[experts[i]].total = total
+            groups[experts[i]].deal.total = total
 
 
 cdef int64_t wake_groups(WorkerState *self, const Wake *wake) noexcept nogil:
@@ -80,10 +77,10 @@ cdef int64_t wake_groups(WorkerState *self, const Wake *wake) noexcept nogil:
         deal_experts(program.groups + wake.then, wake.list, together)
     for i in range(1, count + 1):
         tasks += size_group(self, wake.first + wake.list[i])
-        ready += program.groups[wake.first + wake.list[i]].tasks != 0
+        ready += program.groups[wake.first + wake.list[i]].deal.tasks != 0
     slot = fetch_add(&program.tail, ready)  # all of them at once: every worker watches that part of the log
     for i in range(1, count + 1):
-        if program.groups[wake.first + wake.list[i]].tasks:
+        if program.groups[wake.first + wake.list[i]].deal.tasks:
             append(program, slot, wake.first + wake.list[i])
             slot += 1
     return tasks

@@ -330,7 +330,7 @@ cdef class LoadedProgram:
                 group = &self.state.groups[<uint32_t>entry - 1]
                 counted = found.setdefault(self.program.op_names[group.op], {"groups": 0, "tasks": 0})
                 counted["groups"] += 1
-                counted["tasks"] += group.tasks
+                counted["tasks"] += group.deal.tasks
         return found
 
 

@@ -5,13 +5,20 @@ cdef inline uint64_t slice_word(uint64_t generation, uint64_t begin, uint64_t en
     return generation << (2 * TASK_BITS) | begin << TASK_BITS | end
 
 
+cdef inline Deal deal_of(ProgramState *program, const Group *group, uint32_t tasks) noexcept nogil:
+    """How so many tasks of a group are dealt out, unless they are those of an expert among many."""
+    if group.rows == ROWS_OF_BLOCK:
+        return Deal(tasks, group.block * tasks, program.row_blocks * tasks)
+    return Deal(tasks, 0, tasks)
+
+
 cdef inline void home_tasks(
-    PoolState *pool, const Group *group, int64_t tasks, int32_t first, int32_t last, int64_t *begin, int64_t *end
+    PoolState *pool, Deal deal, int32_t first, int32_t last, int64_t *begin, int64_t *end
 ) noexcept nogil:
-    """The tasks of a group that are at home with workers [first, last) of a node."""
+    """The tasks that are at home with workers [first, last) of a node."""
     cdef const int32_t *node = &pool.node_of[2 * first]
-    begin[0] = home_begin(tasks, group.before, group.total, first, pool.workers, node[0], node[1])
-    end[0] = home_begin(tasks, group.before, group.total, last, pool.workers, node[0], node[1])
+    begin[0] = home_begin(deal.tasks, deal.before, deal.total, first, pool.workers, node[0], node[1])
+    end[0] = home_begin(deal.tasks, deal.before, deal.total, last, pool.workers, node[0], node[1])
 
 
 cdef inline void slice_range(
@@ -22,7 +29,7 @@ cdef inline void slice_range(
         begin[0] = word >> TASK_BITS & TASKS
         end[0] = word & TASKS
     else:
-        home_tasks(program.pool, group, group.tasks, owner, owner + 1, <int64_t *>begin, <int64_t *>end)
+        home_tasks(program.pool, group.deal, owner, owner + 1, <int64_t *>begin, <int64_t *>end)
 
 
 cdef inline bint claim(WorkerState *self, Group *group, uint64_t *slice, int32_t *task) noexcept nogil:

@@ -96,7 +96,7 @@ cdef void park(WorkerState *self) noexcept nogil:
 
 
 cdef void plan_fetch(WorkerState *self) noexcept nogil:
-    """Look up the weights that the group after the last one will make this worker read, if it is as in the last step."""
+    """Look up the weights that the group after the last one will make this worker read."""
     cdef ProgramState *program = self.program
     cdef int32_t next = program.groups[self.last].next if self.last >= 0 else -1
     self.fetch = self.fetch_end = NULL
@@ -105,7 +105,7 @@ cdef void plan_fetch(WorkerState *self) noexcept nogil:
     cdef Group *group = &program.groups[next]
     cdef const Stream *stream = &program.streams[group.op]
     cdef int64_t first, end
-    home_tasks(program.pool, group, group.tiles, self.index, self.index + 1, &first, &end)
+    home_tasks(program.pool, deal_of(program, group, group.tiles), self.index, self.index + 1, &first, &end)
     self.fetch = stream.weights + group.block * stream.expert_bytes + first * stream.task_bytes
     self.fetch_end = self.fetch + min((end - first) * stream.task_bytes, program.pool.fetch_bytes)
 
@@ -192,13 +192,13 @@ cdef bint count_tasks(ProgramState *program, int32_t number, uint64_t last, uint
     """Count the tasks up to `last` that a worker ran of one home slice. True: they were the last ones of the group."""
     cdef PoolState *pool = program.pool
     cdef const Group *group = &program.groups[number]
-    cdef uint64_t tasks = group.tasks
+    cdef uint64_t tasks = group.deal.tasks
     cdef int64_t begin, end
     cdef int32_t crew
     if pool.crews > 1:
         crew = pool.crew_of[pool.node_of[2 * (((last + 1) * pool.workers - 1) // tasks)]]  # the first of its node
         while True:
-            home_tasks(pool, group, tasks, pool.crew_begin[crew], pool.crew_begin[crew + 1], &begin, &end)
+            home_tasks(pool, group.deal, pool.crew_begin[crew], pool.crew_begin[crew + 1], &begin, &end)
             if <int64_t>last < end:
                 break
             crew += 1
