@@ -72,22 +72,27 @@ def compile_all(
     routes: Routes = in_bf16,
     kv: str = "bf16",
     workers: int = 1,
+    drafter: Graph | None = None,
 ) -> list[Program]:
     """Compile graphs of one model into programs that share packed weights and KV ranges; else as `compile`.
 
-    What a later program keeps in a range, and the first does not, is behind the `range_bytes` of the first.
+    What a later program keeps in a range, and the first does not, is behind the `range_bytes` of the first. The last
+    program is that of `drafter`, if there is one, a graph that drafts for the first: what it keeps lies in the blocks
+    of a range beside what the others do.
     """
     if kv not in KV:
         raise GraphError(f"kv {kv!r} is unknown: keys and values are kept in {' or '.join(KV)}")
-    lowerings: list[Lowering] = []
-    for graph in graphs:
+    sizes = _round_up(context, contract.SPLIT), row_block, -(-chunk // row_block)
+
+    def lowered(graph: Graph, first: Lowering | None, drafts: bool = False) -> Lowering:
         _check_sizes(graph, context, chunk, row_block)
-        sizes = _round_up(context, contract.SPLIT), row_block, -(-chunk // row_block)
-        first = lowerings[0] if lowerings else None
-        lowerings.append(
-            lower(rewrite(graph, fuse, packing, workers), *sizes, first, packings, routes, kv == "int8", workers)
-        )
-    weights_bytes = lowerings[0].region.place()
+        rewritten = rewrite(graph, fuse, packing, workers)
+        return lower(rewritten, *sizes, first, packings, routes, kv == "int8", workers, drafts)
+
+    first = lowered(graphs[0], None)
+    drafts = [lowered(drafter, first, drafts=True)] if drafter else []
+    lowerings = [first, *(lowered(graph, first) for graph in graphs[1:]), *drafts]
+    weights_bytes = first.region.place()
     return [_program(lowering, weights_bytes, context) for lowering in lowerings]
 
 
@@ -165,6 +170,7 @@ def _program(lowering: Lowering, weights_bytes: int, context: int) -> Program:
         caches=lowering.ranges.entries(),
         plan=_arena_plan(lowering, section, shared),
         hidden=lowering.hidden.placed() if lowering.hidden else None,
+        input_width=lowering.input_width,
     )
 
 

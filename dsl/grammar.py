@@ -108,6 +108,13 @@ def _embed(node: Node, inputs: Sequence[Node]) -> Shape:
     return (T, table.shape[1])
 
 
+def _input_rows(node: Node, inputs: Sequence[Node]) -> Shape:
+    tokens, width = inputs[0].shape, node.attributes["width"]
+    _expect(tokens == (T,), f"tokens are {text(tokens)}, must be [T]")
+    _expect(width > 0, f"width is {width}, must be positive")
+    return (T, width)
+
+
 def _angles(node: Node, inputs: Sequence[Node]) -> Shape:
     rope: Rope = node.attributes["rope"]
     return (T, len(rope.inv_freq), 2)
@@ -329,6 +336,7 @@ def _combine(node: Node, inputs: Sequence[Node]) -> Shape:
 GRAMMAR: dict[str, Form] = {
     "tokens": Form(_tokens),
     "embed": Form(_embed, ("tokens",), ("weight",), exempt=Exempt.OWN),
+    "input_rows": Form(_input_rows, ("tokens",), (), ("width",)),
     "angles": Form(_angles, (), (), ("rope",)),
     "rms_norm": Form(_rms_norm, ("x",), ("weight",), ("eps",), Storage.EITHER),
     "linear": Form(

@@ -31,12 +31,13 @@ def lower(
     routes: Routes = in_bf16,
     int8: bool = False,
     workers: int = 1,
+    drafts: bool = False,
 ) -> Lowering:
     """Lower every node, and the sampling of logits; `first` and what follows it: see Lowering.
 
     Raises LoweringError, naming the model line, if no kernel fits.
     """
-    low = Lowering(graph, context, row_block, blocks, first, packings, routes, int8, workers)
+    low = Lowering(graph, context, row_block, blocks, first, packings, routes, int8, workers, drafts)
     for key, node in graph.items():
         if node.op == "tokens":
             continue
@@ -66,6 +67,12 @@ def _embed(low: Lowering, key: int, node: Node) -> None:
     args: dict[str, Argument] = {"table": table, "out": low.store(key, "embed").buffer, "width": width}
     args |= {"format": table.format.number}
     low.emit("embed", "embed", key, args | {"k_tiles": k_tiles, "vocab": vocab, "scale": 1.0})
+
+
+def _input_rows(low: Lowering, key: int, node: Node) -> None:
+    (low.input_width,) = features(node.shape)
+    args: dict[str, Argument] = {"out": low.store(key, "input_rows").buffer, "width": low.input_width}
+    low.emit("input_rows", "input_rows", key, args)
 
 
 def _angles(low: Lowering, key: int, node: Node) -> None:
@@ -189,6 +196,7 @@ def _logits(low: Lowering, key: int, node: Node) -> None:
 
 _LOWER: dict[str, Callable[[Lowering, int, Node], None]] = {
     "embed": _embed,
+    "input_rows": _input_rows,
     "angles": _angles,
     "rms_norm": _rms_norm,
     "linear": _linear,

@@ -140,7 +140,8 @@ class Lowering:
     """Operators in an order in which producers come first, and what they share.
 
     `first` is another lowering of the same model, whose packed weights and caches this one uses; else `packings` are
-    those of its weights (`Region`). `routes` says what activations become where they meet a format; `int8` that
+    those of its weights (`Region`). If it `drafts` for `first`, what it keeps of a sequence lies in the same blocks.
+    `routes` says what activations become where they meet a format; `int8` that
     keys and values are kept so, and not in bf16. Operators are cut into tasks enough for `workers`.
     """
 
@@ -155,6 +156,7 @@ class Lowering:
         routes: Routes = in_bf16,
         int8: bool = False,
         workers: int = 1,
+        drafts: bool = False,
     ):
         self.graph, self.row_block, self.blocks, self.routes = graph, row_block, blocks, routes
         self.workers = workers
@@ -162,7 +164,9 @@ class Lowering:
         self.buffers: list[Buffer] = []  # of a row block's section
         self.shared: list[Buffer] = []  # of all row blocks
         self.region: Region = first.region if first else Region(packings or {})
-        self.ranges: RangeLayout = first.ranges.extended() if first else RangeLayout(context, int8)
+        self.ranges: RangeLayout = RangeLayout(context, int8)
+        if first:
+            self.ranges = first.ranges if drafts else first.ranges.extended()
         self.windows: list[int] = []
         self.last_merge: int | None = None
         self.stored: dict[int, Stored] = {}
@@ -171,6 +175,7 @@ class Lowering:
         self.before: list[int] = []  # for each operator a bit mask of those it waits for, directly or not
         self.names: set[tuple[Scope, str]] = set()
         self.hidden: Hidden | None = None
+        self.input_width = 0  # of what the caller gives of each row
 
     def emit(
         self,

@@ -24,6 +24,11 @@ def embed(tokens: Value, table: Weights) -> Value:
     return _record("embed", (tokens,), {"weight": table("weight")})
 
 
+def input_rows(tokens: Value, width: int) -> Value:
+    """What whoever runs a step gives of each row beside its token: [T, width]."""
+    return _record("input_rows", (tokens,), width=width)
+
+
 def rms_norm(x: Value, weight: Weights, eps: float) -> Value:
     """x * rsqrt(mean(x^2) + eps) * weight over the last dim; `weight[width]` (Zhang & Sennrich 2019)."""
     return _record("rms_norm", (x,), {"weight": weight("weight")}, eps=eps)

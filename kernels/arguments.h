@@ -14,6 +14,12 @@ typedef struct ellm_embed {
     ellm_int format;          /* of the table */
 } ellm_embed;
 
+/* out[r] = step->input_rows[row + r]: what the caller gives of each row beside its token. 1 task. */
+typedef struct ellm_input_rows {
+    ellm_buffer out;          /* f32 [rows, width] */
+    ellm_int width;
+} ellm_input_rows;
+
 /* out[r, i] = (cos, sin)(positions[r] * inv_freq[i]) * factor. 1 task. */
 typedef struct ellm_angles {
     ellm_weight inv_freq;     /* f32 [half] */

@@ -280,6 +280,7 @@ def _sample(args: Args, rows: Any, keys: Any, splits: Any) -> Work:
 
 RECORDS: dict[str, Kernel] = {
     "embed": _rows(lambda args: args["width"], Family.ENDS, matrix="table", looks_up=True),
+    "input_rows": _rows(lambda args: args["width"], Family.ENDS),
     "angles": _rows(lambda args: 8 * args["half"]),  # sines and cosines
     "gather": _rows(lambda args: args["width"], Family.ENDS, sync=Sync.ALL),
     "rms_norm": Kernel(tasks=lambda args: int(args["tasks"]), done=_rms_norm),

@@ -32,6 +32,12 @@ def embed(task: Task) -> None:
     task.buffer(task.out, task.width)[:] = table[tokens, : task.width] * np.float32(task.scale)
 
 
+def input_rows(task: Task) -> None:
+    """out[r] = input_rows[row + r], f32 [rows, width]."""
+    assert task.step.input_rows is not None
+    task.buffer(task.out, task.width)[:] = task.step.input_rows[task.row : task.row + task.rows]
+
+
 def angles(task: Task) -> None:
     """out[r, i] = (cos a, sin a) * factor with a = f32(position) * inv_freq[i], f32 [rows, half, 2].
 
@@ -258,8 +264,8 @@ def probe(task: Task) -> None:
 
 
 _REFERENCES: tuple[Callable[[Task], None], ...] = (
-    embed, angles, gather, rms_norm, linear, logits, gate_up, qkv, rope, append, expand_latent, attend, merge, copy,
-    swiglu, add, sample, head_linear, expert_gate_up, expert_down, route, dispatch, scatter, combine
+    embed, input_rows, angles, gather, rms_norm, linear, logits, gate_up, qkv, rope, append, expand_latent, attend,
+    merge, copy, swiglu, add, sample, head_linear, expert_gate_up, expert_down, route, dispatch, scatter, combine
 )  # fmt: skip
 KERNELS = {one.__name__: one for one in _REFERENCES} | {"probe_read": probe, "probe_matmul": probe}
 

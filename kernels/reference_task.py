@@ -35,6 +35,7 @@ class StepView:
     item_begin: list[np.ndarray]  # int32 [blocks + 1]
     merges: list[np.ndarray]  # MERGE_ITEM
     merge_begin: list[np.ndarray]  # int32 [blocks + 1]
+    input_rows: np.ndarray | None = None  # float32 [rows, width]
 
 
 @dataclass

@@ -122,6 +122,7 @@ typedef struct ellm_step {
     const int32_t *tokens;        /* [rows] */
     const int32_t *positions;     /* [rows] */
     const int32_t *slots;         /* [rows] */
+    const float *input_rows;      /* [rows, width], of programs that read some; else NULL */
     char *const *ranges;          /* [slots] base of each sequence's KV range */
     char *const *blocks;          /* [slots][context_blocks] addresses of the blocks of each sequence's positions */
     int64_t context_blocks;

@@ -8,9 +8,10 @@ from functools import partial
 from typing import Any
 
 from ellm.dsl import Graph, Precision, trace
-from ellm.models.config import WITHOUT_EFFECT, DecoderConfig
+from ellm.models.config import WITHOUT_EFFECT, DecoderConfig, SharedExpertsConfig
 from ellm.models.deepseek_v2 import deepseek_v2_block, read_deepseek_v2
 from ellm.models.deepseek_v3 import deepseek_v3_block, read_deepseek_v3
+from ellm.models.drafter import drafter
 from ellm.models.fields import Fields
 from ellm.models.glm4_moe import glm4_moe_block, read_glm4_moe
 from ellm.models.gpt_oss import gpt_oss_block, read_gpt_oss
@@ -90,6 +91,16 @@ class Model:
                 raise InputError(f"expanded prefill: {self.family} has no latent attention, so nothing to expand")
             config = replace(config, expanded=True)
         return trace(partial(decoder, c=config, block=self.block), self.longest, self.precision)
+
+    @property
+    def drafts(self) -> bool:
+        """Whether it has a layer that predicts the token after the next."""
+        return isinstance(self.config, SharedExpertsConfig) and self.config.num_nextn_predict_layers > 0
+
+    def drafter(self, context: int | None = None) -> Graph:
+        """Trace the layer that predicts the token after the next; else as `graph`."""
+        config = replace(self.config, context=self.context if context is None else context)
+        return trace(partial(drafter, c=config, block=self.block), self.longest, self.precision)
 
 
 def from_config(config: Mapping[str, Any], precision: Precision | None = None, source: str = "config.json") -> Model:

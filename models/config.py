@@ -137,7 +137,8 @@ def read_experts(fields: Fields, *names: str, chosen: int | None = None) -> tupl
 @dataclass(frozen=True)
 class SharedExpertsConfig(DecoderConfig):
     """As config.json of families has it that have experts which every row goes to beside those that it is routed to, as
-    DeepSeek-V2 and V3. The first `first_k_dense_replace` layers have none; n_group is 0 if all experts are eligible."""
+    DeepSeek-V2 and V3. The first `first_k_dense_replace` layers have none; n_group is 0 if all experts are eligible.
+    `num_nextn_predict_layers` layers behind the others predict the token after the next (drafter.py)."""
 
     n_routed_experts: int
     num_experts_per_tok: int
@@ -148,6 +149,7 @@ class SharedExpertsConfig(DecoderConfig):
     first_k_dense_replace: int
     routed_scaling_factor: float
     norm_topk_prob: bool
+    num_nextn_predict_layers: int
 
 
 def read_shared_experts(fields: Fields, base: DecoderConfig, *, group_top: int, **defaults: Any) -> SharedExpertsConfig:
@@ -179,6 +181,7 @@ def read_shared_experts(fields: Fields, base: DecoderConfig, *, group_top: int, 
         first_k_dense_replace=fields.count("first_k_dense_replace", 0),
         routed_scaling_factor=fields.number("routed_scaling_factor", 1.0),
         norm_topk_prob=fields.flag("norm_topk_prob"),
+        num_nextn_predict_layers=fields.count("num_nextn_predict_layers", 0),
     )
 
 

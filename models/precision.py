@@ -19,7 +19,7 @@ from ellm.models.patterns import any_of, within
 
 _ELSEWHERE = ("quantization", "compression_config")
 """Where MLX and older versions of compressed-tensors say what is not read here."""
-_NEVER_QUANTIZED = re.compile(r"(^|\.)(\w*embed_tokens|\w*norm|mlp\.gate|mlp\.router|block_sparse_moe\.gate)$")
+_NEVER_QUANTIZED = re.compile(r"(^|\.)(\w*embed_tokens|\w*norm|eh_proj|mlp\.gate|mlp\.router|block_sparse_moe\.gate)$")
 _EXPERTS = re.compile(r"\.mlp\.experts\.(gate_up|down)_proj$")
 
 

@@ -123,7 +123,7 @@ def _view(program: Program, tables: StepTables) -> reference.StepView:
         "logit_row",
         "logits",
     )
-    more = ("sampling", "sampled", "logprob", "items", "item_begin", "merges", "merge_begin")
+    more = ("sampling", "sampled", "logprob", "items", "item_begin", "merges", "merge_begin", "input_rows")
     partials = np.zeros(program.partials * program.partial_floats, np.float32)
     return reference.StepView(
         partials=partials,

@@ -137,6 +137,7 @@ class Program:
     caches: tuple[CacheEntry, ...] = ()  # in the range of a sequence
     plan: ArenaPlan = field(default_factory=ArenaPlan)
     hidden: HiddenRows | None = None  # None: they do not lie anywhere
+    input_width: int = 0  # numbers that the caller gives of each row beside its token; 0: none
     variant: str = ""  # what it is among a model's programs; "": the one for any step
     least_rows: int = 1  # of each sequence in the steps that it is chosen for, among a model's programs
 

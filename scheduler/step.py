@@ -28,6 +28,7 @@ class StepInput:
     sampled: np.ndarray | None = None  # int32 [logit rows]: written
     logprob: np.ndarray | None = None  # float32 [logit rows]: written
     blocks: np.ndarray | None = None  # uint64 [slots, context_blocks]: of its positions; None: all in its own range
+    input_rows: np.ndarray | None = None  # float32 [rows, width]: what the program reads of each row beside its token
 
     @classmethod
     def of(
@@ -44,6 +45,7 @@ class StepInput:
         sampling: np.ndarray | None = None,
         sampled: np.ndarray | None = None,
         logprob: np.ndarray | None = None,
+        input_rows: np.ndarray | None = None,
     ) -> StepInput:
         """A step of rows at these positions; arrays of the right type are taken as they are.
 
@@ -70,6 +72,7 @@ class StepInput:
             sampling=sampling,
             sampled=sampled,
             logprob=logprob,
+            input_rows=input_rows,
         )
 
 

@@ -24,7 +24,7 @@ cdef struct Cut:
 cdef class StepTables:
     cdef readonly object program
     cdef readonly object tokens, positions, slots, ranges, blocks, logit_row
-    cdef readonly object logits, sampling, sampled, logprob
+    cdef readonly object logits, sampling, sampled, logprob, input_rows
     cdef readonly object counts  # int32 [kinds, blocks]
     cdef readonly list item_begin, merge_begin  # one int32 [blocks + 1] per window class
     cdef list all_items, all_merges  # one array per window class, of which a step uses the first ones

@@ -15,6 +15,7 @@ class StepTables:
     sampling: np.ndarray | None
     sampled: np.ndarray | None
     logprob: np.ndarray | None
+    input_rows: np.ndarray | None
     counts: np.ndarray
     item_begin: list[np.ndarray]
     merge_begin: list[np.ndarray]

@@ -153,6 +153,10 @@ cdef class StepTables:
             if record.logit_row[i] <= record.logit_row[i - 1]:
                 raise ValueError(f"logit_row must ascend: {self.logit_row.tolist()}")
         record.ranges = <char **>address(self.ranges)
+        self.input_rows, record.input_rows = step.input_rows, NULL
+        if self.program.input_width:
+            shape = (record.rows, self.program.input_width)
+            record.input_rows = <const float *>as_it_is("input_rows", self.input_rows, FLOAT32, shape)
         self.find_blocks(step)
         self.logits, self.sampling = step.logits, step.sampling
         self.sampled, self.logprob = step.sampled, step.logprob

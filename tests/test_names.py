@@ -41,8 +41,10 @@ OTHER_MEANINGS = {  # the same word for something else
     ("models/gpt_oss.py", "softmax"),  # how weights are normalised
     ("scheduler/interpret.py", "tokens"),  # a field of a step
     ("scheduler/interpret.py", "logits"),
+    ("scheduler/interpret.py", "input_rows"),
     ("scheduler/tables.pyx", "tokens"),
     ("scheduler/tables.pyx", "logits"),
+    ("scheduler/tables.pyx", "input_rows"),
 }
 
 

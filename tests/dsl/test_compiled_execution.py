@@ -2,7 +2,17 @@
 
 import numpy as np
 import pytest
-from small_models import EXPERTS, config, graph, one_layer_graph, packed_region, random_weights, sparse, unusual
+from small_models import (
+    EXPERTS,
+    config,
+    given,
+    graph,
+    one_layer_graph,
+    packed_region,
+    random_weights,
+    sparse,
+    unusual,
+)
 
 from ellm.checkpoint.packed_weights import fingerprint
 from ellm.dsl import compile, trace
@@ -20,16 +30,24 @@ MODELS = {
     "one layer": one_layer_graph(),
     "unusual": trace(unusual, 1024),
     "sparse": trace(sparse, 1024),
+    "given": trace(given, 1024),
+    "drafter": from_config(config("DeepseekV3ForCausalLM")).drafter(),
     **{architecture: graph(architecture) for architecture in EXPERTS},
     "expanded v2": from_config(config("DeepseekV2ForCausalLM")).graph(expanded=True),
     "expanded v3": from_config(config("DeepseekV3ForCausalLM")).graph(expanded=True),
     "grouped": graph("DeepseekV2ForCausalLM", topk_method="group_limited_greedy", n_group=3, topk_group=2),
 }
 TOKENS = np.random.default_rng(1).integers(0, 50, 75).astype(np.int32)
+GIVEN = np.random.default_rng(3).standard_normal((75, 72), np.float32)  # of each row
 
 
 def compiled(name, **options):
     return compile(MODELS[name], context=1024, chunk=80, row_block=16, **options)
+
+
+def rows_in(program, rows):
+    """What a program that reads some gets of these rows beside their tokens."""
+    return np.ascontiguousarray(GIVEN[rows, : program.input_width]) if program.input_width else None
 
 
 def answer(program, steps, run):
@@ -41,7 +59,8 @@ def answer(program, steps, run):
         rows = len(TOKENS[begin : begin + steps])
         logits = np.full((rows, program.vocab), np.nan, np.float32)
         positions, tokens = np.arange(begin, begin + rows), TOKENS[begin : begin + rows]
-        run(StepInput.of(positions, tokens, ranges=[base], logit_row=range(rows), logits=logits))
+        given = rows_in(program, positions)
+        run(StepInput.of(positions, tokens, ranges=[base], logit_row=range(rows), logits=logits, input_rows=given))
         parts.append(logits)
     return np.concatenate(parts)
 
@@ -84,7 +103,8 @@ def hidden(program, region, steps):
         for begin in range(0, len(TOKENS), steps):
             rows = len(TOKENS[begin : begin + steps])
             positions, tokens = np.arange(begin, begin + rows), TOKENS[begin : begin + rows]
-            executable.run(StepInput.of(positions, tokens, ranges=[base], vocab=program.vocab))
+            given = rows_in(program, positions)
+            executable.run(StepInput.of(positions, tokens, ranges=[base], vocab=program.vocab, input_rows=given))
             parts.append(executable.hidden(range(rows)))
         np.testing.assert_array_equal(executable.hidden([rows - 1, 0]), parts[-1][[-1, 0]])
         with pytest.raises(ValueError, match=f"row {rows}: the last step had {rows} rows"):
@@ -116,13 +136,24 @@ def test_keys_and_values_in_int8_are_the_same_fused_and_unfused(architecture):
 
 
 @pytest.mark.parametrize("fuse", [True, False])
-@pytest.mark.parametrize("name", ["llama-biased", "qwen2", "qwen3", "unusual", "sparse", "expanded v2", *EXPERTS])
+@pytest.mark.parametrize(
+    "name", ["llama-biased", "qwen2", "qwen3", "unusual", "sparse", "given", "drafter", "expanded v2", *EXPERTS]
+)
 def test_numpy_kernels_agree_with_native_ones(name, fuse):
     program = compiled(name, fuse=fuse)
     region = packed_region(program, random_weights(program))
     wanted = native(program, region, 75)
     ours = answer(program, 75, lambda step: interpret.run(program, region.ctypes.data, step))
     np.testing.assert_allclose(ours, wanted, atol=0.05 * wanted.std())
+
+
+def test_rows_that_are_not_given_are_missed():
+    program = compiled("given")
+    region = packed_region(program, random_weights(program))
+    for wrong in (None, GIVEN[:, :16], GIVEN[:75, :15].copy(), GIVEN[:74, :16].copy(), np.zeros((75, 16))):
+        step = StepInput.of(range(75), TOKENS, vocab=program.vocab, input_rows=wrong)
+        with Pool(1) as pool, pytest.raises(ValueError, match=r"input_rows is .*, expected C-contiguous float32"):
+            pool.load(program, isa.table(isa.choose().isa), region.ctypes.data).run(step)
 
 
 def test_two_sequences_may_read_one_block():

@@ -258,6 +258,25 @@ def test_what_is_expanded_serves_a_prompt_alone():
     assert absorbed.prompt_position_bytes == 0
 
 
+def test_what_a_drafter_keeps_lies_in_the_blocks_of_the_model():
+    model = from_config(config("DeepseekV3ForCausalLM", num_nextn_predict_layers=1))
+    alone = compile(model.graph(), context=700)
+    graphs = [model.graph(), model.graph(expanded=True)]
+    absorbed, expanded, drafter = compile_all(graphs, context=700, drafter=model.drafter())
+    assert absorbed.caches[:-1] == alone.caches and absorbed.block_bytes > alone.block_bytes
+    assert drafter.caches == absorbed.caches == expanded.caches[:-1]
+    assert absorbed.caches[-1].layer == 2 and absorbed.caches[-1].kind == alone.caches[0].kind
+    for program in (drafter, expanded):
+        assert (program.first_block, program.block_bytes) == (absorbed.first_block, absorbed.block_bytes)
+    assert (drafter.input_width, absorbed.input_width) == (model.config.hidden_size, 0)
+    shared = drafter.weight_offsets() & absorbed.weight_offsets()
+    added = [weight for weight in drafter.weights if weight.offset in drafter.weight_offsets() - shared]
+    names = {source.name for weight in added for source in weight.sources}
+    assert all(name.startswith("model.layers.2.") for name in names)
+    assert {"model.layers.2.eh_proj.weight", "model.layers.2.shared_head.norm.weight"} <= names
+    assert absorbed.weights_bytes == drafter.weights_bytes > alone.weights_bytes
+
+
 def test_partials_are_bounded_by_memory():
     long = compile(from_config(LLAMA_70B).graph(), context=131072)
     assert long.partials == 8 * (contract.SPAN // contract.LEAF + (131072 - contract.SPAN) // contract.SPLIT)

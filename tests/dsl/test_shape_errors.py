@@ -15,6 +15,7 @@ from ellm.dsl import (
     expand_latent,
     experts,
     head_linear,
+    input_rows,
     linear,
     logits,
     rms_norm,
@@ -48,6 +49,13 @@ def heads(x, w, h=4, d=8):
 
 def cached(x, w, caches, g=2, d=8):
     return caches[0].append(k=linear(x, w.k_proj[g, d, 16]), v=linear(x, w.v_proj[g, d, 16]))
+
+
+def test_rows_that_are_given_have_a_width():
+    found = message(lambda x, w, caches: input_rows(x, 0))
+    assert found == "input_rows: tokens are [T, 16], must be [T]"
+    with pytest.raises(ShapeError, match="input_rows: width is 0, must be positive"):
+        trace(lambda tokens, w, caches: input_rows(tokens, 0), 64)
 
 
 def test_linear_contracts_all_dims_after_the_rows():

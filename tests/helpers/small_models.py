@@ -5,7 +5,7 @@ import gguf
 import numpy as np
 from families import FAMILIES, family
 
-from ellm.dsl import attend, embed, experts, linear, logits, rms_norm, rope, route, sigmoid, swiglu, trace
+from ellm.dsl import attend, embed, experts, input_rows, linear, logits, rms_norm, rope, route, sigmoid, swiglu, trace
 from ellm.dsl.tensor import Rope
 from ellm.kernels.formats import FORMATS
 from ellm.models import from_config
@@ -104,6 +104,13 @@ def sparse(tokens, w, caches):
 
     z = experts(routes, a, one) + experts(routes, y, other)
     return logits(rms_norm(y + z, w.last_norm[16], 1e-5), w.head[50, 16])
+
+
+def given(tokens, w, caches):
+    """A model that also reads what is given of each row: plainly, normed, and as a residual."""
+    x = input_rows(tokens, 16)
+    y = x + linear(rms_norm(x, w.norm[16], 1e-5) + embed(tokens, w.embed[50, 16]), w.up[16, 16])
+    return logits(rms_norm(y + linear(x, w.last[16, 16]), w.last_norm[16], 1e-5), w.head[50, 16])
 
 
 def one_layer_graph():

@@ -50,6 +50,16 @@ def test_embed(isa, **drawn):
     same_bits(embedding(**drawn), isa)
 
 
+@for_cases(10, rows=rows, width=widths, seed=seeds)
+def test_input_rows(isa, rows, width, seed):
+    case = Case("input_rows", rows, block=1, blocks=2)
+    case.step.input_rows = normal(seed, 64 + rows, width)
+    case.args["width"] = width
+    case.output("out", (width,), np.float32)
+    same_bits(case, isa)
+    np.testing.assert_array_equal(case.run(None)["out"], case.step.input_rows[64:])
+
+
 @each_isa
 def test_embed_reports_a_token_outside_the_vocabulary(isa):
     for token in (-1, 20):
