@@ -28,15 +28,17 @@ def read_config(file: GGUFFile, family: Family, biased: Set[str]) -> dict[str, A
     if embedding is None:
         raise InputError(f"{file.path}: tensor token_embd.weight is missing")
     heads, context = fields.size("attention.head_count"), fields.size("context_length")
-    layers = _layers(fields, family)
-    attention = read_latent(fields, heads, layers) if family.latent else _attention(fields, heads)
+    later = fields.count(family.later_layers) if family.later_layers else 0
+    if later >= fields.layers:
+        raise fields.error(family.later_layers, f"must be below block_count {fields.layers}")
+    attention = read_latent(fields, heads, fields.layers - later) if family.latent else _attention(fields, heads)
     config = {
         "architectures": [family.architecture],
         "model_type": family.model_type,
         "hidden_act": "silu",
         "hidden_size": fields.size("embedding_length"),
         "intermediate_size": fields.size("feed_forward_length"),
-        "num_hidden_layers": layers,
+        "num_hidden_layers": fields.layers - later,
         "num_attention_heads": heads,
         **attention,
         "max_position_embeddings": context,
@@ -48,6 +50,7 @@ def read_config(file: GGUFFile, family: Family, biased: Set[str]) -> dict[str, A
         "eos_token_id": _end_of_text(file),
     }
     config |= {**family.constants, **_own_fields(fields, family)}
+    config |= {"num_nextn_predict_layers": later} if later else {}
     config |= {switch: bool(modules & biased) for switch, modules in family.switches.items()}
     config |= _rope(fields, family, attention, context)
     config |= pooling.in_gguf(fields.count("pooling_type"))
@@ -75,13 +78,6 @@ def _rope(fields: ModelFields, family: Family, attention: dict[str, Any], contex
         scaling = rope["rope_scaling"] or {"rope_type": "default"}
         rope["rope_scaling"] = {**scaling, **(family.yarn if scaling["rope_type"] == "yarn" else {})}
     return rope
-
-
-def _layers(fields: ModelFields, family: Family) -> int:
-    later = fields.count(family.later_layers) if family.later_layers else 0
-    if later >= fields.layers:
-        raise fields.error(family.later_layers, f"must be below block_count {fields.layers}")
-    return fields.layers - later
 
 
 def _own_fields(fields: ModelFields, family: Family) -> dict[str, Any]:

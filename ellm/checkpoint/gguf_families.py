@@ -106,6 +106,12 @@ FAMILIES = {
     ),
 }
 _ROUTER_BIAS = "exp_probs_b.bias"
+_PREDICTS = {
+    "nextn.eh_proj": "eh_proj",
+    "nextn.enorm": "enorm",
+    "nextn.hnorm": "hnorm",
+    "nextn.shared_head_norm": "shared_head.norm",
+}
 _ROUTED = {"num_experts_per_tok": "expert_used_count"}
 _SOFTMAX_GATING = 1
 _SOFTMAX = {"expert_gating_func": (0, 1), "expert_weights_norm": (True,), "expert_weights_scale": (0, 1)}
@@ -173,7 +179,8 @@ FAMILIES_WITH_EXPERTS = {
         | {"post_attention_norm": "post_attention_layernorm", "ffn_gate_inp": "mlp.gate"}
         | {_ROUTER_BIAS: "mlp.gate.e_score_correction_bias"}
         | _mlp("mlp.experts.{expert}", "_exps")
-        | _mlp("mlp.shared_experts", "_shexp"),
+        | _mlp("mlp.shared_experts", "_shexp")
+        | _PREDICTS,
         switches={"attention_bias": QKV},
         fields={**_SHARED, "norm_topk_prob": "expert_weights_norm"},
         constants={"n_group": 1, "topk_group": 1, "partial_rotary_factor": 1.0},
@@ -185,7 +192,7 @@ FAMILIES_WITH_EXPERTS = {
     "deepseek2": Family(
         "DeepseekV3ForCausalLM",
         "deepseek_v3",
-        _LATENT | {_ROUTER_BIAS: "mlp.gate.e_score_correction_bias"},
+        _LATENT | _PREDICTS | {_ROUTER_BIAS: "mlp.gate.e_score_correction_bias"},
         fields={**_SHARED, **_GROUPED, "norm_topk_prob": "expert_weights_norm"},
         neutral={"expert_gating_func": (0, 1, 2)},
         pattern=None,

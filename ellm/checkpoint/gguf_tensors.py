@@ -17,7 +17,7 @@ from ellm.checkpoint.gguf_rope import ROPE_TENSORS
 from ellm.checkpoint.tensors import TensorInfo
 from ellm.system.errors import InputError
 
-_NAME = re.compile(r"(?:blk\.(?P<layer>\d{1,5})\.)?(?P<stem>\w+?)(?:\.(?P<expert>\d{1,5}))?\.(?P<kind>\w+)")
+_NAME = re.compile(r"(?:blk\.(?P<layer>\d{1,5})\.)?(?P<stem>(?:nextn\.)?\w+?)(?:\.(?P<expert>\d{1,5}))?\.(?P<kind>\w+)")
 _FUSED = {"attn_qkv": ("attn_q", "attn_k", "attn_v"), "ffn_gate_up_exps": ("ffn_gate_exps", "ffn_up_exps")}
 _SCALES = ("scale", "input_scale")
 _HEADS = {"attn_q": "num_attention_heads", "attn_k": "num_key_value_heads"}

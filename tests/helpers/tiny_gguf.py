@@ -28,6 +28,8 @@ STORED = {
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
+    **{name: f"nextn.{name}" for name in ("eh_proj", "enorm", "hnorm")},
+    "shared_head.norm": "nextn.shared_head_norm",
     **latent_gguf.STORED,
 }
 # 256 columns: the K-quants' block
@@ -47,6 +49,7 @@ KEYS = {  # of fields of config.json that not every family has
     "n_shared_experts": "expert_shared_count",
     "moe_intermediate_size": "expert_feed_forward_length",
     "first_k_dense_replace": "leading_dense_block_count",
+    "num_nextn_predict_layers": "nextn_predict_layers",
     "routed_scaling_factor": "expert_weights_scale",
     "norm_topk_prob": "expert_weights_norm",
     "sliding_window": "attention.sliding_window",
@@ -165,7 +168,7 @@ def write_gguf(
     keys = {
         "context_length": config["max_position_embeddings"],
         "embedding_length": config["hidden_size"],
-        "block_count": config["num_hidden_layers"],
+        "block_count": config["num_hidden_layers"] + config.get("num_nextn_predict_layers", 0),
         "feed_forward_length": config["intermediate_size"],
         "attention.head_count": config["num_attention_heads"],
         "attention.layer_norm_rms_epsilon": config["rms_norm_eps"],
