@@ -58,6 +58,18 @@ class Source:
             return ellm.models.from_config(self.config)
         return ellm.models.from_config(self.config, self.checkpoint.precision, self.checkpoint.config_file)
 
+    @property
+    def no_drafter(self) -> str:
+        """Why the model cannot draft by prediction heads; empty if it can."""
+        if self.checkpoint is not None and self.checkpoint.packed:
+            return "packed files hold no prediction heads"
+        if not self.model.drafts:
+            return "the model has no prediction heads (num_nextn_predict_layers)"
+        layer = f"model.layers.{self.model.config.num_hidden_layers}"
+        names = [f"{layer}.{part}.weight" for part in ("eh_proj", "enorm", "hnorm", "shared_head.norm")]
+        missing = [name for name in names if self.checkpoint is not None and self.checkpoint.tensor_of(name) is None]
+        return f"num_nextn_predict_layers is not 0, but there is no tensor {missing[0]}" if missing else ""
+
 
 def read_source(name: str | Path, *, no_weights: bool = False) -> Source:
     """What `name` stands for; its checkpoint is closed, and None if its weights are absent or not to be looked at.
@@ -93,6 +105,8 @@ class Compiled:
     asked: int | None  # the same as it was asked for; None: all that the model has
     chunk: int  # most rows of a step
     dtype: str | None = None  # what matrices were to be packed in; None: as they are stored
+    drafter: Program | None = None
+    """Of the prediction heads: it shares weights and ranges with the others, and what it keeps lies in their blocks."""
 
     @property
     def program(self) -> Program:
@@ -104,10 +118,19 @@ class Compiled:
         """Virtual size of one sequence's KV range."""
         return max(program.range_bytes for program in self.programs)
 
+    @property
+    def every(self) -> tuple[Program, ...]:
+        """Those that are chosen by a step's rows, and the drafter."""
+        return self.programs if self.drafter is None else (*self.programs, self.drafter)
+
     def notes(self, threads: int) -> list[str]:
         """A line on what a dtype did, and on what each program but the first gives up and takes on so many workers."""
         packed = [] if self.dtype is None else [_packed(self.program, self.dtype)]
         return packed + [_price(self.program, variant, threads) for variant in self.programs[1:]]
+
+    def heads(self, threads: int) -> list[str]:
+        """A line on what prediction heads take on so many workers, if there are any."""
+        return [] if self.drafter is None else [_price_of_heads(self.program, self.drafter, threads)]
 
 
 def chosen_chunk(program: Program, isa: str, cores: int) -> int:
@@ -145,6 +168,8 @@ class Options:
     """Long prompts of a model with latent attention have a program of their own, which expands the cached latents to
     keys and values: such rows do not have the bits of absorbed ones, which all others are."""
     workers: int = 1
+    drafter: bool = False
+    """Also compile the prediction heads, if the model has any."""
 
 
 def compile_model(source: Source, options: Options = Options()) -> Compiled:
@@ -163,8 +188,11 @@ def compile_model(source: Source, options: Options = Options()) -> Compiled:
     if packed and options.dtype is None:
         packing = _Packing(packed.dtype, packed.packings)
     context = source.model.context if options.context is None else options.context
+    options = replace(options, drafter=options.drafter and not source.no_drafter)
     programs = _sized(source.model, context, options, packing)
-    return Compiled(source, tuple(programs), context, options.context, chunk or programs[0].chunk, options.dtype)
+    drafter = programs.pop() if options.drafter else None
+    chunk = chunk or programs[0].chunk
+    return Compiled(source, tuple(programs), context, options.context, chunk, options.dtype, drafter)
 
 
 class _Packing(NamedTuple):
@@ -175,7 +203,7 @@ class _Packing(NamedTuple):
 
 
 def _sized(model: Model, context: int, options: Options, packing: _Packing) -> list[Program]:
-    """Compile for a chunk, or for the one that suits what comes of CHUNK."""
+    """Compile for a chunk, or for the one that suits what comes of CHUNK; the last program is the drafter, if any."""
     programs = _compile(model, context, options.chunk or CHUNK, options, packing)
     rows = options.chunk or chosen_chunk(programs[0], options.isa, options.workers)
     return programs if rows == programs[0].chunk else _compile(model, context, rows, options, packing)
@@ -200,7 +228,10 @@ def _compile(model: Model, context: int, chunk: int, options: Options, packing: 
         routes=routes(options.isa, options.activations),
         kv=options.kv or "bf16",
         workers=options.workers,
+        drafter=model.drafter(context) if options.drafter else None,
     )
+    if options.drafter:
+        variants.append(("prediction heads", 1))
     named = zip(variants, programs, strict=True)
     return [replace(program, variant=name, least_rows=rows) for (name, rows), program in named]
 
@@ -216,7 +247,7 @@ def compile_to_run(source: Source, options: Options) -> Compiled:
         return compile_model(source, options)
     packed.check_asked(options.dtype, options.expanded_prefill)
     context = (packed.context or source.model.context) if options.context is None else options.context
-    as_packed = replace(options, context=context, dtype=None, expanded_prefill=packed.expanded)
+    as_packed = replace(options, context=context, dtype=None, expanded_prefill=packed.expanded, drafter=False)
     key = packed.header.digest, *astuple(as_packed)
     programs = program_cache.load(1 + packed.expanded, *key)
     if programs is None:
@@ -243,12 +274,25 @@ def _packed(program: Program, dtype: str) -> str:
     return f"--dtype {dtype}: packed {listed(made)}; as stored: {listed(kept)}"
 
 
+def _added(program: Program, other: Program) -> str:
+    """What of the weights another program reads beside the first."""
+    added = other.weight_offsets() - program.weight_offsets()
+    return readable(sum(weight.bytes for weight in other.weights if weight.offset in added))
+
+
+def _price_of_heads(program: Program, drafter: Program, threads: int) -> str:
+    layers = {operator.layer for operator in drafter.operators}
+    kept = sum(cache.kind.position_bytes for cache in drafter.caches if cache.layer in layers)
+    return (
+        f"{drafter.variant}: {_added(program, drafter)} more of weights, {readable(drafter.working_bytes(threads))} of "
+        f"arena and scratch, and {readable(kept)} per token; --speculate lookup and off do without"
+    )
+
+
 def _price(program: Program, variant: Program, threads: int) -> str:
-    added = variant.weight_offsets() - program.weight_offsets()
-    weights = sum(weight.bytes for weight in variant.weights if weight.offset in added)
     return (
         f"{variant.variant}: where a step has {variant.least_rows} or more rows of a prompt, their bits differ from "
-        f"those of decoded rows, of shorter steps and of caches made by them; it takes {readable(weights)} more of "
-        f"weights, {readable(variant.working_bytes(threads))} of arena and scratch, and "
+        f"those of decoded rows, of shorter steps and of caches made by them; it takes {_added(program, variant)} more "
+        f"of weights, {readable(variant.working_bytes(threads))} of arena and scratch, and "
         f"{readable(variant.prompt_position_bytes)} per token of a prompt until that is done"
     )

@@ -18,6 +18,7 @@ from ellm.scheduler import placement
 from ellm.serving import speculation
 from ellm.serving.bounds import check_seconds, check_whole
 from ellm.serving.completion import Completion
+from ellm.serving.drafter import Drafter
 from ellm.serving.driver import Driver
 from ellm.serving.embedding import Embedding, EmbeddingOutput, Embeddings
 from ellm.serving.engine import SLOTS, Engine
@@ -27,7 +28,7 @@ from ellm.serving.output import Output
 from ellm.serving.policy import Policy, Terms
 from ellm.serving.pooling import POOLINGS, PoolingParams, check_pooling
 from ellm.serving.prompts import Prompt, Prompts, listed
-from ellm.serving.runtime import Runtime
+from ellm.serving.runtime import NoRoom, Runtime
 from ellm.serving.sampling import SamplingParams
 from ellm.serving.sessions import Sessions
 from ellm.serving.sleep import Sleep
@@ -71,9 +72,10 @@ class LLM:
     `kv`: "bf16" (None), or "int8": keys and values in half the memory, less exact (docs/numerics.md).
     `expanded_prefill`, of a model with latent attention: long prompts are computed with keys and values expanded, which
     is faster, takes more memory, and gives up that a prompt's rows have the bits of decoded or differently cut ones.
-    `speculate`: "auto" and "lookup" draft the tokens that followed the same ones before, and verify as many in one step
-    as pay ("lookup" refuses a model whose caches forbid that); "off" takes a step for each token. Answers are the same,
-    bit for bit.
+    `speculate`: "lookup" drafts the tokens that followed the same ones before, "mtp" those that the model's prediction
+    heads foretell, "auto" either, and as many are verified in one step as pay; "off" takes a step for each token. "mtp"
+    refuses a model without heads, as both do one whose caches forbid it; heads take memory (docs/models.md), and
+    "auto" goes without where there is none for them. Answers are the same, bit for bit.
     `max_seqs`: most requests that are computed at a time. `queued_tokens`: most tokens of prompts that may wait for
     that (None: any number); beyond, a request raises `ellm.Busy`. `target_itl`: seconds that a token of a stream may
     take while prompts are computed beside it (None: twice what it takes alone, or a step of one row block).
@@ -135,14 +137,22 @@ class LLM:
             self.tokenizer = checkpoint.tokenizer  # whatever is wrong with it is said before weights are loaded
             if needs_text and isinstance(self.tokenizer, TokenIds):
                 raise self.tokenizer.error("prompts are lists of token ids")
-            options = Options(context, chunk, choice.isa, dtype, activations, kv, expanded_prefill, workers)
-            compiled = compile_to_run(Source.of(checkpoint), options)
-            self.runtime = Runtime(compiled, choice, threads=threads, pin=pin, progress=progress)
+            source = Source.of(checkpoint)
+            heads = speculation.takes_heads(speculate, source, checkpoint.source)
+            options = Options(context, chunk, choice.isa, dtype, activations, kv, expanded_prefill, workers, heads)
+            load = partial(Runtime, choice=choice, threads=threads, pin=pin, progress=progress)
+            try:
+                self.runtime = load(compile_to_run(source, options))
+            except NoRoom:
+                if not heads or speculate == speculation.MTP:
+                    raise
+                self.runtime = load(compile_to_run(source, replace(options, drafter=False)))
         self.context, self._pooling = self.runtime.context, pooling
         self._prompts = Prompts(self.tokenizer.encode, self.runtime.program.vocab, self.runtime.compiled)
         chunk = self.runtime.chunk
         try:
-            self.speculation = speculation.choose(speculate, self.runtime.program, chunk)
+            drafter = None if self.runtime.drafter is None else Drafter(self.runtime.drafter, max_seqs)
+            self.speculation = speculation.choose(speculate, self.runtime.program, chunk, drafter)
             kept = None if sessions is None else Sessions(Path(sessions), sessions_bytes, identity(self.runtime))
         except BaseException:
             self.runtime.close()
@@ -155,6 +165,7 @@ class LLM:
             queued_tokens=queued_tokens,
             nodes=self.runtime.nodes,
             speculation=self.speculation.drafts,
+            drafter=drafter,
             cache_bytes=self.runtime.cache_bytes if cache_bytes is None else cache_bytes,
             sessions=kept,
         )

@@ -4,14 +4,14 @@ import dataclasses
 
 import numpy as np
 import pytest
+from drafting import draft_always
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import write_checkpoint
 
 from ellm import LLM, InputError, SamplingParams
 from ellm.scheduler import topology
-from ellm.serving import lookup, speculation
-from ellm.serving.step_costs import StepCosts
+from ellm.serving import lookup
 
 MODELS = {
     "qwen3": {"architecture": "Qwen3ForCausalLM"},
@@ -29,9 +29,8 @@ def pair(request, tmp_path_factory):
     name, threads = request.param
     folder = write_checkpoint(tmp_path_factory.mktemp("checkpoints") / name, **MODELS[name])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(speculation, "WORTH", 0)
+        draft_always(patch)
         patch.setattr(lookup, "RUNS", (4, 1))
-        patch.setattr(StepCosts, "expected", lambda costs: [(rows, 1.0) for rows in costs._rows])
         with LLM(folder, threads=threads) as with_drafts, LLM(folder, threads=threads, speculate="off") as without:
             yield with_drafts, without
 
@@ -100,10 +99,9 @@ def test_a_stream_that_is_dropped_leaves_what_is_right(pair):
     assert found[0] == found[1]
 
 
-@pytest.mark.parametrize("wanted", ["mtp", "heads"])
-def test_what_cannot_draft_is_refused_before_anything_is_loaded(tmp_path, wanted):
+def test_what_cannot_draft_is_refused_before_anything_is_loaded(tmp_path):
     with pytest.raises(InputError, match="speculate"):
-        LLM(tmp_path / "absent", speculate=wanted)
+        LLM(tmp_path / "absent", speculate="heads")
 
 
 def test_the_model_runs_alone_the_same_whatever_the_costs(checkpoint):

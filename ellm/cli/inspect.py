@@ -22,23 +22,24 @@ from ellm.kernels.formats import FORMATS
 from ellm.predict.roofline import Cost
 from ellm.scheduler import topology
 from ellm.scheduler.program import Program
+from ellm.serving.speculation import OFF, takes_heads
 from ellm.system.errors import InputError
 from ellm.system.memory import readable
 
 NOT_LOOKED_AT = "The weights were not looked at: their precisions follow config.json."
 
 
-def inspect(model: str, options: Options, *, no_weights: bool, isa: str | None, views: Views) -> None:
+def inspect(model: str, options: Options, *, no_weights: bool, speculate: str, isa: str | None, views: Views) -> None:
     """Print the views that are asked for, or else the summary, of a model that is compiled for `isa` (None: the best).
 
-    With expanded prefill, of the program for long prompts.
+    With expanded prefill, of the program for long prompts. Prediction heads are there as `speculate` has them.
     """
     choice = isas.choose(isa)
     options = replace(options, isa=choice.isa)
-    subject = read_subject(model, no_weights, options)
+    subject = read_subject(model, no_weights, options, speculate)
     if views.wanted:
         plain = Options(options.context, isa=options.isa)
-        other = read_subject(views.diff, no_weights, plain) if views.diff is not None else None
+        other = read_subject(views.diff, no_weights, plain, speculate) if views.diff is not None else None
         for line in [*price_lines(subject), *views.write(subject)]:
             print(line, file=sys.stderr)
         for line in views.lines(subject, other):
@@ -64,8 +65,11 @@ def summary(subject: Subject, choice: isas.Choice) -> list[str]:
 
 
 def price_lines(subject: Subject) -> list[str]:
-    """What expanded prefill gives up, and takes beside the memory of all other steps."""
-    return subject.compiled.notes(len(topology.choose_cores(None))) if subject.compiled else []
+    """What expanded prefill gives up, and what it and prediction heads take beside the memory of all other steps."""
+    if subject.compiled is None:
+        return []
+    workers = len(topology.choose_cores(None))
+    return subject.compiled.notes(workers) + subject.compiled.heads(workers)
 
 
 def unused_lines(subject: Subject) -> list[str]:
@@ -98,7 +102,7 @@ def reasons(subject: Subject) -> dict[operator_kinds.OperatorKind, str]:
     return {kind: why(kind, names) for kind, names in weights_of(subject.program).items()}
 
 
-def read_subject(model: str, no_weights: bool, options: Options) -> Subject:
+def read_subject(model: str, no_weights: bool, options: Options, speculate: str = OFF) -> Subject:
     """A model, compiled, or a saved program (.npz), which can no longer be compiled in another way."""
     path = aliases.path_of(model)
     if path.suffix == ".npz":
@@ -106,7 +110,8 @@ def read_subject(model: str, no_weights: bool, options: Options) -> Subject:
             if getattr(options, name):
                 raise InputError(f"{path}: a saved program is as it is: --{name.replace('_', '-')} needs a model")
         return load(path)
-    compiled = compile_model(read_source(model, no_weights=no_weights), options)
+    source = read_source(model, no_weights=no_weights)
+    compiled = compile_model(source, replace(options, drafter=takes_heads(speculate, source, model)))
     return Subject(Path(model).absolute().name, compiled.programs[-1], compiled)
 
 

@@ -93,8 +93,9 @@ ExpandedOption = Annotated[
 SpeculateOption = Annotated[
     str,
     typer.Option(
-        metavar="auto|lookup|off",
-        help="Verify tokens that followed the same ones before in one step, where that pays; answers are the same.",
+        metavar="auto|lookup|mtp|off",
+        help="Draft tokens that followed the same ones before (lookup), or by the model's prediction heads (mtp), and "
+        "verify several in one step, where that pays; answers are the same.",
     ),
 ]
 
@@ -420,6 +421,7 @@ def inspect(
     context: ContextOption = None,
     isa: IsaOption = None,
     expanded_prefill: ExpandedOption = False,
+    speculate: SpeculateOption = "auto",
     no_weights: Annotated[
         bool, typer.Option("--no-weights", help="Go by config.json even if the weights are there.")
     ] = False,
@@ -447,7 +449,7 @@ def inspect(
 
     views = Views(graph=graph, tasks=tasks, memory=memory, json=json, dot=dot, diff=diff, html=html, save=save)
     options = Options(context, dtype=dtype, activations=activations, kv=kv, expanded_prefill=expanded_prefill)
-    command.inspect(model, options, no_weights=no_weights, isa=isa, views=views)
+    command.inspect(model, options, no_weights=no_weights, speculate=speculate, isa=isa, views=views)
 
 
 @app.command()
@@ -569,6 +571,7 @@ def plan(
     kv: KvOption = None,
     threads: Annotated[int | None, typer.Option(help="Workers.", show_default="all cores")] = None,
     expanded_prefill: ExpandedOption = False,
+    speculate: SpeculateOption = "auto",
     requests: Annotated[
         str | None,
         typer.Option(metavar="FILE", help="A trace of requests to serve: docs/plan.md has its format."),
@@ -590,6 +593,7 @@ def plan(
         kv=kv,
         threads=threads,
         expanded=expanded_prefill,
+        speculate=speculate,
         requests=requests,
     )
 

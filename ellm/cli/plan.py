@@ -11,6 +11,7 @@ from ellm.machine import description
 from ellm.machine.description import Machine
 from ellm.predict.planner import COMPARED, Estimate, Planner, what_helps
 from ellm.scheduler.program import chosen
+from ellm.serving.speculation import AUTO, takes_heads
 from ellm.system.errors import InputError
 
 PATH_SHOWN = 8
@@ -28,12 +29,13 @@ def plan(
     kv: str | None,
     threads: int | None,
     expanded: bool,
+    speculate: str,
     requests: str | None,
 ) -> None:
     """Print the report; with `expanded`, a long enough prompt is expanded in all of its steps.
 
-    With a trace of `requests`, it is served instead. Raises InputError for bad options, a bad machine file or trace, or
-    a model that does not fit.
+    Prediction heads take memory as `speculate` has them, by auto if there is enough. With a trace of `requests`, it is
+    served instead. Raises InputError for bad options, a bad machine file or trace, or a model that does not fit.
     """
     described = description.load(machine)
     source = read_source(model)
@@ -47,8 +49,10 @@ def plan(
     context = min(length("--context", context, 4096, positions), positions - 1)  # a token comes after these
     prompt = length("--prompt", prompt, 512, positions)
 
+    heads = takes_heads(speculate, source, model)
+
     @cache
-    def compiled(dtype: str | None) -> Compiled:
+    def compiled(dtype: str | None, heads: bool) -> Compiled:
         return compile_model(
             source,
             Options(
@@ -59,21 +63,32 @@ def plan(
                 dtype=dtype,
                 kv=kv,
                 workers=described.workers_of(threads),
+                drafter=heads,
             ),
         )
 
-    def planned(number: int) -> Planner:
+    def planner_of(number: int, heads: bool) -> Planner:
         """Of the model's program of this number."""
         return Planner(
-            lambda dtype: compiled(dtype).programs[number], described, threads=threads, dtype=dtype, batch=batch
+            lambda dtype: compiled(dtype, heads).programs[number], described, threads=threads, dtype=dtype, batch=batch
         )
 
-    planners = [planned(number) for number in range(len(compiled(None).programs))]
-    planner, *others = planners
+    def planned(heads: bool) -> tuple[list[Planner], float]:
+        """Of all of the model's programs, and the GB that others take beside the first."""
+        found = [planner_of(number, heads) for number in range(len(compiled(None, heads).programs))]
+        extra = sum(one.working_bytes(found[0].threads) for one in compiled(dtype, heads).every[1:])
+        extra += sum(one.program.prompt_position_bytes * prompt for one in found)
+        return found, extra / 1e9
+
+    planners, extra = planned(heads)
     longest = max(context, prompt)
-    print("\n".join([*head_lines(model, planner, longest), *compiled(dtype).notes(planner.threads)]), flush=True)
-    extra = sum(one.program.working_bytes(one.threads) + one.program.prompt_position_bytes * prompt for one in others)
-    check_fits(model, planner, longest, extra / 1e9)
+    if heads and speculate == AUTO and planners[0].memory_gb(longest) + extra > described.capacity_gb:
+        heads = False
+        planners, extra = planned(heads)
+    planner, made = planners[0], compiled(dtype, heads)
+    notes = made.notes(planner.threads) + made.heads(planner.threads)
+    print("\n".join([*head_lines(model, planner, longest), *notes]), flush=True)
+    check_fits(model, planner, longest, extra)
     if trace is not None:
         print("\n".join(plan_requests.lines(planner, trace)))
         return

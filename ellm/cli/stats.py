@@ -73,5 +73,6 @@ def setup(llm: LLM) -> list[str]:
         f"rounded  activations, to {operator_kinds.activations(runtime.program)}",
         f"weights  a token reads {by_precision(Cost.of(runtime.program).weight_bytes)}",
         *runtime.compiled.notes(runtime.pool.threads),
+        *runtime.compiled.heads(runtime.pool.threads),
         *operator_kinds.table(runtime.program),
     ]

@@ -13,6 +13,7 @@ import numpy as np
 from ellm.scheduler import Executable, StepInput
 from ellm.scheduler.program import chosen
 from ellm.serving.batcher import Batcher, Share
+from ellm.serving.drafter import Drafter
 from ellm.serving.entry import Entry
 from ellm.serving.lookup import agreeing
 from ellm.serving.policy import Policy, Request
@@ -33,10 +34,10 @@ class Engine:
 
     `executables` run the steps of a model's programs, in the order of `Compiled.programs`: each those of the sequences
     that have as many rows left as its program is chosen for. What a row computes does not depend on the other rows, so
-    `policy`, which chooses them, and `speculation`, which adds drafts, decide speed, never results. Where memory for
-    keys and values is short, the newest sequences of the lowest class wait until others end, and go on from what is
-    left of them. More than `queued_tokens` of prompts that wait are refused. `nodes` are the NUMA nodes of the workers,
-    `cache_bytes` and `sessions` are the room's.
+    `policy`, which chooses them, and `speculation`, which adds drafts, decide speed, never results. `drafter` is told
+    what steps leave behind. Where memory for keys and values is short, the newest sequences of the lowest class wait
+    until others end, and go on from what is left of them. More than `queued_tokens` of prompts that wait are refused.
+    `nodes` are the NUMA nodes of the workers, `cache_bytes` and `sessions` are the room's.
 
     One thread runs steps; any thread may call `submit` and `statistics`, and set the sequence of an entry to be
     `done`.
@@ -52,6 +53,7 @@ class Engine:
         queued_tokens: int | None = None,
         nodes: Many[int] = (),
         speculation: Speculation | None = None,
+        drafter: Drafter | None = None,
         cache_bytes: int = UNBOUNDED,
         sessions: Sessions | None = None,
     ):
@@ -61,6 +63,7 @@ class Engine:
         self.policy = policy or Policy(chunk, self.program.row_block)
         self._staging = Staging(chunk, slots, self.program.context, self.program.vocab)
         self.batcher, self.speculation = Batcher(chunk, self.policy.deal, self._staging.more), speculation
+        self.drafter = drafter
         self.waiting: list[Entry] = []
         self.running: list[Entry] = []
         self.preemptions = 0  # how often a sequence gave way to others
@@ -108,13 +111,17 @@ class Engine:
         self.room.forget()
         self._staging.forget()
         self.executables = []
+        if self.drafter is not None:
+            self.drafter.executable = None
         free()
         self._counted.sleeps += 1
         self._counted.asleep = True
 
-    def wake(self, executables: Many[Executable], seconds: float) -> None:
+    def wake(self, executables: Many[Executable], drafter: Executable | None, seconds: float) -> None:
         """Go on with other executables of the same programs, which it took so long to have."""
         self.executables = list(executables)
+        if self.drafter is not None:
+            self.drafter.executable = drafter
         self._counted.wakes += 1
         self._counted.wake_seconds, self._counted.asleep = seconds, False
 
@@ -132,12 +139,18 @@ class Engine:
         """Free what ended entries hold."""
         for entry in [*self.running, *self.waiting]:
             if entry.sequence.done:
-                self.room.leave(entry.sequence)
+                self._leave(entry.sequence)
                 (self.running if entry in self.running else self.waiting).remove(entry)
                 if entry in self._unread:
                     self._unread.remove(entry)
                     _read([entry])  # nothing may come once it has ended
                 entry.end()
+
+    def _leave(self, sequence: Sequence) -> None:
+        """Take the range of a sequence back; what it has stays cached."""
+        if self.drafter is not None:
+            self.drafter.leave(sequence)
+        self.room.leave(sequence)
 
     def _drop_late(self, now: float) -> None:
         for entry in [*self.running, *self.waiting]:
@@ -316,6 +329,10 @@ class Engine:
             if sequence.pooling is not None and (pooled := share.pooled):
                 sequence.pooling.add(executable.hidden(begin + np.arange(pooled.start, pooled.stop)))
             sequence.cached = share.known + right
+        if self.drafter is not None:  # before others may read it
+            self.drafter.follow(shares, executable)
+        for share in shares:
+            sequence = share.sequence
             self.room.hold_prompt_only(share, executable.program)
             self.room.computed(share)
             if share.draws and sequence.prompt_only_bytes:
@@ -342,7 +359,7 @@ class Engine:
 
     def _send_back(self, entry: Entry) -> None:
         self.running.remove(entry)
-        self.room.leave(entry.sequence)
+        self._leave(entry.sequence)
         entry.sequence.foreseen = False
         self.waiting.append(entry)
         self.preemptions += 1

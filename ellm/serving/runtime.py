@@ -29,8 +29,9 @@ class Runtime:
     The checkpoint that it was compiled from must be open until this is made, and closed then. `progress` is called with
     the bytes loaded so far and in all. `ignored` are the checkpoint's tensors that the model does not use, `sampling`
     is how it asks to be sampled. `spill` has what of the weights does not fit the bits that they are planned in.
-    `executables` run the steps of its programs, the first one any; there are none while it is unloaded. Raises
-    InputError if the weights, an option or this machine will not do.
+    `executables` run the steps of its programs, the first one any, and `drafter` those of its prediction heads, if it
+    was compiled with these; there are none while it is unloaded. Raises InputError if the weights, an option or this
+    machine will not do.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Runtime:
         self.compiled, self.choice, self.checkpoint = compiled, choice, source.checkpoint
         self.program, self.chunk, self.context = compiled.program, compiled.chunk, compiled.context
         self.pool = Pool(threads, pin=pin)
+        self.drafter: LoadedProgram | None = None
         try:
             checkpoint = self.checkpoint
             self.sampling = read_sampling(checkpoint.generation, checkpoint.generation_file, self.context)
@@ -62,14 +64,16 @@ class Runtime:
         return f"{self.choice.isa} ({self.choice.reason}), {self.pool.placement}"
 
     def _load(self, progress: Callable[[int, int], None] | None) -> None:
-        check_room(self.compiled.programs, self.pool.threads, self.checkpoint.source, self.compiled.asked)
+        check_room(self.compiled.every, self.pool.threads, self.checkpoint.source, self.compiled.asked)
         self.weights = self._weights(progress)
         address = self.weights.address
         self.executables = [self.pool.load(program, self.table, address) for program in self.compiled.programs]
+        if self.compiled.drafter is not None:
+            self.drafter = self.pool.load(self.compiled.drafter, self.table, address)
 
     def unload(self) -> None:
         """Give the weights back, and the memory of the programs. No step may be running."""
-        self.executables = []
+        self.executables, self.drafter = [], None
         if hasattr(self, "weights"):
             self.weights.close()
             del self.weights

@@ -8,6 +8,7 @@ import numpy as np
 
 from ellm.kernels.contract import TOKEN_NUMBER
 from ellm.serving.constraint import Constraint
+from ellm.serving.drafter import Trail
 from ellm.serving.lookup import Lookup
 from ellm.serving.policy import Terms
 from ellm.serving.pooling import Pooling
@@ -42,6 +43,7 @@ class Sequence:
         self.drawn_first = np.zeros(self.limit - self.length, bool)  # which of these were the first of their step
         self.drafted = 0  # tokens that were verified beside the known ones
         self.lookup: Lookup | None = None  # what drafts them
+        self.trail: Trail | None = None  # what prediction heads, which draft too, are still to see of it
         self.constraint, self.pooling = constraint, pooling
         self.scores_prompt = params.prompt_logprobs is not None
         self.prompt_logprobs = np.empty(self.length if self.scores_prompt else 0, np.float32)  # the first has none

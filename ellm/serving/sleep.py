@@ -40,7 +40,7 @@ class Sleep:
             cause = InputError(f"the model is asleep and cannot be woken: {error}")
             tell(cause)
             raise cause from error
-        self._engine.wake(self._runtime.executables, time.perf_counter() - begun)
+        self._engine.wake(self._runtime.executables, self._runtime.drafter, time.perf_counter() - begun)
 
     def stop(self) -> None:
         """Let a waking that is under way fail."""

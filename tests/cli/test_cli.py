@@ -214,8 +214,8 @@ def test_activations_that_ellm_does_not_have(checkpoint):
         (["run", "smollm2", "hi", "--max-tokens", "0"], "max_tokens.*not 0"),
         (["run", "smollm2", "hi", "--stop", ""], "stop.*not empty"),
         (["run", "smollm2", "hi", "--isa", ""], "ISA ''"),
-        (["run", "smollm2", "hi", "--speculate", "mtp"], "mtp: ellm cannot run prediction heads yet"),
-        (["run", "smollm2", "hi", "--speculate", "x"], "speculate must be auto, lookup or off, not 'x'"),
+        (["run", "smollm2", "hi", "--speculate", "mtp"], "speculate: mtp: the model has no prediction heads"),
+        (["run", "smollm2", "hi", "--speculate", "x"], "speculate must be auto, lookup, mtp or off, not 'x'"),
         (["run", "smollm2"], "stdin is empty"),
         (["run", "smollm2", "hi", "--raw", "--system", "x"], "--system"),
         (["run", "smollm2", "hi", "--temperature", "-1"], "temperature must be a number of at least 0, not -1.0"),
@@ -439,9 +439,26 @@ def test_bench_counts_the_bytes_of_the_experts_that_a_token_is_routed_to(tmp_pat
 
 def test_what_a_model_leaves_out_is_said_in_one_line(tmp_path):
     folder = write_checkpoint(tmp_path / "mtp", "DeepseekV3ForCausalLM", num_nextn_predict_layers=1)
-    result = ellm("run", folder, "hi", "--max-tokens", 2)
+    result = ellm("run", folder, "hi", "--max-tokens", 2, "--speculate", "lookup")
     assert result.returncode == 0
     assert re.fullmatch(r"not used: \d+ tensors of the checkpoint: model\.layers\.2\.\* \(\d+\)\n", result.stderr)
+    result = ellm("run", folder, "hi", "--max-tokens", 2)
+    assert (result.returncode, result.stderr) == (0, "")
+    result = ellm("run", folder, "hi", "--max-tokens", 2, "--speculate", "mtp", "--stats")
+    assert "\ndrafts   prediction heads, " in result.stderr and "\nprediction heads: " in result.stderr
+
+
+def test_memory_of_prediction_heads_is_counted(tmp_path):
+    folder = write_checkpoint(tmp_path / "mtp", "DeepseekV3ForCausalLM", num_nextn_predict_layers=1)
+    price = r"\nprediction heads: .* more of weights, .* of arena and scratch, and .* per token; --speculate "
+    for command in (("inspect", folder), ("plan", folder, "--machine", "xeon-6980p")):
+        shown = {speculate: ellm(*command, "--speculate", speculate).stdout for speculate in ("auto", "mtp", "lookup")}
+        assert shown["auto"] == shown["mtp"] != shown["lookup"]
+        assert re.search(price, shown["auto"]) and "prediction heads" not in shown["lookup"]
+    assert "caches       3 of latents" in ellm("inspect", folder).stdout
+    assert "caches       2 of latents" in ellm("inspect", folder, "--speculate", "off").stdout
+    result = ellm("inspect", "smollm2", "--speculate", "mtp")
+    assert result.returncode == 2 and "smollm2: speculate: mtp: the model has no prediction heads" in result.stderr
 
 
 def test_doctor_names_every_isa_and_the_limits():

@@ -16,7 +16,8 @@ def shapes(config: dict) -> Shapes:
     if not config.get("tie_word_embeddings", family(config["model_type"]).tied):
         found["lm_head.weight"] = (vocab, hidden)
     for layer in range(layers, layers + config.get("num_nextn_predict_layers", 0)):
-        extra = {"enorm.weight": (hidden,), "hnorm.weight": (hidden,), "eh_proj.weight": (hidden, 2 * hidden)}
+        extra: Shapes = {"enorm.weight": (hidden,), "hnorm.weight": (hidden,), "eh_proj.weight": (hidden, 2 * hidden)}
+        extra["shared_head.norm.weight"] = (hidden,)
         found |= under(f"model.layers.{layer}", extra | layer_shapes(config, layer))
     return found
 
@@ -44,7 +45,7 @@ def number_format(config: dict, name: str) -> str:
     method, kept = quantization.get("quant_method"), quantization.get("modules_to_not_convert") or ()
     if method == "mxfp4" and name.endswith(("experts.gate_up_proj", "experts.down_proj")):
         return "mxfp4"
-    matrix = name.endswith(("_proj.weight", "_proj_with_mqa.weight"))
+    matrix = name.endswith(("_proj.weight", "_proj_with_mqa.weight")) and not name.endswith("eh_proj.weight")
     if method == "fp8" and matrix and not any(module in name for module in kept):
         return "fp8"
     if name.endswith("e_score_correction_bias"):

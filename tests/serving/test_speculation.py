@@ -152,7 +152,7 @@ def test_what_cannot_be_taken_back_is_not_drafted(kind):
     assert choose("auto", give_program(Sums(), POSITIONS).program, 8).drafts is not None
 
 
-@pytest.mark.parametrize("wanted", ["mtp", "on", "", None, 3])
+@pytest.mark.parametrize("wanted", ["heads", "on", "", None, 3])
 def test_other_ways_to_draft_are_refused(wanted):
     with pytest.raises(InputError, match="speculate"):
         check(wanted)
@@ -201,8 +201,17 @@ def test_what_does_not_pay_ends():
     for _ in range(2):
         costs.measured(1, 1.0)
         costs.measured(2, 1.7)
-    assert drafts._best([([7] * 31, 0.5)]) == [0]
-    assert drafts._best([([7] * 31, 0.8)]) == [1]
+    assert drafts._best([(31, 0.5)]).counts == [0]
+    assert drafts._best([(31, 0.8)]).counts == [1]
+
+
+def test_what_a_draft_itself_takes_is_counted():
+    drafts = Speculation(64)
+    for rows in (1, 1, 2, 2, 4, 4, 8):
+        drafts._cost(1).measured(rows, 1.0)
+    free, dear, too_dear = (drafts._best([(7, 0.8)], seconds) for seconds in (0.0, 0.3, 0.9))
+    assert (free.counts, dear.counts, too_dear.counts) == ([7], [3], [0])
+    assert free.worth > dear.worth > 1.03 and too_dear.worth == 0
 
 
 def test_the_likeliest_drafts_get_the_rows():
@@ -210,7 +219,7 @@ def test_the_likeliest_drafts_get_the_rows():
     costs = drafts._cost(3)
     for rows in (3, 3, 4, 4, 8, 8, 16, 16, 32):
         costs.measured(rows, 1.0 if rows <= 16 else 9.0)
-    first, second, third = drafts._best([([1] * 31, 0.9), ([], 0.9), ([2] * 31, 0.3)])
+    first, second, third = drafts._best([(31, 0.9), (0, 0.9), (31, 0.3)]).counts
     assert (second, first + third) == (0, 13) and first > 9 > third > 0
 
 

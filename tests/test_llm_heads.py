@@ -1,0 +1,244 @@
+"""With prediction heads and without: the same answers, in fewer steps where the heads are right."""
+
+import dataclasses
+import os
+
+import numpy as np
+import pytest
+import tiny
+import tiny_gguf
+from drafting import draft_always
+from foreseen import write_foreseen
+from gguf import GGMLQuantizationType
+
+from ellm import LLM, InputError, SamplingParams
+from ellm.checkpoint import open_checkpoint
+from ellm.compiled import Options, Source, compile_model
+from ellm.kernels.contract import SPLIT
+from ellm.pack import pack
+from ellm.serving import runtime
+
+ARCHITECTURES = ["DeepseekV3ForCausalLM", "Glm4MoeForCausalLM"]
+GREEDY = SamplingParams(temperature=0, max_tokens=40, ignore_eos=True)
+DRAWN = dataclasses.replace(GREEDY, temperature=0.8, seed=3)
+RANDOM = np.random.default_rng(0)
+PROMPTS = [RANDOM.integers(3, 331, length).tolist() for length in (5, 1, 40, 90, 7)]
+LONG = RANDOM.integers(3, 331, SPLIT - 5).tolist()
+
+
+def answers(outputs):
+    return [(one.token_ids, one.logprobs, one.text, one.finish_reason) for one in outputs]
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def random_heads(request, tmp_path_factory):
+    return tiny.write_checkpoint(tmp_path_factory.mktemp("random"), request.param, num_nextn_predict_layers=1)
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def right_heads(request, tmp_path_factory):
+    return write_foreseen(tmp_path_factory.mktemp("right"), request.param)
+
+
+def both(folder, prompts, params, **options):
+    """Outputs by heads that draft whatever it costs; those without are the same."""
+    with pytest.MonkeyPatch.context() as patch:
+        draft_always(patch)
+        with LLM(folder, speculate="mtp", **options) as ours, LLM(folder, speculate="off", **options) as theirs:
+            found = ours.generate(prompts, params)
+            assert answers(found) == answers(theirs.generate(prompts, params))
+    return found
+
+
+@pytest.mark.parametrize("params", [GREEDY, DRAWN], ids=["greedy", "drawn"])
+def test_answers_are_those_without_heads(random_heads, params):
+    found = both(random_heads, PROMPTS, params)
+    assert sum(one.metrics.drafted_tokens for one in found) > 100
+
+
+@pytest.mark.parametrize("params", [GREEDY, DRAWN], ids=["greedy", "drawn"])
+def test_right_heads_save_steps(right_heads, params):
+    found = both(right_heads, PROMPTS, params)
+    for one in found:
+        assert one.metrics.steps + one.metrics.accepted_tokens == 40 and one.metrics.accepted_tokens > 5
+    if params is GREEDY:
+        (alone,) = both(right_heads, PROMPTS[:1], params)
+        assert (alone.metrics.steps, alone.metrics.accepted_tokens) == (8, 32), "1 by the prompt, 4 x 8, 4, 2, 1"
+
+
+def test_drafts_end_at_the_edge_of_a_block_that_is_begun(right_heads):
+    (found,) = both(right_heads, [LONG], GREEDY)
+    assert found.metrics.accepted_tokens > 20
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"chunk": 16}, {"cache_bytes": 0}, {"expanded_prefill": True}, {"kv": "int8"}, {"context": 700, "max_seqs": 2}],
+    ids=str,
+)
+def test_right_heads_are_right_however_the_model_runs(options, tmp_path):
+    architecture = ARCHITECTURES["kv" in options]
+    folder = write_foreseen(tmp_path, architecture, **({"head_dim": 32} if "kv" in options else {}))
+    found = both(folder, [*PROMPTS, LONG[:300]], GREEDY, **options)
+    assert sum(one.metrics.accepted_tokens for one in found) > 40
+
+
+def test_a_prefix_that_is_cached_has_what_heads_kept_of_it(random_heads, monkeypatch):
+    """What is drafted behind it is what was drafted when nothing was cached."""
+    draft_always(monkeypatch)
+    drafted = []
+    with LLM(random_heads, speculate="mtp") as llm:
+        draft = llm.engine.drafter.draft
+
+        def noted(sequences, counts):
+            drafts = draft(sequences, counts)
+            drafted.append([(one.length, some[0]) for one, some in zip(sequences, drafts, strict=True) if some])
+            return drafts
+
+        monkeypatch.setattr(llm.engine.drafter, "draft", noted)
+        prompt, found = [*LONG, *PROMPTS[2]], []
+        for _ in range(2):
+            drafted.clear()
+            (output,) = llm.generate([prompt], GREEDY)
+            found.append((output.token_ids, [*drafted]))
+    assert output.metrics.cached_tokens >= SPLIT
+    assert found[0] == found[1]
+
+
+def test_conversations_dropped_streams_and_many_answers(right_heads, monkeypatch):
+    draft_always(monkeypatch)
+    found = []
+    for speculate in ("mtp", "off"):
+        with LLM(right_heads, speculate=speculate, context=1024) as llm:
+            prompt, seen = [*LONG], []
+            for _ in range(3):
+                (output,) = llm.generate([prompt], GREEDY)
+                seen.append((output.token_ids, output.metrics.cached_tokens))
+                prompt = [*prompt, *output.token_ids, 5, 6]
+            with llm.stream(PROMPTS[2], GREEDY) as stream:
+                next(stream)
+            seen += answers(llm.generate([[*PROMPTS[2], 7]], GREEDY))
+            seen += answers(llm.generate([PROMPTS[3]], dataclasses.replace(DRAWN, n=3)))
+            (embedding,) = llm.embed([PROMPTS[3]])
+            found.append((seen, embedding.embedding.tolist()))
+    assert found[0] == found[1]
+
+
+def test_a_sequence_that_gives_way_and_a_model_that_slept(right_heads, monkeypatch):
+    draft_always(monkeypatch)
+    with LLM(right_heads, speculate="off") as plain:
+        wanted = answers(plain.generate(PROMPTS, GREEDY))
+    with LLM(right_heads, speculate="mtp") as llm:
+        step = llm.engine.step
+
+        def interrupted():
+            step()
+            if len(llm.engine.running) > 1 and llm.engine.preemptions < 4:
+                llm.engine._send_back(llm.engine.running[-1])
+
+        monkeypatch.setattr(llm.engine, "step", interrupted)
+        assert answers(llm.generate(PROMPTS, GREEDY)) == wanted and llm.engine.preemptions == 4
+    with LLM(right_heads, speculate="mtp", idle=0.05) as llm:
+        for _ in range(2):
+            assert answers(llm.generate(PROMPTS, GREEDY)) == wanted
+            while not llm.statistics().asleep:
+                os.sched_yield()
+            assert llm.runtime.drafter is None and llm.engine.drafter.executable is None
+
+
+def test_sessions_on_disk(right_heads, monkeypatch, tmp_path):
+    draft_always(monkeypatch)
+    found = []
+    for speculate in ("mtp", "mtp", "off"):
+        with LLM(right_heads, speculate=speculate, sessions=tmp_path) as llm:
+            (output,) = llm.generate([[*LONG, *PROMPTS[2]]], GREEDY)
+            found.append((output.token_ids, output.metrics.cached_tokens))
+    assert [tokens for tokens, _ in found] == [found[0][0]] * 3
+    assert found[0][1] == found[2][1] == 0 and found[1][1] >= SPLIT
+
+
+def test_auto_has_both_and_answers_are_the_same(right_heads):
+    """As shipped: what is drafted follows what steps take, which is never the same."""
+    with LLM(right_heads) as llm, LLM(right_heads, speculate="off") as plain:
+        assert llm.speculation.reason == "lookup and prediction heads"
+        for params in (GREEDY, DRAWN):
+            assert answers(llm.generate(PROMPTS, params)) == answers(plain.generate(PROMPTS, params))
+
+
+@pytest.mark.parametrize("speculate", ["off", "lookup"])
+def test_heads_that_are_not_asked_for_are_not_loaded(random_heads, speculate):
+    with LLM(random_heads, speculate=speculate) as llm, LLM(random_heads, speculate="mtp") as heads:
+        assert llm.runtime.drafter is None and llm.engine.drafter is None
+        sources = [source.name for weight in llm.runtime.program.weights for source in weight.sources]
+        assert not any(".layers.2." in name for name in sources)
+        assert any(name.startswith("model.layers.2.") for name in llm.runtime.ignored) and not heads.runtime.ignored
+        assert llm.runtime.program.weights_bytes < heads.runtime.program.weights_bytes
+        assert llm.runtime.program.position_bytes < heads.runtime.program.position_bytes
+        (line,) = heads.runtime.compiled.heads(2)
+        assert line.startswith("prediction heads: ") and llm.runtime.compiled.heads(2) == []
+
+
+def test_their_memory_is_counted(random_heads, monkeypatch):
+    """Where there is none for heads, auto goes without, and mtp says what is missing."""
+    source = Source.of(open_checkpoint(random_heads))
+    compiled = compile_model(source, Options(context=1024, drafter=True))
+    heads = compiled.drafter
+    assert heads.weights_bytes == compiled.program.weights_bytes and heads.caches == compiled.program.caches
+    assert len(heads.caches) == 3 and heads.range_bytes == compiled.program.range_bytes
+    check = runtime.check_room
+
+    def full(programs, *rest):
+        there = 0 if heads.op_names in [one.op_names for one in programs] else 1 << 40
+        monkeypatch.setattr("ellm.system.memory.available", lambda: there)
+        check(programs, *rest)
+
+    monkeypatch.setattr(runtime, "check_room", full)
+    with pytest.raises(InputError, match=r"needs .* of memory"):
+        LLM(random_heads, speculate="mtp")
+    with LLM(random_heads) as llm:
+        assert llm.speculation.reason == "lookup"
+
+
+def test_models_without_heads_refuse_them(tmp_path, checkpoint):
+    bare = tiny.write_checkpoint(tmp_path / "bare", "DeepseekV3ForCausalLM", num_nextn_predict_layers=0)
+    for folder in (checkpoint, bare):
+        with pytest.raises(InputError, match=r"speculate: mtp: the model has no prediction heads \(num_nextn_predict"):
+            LLM(folder, speculate="mtp")
+    config = tiny.make_config("DeepseekV3ForCausalLM", num_nextn_predict_layers=1)
+    tiny.write_json(bare / "config.json", config)
+    with pytest.raises(InputError, match=r"predict_layers is not 0, but there is no tensor model.layers.2.eh_proj"):
+        LLM(bare, speculate="mtp")
+    with LLM(bare) as llm:
+        assert llm.speculation.reason == "lookup"
+
+
+def test_packed_files_hold_none(right_heads, tmp_path):
+    with open_checkpoint(right_heads) as opened:
+        pack(opened, tmp_path / "packed.ellm")
+    with pytest.raises(InputError, match=r"packed\.ellm: speculate: mtp: packed files hold no prediction heads"):
+        LLM(tmp_path / "packed.ellm", speculate="mtp")
+    with LLM(tmp_path / "packed.ellm") as llm:
+        assert llm.speculation.reason == "lookup"
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_heads_in_gguf_files(architecture, tmp_path, monkeypatch):
+    """The same drafts as from the folder that the file was made of, and the same answers as without."""
+    sizes = dict(vocab=268, hidden_size=64, intermediate_size=96, num_nextn_predict_layers=1)
+    if architecture == "Glm4MoeForCausalLM":
+        sizes |= {"n_group": 1, "topk_group": 1, "attention_bias": False, "rms_norm_eps": 1e-5}
+    config = tiny.make_config(architecture, **sizes)
+    weights = tiny_gguf.random_floats(config)
+    path = tiny_gguf.write_gguf(tmp_path / "tiny.gguf", config, weights, GGMLQuantizationType.BF16)
+    folder = tiny.write_checkpoint(tmp_path / "folder", architecture, **sizes)
+    draft_always(monkeypatch)
+    found = []
+    for name in (path, folder):
+        with LLM(name, speculate="mtp") as llm:
+            asked = []
+            draft = llm.engine.drafter.draft
+            noted = lambda *rest: asked.append(draft(*rest)) or asked[-1]  # noqa: B023, E731
+            monkeypatch.setattr(llm.engine.drafter, "draft", noted)
+            prompts = [[token % 268 for token in prompt] for prompt in PROMPTS]
+            found.append((answers(llm.generate(prompts, GREEDY))[0][0], asked))
+    assert len(found[0][1]) > 10 and found[0] == found[1]
