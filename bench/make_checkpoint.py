@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from ellm.compiled import Source, compile_model
+from ellm.compiled import Options, Source, compile_model
 from ellm.kernels.pack import to_bf16
 from ellm.system.errors import InputError
 
@@ -87,7 +87,7 @@ def stored(config: dict[str, Any]) -> dict[str, Tensor]:
     source = Source(config)
     plain = {"bf16": "BF16", "f16": "F16"}[source.model.precision("model.norm.weight")]
     found: dict[str, Tensor] = {}
-    for weight in compile_model(source).program.weights:
+    for weight in compile_model(source, Options(drafter=True)).program.weights:
         for tensor in weight.sources:
             for expert in range(weight.experts):
                 name = tensor.name.replace("{expert}", str(expert))

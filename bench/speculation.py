@@ -1,7 +1,8 @@
 """What drafts gain on texts that repeat, and cost on texts that do not: `python bench/speculation.py [MODEL]`.
 
-Each text is continued with `--speculate off` and `auto` in turn, by one loaded model, and a figure is the median over
-the rounds, a ratio that of the ratios of each pair. That the tokens and their logprobs are the same is checked.
+Each text is continued with `--speculate off` and `auto`, or as said, in turn, by one loaded model, and a figure is the
+median over the rounds, a ratio that of the ratios of each pair. That the tokens and their logprobs are the same is
+checked.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 from ellm import LLM, SamplingParams
 from ellm.serving.output import Output
 
-HEADER = "| text | off, tokens/s | auto, tokens/s | ratio | steps | drafted | accepted |\n" + "|---" * 7 + "|"
+HEADER = "| text | off, tokens/s | {}, tokens/s | ratio | steps | drafted | accepted |\n" + "|---" * 7 + "|"
 ROOT = Path(__file__).parent.parent
 PROSE = (ROOT / "README.md").read_text().split("\n\n")[1]
 CODE = (ROOT / "ellm/serving/batcher.py").read_text().partition("@dataclass")[2][:900]
@@ -39,14 +40,15 @@ def seconds(output: Output) -> float:
 def measure(llm: LLM, prompt: str, params: SamplingParams, rounds: int) -> tuple[list[float], list[float], Output]:
     """Seconds of a token in each round, without drafts and with, and the last answer with."""
     times: dict[bool, list[float]] = {False: [], True: []}
-    answers = {}
+    answers, drafts = {}, (llm.speculation.drafts, llm.engine.drafter)
     for number in range(rounds):
         for on in (number % 2 == 0, number % 2 == 1):  # whichever is first in a pair may find the machine otherwise
-            llm.engine.speculation = llm.speculation.drafts if on else None
+            llm.engine.speculation, llm.engine.drafter = drafts if on else (None, None)
             (answers[on],) = llm.generate(prompt, params)
             times[on].append(seconds(answers[on]))
         same = [(one.token_ids, one.logprobs, one.text) for one in answers.values()]
         assert same[0] == same[1], "drafts changed an answer"
+    llm.engine.speculation, llm.engine.drafter = drafts
     return times[False], times[True], answers[True]
 
 
@@ -56,12 +58,14 @@ def main() -> None:
     parser.add_argument("-n", "--tokens", type=int, default=128)
     parser.add_argument("-r", "--rounds", type=int, default=5)
     parser.add_argument("--only", default="", help="texts with this in their names")
+    parser.add_argument("--speculate", default="auto", help="auto, lookup or mtp")
     parser.add_argument("--isa")
     parser.add_argument("--threads", type=int)
     arguments = parser.parse_args()
-    with LLM(arguments.model, context=2048, isa=arguments.isa, threads=arguments.threads) as llm:
+    options = {"isa": arguments.isa, "threads": arguments.threads, "speculate": arguments.speculate}
+    with LLM(arguments.model, context=2048, **options) as llm:
         print(f"{arguments.model}: {llm.runtime}\n")
-        print(HEADER)
+        print(HEADER.format(arguments.speculate))
         for name, (prompt, temperature) in texts().items():
             if arguments.only not in name:
                 continue

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from ellm.serving.sequence import Sequence
 
 DEPTH = 7  # most drafts of a sequence
-KEPT = 32  # positions of a sequence that are shown to the heads at once if nothing is drafted meanwhile
+KEPT = 128  # positions of a sequence that are shown to the heads at once if nothing is drafted meanwhile
 CHANCE = 0.7  # that a draft is right if those before it are, before anything is known
+STEADY_START = 31 / 32  # how much of what new sequences begin with is kept with each draft of any
 
 
 @dataclass
@@ -34,19 +35,20 @@ class Trail:
     """What the heads are still to see of a sequence, and what they foretold of it."""
 
     first: int  # the position of the first of
-    hidden: np.ndarray  # float32 [n, width]: final hidden states
+    states: list[np.ndarray]  # float32 [n, width]: final hidden states, step by step
+    end: int  # the position behind the last of them
     chance: float  # that a draft is right if those before it are
     length: int = 0  # how many tokens were known when
     foretold: list[int] = field(default_factory=list)  # were
 
     @property
-    def end(self) -> int:
-        """The position behind the last one."""
-        return self.first + len(self.hidden)
+    def rows(self) -> int:
+        """How many positions they are."""
+        return self.end - self.first
 
     def keep_last(self) -> None:
         """The heads have seen all of it; the last position is what drafts begin with."""
-        self.first, self.hidden = self.end - 1, self.hidden[-1:].copy()
+        self.first, self.states = self.end - 1, [self.states[-1][-1:].copy()]
 
 
 class _Rows(NamedTuple):
@@ -93,10 +95,9 @@ class Drafter:
             sequence = share.sequence
             new = hidden[begin : begin + sequence.cached - share.begin]
             begin += len(new)
-            self._extend(sequence, share.begin, new)
-            trail = sequence.trail
-            assert trail is not None
-            if not share.decodes or len(trail.hidden) > KEPT or trail.end // SPLIT > trail.first // SPLIT:
+            self._extend(sequence, share.begin, new.copy() if share.decodes else new)  # a prompt's are not kept
+            trail = _trail(sequence)
+            if not share.decodes or trail.rows > KEPT or trail.end // SPLIT > trail.first // SPLIT:
                 self._show(sequence)
 
     def leave(self, sequence: Sequence) -> None:
@@ -114,14 +115,22 @@ class Drafter:
         return max(0, min(DEPTH, begun + 1, sequence.limit - 1 - sequence.length))
 
     def chance_of(self, sequence: Sequence) -> float:
-        """How likely a draft of a sequence is right if those before it are, by what came of the last ones."""
+        """How likely a draft of a sequence is right if those before it are, by what came of the last ones.
+
+        It is asked once a step. Without drafts it slowly becomes what it was at first, so that some are tried again.
+        """
         trail = sequence.trail
         if trail is None:
             return self.chance
-        came = sequence.tokens[trail.length : sequence.length].tolist() if trail.foretold else []
+        if not trail.foretold:
+            trail.chance += (CHANCE - trail.chance) / FORGET
+            self.chance += (CHANCE - self.chance) / FORGET
+            return trail.chance
+        came = sequence.tokens[trail.length : sequence.length].tolist()
         right = agreeing(trail.foretold, came)
         wrong = right < min(len(came), len(trail.foretold))
-        trail.chance, self.chance = (_judged(chance, right, wrong) for chance in (trail.chance, self.chance))
+        trail.chance = _judged(trail.chance, right, wrong, STEADY)
+        self.chance = _judged(self.chance, right, wrong, STEADY_START)
         trail.foretold = []
         return trail.chance
 
@@ -135,7 +144,7 @@ class Drafter:
         """So many tokens that may follow each sequence, no more than `most`."""
         drafts: list[list[int]] = [[] for _ in sequences]
         due = [i for i, count in enumerate(counts) if count]
-        if sum(len(_trail(sequences[i]).hidden) for i in due) > self._chunk:
+        if sum(_trail(sequences[i]).rows for i in due) > self._chunk:
             for i in due:
                 self._show(sequences[i])
         rows = [self._unseen(sequences[i]) for i in due]
@@ -165,14 +174,14 @@ class Drafter:
         else:
             self._seconds[sequences] = Measured(seconds, self._asked)
 
-    def _extend(self, sequence: Sequence, first: int, hidden: np.ndarray) -> None:
+    def _extend(self, sequence: Sequence, first: int, states: np.ndarray) -> None:
         trail = sequence.trail
         if trail is None:
-            sequence.trail = Trail(first, hidden, self.chance)
-        elif trail.end == first:
-            trail.hidden = np.concatenate([trail.hidden, hidden])
-        else:
-            trail.first, trail.hidden = first, hidden
+            trail = sequence.trail = Trail(first, [], first, self.chance)
+        elif trail.end != first:
+            trail.first, trail.states = first, []
+        trail.states.append(states)
+        trail.end = first + len(states)
 
     def _show(self, sequence: Sequence) -> None:
         """Run the heads on what they have not seen of a sequence."""
@@ -186,7 +195,7 @@ class Drafter:
         """The positions of a trail whose next token is known."""
         trail = _trail(sequence)
         tokens = sequence.tokens[trail.first + 1 : min(trail.end + 1, sequence.length)]
-        return _Rows(sequence, trail.first, tokens, trail.hidden[: len(tokens)])
+        return _Rows(sequence, trail.first, tokens, np.concatenate(trail.states)[: len(tokens)])
 
     def _run(self, parts: list[_Rows], drawing: bool = False) -> tuple[list[int], np.ndarray]:
         """Run a step; if `drawing`, the likeliest token behind each part, and the state that its last row leaves."""
@@ -219,6 +228,7 @@ def _trail(sequence: Sequence) -> Trail:
     return sequence.trail
 
 
-def _judged(chance: float, right: int, wrong: bool) -> float:
-    chance = 1 - (1 - chance) * STEADY**right
-    return chance * STEADY if wrong else chance
+def _judged(chance: float, right: int, wrong: bool, steady: float) -> float:
+    """A chance after so many right drafts, and perhaps a wrong one."""
+    chance = 1 - (1 - chance) * steady**right
+    return chance * steady if wrong else chance
