@@ -153,6 +153,7 @@ def test_any_schedule_gives_the_tokens_of_a_cold_start(monkeypatch, kind):
     @example(acts=forked, budget=1000, limit=1 << 40)
     @example(acts=two, budget=24, limit=1 << 40)
     @example(acts=two, budget=6, limit=1 << 40)
+    @example(acts=[("ask", [3], 1, b"")] * 2, budget=5, limit=1 << 40)  # there is room for one state
     @settings(max_examples=200, deadline=None)
     @given(acts=st.lists(ACTS, max_size=40), budget=st.integers(5, 120), limit=st.sampled_from([0, 40 << 10, 1 << 40]))
     def tell(acts, budget, limit):
