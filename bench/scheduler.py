@@ -146,7 +146,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, Pool() as pool:
         program = Path(folder, "tbb_graph")
         source = Path(__file__).with_name("tbb_graph.cpp")
-        subprocess.run(["c++", "-O3", "-std=c++17", str(source), "-o", str(program), "-ltbb"], check=True)
+        command = ["c++", "-O3", "-std=c++17", str(source), "-o", str(program), "-ltbb"]
+        if subprocess.run(command, check=False).returncode:
+            parser.error(f"c++ cannot build {source.name}, which needs libtbb-dev")
         layers = random_layers(options.tasks)
         stamps = np.zeros((CHAIN, pool.threads, 2), np.int64)
         random, _ = contest(pool, program, layers, options.rounds)

@@ -53,3 +53,4 @@ def test_a_section_is_a_table_of_what_can_be_measured(machine):
     models = [f"{model}: prefill 8", f"{model}: decode 64 at 128"]
     assert names == [*kernels, *models, *contexts, "scheduler", "beside llama.cpp"]
     assert all(row[1].startswith("not measured: ") for row in rows[-2:])
+    assert rows[-2][1].endswith("c++ cannot build tbb_graph.cpp, which needs libtbb-dev")
