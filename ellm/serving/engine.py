@@ -67,7 +67,7 @@ class Engine:
         self.waiting: list[Entry] = []
         self.running: list[Entry] = []
         self.preemptions = 0  # how often a sequence gave way to others
-        self._unread: list[Entry] = []  # that go on whatever they read of the last step
+        self._unread: list[Entry] = []  # of the last step, as nobody waits for it and it ends none of them
         self._queued_tokens = queued_tokens
         self._counted = Statistics()
 
@@ -258,8 +258,10 @@ class Engine:
             if share.sequence.constraint is not None and (broken := share.sequence.constraint.error):
                 share.sequence.fail(broken)
         self._commit(shares, inputs, executable)
-        _read([entry for entry in self.running if entry.may_end])
-        self._unread += [entry for entry in self.running if not entry.may_end]
+        due: list[Entry] = []
+        for entry in self.running:
+            (due if entry.sequence.terms.paced or entry.may_end else self._unread).append(entry)
+        _read(due)
         return True
 
     def _read_last(self) -> None:

@@ -9,7 +9,7 @@ from engines import POSITIONS, STATE, Sums, completion, finish, give_program, op
 from ellm import InputError
 from ellm.scheduler import StepError
 from ellm.serving.engine import Engine
-from ellm.serving.policy import Policy
+from ellm.serving.policy import Policy, Terms
 
 PROMPTS = [[5, 6, 7, 8, 9, 10], [3], [11, 12, 13]]
 
@@ -43,6 +43,18 @@ def test_text_is_read_while_the_next_step_runs_unless_it_may_end_the_answer(kind
         read.append([len(one.drawn(0).token_ids) for one in completions])
     assert read == [[0, 1], [1, 2], [3, 3]]
     assert going_on.ended and stopping.ended and going_on.output().token_ids == stopping.output().token_ids
+
+
+def test_text_that_somebody_waits_for_is_read_before_the_next_step(kind):
+    one = completion([5], max_tokens=3)
+    one.sequence.terms = Terms(paced=True)
+    engine = open_engine(Sums(), kind)
+    engine.submit([one])
+    read = []
+    for _ in range(3):
+        engine.step()
+        read.append(len(one.drawn(0).token_ids))
+    assert read == [1, 2, 3]
 
 
 @pytest.mark.parametrize("fails", [True, False])
