@@ -12,8 +12,8 @@ Quantised models (fp8 with scales per 128 x 128 block, MXFP4) are written as suc
 Reads and time per token depend on the shapes and on which experts the tokens are routed to, so such a checkpoint
 measures speed; its text is noise. Its routers are as uneven as trained ones (ellm/predict/routes.py), and its embedding
 is so large that what the layers add does not make all rows alike, or all would go to the same few experts. The
-tokenizer has 256 tokens whatever the vocabulary. Multi-token-prediction layers are left out. Memory stays below 200 MB:
-tensors are made and written in pieces.
+tokenizer has 256 tokens whatever the vocabulary. Prediction heads are left out, unless `--set` asks for
+num_nextn_predict_layers=1. Memory stays below 200 MB: tensors are made and written in pieces.
 """
 
 import argparse

@@ -10,7 +10,7 @@ from collections import deque
 class Bell:
     """Wakes an event loop once for all that a step has made, as each time costs a system call and a turn of the loop.
 
-    Belongs to the event loop that first asks for news.
+    Belongs to one event loop, that of its news.
     """
 
     def __init__(self) -> None:

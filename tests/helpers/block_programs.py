@@ -5,13 +5,14 @@ sized by the step and often empty; an end that waits for the active blocks, thei
 DAGs come experts, of which each step wakes a few, and then another DAG.
 """
 
+import os
 from dataclasses import dataclass, field
 from random import Random
 
 import numpy as np
 
 from ellm.kernels.contract import LEAF, SAMPLING, SPLIT
-from ellm.scheduler import StepInput, StepTables
+from ellm.scheduler import Pool, StepInput, StepTables
 from ellm.scheduler.interpret import walk
 from ellm.scheduler.probe_program import TABLE, assemble, choice
 from ellm.scheduler.program import WAKE, Kind, Program
@@ -266,6 +267,21 @@ class BlockProgram:
             shared_bytes=self.shared_bytes,
             wakes=np.array(self.wakes, WAKE),
         )
+
+
+def check_random_program(pool: Pool, random: Random) -> None:
+    """Run a few steps of one natively."""
+    graph = BlockProgram(random)
+    executable = graph.load(pool)
+    for _ in range(6):
+        graph.choose(random)
+        graph.check_step(executable, random_step(random, graph.program))
+
+
+def oversubscribed(workers: int) -> Pool:
+    """So many on the cores that there are: more of them than cores lose theirs at any moment."""
+    allowed = sorted(os.sched_getaffinity(0))
+    return Pool(cores=(allowed * workers)[:workers])
 
 
 def random_step(random: Random, program: Program) -> StepInput:

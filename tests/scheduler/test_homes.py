@@ -1,15 +1,14 @@
 """Where tasks are at home: what lies in a node's memory stays there, and a worker meets few row blocks and experts."""
 
-import os
 from collections import defaultdict
 from random import Random
 
 import numpy as np
 import pytest
-from block_programs import BlockProgram, random_step
+from block_programs import check_random_program, oversubscribed
 from test_simulate import make_work, make_workers
 
-from ellm.scheduler import Pool, StepInput, StepTables, topology
+from ellm.scheduler import StepInput, StepTables, topology
 from ellm.scheduler.crews import Crews
 from ellm.scheduler.probe_program import assemble, choice, routed_program
 from ellm.scheduler.program import Kind, Program
@@ -87,13 +86,7 @@ def test_a_worker_meets_few_of_many_experts(hit, most):
 def test_native_workers_of_two_nodes(workers, monkeypatch):
     """Counts of tasks by crew add up wherever tasks are at home."""
     monkeypatch.setattr(topology, "crews", lambda cores: two_nodes(len(cores)))
-    allowed = sorted(os.sched_getaffinity(0))
-    with Pool(cores=(allowed * workers)[:workers]) as pool:
+    with oversubscribed(workers) as pool:
         assert pool.crews.count >= 2
         for seed in range(6):
-            random = Random(seed)
-            graph = BlockProgram(random)
-            executable = graph.load(pool)
-            for _ in range(6):
-                graph.choose(random)
-                graph.check_step(executable, random_step(random, graph.program))
+            check_random_program(pool, Random(seed))

@@ -1,20 +1,12 @@
 """One program on 2 to 64 workers of few cores: they sleep and wake each other all the time, in one crew or several."""
 
-import os
 from random import Random
 
 import pytest
-from block_programs import BlockProgram, random_step
+from block_programs import check_random_program, oversubscribed
 
-from ellm.scheduler import Pool
 from ellm.scheduler.crews import MOST, Crews
 from ellm.scheduler.probe_program import TABLE, ProbeGroup, one_row, probe_program
-
-ALLOWED = sorted(os.sched_getaffinity(0))
-
-
-def oversubscribed(workers: int) -> Pool:
-    return Pool(cores=(ALLOWED * workers)[:workers])
 
 
 @pytest.mark.parametrize("workers", [2, 3, 12, 13, 25, 64])
@@ -22,12 +14,7 @@ def test_random_programs_on_any_number_of_workers(workers):
     with oversubscribed(workers) as pool:
         assert len(pool.crews.of_worker) == workers
         for seed in range(4):
-            random = Random(seed)
-            graph = BlockProgram(random)
-            executable = graph.load(pool)
-            for _ in range(6):
-                graph.choose(random)
-                graph.check_step(executable, random_step(random, graph.program))
+            check_random_program(pool, Random(seed))
 
 
 @pytest.mark.parametrize("workers", [2, 13, 64])

@@ -1,31 +1,22 @@
 """Random programs run natively: every task once and after all it depends on, for many steps in a row."""
 
-import os
-
 import pytest
-from block_programs import BlockProgram, random_step
+from block_programs import BlockProgram, check_random_program, oversubscribed, random_step
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-from ellm.scheduler import Pool
 
 
 @pytest.fixture(scope="module", params=[1, 2, 3, 4])
 def pool(request):
     """More workers than cores included: then a worker loses its core at any moment."""
-    allowed = sorted(os.sched_getaffinity(0))
-    with Pool(cores=(allowed * 4)[: request.param]) as pool:
+    with oversubscribed(request.param) as pool:
         yield pool
 
 
 @given(random=st.randoms(use_true_random=False))
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_native_order_equals_the_reference(pool, random):
-    graph = BlockProgram(random)
-    executable = graph.load(pool)
-    for _ in range(6):
-        graph.choose(random)
-        graph.check_step(executable, random_step(random, graph.program))
+    check_random_program(pool, random)
 
 
 @given(random=st.randoms(use_true_random=False))
