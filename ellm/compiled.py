@@ -206,7 +206,7 @@ def _sized(model: Model, context: int, options: Options, packing: _Packing) -> l
     """Compile for a chunk, or for the one that suits what comes of CHUNK; the last program is the drafter, if any."""
     programs = _compile(model, context, options.chunk or CHUNK, options, packing)
     rows = options.chunk or chosen_chunk(programs[0], options.isa, options.workers)
-    return programs if rows == programs[0].chunk else _compile(model, context, rows, options, packing)
+    return programs if rows == (options.chunk or CHUNK) else _compile(model, context, rows, options, packing)
 
 
 def _compile(model: Model, context: int, chunk: int, options: Options, packing: _Packing) -> list[Program]:

@@ -161,7 +161,7 @@ class LLM:
             self.runtime.executables,
             chunk=chunk,
             slots=max_seqs,
-            policy=Policy(chunk, self.runtime.program.row_block, target_itl),
+            policy=Policy(chunk, isas.ROW_UNIT[choice.isa], target_itl),
             queued_tokens=queued_tokens,
             nodes=self.runtime.nodes,
             speculation=self.speculation.drafts,

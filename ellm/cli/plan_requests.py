@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from ellm.kernels.isa import ROW_UNIT
 from ellm.predict.planner import Planner
 from ellm.predict.step_seconds import StepSeconds
 from ellm.predict.traffic import Request, Traffic, percentiles
@@ -77,7 +78,7 @@ def lines(planner: Planner, requests: list[Request]) -> list[str]:
     positions = free / one if one else math.inf
     deepest = max(request.prompt + request.output for request in requests)
     seconds = StepSeconds(planner, SLOTS, deepest)
-    traffic = Traffic(Policy(program.chunk, program.row_block), seconds, slots=SLOTS, positions=positions)
+    traffic = Traffic(Policy(program.chunk, ROW_UNIT[planner.machine.isa]), seconds, slots=SLOTS, positions=positions)
     traffic.serve(requests)
     begun = min(request.terms.arrived for request in requests)
     took = traffic.now - begun

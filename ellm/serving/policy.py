@@ -63,15 +63,15 @@ R = TypeVar("R", bound=Request)
 
 
 class Policy:
-    """Decides for steps of at most `chunk` rows, computed in blocks of `row_block`.
+    """Decides for steps of at most `chunk` rows, which are counted in units of `unit`.
 
     `target` is the longest that a step should take while somebody waits for each token, in seconds; None: twice a step
-    without prompts, or one row block more.
+    without prompts, or one unit.
     """
 
-    def __init__(self, chunk: int, row_block: int, target: float | None = None):
-        self.chunk, self.row_block, self.target = chunk, row_block, target
-        self.times = StepTimes(row_block)
+    def __init__(self, chunk: int, unit: int, target: float | None = None):
+        self.chunk, self.unit, self.target = chunk, unit, target
+        self.times = StepTimes(unit)
 
     def limit(self, requests: Collection[Request]) -> int:
         """How many rows a step of such requests should have at most."""
@@ -83,9 +83,9 @@ class Policy:
         if self.target is not None:
             more = self.times.rows_within(self.target - alone, context)
             return min(self.chunk, len(decoding) + max(LEAST_ROWS, more))
-        blocks = len(decoding) // self.row_block + 1
+        units = len(decoding) // self.unit + 1
         more = self.times.rows_within((SLOWDOWN - 1) * alone, context)
-        return min(self.chunk, max(blocks, (len(decoding) + more) // self.row_block) * self.row_block)
+        return min(self.chunk, max(units, (len(decoding) + more) // self.unit) * self.unit)
 
     def deal(self, requests: Collection[R], rows: int) -> Iterator[tuple[R, int]]:
         """How many rows each gets of a step of so many: one if it is decoding, then prompts one after the other."""

@@ -29,29 +29,29 @@ class Mean:
 
 
 class StepTimes:
-    """Seconds of steps, computed in blocks of `row_block` rows."""
+    """Seconds of steps, of which those with as many units of `unit` rows are alike."""
 
-    def __init__(self, row_block: int):
+    def __init__(self, unit: int):
         self.row_seconds = 0.0  # of a prompt's row in the longest steps; 0: unknown
-        self._row_block = row_block
-        self._means: dict[tuple[bool, int], Mean] = {}  # by whether all rows decode, and the number of row blocks
+        self._unit = unit
+        self._means: dict[tuple[bool, int], Mean] = {}  # by whether all rows decode, and the number of units
         self._fitted: tuple[float, float, float] | None = None
 
     def measured(self, rows: int, attended: float, seconds: float, decoding: bool) -> None:
         """A step took so long; `decoding`: no rows of prompts were in it."""
-        kind = decoding, -(-rows // self._row_block)
+        kind = decoding, -(-rows // self._unit)
         if kind in self._means:
             self._means[kind].add(rows, attended, seconds)
         else:
             self._means[kind] = Mean(float(rows), attended, seconds)
         self._fitted = None
         if not decoding:
-            longest = self._means[False, max(blocks for alone, blocks in self._means if not alone)]
+            longest = self._means[False, max(units for alone, units in self._means if not alone)]
             self.row_seconds = longest.seconds / longest.rows
 
     def decoding(self, sequences: int) -> float:
         """Seconds of a step of so many decoding sequences; 0 if none was run."""
-        found = self._means.get((True, -(-sequences // self._row_block)))
+        found = self._means.get((True, -(-sequences // self._unit)))
         return found.seconds if found else 0.0
 
     def rows_within(self, seconds: float, context: int) -> int:
