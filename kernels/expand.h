@@ -8,16 +8,13 @@
  */
 #ifndef ELLM_EXPAND_H
 #define ELLM_EXPAND_H
+#include "fetch.h"
 #include "vector.h"
 
 #define EXPAND_COLUMNS 4 /* column tiles expanded at a time, which are read side by side */
 #define EXPAND_DEPTH 16  /* most k tiles of them */
 #define EXPAND_SHALLOW 4 /* of EXPAND_FEW rows, which do not pay for that many */
 #define EXPAND_FEW 16
-#define EXPAND_AHEAD 2   /* how many times that far prefetch runs ahead */
-
-/* Fetches a line that is expanded later, into L2: L1 can wait for few lines at a time, and AMX needs it for its tiles. */
-static inline void expand_prefetch(const char *line) { __builtin_prefetch(line, 0, 2); }
 
 /* Bytes of a block of one column tile, its header included. */
 static inline int64_t block_bytes(int64_t format) {
@@ -231,8 +228,9 @@ static inline void expand_multiply(const ellm_bf16 *a, int64_t lda, int rows, co
     ellm_bf16 *low = high + EXPAND_COLUMNS * column;
     for (int k = 0; k < k_tiles; k += depth) {
         int count = k_tiles - k < depth ? k_tiles - k : depth;
-        int64_t ahead = column_bytes(format, EXPAND_AHEAD * depth); /* past the end: in the next column tiles */
-        if (k + EXPAND_AHEAD * depth >= k_tiles) ahead += (n_tiles - 1) * stride;
+        int parts = fetch_parts(column_bytes(format, depth));
+        int64_t ahead = column_bytes(format, parts * depth); /* past the end: in the next column tiles */
+        if (k + parts * depth >= k_tiles) ahead += (n_tiles - 1) * stride;
         if (rows == 1 && n_tiles == EXPAND_COLUMNS &&
             row_multiply(a + ELLM_TILE_K * k, weight, stride, format, k, count, c, k > 0, ahead))
             continue;

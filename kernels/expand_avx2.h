@@ -24,7 +24,7 @@ static inline void expand_f16(const char *block, int first, int count, ellm_bf16
                                            3, 6, 7, 10, 11, 14, 15);
     for (int i = 0; i < ELLM_TILE * count; i += ELLM_TILE_N) {
         const char *at = block + 2 * (ELLM_TILE * first + i);
-        if (i % ELLM_TILE_ROW == 0) expand_prefetch(at + ahead);
+        if (i % ELLM_TILE_ROW == 0) fetch_line(at + ahead);
         __m256i halves = _mm256_shuffle_epi8(_mm256_loadu_si256((const __m256i *)at), apart);
         halves = _mm256_permute4x64_epi64(halves, 0xd8); /* the even ones of all, and the odd ones */
         __m256 even = _mm256_cvtph_ps(_mm256_castsi256_si128(halves)), odd = _mm256_cvtph_ps(_mm256_extracti128_si256(halves, 1));
@@ -81,7 +81,7 @@ static inline void expand_fp8(const char *block, int first, int count, ellm_bf16
     int near = e4m3_scales(block, scale);
     for (int row = 0; row < ELLM_TILE_PAIRS * count; row++) {
         const char *at = block + ELLM_FP8_HEADER + ELLM_TILE * first + ELLM_TILE_ROW * row;
-        if (row % 2 == 0) expand_prefetch(at + ahead);
+        if (row % 2 == 0) fetch_line(at + ahead);
         __m256i codes = _mm256_loadu_si256((const __m256i *)at);
         greatest = e4m3_greatest(greatest, codes);
         e4m3_row(codes, scale, even, odd);
@@ -106,7 +106,7 @@ static inline void expand_mxfp4(const char *block, int first, int count, ellm_bf
         }
     for (int row = ELLM_TILE_PAIRS * first; row < ELLM_TILE_PAIRS * (first + count); row += 4) {
         const char *line = block + ELLM_MXFP4_HEADER + ELLM_TILE_N * row;
-        expand_prefetch(line + ahead);
+        fetch_line(line + ahead);
         for (int half = 0; half < 2; half++) {
             __m128i bytes = _mm_loadl_epi64((const __m128i *)(scales + row / ELLM_TILE_PAIRS * ELLM_TILE_N + 8 * half));
             __m256i scale = _mm256_slli_epi32(_mm256_sub_epi32(_mm256_set1_epi32(127 + 126), _mm256_cvtepu8_epi32(bytes)), 7);

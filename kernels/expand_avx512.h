@@ -69,11 +69,11 @@ static inline void expand_fp8(const char *block, int first, int count, ellm_bf16
     e4m3_decoder decoder = e4m3_decoder_load();
     e4m3_scales scales = e4m3_scales_load(block);
     const char *codes = block + ELLM_FP8_HEADER + ELLM_TILE * first;
-    if (first == 0) expand_prefetch(block + ahead);
+    if (first == 0) fetch_line(block + ahead);
     for (int row = 0; row < ELLM_TILE_PAIRS * count; row += 2) {
         const char *line = codes + ELLM_TILE_ROW * row;
         __m512i rows[2];
-        expand_prefetch(line + ahead);
+        fetch_line(line + ahead);
         e4m3_rows(line, &decoder, scales, rows);
         _mm512_store_si512(out + ELLM_TILE_ROW * row, rows[0]);
         _mm512_store_si512(out + ELLM_TILE_ROW * (row + 1), rows[1]);
@@ -108,13 +108,13 @@ static inline void expand_mxfp4(const char *block, int first, int count, ellm_bf
         expand_mxfp4_plain(block, first, count, out, low, ahead);
         return;
     }
-    if (first == 0) expand_prefetch(block + ahead);
+    if (first == 0) fetch_line(block + ahead);
     for (int tile = first; tile < first + count; tile++) {
         __m512i scale = e2m1_scale(block + ELLM_TILE_N * tile);
         for (int row = ELLM_TILE_PAIRS * tile; row < ELLM_TILE_PAIRS * (tile + 1); row += 4) {
             const char *line = block + ELLM_MXFP4_HEADER + ELLM_TILE_N * row;
             __m512i codes = _mm512_loadu_si512(line);
-            expand_prefetch(line + ahead);
+            fetch_line(line + ahead);
 #pragma GCC unroll 4
             for (int i = 0; i < 4; i++)
                 _mm512_store_si512(out + ELLM_TILE_ROW * (row + i) - ELLM_TILE * first, e2m1_row(codes, i, table, scale));
@@ -130,7 +130,7 @@ static inline __m512 expand_half(__m256i values) {
 static inline void expand_f16(const char *block, int first, int count, ellm_bf16 *high, ellm_bf16 *low, int64_t ahead) {
     for (int row = 0; row < ELLM_TILE_PAIRS * count; row++) {
         const __m256i *at = (const __m256i *)(block + 2 * ELLM_TILE * first + 2 * ELLM_TILE_ROW * row);
-        expand_prefetch((const char *)at + ahead);
+        fetch_line((const char *)at + ahead);
         __m512 first = _mm512_cvtph_ps(_mm256_loadu_si256(at)), second = _mm512_cvtph_ps(_mm256_loadu_si256(at + 1));
         __m512i rounded = expand_round(first, second);
         _mm512_store_si512(high + ELLM_TILE_ROW * row, rounded);

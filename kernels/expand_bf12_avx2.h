@@ -18,11 +18,11 @@ static inline void expand_bf12(const char *block, int first, int count, ellm_bf1
         return;
     }
     __m256i table = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)block));
-    if (first == 0) expand_prefetch(block + ahead);
+    if (first == 0) fetch_line(block + ahead);
     const char *groups = block + sizeof(bf12_header) + ELLM_TILE_PAIRS / 4 * BF12_GROUP * first;
     for (int row = 0; row < ELLM_TILE_PAIRS * count; row += 4) {
         const char *group = groups + row / 4 * BF12_GROUP;
-        for (int64_t line = 0; line < BF12_GROUP; line += 64) expand_prefetch(group + ahead + line);
+        for (int64_t line = 0; line < BF12_GROUP; line += 64) fetch_line(group + ahead + line);
         for (int half = 0; half < 2; half++) {
             __m256i codes = _mm256_loadu_si256((const __m256i *)(group + 2 * BF12_LINE) + half);
             bf12_store(group, half, table, codes, out + ELLM_TILE_ROW * row);

@@ -7,20 +7,22 @@ static inline __m512i bf12_table(const char *block) {
     return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)block));
 }
 
+/* Two of the four rows of a group. */
+static inline void bf12_half(const char *group, int half, __m512i table, __m512i rows[2]) {
+    __m512i low = _mm512_loadu_si512(group + BF12_LINE * half), codes = _mm512_loadu_si512(group + 2 * BF12_LINE);
+    __m512i high = _mm512_permutexvar_epi8(half ? _mm512_srli_epi16(codes, 4) : codes, table);
+    rows[0] = _mm512_unpacklo_epi8(low, high);
+    rows[1] = _mm512_unpackhi_epi8(low, high);
+}
+
 /* Four rows of a tile. */
 static inline void bf12_rows(const char *group, __m512i table, __m512i rows[4]) {
-    __m512i first = _mm512_loadu_si512(group), second = _mm512_loadu_si512(group + BF12_LINE);
-    __m512i codes = _mm512_loadu_si512(group + 2 * BF12_LINE);
-    __m512i high = _mm512_permutexvar_epi8(codes, table);
-    rows[0] = _mm512_unpacklo_epi8(first, high);
-    rows[1] = _mm512_unpackhi_epi8(first, high);
-    high = _mm512_permutexvar_epi8(_mm512_srli_epi16(codes, 4), table);
-    rows[2] = _mm512_unpacklo_epi8(second, high);
-    rows[3] = _mm512_unpackhi_epi8(second, high);
+    bf12_half(group, 0, table, rows);
+    bf12_half(group, 1, table, rows + 2);
 }
 
 static inline void bf12_prefetch(const char *group) {
-    for (int64_t line = 0; line < BF12_GROUP; line += 64) expand_prefetch(group + line);
+    for (int64_t line = 0; line < BF12_GROUP; line += 64) fetch_line(group + line);
 }
 
 #define EXPAND_BF12 expand_bf12
@@ -30,7 +32,7 @@ static inline void expand_bf12(const char *block, int first, int count, ellm_bf1
         return;
     }
     __m512i table = bf12_table(block);
-    if (first == 0) expand_prefetch(block + ahead);
+    if (first == 0) fetch_line(block + ahead);
     const char *groups = block + sizeof(bf12_header) + ELLM_TILE_PAIRS / 4 * BF12_GROUP * first;
     for (int row = 0; row < ELLM_TILE_PAIRS * count; row += 4) {
         const char *group = groups + row / 4 * BF12_GROUP;

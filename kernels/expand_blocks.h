@@ -90,8 +90,8 @@ BLOCKED void expand_blocks_plain(const char *block, int first, int count, ellm_b
 /* Fetches what lies `ahead` bytes behind a tile, and behind the header if the tile is the first. */
 BLOCKED void block_prefetch(const char *block, int tile, int64_t ahead, const ellm_format *f) {
     if (tile == 0)
-        for (int64_t i = 0; i < f->header; i += 64) expand_prefetch(block + ahead + i);
-    for (int64_t i = 0; i < f->tile; i += 64) expand_prefetch(block + f->header + tile * f->tile + ahead + i);
+        for (int64_t i = 0; i < f->header; i += 64) fetch_line(block + ahead + i);
+    for (int64_t i = 0; i < f->tile; i += 64) fetch_line(block + f->header + tile * f->tile + ahead + i);
 }
 
 /* As expand_blocks_plain, two rows of each tile at a time. */

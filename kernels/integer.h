@@ -56,7 +56,7 @@ BLOCKED void integer_strip(const char *a, int64_t lda, int rows, int bytes, cons
     int depth = f->nested || f->block < INTEGER_DEPTH ? (int)f->block : INTEGER_DEPTH;
     int64_t each = f->header + f->block * f->tile;
     for (int k = 0; k < k_tiles; k += depth) {
-        int count = k_tiles - k < depth ? k_tiles - k : depth, next = k + EXPAND_AHEAD * depth;
+        int count = k_tiles - k < depth ? k_tiles - k : depth, next = k + fetch_parts(depth * each / f->block) * depth;
         int64_t here = k / f->block * each, ahead = next / f->block * each - here;
         if (next >= k_tiles) ahead += (n_tiles - 1) * stride; /* in the next column tiles */
         integer_operand x = {a + ACTIVATION_CELL * k, activation_sides(a, k_tiles) + k, lda, rows, bytes};
@@ -78,8 +78,9 @@ BLOCKED void integer_strip(const char *a, int64_t lda, int rows, int bytes, cons
 static inline void integer_matmul(const char *a, int64_t lda, int rows, int64_t activations, const char *weight,
                                   int64_t format, int n_tiles, int k_tiles, float *c, int64_t ldc, char *scratch) {
     int64_t stride = column_bytes(format, k_tiles);
-    for (int n = 0; n < n_tiles; n += EXPAND_COLUMNS) {
-        int columns = n_tiles - n < EXPAND_COLUMNS ? n_tiles - n : EXPAND_COLUMNS;
+    int strip = rows == 1 ? INTEGER_ROW_COLUMNS : EXPAND_COLUMNS;
+    for (int n = 0; n < n_tiles; n += strip) {
+        int columns = n_tiles - n < strip ? n_tiles - n : strip;
         switch (format) {
 #define STRIP(NAME, name)                                                                                            \
     case ELLM_##NAME:                                                                                                \

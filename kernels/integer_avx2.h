@@ -3,6 +3,7 @@
 #define ELLM_INTEGER_AVX2_H
 
 #define INTEGER_DEPTH 4 /* most k tiles of a part: weights of EXPAND_COLUMNS column tiles stay in L1 */
+#define INTEGER_ROW_COLUMNS EXPAND_COLUMNS /* column tiles of one row: side by side, as sums wait for sums */
 #define INTEGER_ROWS 6  /* most rows of a block: 6 x 2 sums, 2 registers of weights and one of activations */
 #define INTEGER_HALF (ELLM_TILE_N / 2)
 

@@ -5,6 +5,7 @@
 
 #define INTEGER_DEPTH 4 /* most k tiles of a part: weights of 4 column tiles and cells of a block of rows stay in L1 */
 #define INTEGER_ROWS 4  /* most rows of a block: 4 x 4 sums, 4 registers of codes and one of activations */
+#define INTEGER_ROW_COLUMNS 1 /* column tiles of one row: hardware fetches best what is read in order of memory */
 #define INTEGER_DIGIT (ACTIVATION_CELL / 2)
 #define INTEGER_LINE 64
 
@@ -101,54 +102,39 @@ BLOCKED __m512 integer_row_tile(const char *cell, const activation_side *side, c
 }
 
 /* A unit of a nested format times one row. */
-BLOCKED void integer_row_nested(const int bytes, integer_operand x, integer_columns w, integer_sums sums,
-                                const ellm_format *f) {
+BLOCKED __m512 integer_row_nested(const int bytes, integer_operand x, integer_columns w, __m512 sum, const ellm_format *f) {
     const int groups = ELLM_TILE_K / (int)f->group;
-    __m512i dot[EXPAND_COLUMNS], least[EXPAND_COLUMNS];
-    for (int n = 0; n < w.n_tiles; n++) dot[n] = least[n] = _mm512_setzero_si512();
-    for (int tile = 0; tile < w.count; tile++)
-        for (int n = 0; n < w.n_tiles; n++) {
-            const char *block = w.block + n * w.stride;
-            block_prefetch(block, tile, w.ahead, f);
-            __m512i part = integer_row_dot(x.cells + ACTIVATION_CELL * tile, x.sides + tile, bytes, block, tile, f);
-            dot[n] = _mm512_add_epi32(dot[n], part);
-            for (int group = 0; f->minimum >= 0 && group < groups; group++) {
-                __m512i sum = _mm512_set1_epi32(x.sides[tile].sums[group]);
-                least[n] = _mm512_dpwssd_epi32(least[n], integer_halves(block, tile * groups + group, f), sum);
-            }
+    __m512i dot = _mm512_setzero_si512(), least = dot;
+    for (int tile = 0; tile < w.count; tile++) {
+        block_prefetch(w.block, tile, w.ahead, f);
+        __m512i part = integer_row_dot(x.cells + ACTIVATION_CELL * tile, x.sides + tile, bytes, w.block, tile, f);
+        dot = _mm512_add_epi32(dot, part);
+        for (int group = 0; f->minimum >= 0 && group < groups; group++) {
+            __m512i activations = _mm512_set1_epi32(x.sides[tile].sums[group]);
+            least = _mm512_dpwssd_epi32(least, integer_halves(w.block, tile * groups + group, f), activations);
         }
-    for (int n = 0; n < w.n_tiles; n++) {
-        const char *block = w.block + n * w.stride;
-        float *c = sums.c + ELLM_TILE_N * n;
-        __m512 sum = sums.accumulate ? _mm512_loadu_ps(c) : _mm512_setzero_ps();
-        sum = integer_add(sum, dot[n], integer_both(integer_scales(block, 0, f), x.sides));
-        if (f->minimum >= 0) sum = integer_add(sum, least[n], integer_both(integer_super_minimum(block, f), x.sides));
-        _mm512_storeu_ps(c, sum);
     }
+    sum = integer_add(sum, dot, integer_both(integer_scales(w.block, 0, f), x.sides));
+    return f->minimum < 0 ? sum : integer_add(sum, least, integer_both(integer_super_minimum(w.block, f), x.sides));
 }
 
-BLOCKED void integer_row_of(const int bytes, integer_operand x, integer_columns w, integer_sums sums, const ellm_format *f) {
-    if (f->nested) {
-        integer_row_nested(bytes, x, w, sums, f);
-        return;
+BLOCKED __m512 integer_row_plain(const int bytes, integer_operand x, integer_columns w, __m512 sum, const ellm_format *f) {
+    for (int tile = 0; tile < w.count; tile++) {
+        const char *cell = x.cells + ACTIVATION_CELL * tile;
+        block_prefetch(w.block, w.first + tile, w.ahead, f);
+        sum = integer_row_tile(cell, x.sides + tile, bytes, w.block, w.first + tile, sum, f);
     }
-    for (int tile = 0; tile < w.count; tile++)
-        for (int n = 0; n < w.n_tiles; n++) {
-            float *c = sums.c + ELLM_TILE_N * n;
-            __m512 sum = sums.accumulate || tile ? _mm512_loadu_ps(c) : _mm512_setzero_ps();
-            block_prefetch(w.block + n * w.stride, w.first + tile, w.ahead, f);
-            sum = integer_row_tile(x.cells + ACTIVATION_CELL * tile, x.sides + tile, bytes, w.block + n * w.stride,
-                                   w.first + tile, sum, f);
-            _mm512_storeu_ps(c, sum);
-        }
+    return sum;
 }
 
-/* One row, codes and sums in registers. */
+BLOCKED __m512 integer_row_of(const int bytes, integer_operand x, integer_columns w, __m512 sum, const ellm_format *f) {
+    return f->nested ? integer_row_nested(bytes, x, w, sum, f) : integer_row_plain(bytes, x, w, sum, f);
+}
+
+/* One row and one column tile, codes and sums in registers. */
 BLOCKED void integer_row(integer_operand x, integer_columns w, integer_sums sums, const ellm_format *f) {
-    if (x.bytes)
-        integer_row_of(1, x, w, sums, f);
-    else
-        integer_row_of(0, x, w, sums, f);
+    __m512 sum = sums.accumulate ? _mm512_loadu_ps(sums.c) : _mm512_setzero_ps();
+    _mm512_storeu_ps(sums.c, x.bytes ? integer_row_of(1, x, w, sum, f) : integer_row_of(0, x, w, sum, f));
 }
 
 /* What a block of rows takes of a part of column tiles: lines of weights, of column tile n and tile k at n * columns +

@@ -3,6 +3,7 @@
 #define ELLM_INTEGER_PORTABLE_H
 
 #define INTEGER_DEPTH 4
+#define INTEGER_ROW_COLUMNS EXPAND_COLUMNS
 
 /* What scales a tile's sum in column n: the scale of its group of k or, of a nested format, of the block. */
 BLOCKED float integer_scale(const char *block, int tile, int n, const ellm_format *f) {

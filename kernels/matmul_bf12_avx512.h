@@ -10,7 +10,6 @@
 #define BF12_BYTES (BF12_BLOCK * 3 / 2 + (int64_t)sizeof(bf12_header))
 #define BF12_GROUPS (BF12_BLOCK / 128)
 #define BF12_FEW (TILE_ROWS * TILE_STREAMS) /* rows of which not each block could fetch a column */
-#define BF12_AHEAD (2 * ELLM_TILE * 3 / 2) /* bytes that prefetch of few rows runs ahead */
 
 /* Where the groups of a block are that have patches, a bit each. */
 static inline uint32_t bf12_patched(const char *block) {
@@ -20,29 +19,31 @@ static inline uint32_t bf12_patched(const char *block) {
     return groups;
 }
 
-/* As bf12_rows, with the patches of the group. */
-static inline void bf12_patched_rows(const char *block, int group, __m512i rows[4]) {
+/* As bf12_half, with the patches of the group. */
+static inline void bf12_patched_half(const char *block, int group, int half, __m512i rows[2]) {
     const bf12_header *header = bf12_header_of(block);
     ellm_bf16 out[128] __attribute__((aligned(64)));
-    bf12_rows(block + sizeof *header + group * BF12_GROUP, bf12_table(block), rows);
-    for (int i = 0; i < 4; i++) _mm512_store_si512(out + ELLM_TILE_ROW * i, rows[i]);
+    __m512i all[4];
+    bf12_rows(block + sizeof *header + group * BF12_GROUP, bf12_table(block), all);
+    for (int i = 0; i < 4; i++) _mm512_store_si512(out + ELLM_TILE_ROW * i, all[i]);
     for (int patch = 0; patch < header->patches; patch++)
         if (header->place[patch] / 128 == group) bf12_patch_one(header, patch, out + header->place[patch] % 128);
-    for (int i = 0; i < 4; i++) rows[i] = _mm512_load_si512(out + ELLM_TILE_ROW * i);
+    for (int i = 0; i < 2; i++) rows[i] = _mm512_load_si512(out + ELLM_TILE_ROW * (2 * half + i));
 }
 
 /* c (= or +=) a . W for R rows and groups [first, last) of the blocks of TILE_STREAMS column tiles, none of them wide; if P,
- * they may have patches. The upper half of the groups fetch what lies `jump` bytes further on. R and P are constants
+ * they may have patches. What is fetched behind the block lies `jump` bytes further on. R and P are constants
  * where this is inlined. */
 __attribute__((always_inline)) static inline void bf12_few_rows(
     const int R, const int P, const ellm_bf16 *a, int64_t lda, const char *block, int64_t stride, int first, int last,
     float *c, int64_t ldc, int accumulate, int64_t jump) {
+    const int groups = fetch_near ? BF12_GROUPS : BF12_GROUPS / 2; /* that fetching runs ahead */
     __m512 sum[TILE_ROWS][TILE_STREAMS];
     __m512i table[TILE_STREAMS];
 #pragma GCC unroll 4
     for (int n = 0; n < TILE_STREAMS; n++) {
         _mm512_store_si512(&table[n], bf12_table(block + n * stride));
-        if (first == 0) expand_prefetch(block + n * stride + BF12_AHEAD);
+        if (first == 0) fetch_line(block + n * stride + groups * BF12_GROUP);
 #pragma GCC unroll 8
         for (int r = 0; r < R; r++)
             sum[r][n] = accumulate ? _mm512_loadu_ps(c + r * ldc + ELLM_TILE_N * n) : _mm512_setzero_ps();
@@ -51,21 +52,26 @@ __attribute__((always_inline)) static inline void bf12_few_rows(
     for (int group = first; group < last; group++) {
         const char *at = block + sizeof(bf12_header) + group * BF12_GROUP;
         const ellm_bf16 *x = a + 8 * group;
-        int64_t ahead = BF12_AHEAD + (group < BF12_GROUPS / 2 ? 0 : jump);
+        int64_t ahead = groups * BF12_GROUP + (group + groups < BF12_GROUPS ? 0 : jump);
 #pragma GCC unroll 4
-        for (int n = 0; n < TILE_STREAMS; n++) {
-            __m512i rows[4];
-            bf12_prefetch(at + n * stride + ahead);
-            if (P)
-                bf12_patched_rows(block + n * stride, group, rows);
-            else
-                bf12_rows(at + n * stride, table[n], rows);
-            __asm__("" : "+r"(x)); /* pairs are read again, as registers do not hold 4 R of them */
-#pragma GCC unroll 4
-            for (int i = 0; i < 4; i++)
+        for (int n = 0; n < TILE_STREAMS; n++) fetch_line(at + n * stride + ahead + 2 * BF12_LINE);
 #pragma GCC unroll 8
-                for (int r = 0; r < R; r++)
-                    sum[r][n] = _mm512_dpbf16_ps(sum[r][n], row_pair(x + r * lda + 2 * i), (__m512bh)rows[i]);
+        for (int i = 0; i < 2 * TILE_STREAMS; i++) { /* columns side by side, line by line */
+            int half = i / TILE_STREAMS, n = i % TILE_STREAMS;
+            __m512i rows[2];
+            fetch_line(at + n * stride + ahead + BF12_LINE * half);
+            if (P)
+                bf12_patched_half(block + n * stride, group, half, rows);
+            else
+                bf12_half(at + n * stride, half, table[n], rows);
+            __asm__("" : "+r"(x)); /* pairs are read again, as registers do not hold 4 R of them */
+#pragma GCC unroll 2
+            for (int j = 0; j < 2; j++)
+#pragma GCC unroll 8
+                for (int r = 0; r < R; r++) {
+                    __m512bh row = row_pair(x + r * lda + 4 * half + 2 * j);
+                    sum[r][n] = _mm512_dpbf16_ps(sum[r][n], row, (__m512bh)rows[j]);
+                }
         }
     }
 #pragma GCC unroll 8

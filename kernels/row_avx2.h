@@ -11,7 +11,7 @@ static inline int row_fp8(const float *x, const char *block, int count, __m256 c
     if (!e4m3_scales(block, scale)) return 0;
     for (int row = 0; row < ELLM_TILE_PAIRS * count; row += 2) {
         const char *line = block + ELLM_FP8_HEADER + ELLM_TILE_ROW * row;
-        expand_prefetch(line + ahead);
+        fetch_line(line + ahead);
 #pragma GCC unroll 2
         for (int i = 0; i < 2; i++) {
             __m256i codes = _mm256_loadu_si256((const __m256i *)line + i);

@@ -17,7 +17,7 @@ static inline void row_fp8(const ellm_bf16 *a, const char *block, int64_t stride
 #pragma GCC unroll 4
     for (int n = 0; n < EXPAND_COLUMNS; n++) {
         scales[n] = e4m3_scales_load(block + n * stride);
-        expand_prefetch(block + n * stride + ahead);
+        fetch_line(block + n * stride + ahead);
     }
     for (int row = 0; row < ELLM_TILE_PAIRS * count; row += 2) {
         __m512bh first = row_pair(a + 2 * row), second = row_pair(a + 2 * row + 2);
@@ -25,7 +25,7 @@ static inline void row_fp8(const ellm_bf16 *a, const char *block, int64_t stride
         for (int n = 0; n < EXPAND_COLUMNS; n++) {
             const char *line = block + n * stride + ELLM_FP8_HEADER + ELLM_TILE_ROW * row;
             __m512i rows[2];
-            expand_prefetch(line + ahead);
+            fetch_line(line + ahead);
             e4m3_rows(line, &decoder, scales[n], rows);
             sum[n] = _mm512_dpbf16_ps(sum[n], first, (__m512bh)rows[0]);
             sum[n] = _mm512_dpbf16_ps(sum[n], second, (__m512bh)rows[1]);
@@ -35,7 +35,7 @@ static inline void row_fp8(const ellm_bf16 *a, const char *block, int64_t stride
 
 static inline void row_mxfp4(const ellm_bf16 *a, const char *block, int64_t stride, int count, __m512 *sum, int64_t ahead) {
     __m512i table = _mm512_loadu_si512(E2M1_BF16);
-    for (int n = 0; n < EXPAND_COLUMNS; n++) expand_prefetch(block + n * stride + ahead);
+    for (int n = 0; n < EXPAND_COLUMNS; n++) fetch_line(block + n * stride + ahead);
     for (int tile = 0; tile < count; tile++) {
         __m512i scales[EXPAND_COLUMNS];
 #pragma GCC unroll 4
@@ -46,7 +46,7 @@ static inline void row_mxfp4(const ellm_bf16 *a, const char *block, int64_t stri
 #pragma GCC unroll 4
             for (int n = 0; n < EXPAND_COLUMNS; n++) {
                 codes[n] = _mm512_loadu_si512(line + n * stride);
-                expand_prefetch(line + n * stride + ahead);
+                fetch_line(line + n * stride + ahead);
             }
 #pragma GCC unroll 4
             for (int i = 0; i < 4; i++)

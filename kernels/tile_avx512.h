@@ -3,6 +3,7 @@
 #define ELLM_TILE_H
 #include <immintrin.h>
 
+#include "fetch.h"
 #include "vector.h"
 
 #define TILE_ROWS 6      /* most rows of a block: 6 x 4 sums, 4 registers of B and one of A fill the register file */
@@ -29,7 +30,7 @@ __attribute__((always_inline)) static inline void tile_block(
             __m512i column[TILE_STREAMS];
 #pragma GCC unroll 8
             for (int f = 0; f < F; f++)
-                _mm_prefetch((const char *)(ahead + f * b_n + k * b_k + ELLM_TILE_ROW * pair), _MM_HINT_T1);
+                fetch_line(ahead + f * b_n + k * b_k + ELLM_TILE_ROW * pair);
 #pragma GCC unroll 8
             for (int t = 0; t < T; t++) column[t] = _mm512_loadu_si512(b + t * b_n + k * b_k + ELLM_TILE_ROW * pair);
 #pragma GCC unroll 8

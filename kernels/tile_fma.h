@@ -4,6 +4,7 @@
 #define ELLM_TILE_H
 #include <immintrin.h>
 
+#include "fetch.h"
 #include "vector.h"
 
 #ifdef __AVX512F__
@@ -59,7 +60,7 @@ __attribute__((always_inline)) static inline void tile_block(
 #pragma GCC unroll 4
             for (int t = 0; t < T; t++) {
                 const ellm_bf16 *line = b + t * b_n + k * b_k + ELLM_TILE_ROW * pair;
-                if (F) _mm_prefetch((const char *)(ahead + t * b_n + k * b_k + ELLM_TILE_ROW * pair), _MM_HINT_T1);
+                if (F) fetch_line(ahead + t * b_n + k * b_k + ELLM_TILE_ROW * pair);
 #pragma GCC unroll 2
                 for (int odd = 0; odd < 2; odd++) {
                     tile_vector column[TILE_VECTORS];

@@ -1,0 +1,34 @@
+/* Fetching of lines before they are read. */
+#ifndef ELLM_FETCH_H
+#define ELLM_FETCH_H
+#include <stdint.h>
+
+#if defined(__AVX512BF16__) && !defined(__AMX_TILE__)
+#include <cpuid.h>
+
+/* Whether to fetch into L1, as pays on AMD's CPUs from Zen 5 on: the L1 of others waits for few lines at a time, and
+ * fetches would take these from the loads beside them. */
+static int fetch_near;
+
+__attribute__((constructor)) static void fetch_choose(void) {
+    unsigned a, b, c, d;
+    if (__get_cpuid(0, &a, &b, &c, &d) && b == signature_AMD_ebx && __get_cpuid(1, &a, &b, &c, &d))
+        fetch_near = (a >> 8 & 15) + (a >> 20 & 255) >= 26; /* the family */
+}
+#else
+#define fetch_near 0 /* AMX loads its tiles from L2, and AVX2 is no faster then */
+#endif
+
+#define FETCH_NEAR 4096 /* bytes of a column tile that fetching into L1 runs ahead */
+
+/* How many parts of a column tile, of so many bytes, fetching runs ahead. */
+static inline int fetch_parts(int64_t bytes) { return fetch_near ? (int)((FETCH_NEAR + bytes - 1) / bytes) : 2; }
+
+static inline void fetch_line(const void *line) {
+    if (fetch_near)
+        __builtin_prefetch(line, 0, 3);
+    else
+        __builtin_prefetch(line, 0, 2);
+}
+
+#endif
