@@ -283,56 +283,67 @@ cdef class Simulation:
         )
 
     cdef bint steal(self, int32_t worker, double *time):
-        """Look through the groups read so far, oldest first, nearest victim first.
+        """Look through the groups read so far: the one run last, then the oldest first.
 
         Looks do not wait for each other, as nothing but a guess of the branch predictor lies between them: LOOKS of
         them take one latency. What is found takes one too.
         """
-        cdef int32_t slot, group, i, n, victim, crew, first, size, found, any_left
-        cdef bint fresh
-        cdef int64_t at, own
+        cdef int32_t slot, last = self.last_group[worker]
         self.left[worker] = 0
-        while self.oldest[worker] < self.cursor[worker] and self.empty[self.tally(self.log[self.oldest[worker]], -1)]:
+        while self.oldest[worker] < self.cursor[worker] and self.remaining[self.log[self.oldest[worker]]] == 0:
             self.oldest[worker] += 1
+        if last >= 0 and self.steal_of(worker, last, False, time):
+            return True
         for slot in range(self.oldest[worker], self.cursor[worker]):
-            group = self.log[slot]
-            time[0] += self.near_ns / LOOKS
-            if self.empty[self.tally(group, -1)]:
-                continue
-            any_left = 0
-            fresh = self.crews > 1 and slot >= self.searched[worker]
-            for i in range(self.crews):
-                found = 0
-                crew = self.crew_order[self.crew_of[worker], i]
-                time[0] += self.latency(worker, self.crew_begin[crew]) / LOOKS
-                if self.empty[self.tally(group, crew)]:
-                    continue
-                first, size = self.crew_begin[crew], self.crew_begin[crew + 1] - self.crew_begin[crew]
-                for n in range(1, size + 1):
-                    victim = first + (worker + n) % size
-                    if victim == worker:
-                        continue
-                    time[0] += self.latency(worker, victim) / LOOKS
-                    self.home(group, victim)
-                    at = <int64_t>group * self.workers + victim
-                    if self.begin[at] < self.limit[at] and fresh and not self.touched[at]:
-                        found = self.left[worker] = 1
-                        continue
-                    if self.begin[at] < self.limit[at]:
-                        self.touched[at] = 1
-                        own = <int64_t>group * self.workers + worker
-                        self.limit[own] = self.limit[at]
-                        self.limit[at] = self.begin[own] = self.begin[at] + (self.limit[at] - self.begin[at]) // 2
-                        self.stolen[worker] += 1
-                        self.claim(worker, group)
-                        self.start(worker, group, time[0] + self.latency(worker, victim) + self.task_ns)
-                        return True
-                if not found:
-                    self.empty[self.tally(group, crew)] = 1
-                any_left |= found
-            if not any_left:
-                self.empty[self.tally(group, -1)] = 1
+            if self.steal_of(worker, self.log[slot], slot >= self.searched[worker], time):
+                return True
         return False
+
+    cdef bint steal_of(self, int32_t worker, int32_t group, bint fresh, double *time):
+        """Look at the slices of a group, nearest victim first."""
+        cdef int32_t i, n, victim, crew, first, size, found
+        cdef bint any_left = False
+        cdef int64_t at
+        time[0] += self.near_ns / LOOKS
+        if self.empty[self.tally(group, -1)]:
+            return False
+        for i in range(self.crews):
+            found = 0
+            crew = self.crew_order[self.crew_of[worker], i]
+            time[0] += self.latency(worker, self.crew_begin[crew]) / LOOKS
+            if self.empty[self.tally(group, crew)]:
+                continue
+            first, size = self.crew_begin[crew], self.crew_begin[crew + 1] - self.crew_begin[crew]
+            for n in range(1, size + 1):
+                victim = first + (worker + n) % size
+                if victim == worker:
+                    continue
+                time[0] += self.latency(worker, victim) / LOOKS
+                self.home(group, victim)
+                at = <int64_t>group * self.workers + victim
+                if self.begin[at] < self.limit[at] and fresh and self.crews > 1 and not self.touched[at]:
+                    found = self.left[worker] = 1
+                elif self.begin[at] < self.limit[at]:
+                    self.take_half(worker, group, at)
+                    self.start(worker, group, time[0] + self.latency(worker, victim) + self.task_ns)
+                    return True
+            if not found:
+                self.empty[self.tally(group, crew)] = 1
+            any_left |= found
+        if not any_left:
+            self.empty[self.tally(group, -1)] = 1
+        return False
+
+    cdef void take_half(self, int32_t worker, int32_t group, int64_t at):
+        """Move the back half of what is left in a slice into the worker's own, and claim the first of it."""
+        cdef int64_t own = <int64_t>group * self.workers + worker
+        self.touched[at] = 1
+        self.limit[own] = self.limit[at]
+        self.limit[at] = self.begin[own] = self.begin[at] + (self.limit[at] - self.begin[at]) // 2
+        self.stolen[worker] += 1
+        self.claim(worker, group)
+        if self.begin[own] < self.limit[own]:  # others can take of it
+            self.empty[self.tally(group, self.crew_of[worker])] = self.empty[self.tally(group, -1)] = 0
 
     cdef inline int64_t tally(self, int32_t group, int32_t crew) noexcept:
         """Of a group's tasks that were given to a crew; -1: of all of them."""

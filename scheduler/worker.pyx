@@ -170,6 +170,10 @@ cdef void bind(WorkerState *self, Group *group) noexcept nogil:
     task.rows = <int32_t>min(rows - task.row, <int64_t>program.row_block)
 
 
+cdef inline Tally *group_tally(ProgramState *program, int32_t number) noexcept nogil:
+    return &program.tallies[number * program.tallies_of_group]
+
+
 cdef inline Tally *tally_of(ProgramState *program, int32_t number, int32_t crew) noexcept nogil:
     """Of a group's tasks that were given to a crew; of all of them, if that is the only one."""
     return &program.tallies[number * program.tallies_of_group + (crew + 1 if program.pool.crews > 1 else 0)]
@@ -205,7 +209,7 @@ cdef bint count_tasks(ProgramState *program, int32_t number, uint64_t last, uint
         if not add_tasks(program, tally_of(program, number, crew), ran, end - begin):
             return False
         ran = end - begin
-    return add_tasks(program, &program.tallies[number * program.tallies_of_group], ran, tasks)
+    return add_tasks(program, group_tally(program, number), ran, tasks)
 
 
 cdef void drain(WorkerState *self, int32_t number) noexcept nogil:
@@ -240,10 +244,24 @@ cdef inline int32_t entry_group(WorkerState *self, int32_t slot) noexcept nogil:
     return <int32_t>(<uint32_t>load_relaxed(&self.program.log[slot]) - 1)
 
 
-cdef inline bint was_empty(WorkerState *self, int32_t slot) noexcept nogil:
-    """Whether somebody who looked at all slices of a log entry's group has found nothing in this step."""
+cdef inline bint was_empty(ProgramState *program, Tally *tally) noexcept nogil:
+    """Whether somebody who looked at all slices of a group, or of a crew, has found nothing in this step."""
+    return load_relaxed(&tally.empty) == program.generation
+
+
+cdef inline bint has_run(ProgramState *program, int32_t number) noexcept nogil:
+    """Whether all tasks of a group have."""
+    return load_relaxed(&group_tally(program, number).counted) == program.generation << 32 | program.groups[number].deal.tasks
+
+
+cdef inline void tell_of_tasks(WorkerState *self, int32_t number) noexcept nogil:
+    """Take back the word that nothing was left of a group, if what was stolen is more than one's next task."""
     cdef ProgramState *program = self.program
-    return load_relaxed(&program.tallies[entry_group(self, slot) * program.tallies_of_group].empty) == program.generation
+    cdef uint64_t begin, end
+    slice_range(load_relaxed(&self.slices[number]), program, &program.groups[number], self.index, &begin, &end)
+    if end - begin > 1:
+        store_relaxed(&tally_of(program, number, program.pool.crew_of[self.index]).empty, 0)
+        store_relaxed(&group_tally(program, number).empty, 0)
 
 
 cdef int steal_of_crew(WorkerState *self, int32_t number, int32_t crew, bint fresh) noexcept nogil:
@@ -261,54 +279,58 @@ cdef int steal_of_crew(WorkerState *self, int32_t number, int32_t crew, bint fre
 
 
 cdef bint steal_of(WorkerState *self, int32_t number, bint fresh) noexcept nogil:
-    """Look at the slices of a group, the nearest crew's first, and leave word where nothing was left.
-
-    What moves meanwhile from a crew not yet looked at to one that was is overlooked then; whoever has it will run it.
-    """
+    """Look at the slices of a group, the nearest crew's first, and leave word where nothing was left."""
     cdef ProgramState *program = self.program
     cdef PoolState *pool = program.pool
     cdef int32_t own = pool.crew_of[self.index], i, crew
     cdef int found, most = NOTHING
-    cdef Tally *tally
+    if was_empty(program, group_tally(program, number)):
+        return False
     for i in range(pool.crews):
         crew = pool.crew_order[own * pool.crews + i]
-        tally = tally_of(program, number, crew)
-        if load_relaxed(&tally.empty) != program.generation:
+        if not was_empty(program, tally_of(program, number, crew)):
             found = steal_of_crew(self, number, crew, fresh)
             if found == TAKEN:
+                tell_of_tasks(self, number)
                 return True
             if found == NOTHING:
-                store_relaxed(&tally.empty, program.generation)
+                store_relaxed(&tally_of(program, number, crew).empty, program.generation)
             most = max(most, found)
     if most == NOTHING:
-        store_relaxed(&program.tallies[number * program.tallies_of_group].empty, program.generation)
+        store_relaxed(&group_tally(program, number).empty, program.generation)
     return False
 
 
+cdef bint run_stolen(WorkerState *self, int32_t number, bint fresh) noexcept nogil:
+    """Steal of a group and run it. False: nothing found."""
+    if not steal_of(self, number, fresh):
+        return False
+    store_relaxed(&self.steals, self.steals + 1)
+    if self.ring:
+        self.ring.stolen = 1
+    drain(self, number)
+    if self.ring:
+        self.ring.stolen = 0
+    return True
+
+
 cdef bint steal(WorkerState *self) noexcept nogil:
-    """Look through the groups read so far, oldest first. False: nothing found.
+    """Look through the groups read so far: the one run last, whose rows are prepared, then the oldest first. False:
+    nothing found.
 
     A group is fresh until a search has ended after it was read: then the owners of its slices have had the time of a wait
-    to come. One crew has one memory, so it does not matter who reads.
+    to come; of the one run last, that of a task. One crew has one memory, so it does not matter who reads.
     """
-    cdef int32_t slot, number
-    cdef bint fresh
+    cdef int32_t slot
+    cdef bint several = self.program.pool.crews > 1
     if self.ring:
         self.ring.searched = clock_ticks()
-    while self.oldest < self.cursor and was_empty(self, self.oldest):
+    while self.oldest < self.cursor and has_run(self.program, entry_group(self, self.oldest)):
         self.oldest += 1
+    if self.last >= 0 and run_stolen(self, self.last, False):
+        return True
     for slot in range(self.oldest, self.cursor):
-        if log_ready(self):
-            return True
-        number = entry_group(self, slot)
-        fresh = slot >= self.searched and self.program.pool.crews > 1
-        if not was_empty(self, slot) and steal_of(self, number, fresh):
-            store_relaxed(&self.steals, self.steals + 1)
-            if self.ring:
-                self.ring.stolen = 1
-            drain(self, number)
-            if self.ring:
-                self.ring.stolen = 0
+        if log_ready(self) or run_stolen(self, entry_group(self, slot), several and slot >= self.searched):
             return True
     self.searched = self.cursor
     return False

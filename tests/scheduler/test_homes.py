@@ -22,12 +22,12 @@ def two_nodes(workers: int) -> Crews:
     return Crews.of(places, lambda a, b: places[a] != places[b])
 
 
-def row_blocks() -> Program:
+def row_blocks(tiles: int = TILES) -> Program:
     """One operator on each of some row blocks, all ready at once."""
     return assemble(
         ["empty"],
         [{}],
-        [(0, block, Kind.ROWS, TILES, 0, 0, -1) for block in range(BLOCKS)],
+        [(0, block, Kind.ROWS, tiles, 0, 0, -1) for block in range(BLOCKS)],
         [(0, Kind.ROWS)],
         {"signals": [[0]] * BLOCKS, "publishes": [[]], "triggers": [[]]},
         roots=np.arange(BLOCKS, dtype=np.int32),
@@ -60,6 +60,31 @@ def test_a_node_has_the_same_columns_of_every_row_block(rows):
     ran = run_blocks(rows)
     for worker, tasks in ran.items():
         assert all(index // (TILES // 2) == worker // 12 for _, index in tasks)
+
+
+def unequal_blocks(crews: Crews, tiles: int, slow: int):
+    """Simulate row blocks whose tasks take 1 us, those of one of them 5 us."""
+    program, workers = row_blocks(tiles), len(crews.of_worker)
+    counts = StepTables(program, workers).fill(StepInput.of(np.arange(16 * BLOCKS))).counts
+    ns = np.where(np.arange(BLOCKS) == slow, 5000.0, 1000.0)
+    return simulate(program, make_work(program, counts, ns=ns), make_workers(workers, crews=crews), record=True)
+
+
+@pytest.mark.parametrize("slow", [0, BLOCKS - 1])
+def test_what_was_stolen_can_be_stolen_again(slow):
+    """The slow row block is at home with 6 of 48 workers; whoever takes half of what one of them has gives of it."""
+    step = unequal_blocks(Crews.of([0] * 48, lambda a, b: 0), 192, slow)
+    assert step.waiting < 0.15  # where only what is at home can be stolen it is a half
+
+
+def test_a_thief_goes_on_with_the_row_block_that_it_has_prepared():
+    """If it can. At home 24 workers have 7 borders between row blocks in each of two nodes."""
+    step = unequal_blocks(two_nodes(24), 192, 0)
+    changes = sum(
+        np.count_nonzero(np.diff([group for one, group, _, _, _ in step.record if one == worker]))
+        for worker in range(24)
+    )
+    assert step.steals.sum() > 48 and changes <= 2 * 7 + 24
 
 
 @pytest.mark.parametrize("hit, most", [(32, 4), (3, 3)])
