@@ -44,7 +44,7 @@ def _dispatch(low: Lowering, key: int, node: Node) -> None:
     (experts,), (top_k,) = features(low.graph.node(chosen.inputs[0]).shape), features(chosen.shape)
     routed, ids = _rows(low) * top_k, {"ids": low.routed[routes]["ids"]}
     low.emit("dispatch", "dispatch", key, {"experts": experts, "top_k": top_k}, Kind.ROWS, (routes,))
-    sizes = {"begin": experts + 1, "position": routed, "tiles_of": experts, "list": 1 + experts}
+    sizes = {"begin": experts + 1, "position": routed, "rows_of": experts, "list": 1 + experts}
     low.share(key, ids, **{name: 4 * size for name, size in sizes.items()})
 
 
@@ -149,9 +149,9 @@ def _weight(args: dict[str, Argument]) -> Packed:
 
 def _guard(low: Lowering, dispatched: dict[str, Buffer]) -> None:
     """Let dispatch decide which groups of the last operator run, and their extents, which the scheduler reads."""
-    low.operators[-1].counts, low.operators[-1].listed = dispatched["tiles_of"], dispatched["list"]
+    low.operators[-1].counts, low.operators[-1].listed = dispatched["rows_of"], dispatched["list"]
     low.operators[-1].top_k = _routed(dispatched) // _rows(low)
-    for name in ("list", "tiles_of"):
+    for name in ("list", "rows_of"):
         dispatched[name].readers.append(len(low.operators) - 1)
 
 

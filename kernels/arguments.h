@@ -272,7 +272,7 @@ typedef struct ellm_dispatch {
     ellm_int top_k;
     ellm_shared begin;        /* i32 [experts + 1] */
     ellm_shared position;     /* i32 [chunk, top_k]: routed position of choice j of a row */
-    ellm_shared tiles_of;     /* i32 [experts]: ceil(rows of the expert / ELLM_EXPERT_ROWS) */
+    ellm_shared rows_of;      /* i32 [experts]: rows of the expert */
     ellm_shared list;         /* i32 [1 + experts]: how many experts have rows, and which, ascending */
 } ellm_dispatch;
 

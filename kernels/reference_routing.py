@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ellm.kernels import layout
-from ellm.kernels.contract import EXPERT_ROWS, PIECE
+from ellm.kernels.contract import PIECE
 from ellm.kernels.layout import memory
 from ellm.kernels.reference_panel import Panel
 from ellm.kernels.reference_task import Task
@@ -36,8 +36,8 @@ def route(task: Task) -> None:
 def dispatch(task: Task) -> None:
     """The step's routed rows sorted by expert, then row, then choice, and which experts have any.
 
-    Expert e has positions [begin[e], begin[e + 1]), cut in tiles_of[e] tiles of EXPERT_ROWS rows; list is the number of
-    experts that have rows, then these.
+    Expert e has positions [begin[e], begin[e + 1]), rows_of[e] of them; list is the number of experts that have rows,
+    then these.
     """
     shape, routed = (task.step.rows, task.top_k), task.step.rows * task.top_k
     ids = task.shared(task.ids, routed, dtype=np.int32)
@@ -47,7 +47,7 @@ def dispatch(task: Task) -> None:
     task.shared(task.position, *shape, dtype=np.int32)[:] = position.reshape(shape)
     counts = np.bincount(ids, minlength=task.experts)
     task.shared(task.begin, task.experts + 1, dtype=np.int32)[:] = np.concatenate(([0], np.cumsum(counts)))
-    task.shared(task.tiles_of, task.experts, dtype=np.int32)[:] = -(-counts // EXPERT_ROWS)
+    task.shared(task.rows_of, task.experts, dtype=np.int32)[:] = counts
     found = np.flatnonzero(counts)
     task.shared(task.list, 1 + len(found), dtype=np.int32)[:] = [len(found), *found]
 

@@ -42,17 +42,27 @@ cdef int64_t publish(WorkerState *self, int32_t number) noexcept nogil:
     return tasks
 
 
+cdef inline int64_t row_tiles_of(const Group *group) noexcept nogil:
+    return (group.count[0] + ELLM_EXPERT_ROWS - 1) // ELLM_EXPERT_ROWS
+
+
 cdef void deal_experts(Group *groups, const int32_t *experts, bint together) noexcept nogil:
-    """Deal out the tasks of one group each of all experts in a list."""
-    cdef uint32_t total = 0, tasks
+    """Deal out the tasks of one group each of all experts in a list, whose counts are rows."""
+    cdef int64_t total = 0, before = 0, tasks, work
+    cdef Group *group
     cdef int32_t i
     for i in range(1, experts[0] + 1):
-        tasks = groups[experts[i]].count[0] * groups[experts[i]].tiles
-        groups[experts[i]].deal = Deal(tasks, total, tasks)
-        total += tasks if together else 0
+        group = &groups[experts[i]]
+        tasks = row_tiles_of(group) * group.tiles
+        group.deal = Deal(<uint32_t>tasks, 0, <uint32_t>tasks)
+        total += expert_work(group.count[0], row_tiles_of(group))
     if together:
         for i in range(1, experts[0] + 1):
-            groups[experts[i]].deal.total = total
+            group = &groups[experts[i]]
+            tasks, work = group.deal.tasks, expert_work(group.count[0], row_tiles_of(group))
+            group.deal.before = <uint32_t>(before * tasks // work)
+            group.deal.total = <uint32_t>((total * tasks + work - 1) // work)
+            before += work
 
 
 cdef int64_t wake_groups(WorkerState *self, const Wake *wake) noexcept nogil:

@@ -25,7 +25,8 @@ class _Routed:
         assert self.arena is not None, f"group {group} is sized by the arena"
         groups = self.program.groups
         begin = groups["counts"][group] + 4 * groups["block"][group]
-        return int(self.arena[begin : begin + 4].view(np.int32)[0]) * int(groups["tiles"][group])
+        rows = int(self.arena[begin : begin + 4].view(np.int32)[0])
+        return -(-rows // contract.EXPERT_ROWS) * int(groups["tiles"][group])
 
     def woken(self, wake: int) -> list[int]:
         """The groups that the list of a wake names."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 import ellm.scheduler.probes as probes
-from ellm.kernels.contract import ARGS_BYTES
+from ellm.kernels.contract import ARGS_BYTES, EXPERT_ROWS
 from ellm.kernels.isa import Table
 from ellm.scheduler.program import EVENT, GROUP, WAKE, Kind, Lists, Program
 from ellm.scheduler.step import StepInput
@@ -95,10 +95,13 @@ def probe_program(groups: list[ProbeGroup]) -> Program:
 
 
 def choice(experts: int, hit: list[int], counts: list[int]) -> np.ndarray:
-    """What `choose` writes: the experts that are hit and each one's count; the others' counts are not to be used."""
+    """What `choose` writes: the experts that are hit and each one's rows, `counts` full row tiles.
+
+    The others' rows are not to be used.
+    """
     out = np.full(1 + 2 * experts, 1 << 30, np.int32)
     out[0], out[1 : 1 + len(hit)] = len(hit), hit
-    out[1 + experts + np.array(hit, int)] = counts
+    out[1 + experts + np.array(hit, int)] = EXPERT_ROWS * np.array(counts, int)
     return out
 
 

@@ -52,7 +52,7 @@ GROUP = np.dtype(
         ("tiles", "i4"),
         ("logit_rows", "i4"),  # 1: the block counts logit rows (task.rows), 0: step rows
         ("completes_empty", "i4"),  # with no task: 1 = complete at once and signal, 0 = its whole chain is idle
-        ("counts", "i8"),  # -1: sized by the step's counts; else by int32 counts[block] at this offset of the arena
+        ("counts", "i8"),  # -1: sized by the step's counts; else by int32 rows[block] at this offset of the arena
     ]
 )
 EVENT = np.dtype(

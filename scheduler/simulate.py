@@ -69,6 +69,7 @@ class StepWork:
     """
 
     count: np.ndarray  # int32 [groups]
+    rows: np.ndarray  # int64 [groups]: of an expert; 0: no expert's
     row_blocks: int  # that have rows
     needed: np.ndarray  # int32 [events]: signals in this step; of joins, whatever
     woken: Lists  # wake -> groups

@@ -9,7 +9,7 @@ from libc.stdint cimport int8_t, int32_t, int64_t
 
 import numpy as np
 
-from ellm.scheduler.homes cimport deals_together, home_begin
+from ellm.scheduler.homes cimport deals_together, expert_work, home_begin
 from ellm.scheduler.shared_memory cimport Domain, Entry, Heap, advance, join, leave, next_end, pop, push
 
 from ellm.scheduler.following import following
@@ -34,10 +34,10 @@ cdef class Simulation:
     cdef int32_t groups, workers, end, domains
     cdef const int32_t[::1] signals_begin, signals, publishes_begin, publishes, triggers_begin, triggers
     cdef const int32_t[::1] tiles, count, completes_empty, wake_of, joins, woken_begin, woken, roots
-    cdef const int64_t[::1] item_begin, item_key
+    cdef const int64_t[::1] rows, item_begin, item_key
     cdef const double[::1] item_bytes, item_ns, item_more_ns, item_panel_ns, item_home
     cdef const int32_t[::1] firsts, seconds  # of each wake: groups of expert 0
-    cdef int64_t[::1] before, total  # tasks that are dealt out together with a group's own
+    cdef int64_t[::1] before, total  # as home_begin takes them
     # the machine
     cdef const int32_t[::1] domain_of, cache_of, socket_of
     cdef const int32_t[::1] crew_of, crew_begin
@@ -91,6 +91,7 @@ cdef class Simulation:
         wake_of[program.wakes["group"]] = np.arange(len(program.wakes))
         self.wake_of, self.joins = wake_of, program.wakes["join"].astype(np.int32)
         self.woken_begin, self.woken = step.woken.begin, whole(step.woken.items)
+        self.rows = step.rows
         self.count, self.needed = step.count, step.needed.copy()
         tasks = step.count * program.groups["tiles"].astype(np.int64)
         dealt = (program.groups["kind"] == Kind.ROWS) & (program.groups["counts"] < 0)
@@ -478,13 +479,16 @@ cdef class Simulation:
 
     cdef void deal(self, int32_t first, int32_t last, int32_t offset):
         """Deal out the tasks of the groups so far behind those woken together."""
-        cdef int64_t total = 0
-        cdef int32_t i
+        cdef int64_t total = 0, before = 0, tasks, work
+        cdef int32_t i, group
         for i in range(first, last):
-            self.before[self.woken[i] + offset] = total
-            total += <int64_t>self.count[self.woken[i] + offset] * self.tiles[self.woken[i] + offset]
+            total += expert_work(self.rows[self.woken[i] + offset], self.count[self.woken[i] + offset])
         for i in range(first, last):
-            self.total[self.woken[i] + offset] = total
+            group = self.woken[i] + offset
+            tasks, work = self.count[group] * self.tiles[group], expert_work(self.rows[group], self.count[group])
+            self.before[group] = before * tasks // work
+            self.total[group] = (total * tasks + work - 1) // work
+            before += work
 
     cdef int32_t wake_groups(self, int32_t wake, int32_t worker, double *time):
         cdef int32_t i, ready = 0, first = self.woken_begin[wake], last = self.woken_begin[wake + 1]

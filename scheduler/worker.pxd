@@ -28,12 +28,12 @@ cdef struct WorkerState
 
 cdef struct Deal:  # of a group's tasks, as home_begin takes it
     uint32_t tasks
-    uint32_t before  # of those that are dealt out together with them: those before them,
+    uint32_t before  # of what is dealt out together with them, in tasks of as much work: what comes before them,
     uint32_t total  # and all
 
 cdef struct Group:  # one cache line, which only its publisher writes, of an expert also who wakes it
     ellm_kernel kernel
-    const int32_t *count  # how many times `tiles` tasks it has in this step
+    const int32_t *count  # how many times `tiles` tasks it has in this step; of an expert, rows
     Deal deal  # set by the publisher, or by who wakes experts
     int32_t op
     int32_t block

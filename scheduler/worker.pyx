@@ -10,7 +10,8 @@ release; after a group that chooses experts, the groups of those too.
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from ellm.scheduler.homes cimport deals_together, home_begin
+from ellm.kernels.task cimport ELLM_EXPERT_ROWS
+from ellm.scheduler.homes cimport deals_together, expert_work, home_begin
 from ellm.scheduler.threads cimport (
     add_word, clock_ns, clock_ticks, compare_exchange, fetch_add, fetch_or, fetch_sub, futex_wait, futex_wake,
     load_acquire, load_ordered, load_relaxed, load_word, prefetch_lines, spin_pause, store_ordered, store_published,

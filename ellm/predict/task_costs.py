@@ -168,7 +168,7 @@ class _Builder:
         groups = self.program.groups
         static = groups["counts"] < 0
         self.count = np.where(static, tables.counts[groups["kind"], np.where(static, groups["block"], 0)], 0)
-        self.item_begin = np.zeros(len(groups), np.int64)
+        self.item_begin, self.expert_rows = np.zeros(len(groups), np.int64), np.zeros(len(groups), np.int64)
         self.parts: list[Costs] = []
         self.key_parts: list[np.ndarray] = []
         self.homes: list[np.ndarray] = []
@@ -182,6 +182,7 @@ class _Builder:
         parts = self.parts
         return StepWork(
             count=self.count.astype(np.int32),
+            rows=self.expert_rows,
             row_blocks=-(-self.tables.rows // self.program.row_block),
             needed=needed_signals(self.program, self.tables.counts),
             woken=Lists.of(self.woken()),
@@ -250,7 +251,7 @@ class _Builder:
         """Rows and keys of one item for each row tile of each expert."""
         size = EXPERT_ROWS
         count = -(-rows // size)
-        self.count[groups] = count
+        self.count[groups], self.expert_rows[groups] = count, rows
         number = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)  # of the tile within its expert
         tile_rows = np.minimum(np.repeat(rows, count) - size * number, size).astype(float)
         first = self.take_keys(tiles * len(rows))

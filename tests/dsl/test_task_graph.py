@@ -190,7 +190,7 @@ def test_expert_groups_follow_each_other_and_are_sized_by_dispatch():
     assert groups["block"].tolist() == list(range(7))
     assert len(set(groups["counts"].tolist())) == len(set(groups["op"].tolist())) == 1
     sizes = {buffer.name: buffer for buffer in program.plan.shared_buffers}
-    assert groups["counts"][0] == sizes["layers.0.dispatch.tiles_of"].offset
+    assert groups["counts"][0] == sizes["layers.0.dispatch.rows_of"].offset
     assert wake["list"] == sizes["layers.0.dispatch.list"].offset
     assert program.groups["op"][wake["group"]] == program.op_names.index("layers.0.scatter")
 

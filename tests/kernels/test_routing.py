@@ -8,8 +8,6 @@ from harness import Case, each_isa, for_cases
 from hypothesis import assume
 from hypothesis import strategies as st
 
-from ellm.kernels.contract import EXPERT_ROWS
-
 rows = st.integers(1, 64)
 seeds = st.integers(0, 2**32 - 1)
 experts = st.sampled_from([5, 7, 12, 60])
@@ -163,7 +161,7 @@ def make_dispatch(ids: np.ndarray, experts: int, row_block: int = 16) -> Case:
     case.args |= {"experts": experts, "top_k": top_k}
     case.output_shared("begin", (experts + 1,), np.int32)
     case.output_shared("position", (rows, top_k), np.int32)
-    case.output_shared("tiles_of", (experts,), np.int32)
+    case.output_shared("rows_of", (experts,), np.int32)
     case.output_shared("list", (1 + experts,), np.int32)
     return case
 
@@ -184,7 +182,7 @@ def test_dispatch(isa, rows, experts, top_k, popular, row_block, seed):
     ids = draw_ids(seed, rows, experts, min(top_k, experts), popular)
     case = make_dispatch(ids, experts, row_block)
     out, reference = case.run(isa), case.run(None)
-    for field in ("begin", "position", "tiles_of"):
+    for field in ("begin", "position", "rows_of"):
         np.testing.assert_array_equal(out[field], reference[field])
     begin, count = out["begin"], int(out["list"][0])
     assert out["list"][1 : count + 1].tolist() == sorted(set(ids.flat)) == reference["list"][1 : count + 1].tolist()
@@ -194,14 +192,14 @@ def test_dispatch(isa, rows, experts, top_k, popular, row_block, seed):
     assert ((begin[ids] <= out["position"]) & (out["position"] < begin[ids + 1])).all()
     for e in range(experts):
         assert (np.diff(row_at[begin[e] : begin[e + 1]]) > 0).all()
-        assert out["tiles_of"][e] == -(-(begin[e + 1] - begin[e]) // EXPERT_ROWS)
+        assert out["rows_of"][e] == begin[e + 1] - begin[e]
 
 
 @each_isa
 def test_dispatch_of_a_large_step(isa):
     case = make_dispatch(draw_ids(0, 4096, 60, 8, 10), 60, row_block=64)
     out, reference = case.run(isa), case.run(None)
-    for field in ("begin", "position", "tiles_of"):
+    for field in ("begin", "position", "rows_of"):
         np.testing.assert_array_equal(out[field], reference[field])
 
 

@@ -107,6 +107,20 @@ def test_a_worker_meets_few_of_many_experts(hit, most):
     assert hit < 12 or all(len(groups) < 5 for groups in met.values())
 
 
+def test_experts_are_dealt_out_by_their_rows():
+    """Of 12 experts with 16 rows and as many with 256 workers have fewer of the large ones, so that few must steal."""
+    experts, workers = 24, 12
+    program = routed_program(1, choice(experts, list(range(experts)), [1] * experts), 60)
+    counts = StepTables(program, workers).fill(StepInput.of([0])).counts
+    items = np.ones(len(program.groups), np.int64)
+    expert = np.where(program.groups["counts"] < 0, -1, program.groups["block"])
+    work = make_work(program, counts, items=items, woken=[list(range(1, 1 + experts))])
+    work.rows[:] = np.where(expert < 0, 0, np.where(expert < 12, 16, 256))
+    work.item_ns[:] = np.where(expert < 0, 0, 100 * (64 + work.rows))
+    step = simulate(program, work, make_workers(workers), record=True)
+    assert step.steals.sum() < workers and step.waiting < 0.05
+
+
 @pytest.mark.parametrize("workers", [6, 26, 40])
 def test_native_workers_of_two_nodes(workers, monkeypatch):
     """Counts of tasks by crew add up wherever tasks are at home."""

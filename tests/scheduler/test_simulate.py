@@ -9,6 +9,7 @@ from block_programs import BlockProgram, random_step
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ellm.kernels.contract import EXPERT_ROWS
 from ellm.scheduler import StepTables, simulation
 from ellm.scheduler.crews import Crews
 from ellm.scheduler.interpret import walk
@@ -56,6 +57,7 @@ def make_work(program, counts, *, size=0.0, ns=0.0, items=None, woken=None, keys
     tasks = items * groups["tiles"]
     return StepWork(
         count=items.astype(np.int32),
+        rows=np.where(groups["counts"] < 0, 0, EXPERT_ROWS * items).astype(np.int64),
         row_blocks=int(np.count_nonzero(counts[Kind.ROWS])),
         needed=needed_signals(program, counts),
         woken=Lists.of(woken or [[] for _ in program.wakes]),
