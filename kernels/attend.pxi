@@ -7,7 +7,7 @@
 # its p, but not in l, by the value's. With values_in_keys V[s, j, :] is the first dims of K[s, j, :] (the latent of DeepSeek-V2's MLA, section
 # 2.1).
 #
-# Keys are cut at absolute positions: into spans of 4096, and these into leaves, of 128 keys in the first span and 512 in
+# Keys are cut at absolute positions: into spans of 4096, and these into leaves, of 256 keys in the first span and 512 in
 # others. Each (row, head) has of each leaf where it sees a key, in f32,
 #   m = max s,  p = bf16(e^(s - m)),  l = sum p,  o = sum p V
 # and of a span its leaves merged in order, m' = max(m, m_i), l' = l e^(m - m') + l_i e^(m_i - m'), o' so too; and of all
@@ -17,7 +17,8 @@
 # same bits: to merge something with nothing changes no bit of it.
 #
 # The heads and the item's rows are the rows of one matrix. A leaf's keys and values are read into L2 once for all of them,
-# and multiplied by a part of them at a time, whose scores stay there too.
+# and multiplied by a part of them at a time, whose scores stay there too. Codes of int8 become bf16 before that, or for few
+# rows meanwhile, which is the same arithmetic.
 # Task = item * KV heads + KV head.
 
 from libc.math cimport INFINITY
@@ -32,7 +33,15 @@ cdef extern from "softmax.h" nogil:
 
 cdef extern from "attend_tiles.h" nogil:
     void attend_matmul(const ellm_bf16 *a, int64_t lda, int64_t rows, const ellm_bf16 *b, int64_t b_n, int64_t b_k,
-                       int64_t n_tiles, int64_t k_tiles, float *c, int64_t ldc)
+                       int64_t n_tiles, int64_t k_tiles, float *c, int64_t ldc, int accumulate)
+
+cdef extern from "attend_codes.h" nogil:
+    enum:
+        CODES_FEW
+    void attend_key_codes(const ellm_bf16 *a, int64_t lda, int64_t rows, const char *groups, int64_t bytes,
+                          int64_t count, int64_t key_tiles, float *c, int64_t ldc, const char *next, ellm_bf16 *tiles)
+    void attend_value_codes(const ellm_bf16 *a, int64_t lda, int64_t rows, const char *groups, int64_t bytes,
+                            int64_t count, int64_t n_tiles, float *c, int64_t ldc, const char *next, ellm_bf16 *tiles)
 
 cdef extern from "merge.h" nogil:
     void merge_scales(float *max, float *sum, const float *part_max, const float *part_sum, float *old, float *new,
@@ -67,7 +76,10 @@ cdef struct Fold:
     int64_t first
     int64_t leaf          # keys of the leaf at hand
     const ellm_bf16 *keys    # its tiles of the KV head
-    const ellm_bf16 *values  # the same, or NULL: they are in the keys
+    const ellm_bf16 *values  # the same, if they are kept
+    const char *key_codes    # in int8 and for few rows these are read instead, else they are NULL
+    const char *value_codes
+    const char *next         # keys of the next leaf
     int64_t q_stride
     int64_t s_stride
     int64_t o_stride
@@ -83,7 +95,7 @@ cdef struct Fold:
     float *total          # [F, o_stride] numerator of the spans before
     float *total_max      # [F]
     float *total_sum      # [F]
-    ellm_bf16 *tiles      # [VALUE_TILES][ELLM_SPLIT / ELLM_TILE_K] of values that are in keys, or a leaf's keys and values
+    ellm_bf16 *tiles      # [VALUE_TILES][ELLM_SPLIT / ELLM_TILE_K] of values that are in keys, or a leaf of codes expanded
     float *scales         # [2][ELLM_SPLIT] of keys and values in int8
 
 
@@ -118,33 +130,59 @@ cdef inline Fold fold_layout(
     return fold
 
 
-# Goes to the leaf that begins at `key`. In int8 its keys and values become bf16 tiles first, as far as the item sees them.
+cdef inline const char *keys_at(
+    const ellm_task *task, const ellm_attend *op, const ellm_attend_item *item, int64_t kv_head, int64_t key
+) noexcept nogil:
+    cdef const char *block = cache_block(task.step, item.slot, key // ELLM_SPLIT, op.block_stride)
+    cdef int64_t bytes = cache_key_bytes(op.head_dim) if op.int8 else 2 * ELLM_TILE * k_tiles_of(op.head_dim)
+    return block + op.keys + kv_head * op.key_stride + key % ELLM_SPLIT // ELLM_TILE_N * bytes
+
+
+cdef inline const char *values_at(
+    const ellm_task *task, const ellm_attend *op, const ellm_attend_item *item, int64_t kv_head, int64_t key
+) noexcept nogil:
+    cdef const char *block = cache_block(task.step, item.slot, key // ELLM_SPLIT, op.block_stride)
+    cdef int64_t bytes = cache_value_bytes(op.value_dim) if op.int8 else 2 * ELLM_TILE * n_tiles_of(op.value_dim)
+    return block + op.values + kv_head * op.value_stride + key % ELLM_SPLIT // ELLM_TILE_K * bytes
+
+
+# Goes to a leaf in int8 of `count` groups of values. For more than few rows they become bf16 tiles first.
+cdef inline void fold_codes(
+    const ellm_attend *op, const char *keys, const char *values, int64_t count, Fold *fold
+) noexcept nogil:
+    cdef int64_t key_codes = k_tiles_of(op.head_dim) * ELLM_TILE, value_codes = n_tiles_of(op.value_dim) * ELLM_TILE
+    cdef int64_t key_bytes = cache_key_bytes(op.head_dim), value_bytes = cache_value_bytes(op.value_dim)
+    fold.key_codes = fold.value_codes = NULL
+    if fold.rows <= CODES_FEW:
+        fold.key_codes = keys
+        fold.value_codes = values
+        cache_scales_prefetch(keys, 2 * count, key_bytes, ELLM_TILE_N)
+        cache_scales_prefetch(values, count, value_bytes, ELLM_TILE_K)
+        return
+    fold.keys = fold.tiles
+    fold.values = fold.tiles + ELLM_SPLIT // ELLM_TILE_N * key_codes
+    cache_expand(keys, 2 * count, key_bytes, key_codes, <ellm_bf16 *> fold.keys, 2 * key_bytes)
+    cache_expand(values, count, value_bytes, value_codes, <ellm_bf16 *> fold.values, value_bytes)
+    cache_scales(keys, 2 * count, key_bytes, ELLM_TILE_N, fold.scales)
+    cache_scales(values, count, value_bytes, ELLM_TILE_K, fold.scales + ELLM_SPLIT)
+
+
+# Goes to the leaf that begins at `key`.
 cdef inline void fold_leaf(
     const ellm_task *task, const ellm_attend *op, const ellm_attend_item *item, int64_t kv_head, int64_t key, Fold *fold
 ) noexcept nogil:
-    cdef int64_t first = key % ELLM_SPLIT, key_tiles = k_tiles_of(op.head_dim), n_tiles = n_tiles_of(op.value_dim), count
-    cdef const char *block = cache_block(task.step, item.slot, key // ELLM_SPLIT, op.block_stride)
-    cdef const char *keys = block + op.keys + kv_head * op.key_stride
-    cdef const char *values = block + op.values + kv_head * op.value_stride
+    cdef const char *keys = keys_at(task, op, item, kv_head, key)
+    cdef const char *values = values_at(task, op, item, kv_head, key)
+    cdef int64_t seen = k_tiles_of(item.position + item.rows - key)
     fold.leaf = ELLM_LEAF if key < ELLM_SPAN else ELLM_SPLIT
     fold.s_stride = panel_stride(fold.leaf // ELLM_TILE_K)
-    if not op.int8:
-        fold.keys = <const ellm_bf16 *> keys + first // ELLM_TILE_N * key_tiles * ELLM_TILE
-        fold.values = <const ellm_bf16 *> values + first // ELLM_TILE_K * n_tiles * ELLM_TILE
-        if op.values_in_keys:
-            fold.values = NULL
-        return
-    fold.keys = fold.tiles
-    fold.values = fold.tiles + ELLM_SPLIT // ELLM_TILE_N * key_tiles * ELLM_TILE
-    keys += first // ELLM_TILE_N * cache_key_bytes(op.head_dim)
-    values += first // ELLM_TILE_K * cache_value_bytes(op.value_dim)
-    count = min(max(0, k_tiles_of(item.position + item.rows - key)), fold.leaf // ELLM_TILE_K)
-    cache_expand(
-        keys, 2 * count, cache_key_bytes(op.head_dim), ELLM_TILE_N, <ellm_bf16 *> fold.keys, fold.scales,
-    )
-    cache_expand(
-        values, count, cache_value_bytes(op.value_dim), ELLM_TILE_K, <ellm_bf16 *> fold.values, fold.scales + ELLM_SPLIT,
-    )
+    if op.int8:
+        key += fold.leaf
+        fold.next = keys_at(task, op, item, kv_head, key) if key < item.key_end else keys
+        fold_codes(op, keys, values, min(max(0, seen), fold.leaf // ELLM_TILE_K), fold)
+    else:
+        fold.keys = <const ellm_bf16 *> keys
+        fold.values = <const ellm_bf16 *> values
 
 
 # One query as bf16.
@@ -234,26 +272,63 @@ cdef inline void fold_softmax(
                 fold_numerators(op, fold, f, begin, end)
 
 
-# part = p . V over the columns [begin, end) of a leaf, for `rows` rows.
+# scores = q . K of the keys [begin, end) of a leaf, for the folded rows [row, row + rows).
+cdef inline void fold_scores(
+    const ellm_attend *op, const Fold *fold, int64_t row, int64_t rows, int64_t begin, int64_t end
+) noexcept nogil:
+    cdef int64_t key_tiles = k_tiles_of(op.head_dim), first = begin // ELLM_TILE_N, count = end // ELLM_TILE_N - first
+    cdef int64_t key_bytes = cache_key_bytes(op.head_dim), value_bytes = cache_value_bytes(op.value_dim)
+    cdef const ellm_bf16 *q = fold.q + row * fold.q_stride
+    cdef const char *keys
+    cdef const char *values
+    if op.int8 and fold.key_codes != NULL:
+        keys = fold.key_codes + first * key_bytes
+        values = fold.value_codes + first // 2 * value_bytes
+        attend_key_codes(
+            q, fold.q_stride, rows, keys, key_bytes, count, key_tiles, fold.scores + begin, fold.s_stride, values,
+            fold.tiles,
+        )
+        cache_scales(keys, count, key_bytes, ELLM_TILE_N, fold.scales + begin)
+        cache_scales(values, count // 2, value_bytes, ELLM_TILE_K, fold.scales + ELLM_SPLIT + begin)
+    else:
+        attend_matmul(
+            q, fold.q_stride, rows, fold.keys + first * key_tiles * ELLM_TILE, key_tiles * ELLM_TILE, ELLM_TILE, count,
+            key_tiles, fold.scores + begin, fold.s_stride, 0,
+        )
+
+
+# part = p . V over the columns [begin, end) of a leaf, for `rows` rows, of values that are kept.
 cdef inline void fold_values(
+    const ellm_attend *op, const Fold *fold, int64_t rows, int64_t begin, int64_t end
+) noexcept nogil:
+    cdef int64_t n_tiles = n_tiles_of(op.value_dim), first = begin // ELLM_TILE_K, count = end // ELLM_TILE_K - first
+    cdef int64_t bytes = cache_value_bytes(op.value_dim)
+    if op.int8 and fold.value_codes != NULL:
+        attend_value_codes(
+            fold.p + begin, fold.s_stride, rows, fold.value_codes + first * bytes, bytes, count, n_tiles, fold.part,
+            fold.o_stride, fold.next, fold.tiles,
+        )
+    else:
+        attend_matmul(
+            fold.p + begin, fold.s_stride, rows, fold.values + first * n_tiles * ELLM_TILE, ELLM_TILE,
+            n_tiles * ELLM_TILE, n_tiles, count, fold.part, fold.o_stride, 0,
+        )
+
+
+# The same of values that are in the keys.
+cdef inline void fold_values_of_keys(
     const ellm_attend *op, const Fold *fold, int64_t rows, int64_t begin, int64_t end
 ) noexcept nogil:
     cdef int64_t n_tiles = n_tiles_of(op.value_dim), k_tiles = (end - begin) // ELLM_TILE_K, part, n, count
     cdef int64_t key_tiles = k_tiles_of(op.head_dim)
     cdef const ellm_bf16 *keys = fold.keys + begin // ELLM_TILE_N * key_tiles * ELLM_TILE
-    if fold.values != NULL:
-        attend_matmul(
-            fold.p + begin, fold.s_stride, rows, fold.values + begin // ELLM_TILE_K * n_tiles * ELLM_TILE, ELLM_TILE,
-            n_tiles * ELLM_TILE, n_tiles, k_tiles, fold.part, fold.o_stride,
-        )
-        return
     for part in range((n_tiles + VALUE_TILES - 1) // VALUE_TILES):
         n = part * VALUE_TILES
         count = min(VALUE_TILES, n_tiles - n)
         cache_values_of_keys(keys + n // 2 * ELLM_TILE, key_tiles, k_tiles, count, fold.tiles)
         attend_matmul(
             fold.p + begin, fold.s_stride, rows, fold.tiles, k_tiles * ELLM_TILE, ELLM_TILE,
-            count, k_tiles, fold.part + ELLM_TILE_N * n, fold.o_stride,
+            count, k_tiles, fold.part + ELLM_TILE_N * n, fold.o_stride, 0,
         )
 
 
@@ -261,7 +336,7 @@ cdef inline void fold_values(
 cdef inline void fold_part(
     const ellm_attend *op, const ellm_attend_item *item, int64_t first, const Fold *fold, int64_t row, int64_t rows
 ) noexcept nogil:
-    cdef int64_t key_tiles = k_tiles_of(op.head_dim), begin, end, position
+    cdef int64_t begin, end, position
     position = item.position + row // fold.heads
     begin = max(position - op.window + 1 - first, 0) // ELLM_TILE_K * ELLM_TILE_K if op.window else 0
     position = item.position + (row + rows - 1) // fold.heads
@@ -269,13 +344,12 @@ cdef inline void fold_part(
     if begin >= end:
         memset(fold.part_sum, 0, 4 * rows)
         return
-    attend_matmul(
-        fold.q + row * fold.q_stride, fold.q_stride, rows,
-        fold.keys + begin // ELLM_TILE_N * key_tiles * ELLM_TILE, key_tiles * ELLM_TILE, ELLM_TILE,
-        (end - begin) // ELLM_TILE_N, key_tiles, fold.scores + begin, fold.s_stride,
-    )
+    fold_scores(op, fold, row, rows, begin, end)
     fold_softmax(op, item, fold, row, rows, first, begin, end)
-    fold_values(op, fold, rows, begin, end)
+    if op.values_in_keys:
+        fold_values_of_keys(op, fold, rows, begin, end)
+    else:
+        fold_values(op, fold, rows, begin, end)
 
 
 # Adds the parts of `rows` rows, at most ELLM_FOLD, to what is merged of them; numerators are [rows, stride].

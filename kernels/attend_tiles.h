@@ -10,11 +10,19 @@
  * inlined. Unlike the blocks of tile_amx.h it fetches nothing ahead: with as few k tiles as a head has, that costs a third. */
 __attribute__((always_inline)) static inline void attend_block(const int R, const int T, const ellm_bf16 *a, int64_t lda,
                                                                const ellm_bf16 *b, int64_t b_n, int64_t b_k, int64_t k_tiles,
-                                                               float *c, int64_t ldc) {
-    _tile_zero(0);
-    if (T > 1) _tile_zero(1);
-    if (R > 1) _tile_zero(2);
-    if (R > 1 && T > 1) _tile_zero(3);
+                                                               float *c, int64_t ldc, int accumulate) {
+    float *below = c + ELLM_TILE_N * ldc;
+    if (accumulate) {
+        _tile_loadd(0, c, 4 * ldc);
+        if (T > 1) _tile_loadd(1, c + ELLM_TILE_N, 4 * ldc);
+        if (R > 1) _tile_loadd(2, below, 4 * ldc);
+        if (R > 1 && T > 1) _tile_loadd(3, below + ELLM_TILE_N, 4 * ldc);
+    } else {
+        _tile_zero(0);
+        if (T > 1) _tile_zero(1);
+        if (R > 1) _tile_zero(2);
+        if (R > 1 && T > 1) _tile_zero(3);
+    }
     for (int64_t k = 0; k < k_tiles; k++) {
         _tile_loadd(6, b + k * b_k, 4 * ELLM_TILE_N);
         _tile_loadd(4, a + ELLM_TILE_K * k, 2 * lda);
@@ -27,34 +35,34 @@ __attribute__((always_inline)) static inline void attend_block(const int R, cons
     }
     _tile_stored(0, c, 4 * ldc);
     if (T > 1) _tile_stored(1, c + ELLM_TILE_N, 4 * ldc);
-    if (R > 1) _tile_stored(2, c + ELLM_TILE_N * ldc, 4 * ldc);
-    if (R > 1 && T > 1) _tile_stored(3, c + ELLM_TILE_N * ldc + ELLM_TILE_N, 4 * ldc);
+    if (R > 1) _tile_stored(2, below, 4 * ldc);
+    if (R > 1 && T > 1) _tile_stored(3, below + ELLM_TILE_N, 4 * ldc);
 }
 
 __attribute__((always_inline)) static inline void attend_columns(const int T, const ellm_bf16 *a, int64_t lda, int64_t rows,
                                                                  const ellm_bf16 *b, int64_t b_n, int64_t b_k,
-                                                                 int64_t k_tiles, float *c, int64_t ldc) {
+                                                                 int64_t k_tiles, float *c, int64_t ldc, int accumulate) {
     int64_t row = 0;
     for (; row + ELLM_TILE_N < rows; row += 2 * ELLM_TILE_N)
-        attend_block(2, T, a + row * lda, lda, b, b_n, b_k, k_tiles, c + row * ldc, ldc);
-    if (row < rows) attend_block(1, T, a + row * lda, lda, b, b_n, b_k, k_tiles, c + row * ldc, ldc);
+        attend_block(2, T, a + row * lda, lda, b, b_n, b_k, k_tiles, c + row * ldc, ldc, accumulate);
+    if (row < rows) attend_block(1, T, a + row * lda, lda, b, b_n, b_k, k_tiles, c + row * ldc, ldc, accumulate);
 }
 #endif
 
 /* tile_matmul, with its bits; the caller has included the ISA's. */
 static inline void attend_matmul(const ellm_bf16 *a, int64_t lda, int64_t rows, const ellm_bf16 *b, int64_t b_n, int64_t b_k,
-                                 int64_t n_tiles, int64_t k_tiles, float *c, int64_t ldc) {
+                                 int64_t n_tiles, int64_t k_tiles, float *c, int64_t ldc, int accumulate) {
 #ifdef __AMX_BF16__
     if (rows > ELLM_TILE_N) {
         int64_t n = 0;
         __asm__ volatile("" ::: "memory"); /* gcc's tile loads do not say that they read memory */
         for (; n + 2 <= n_tiles; n += 2)
-            attend_columns(2, a, lda, rows, b + n * b_n, b_n, b_k, k_tiles, c + ELLM_TILE_N * n, ldc);
-        if (n < n_tiles) attend_columns(1, a, lda, rows, b + n * b_n, b_n, b_k, k_tiles, c + ELLM_TILE_N * n, ldc);
+            attend_columns(2, a, lda, rows, b + n * b_n, b_n, b_k, k_tiles, c + ELLM_TILE_N * n, ldc, accumulate);
+        if (n < n_tiles) attend_columns(1, a, lda, rows, b + n * b_n, b_n, b_k, k_tiles, c + ELLM_TILE_N * n, ldc, accumulate);
         return;
     }
 #endif
-    tile_matmul(a, lda, (int)rows, b, b_n, b_k, (int)n_tiles, (int)k_tiles, c, ldc, 0);
+    tile_matmul(a, lda, (int)rows, b, b_n, b_k, (int)n_tiles, (int)k_tiles, c, ldc, accumulate);
 }
 
 #endif

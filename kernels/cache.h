@@ -6,7 +6,13 @@
 #include <immintrin.h>
 #endif
 
+#ifdef __AVX512VBMI__
+#include "codes_avx512.h"
+#endif
+#include "fetch.h"
 #include "vector.h"
+
+#define CACHE_LINE 64
 
 static inline int64_t k_tiles_of(int64_t n) { return (n + ELLM_TILE_K - 1) / ELLM_TILE_K; }
 static inline int64_t n_tiles_of(int64_t n) { return (n + ELLM_TILE_N - 1) / ELLM_TILE_N; }
@@ -110,15 +116,42 @@ static inline void cache_store_value_int8(char *values, int64_t position, const 
     for (int64_t d = 0; d < head_dim; d++) tile[d / ELLM_TILE_N * ELLM_TILE + row + d % ELLM_TILE_N * 2] = codes[d];
 }
 
-/* `count` groups of `bytes` bytes, tiles and then `positions` scales, as bf16 tiles and scales without gaps. */
-static inline void cache_expand(const char *groups, int64_t count, int64_t bytes, int64_t positions,
-                                ellm_bf16 *restrict tiles, float *restrict scales) {
-    int64_t codes = bytes - positions * (int64_t)sizeof *scales;
-    for (int64_t group = 0; group < count; group++, tiles += codes, scales += positions) {
-        const int8_t *restrict from = (const int8_t *)groups + group * bytes;
-        for (int64_t i = 0; i < codes; i++) tiles[i] = (ellm_bf16)(bits_of((float)from[i]) >> 16); /* 8 bits fit */
-        memcpy(scales, from + codes, (size_t)positions * sizeof *scales);
+/* The codes of a tile as bf16. */
+static inline void cache_expand_tile(const int8_t *restrict codes, ellm_bf16 *restrict tile) {
+#ifdef __AVX512VBMI__
+    codes_decoder decoder = codes_decoder_load();
+    for (int i = 0; i < ELLM_TILE; i += 2 * ELLM_TILE_ROW) {
+        __m512i rows[2];
+        codes_rows((const char *)codes + i, &decoder, rows);
+        memcpy(tile + i, rows, sizeof rows);
     }
+#else
+    for (int i = 0; i < ELLM_TILE; i++) tile[i] = (ellm_bf16)(bits_of((float)codes[i]) >> 16); /* 8 bits fit */
+#endif
+}
+
+/* `count` groups of `codes` codes, `bytes` apart, as bf16 tiles without gaps. What lies `ahead` bytes on is fetched. */
+static inline void cache_expand(const char *groups, int64_t count, int64_t bytes, int64_t codes, ellm_bf16 *tiles,
+                                int64_t ahead) {
+    for (int64_t group = 0; group < count; group++)
+        for (int64_t tile = 0; tile < codes; tile += ELLM_TILE, tiles += ELLM_TILE) {
+            const char *from = groups + group * bytes + tile;
+            for (int line = 0; line < ELLM_TILE; line += CACHE_LINE) fetch_line(from + ahead + line);
+            cache_expand_tile((const int8_t *)from, tiles);
+        }
+}
+
+/* The scales of `count` groups, which are behind their codes. */
+static inline void cache_scales(const char *groups, int64_t count, int64_t bytes, int64_t positions, float *scales) {
+    int64_t size = positions * (int64_t)sizeof *scales;
+    for (int64_t group = 0; group < count; group++, scales += positions)
+        memcpy(scales, groups + (group + 1) * bytes - size, (size_t)size);
+}
+
+static inline void cache_scales_prefetch(const char *groups, int64_t count, int64_t bytes, int64_t positions) {
+    int64_t size = positions * (int64_t)sizeof(float);
+    for (int64_t group = 1; group <= count; group++)
+        for (int64_t at = 0; at < size; at += CACHE_LINE) fetch_line(groups + group * bytes - size + at);
 }
 
 /* The keys of the first `rows` positions from the key tile `keys` on, as rows of ELLM_TILE_K * key_tiles dims, `stride`

@@ -38,7 +38,11 @@ cdef extern from "cache.h" nogil:
     int64_t cache_value_bytes(int64_t head_dim)
     void cache_store_key_int8(char *keys, int64_t position, const float *x, int64_t head_dim)
     void cache_store_value_int8(char *values, int64_t position, const float *x, int64_t head_dim)
-    void cache_expand(const char *groups, int64_t count, int64_t bytes, int64_t positions, uint16_t *tiles, float *scales)
+    void cache_expand(
+        const char *groups, int64_t count, int64_t bytes, int64_t codes, uint16_t *tiles, int64_t ahead
+    )
+    void cache_scales(const char *groups, int64_t count, int64_t bytes, int64_t positions, float *scales)
+    void cache_scales_prefetch(const char *groups, int64_t count, int64_t bytes, int64_t positions)
     void cache_store_two_values(uint16_t *values, int64_t position, const float *x, int64_t stride, int64_t head_dim)
     void cache_load_keys(const uint16_t *keys, int64_t key_tiles, int64_t rows, uint16_t *out, int64_t stride)
     void cache_values_of_keys(

@@ -413,6 +413,32 @@ def test_blocks_in_a_range_give_the_same_as_those_of_a_table(isa):
 
 
 @each_isa
+@pytest.mark.parametrize("value_dim", [8, 48, 128])
+def test_few_rows_have_the_bits_of_many_in_int8(isa, value_dim):
+    """Of few rows codes are expanded where they are used, of more a leaf at a time; any number of rows and columns."""
+    shape = Shape(kv_heads=1, group=1, head_dim=64, value_dim=value_dim, window=700, int8=True)
+    begins, sequences, queries = drawn_case(shape, [(1100, 20)], seed=8)
+    many = make(shape, sequences, queries, whole_items(shape, begins)).run(isa)["out"]
+    for rows in range(1, 20):
+        few = make(shape, sequences, [queries[0][:rows]], whole_items(shape, [(1100, rows)])).run(isa)["out"]
+        np.testing.assert_array_equal(few, many[:rows])
+
+
+@each_isa
+@pytest.mark.parametrize("rows", [1, 20])
+def test_every_code(isa, rows):
+    """The first position sees its own value alone, and each code of int8 is exact in bf16."""
+    shape = Shape(kv_heads=2, group=1, head_dim=32, value_dim=128, int8=True)
+    begins, sequences, queries = drawn_case(shape, [(0, rows)], seed=9)
+    sequences[0].values[:, 0] = [np.arange(-127, 1), np.arange(128)]
+    for j in range(2):
+        sequences[0].put_int8(shape, j)
+    out = make(shape, sequences, queries, whole_items(shape, begins)).run(isa)["out"]
+    np.testing.assert_array_equal(from_bf16(out[0]).reshape(2, 128), sequences[0].values[:, 0])
+    np.testing.assert_array_equal(sequences[0].values[:, 0], [np.arange(-127, 1), np.arange(128)])
+
+
+@each_isa
 @pytest.mark.parametrize("large", [False, True])
 def test_scores_of_any_size(isa, large):
     """A score far above the others takes all, and equal scores share alike, without overflow."""

@@ -1,0 +1,50 @@
+/* The two products of attention for few rows on keys and values in int8, whose codes become bf16 where they are used: the
+ * sums of attend_tiles.h over tiles that are expanded before, in the same order. */
+#ifndef ELLM_ATTEND_CODES_H
+#define ELLM_ATTEND_CODES_H
+#include "attend_tiles.h"
+#include "cache.h"
+
+#if defined __AVX512BF16__ && !defined __AMX_BF16__
+#include "tile_codes_avx512.h"
+#endif
+
+#define CODES_FEW ELLM_TILE_N /* most rows: of more, keys and values are better expanded once for all of them */
+#define CODES_GROUPS 4        /* of keys or values that are expanded at a time, and stay in L1, where no registers do */
+
+/* c = a . K^T for `count` groups of keys, which are `bytes` apart; at `next` is what is read after them. Tiles in bf16 of
+ * CODES_GROUPS groups fit at `tiles`. */
+static inline void attend_key_codes(const ellm_bf16 *a, int64_t lda, int64_t rows, const char *groups, int64_t bytes,
+                                    int64_t count, int64_t key_tiles, float *c, int64_t ldc, const char *next,
+                                    ellm_bf16 *tiles) {
+#ifdef TILE_CODES
+    tile_codes(a, lda, (int)rows, groups, bytes, ELLM_TILE, (int)count, (int)key_tiles, c, ldc, next);
+#else
+    int64_t stride = key_tiles * ELLM_TILE;
+    for (int64_t n = 0, part; n < count; n += part) {
+        const char *from = groups + n * bytes;
+        part = count - n < CODES_GROUPS ? count - n : CODES_GROUPS;
+        cache_expand(from, part, bytes, stride, tiles, n + part < count ? part * bytes : next - from);
+        attend_matmul(a, lda, rows, tiles, stride, ELLM_TILE, part, key_tiles, c + ELLM_TILE_N * n, ldc, 0);
+    }
+#endif
+}
+
+/* c = a . V for `count` groups of values; the rest as for keys. */
+static inline void attend_value_codes(const ellm_bf16 *a, int64_t lda, int64_t rows, const char *groups, int64_t bytes,
+                                      int64_t count, int64_t n_tiles, float *c, int64_t ldc, const char *next,
+                                      ellm_bf16 *tiles) {
+#ifdef TILE_CODES
+    tile_codes(a, lda, (int)rows, groups, ELLM_TILE, bytes, (int)n_tiles, (int)count, c, ldc, next);
+#else
+    int64_t stride = n_tiles * ELLM_TILE;
+    for (int64_t k = 0, part; k < count; k += part) {
+        const char *from = groups + k * bytes;
+        part = count - k < CODES_GROUPS ? count - k : CODES_GROUPS;
+        cache_expand(from, part, bytes, stride, tiles, k + part < count ? part * bytes : next - from);
+        attend_matmul(a + ELLM_TILE_K * k, lda, rows, tiles, ELLM_TILE, stride, n_tiles, part, c, ldc, k > 0);
+    }
+#endif
+}
+
+#endif
