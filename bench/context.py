@@ -1,12 +1,17 @@
-"""Time and memory of a decoded token against the length of its context, and the straight line through them.
+"""Time and memory of a token against the length of its context, and the straight line through them.
 
-python bench/context.py MODEL [--longest 1048576] [--kv int8] [--seconds 2]
+python bench/context.py MODEL [--longest 1048576] [--kv int8] [--seconds 2] [--prompt]
 
-Contexts double from 1,024 to the longest. Their keys and values are random numbers written straight into the KV range,
-since a prompt of a million tokens takes hours on a small machine; what a step does depends on their number alone. Every
-window of steps has a probe of the read limit beside it. A geometry whose keys and values fit a small machine:
+Contexts double from 1,024 to the longest. Tokens are decoded behind keys and values that are random numbers, written
+straight into the KV range, since a prompt of a million tokens takes hours on a small machine; what a step does depends
+on their number alone. Every window of steps has a probe of the read limit beside it. With --prompt the contexts are
+those of one prompt that is computed, and times are of a token in the last steps before each, beside the multiplication
+limit. A geometry whose keys and values fit a small machine, and one whose prompt of a million tokens takes minutes:
 
     make_checkpoint.py bench/configs/qwen3-0.6b /tmp/long --layers 2 --set max_position_embeddings=1048832
+    make_checkpoint.py bench/configs/qwen3-0.6b /tmp/tiny --layers 1 --set max_position_embeddings=1048832 \\
+        --set hidden_size=128 --set intermediate_size=256 --set num_attention_heads=2 --set num_key_value_heads=1 \\
+        --set head_dim=64 --set vocab_size=512
 """
 
 from __future__ import annotations
@@ -29,6 +34,7 @@ from ellm.serving.runtime import Runtime
 
 FIRST = 1024
 MOST_STEPS = 64  # after a context: it grows by them
+PROMPT_STEPS = 4  # of a prompt that are measured before a context
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,7 @@ class Point:
     context: int
     milliseconds: float
     resident: int  # bytes of memory that the context takes
-    share: float  # of the read limit, of the bytes of weights, keys and values that a token reads
+    share: float  # of the read limit, of the bytes that a decoded token reads; of a prompt of the multiplication limit
 
 
 def main() -> None:
@@ -48,12 +54,17 @@ def main() -> None:
     parser.add_argument("--kv")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--seconds", type=float, default=2, help="for each context")
+    parser.add_argument("--prompt", action="store_true", help="one prompt in place of decoded tokens")
     arguments = parser.parse_args()
     options = {"kv": arguments.kv} if arguments.kv else {}
     context = arguments.longest + MOST_STEPS
     with ellm.LLM(arguments.model, context=context, threads=arguments.threads, **options) as llm:
-        points = measure(llm.runtime, arguments.longest, arguments.seconds)
-    print("| context | ms a token | bytes of the context | share of the read limit |\n|---|---|---|---|")
+        if arguments.prompt:
+            points = prompt(llm.runtime, arguments.longest)
+        else:
+            points = measure(llm.runtime, arguments.longest, arguments.seconds)
+    limit = "multiplication" if arguments.prompt else "read"
+    print(f"| context | ms a token | bytes of the context | share of the {limit} limit |\n|---|---|---|---|")
     for point in points:
         print(f"| {point.context:,} | {point.milliseconds:.3f} | {point.resident / 1e6:,.1f} MB | {point.share:.0%} |")
     print(f"\n{line(points)}")
@@ -72,6 +83,34 @@ def measure(runtime: Runtime, longest: int, seconds: float) -> list[Point]:
             points.append(point(bencher, context, taken, seconds))
             context *= 2
     return points
+
+
+def prompt(runtime: Runtime, longest: int) -> list[Point]:
+    """A point for each context, from the steps of a prompt right before it."""
+    points, steps = [], []
+    with closing(Limits(runtime.pool, runtime.table)) as limits:
+        bencher = Bencher(runtime, limits)
+        empty, context = resident(), FIRST
+        for begin in range(0, longest, bencher.chunk):
+            end = min(begin + bencher.chunk, longest)
+            if end + PROMPT_STEPS * bencher.chunk <= context:
+                bencher.step(begin, end)
+                continue
+            steps.append(prompt_step(bencher, begin, end))
+            if end >= context:
+                times, shares = zip(*steps, strict=True)
+                points.append(Point(end, statistics.median(times), resident() - empty, statistics.median(shares)))
+                steps = []
+            while context <= end:
+                context *= 2
+    return points
+
+
+def prompt_step(bencher: Bencher, begin: int, end: int) -> tuple[float, float]:
+    """Milliseconds a token of a step, and its share of the multiplication limit."""
+    limit = bencher.limits.matmul()
+    seconds = bencher.step(begin, end)
+    return 1e3 * seconds / (end - begin), bencher.cost.prefill_flops(begin, end) / seconds / limit
 
 
 def fill(bencher: Bencher, filled: int, context: int) -> int:
