@@ -30,7 +30,8 @@ FLAGS = {
 
 ROW_BLOCK = {"amx": 256, "avx512": 256, "avx512f": 64, "avx2": 64, "portable": 64}
 """Rows of a step that a task multiplies with its columns of weights. AMX multiplies a byte of weights with 64 rows in
-less time than a core needs to read it from memory or the last level cache; AVX-512 expands bf16 in 12 bits once a block."""
+less time than a core needs to read it from memory or the last level cache; AVX-512 expands bf16 in 12 bits once a
+block."""
 
 ROW_UNIT = {"amx": 256, "avx512": 64, "avx512f": 64, "avx2": 64, "portable": 64}
 """Rows that steps gain at a time while streams wait: as few as are multiplied at about the speed of many."""
