@@ -7,7 +7,6 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from typing import Any, TypeVar
 
 from ellm.llm import LLM
@@ -28,7 +27,6 @@ from ellm.text import families
 
 _TEXT_THREADS = 4  # that tokenise and wait for templates: the tokenizer gives the interpreter up while it works
 _RETRY_SECONDS = 1
-_TEXTS = 1 << 16  # of single tokens that are remembered
 _THINKING = ("enable_thinking", "thinking", "reasoning_effort")  # variables by which templates switch it
 
 T = TypeVar("T")
@@ -61,7 +59,6 @@ class Service:
         self.body_bytes = 0  # being received
         self.status = Status(llm.runtime)
         self.bell = Bell()
-        self.token_text = lru_cache(_TEXTS)(self._token_text)
         tokenizer = llm.tokenizer  # its template is compiled now: later that would keep the event loop waiting
         self.thinks = tokenizer.has_chat_template and any(map(tokenizer.reads, _THINKING))
         self._texts = ThreadPoolExecutor(_TEXT_THREADS, "ellm-text")
@@ -76,7 +73,7 @@ class Service:
                 code="model_not_found",
             )
 
-    def _token_text(self, token: int) -> str:
+    def token_text(self, token: int) -> str:
         """The text of one token, as log probabilities name it; its number where it is a part of a character."""
         text = self.llm.tokenizer.decode([token], skip_special=False)
         return f"token_id:{token}" if "\ufffd" in text else text

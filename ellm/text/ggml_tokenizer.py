@@ -7,6 +7,7 @@ import enum
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 from tokenizers import AddedToken
@@ -15,6 +16,7 @@ from ellm.system.errors import InputError
 from ellm.text.merges import LETTER_OF_BYTE, SPACE
 
 _BYTE_OF_LETTER = {letter: byte for byte, letter in LETTER_OF_BYTE.items()}
+_PIECES = 1 << 14  # bytes of tokens that are remembered
 _MARK = re.compile("([\ud800-\udbff][\udc00-\udfff])")
 
 
@@ -82,6 +84,7 @@ class GGMLTokenizer:
         self._byte_level, self._space_prefix = byte_level, space_prefix
         self._bos_id, self._eos_id = bos_id, eos_id
         self._strip_right = strip_right
+        self.piece = lru_cache(_PIECES)(self._piece)
         found = [one for one, kind in enumerate(types) if kind in _FOUND_FIRST and ids.get(tokens[one]) == one]
         self._special = sorted(found, key=lambda one: -len(tokens[one].encode()))
 
@@ -135,7 +138,7 @@ class GGMLTokenizer:
             pieces[first] = pieces[first].removeprefix(b" ")
         return b"".join(pieces).decode(errors="replace")
 
-    def piece(self, one: int, skip_special: bool) -> bytes:
+    def _piece(self, one: int, skip_special: bool) -> bytes:
         """The bytes of a token."""
         token, kind = self._tokens[one], self._types[one]
         if kind in (TokenType.CONTROL, TokenType.UNKNOWN):

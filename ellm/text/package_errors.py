@@ -5,21 +5,26 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeGuard
 
 from ellm.system.errors import InputError, one_line
 
 
-@contextmanager
-def telling(what: str) -> Iterator[None]:
-    """Raise InputError, `what` and a reason, for anything that the package raises."""
-    try:
-        yield
-    except InputError:
-        raise
-    except BaseException as error:
-        if isinstance(error, Exception) or _is_panic(error):
-            raise InputError(f"{what}: {one_line(error)}") from error
-        raise
+class telling:
+    """Raise InputError, `what` and a reason, for anything that the package raises.
+
+    No generator, whose frame each token of each answer would pay for.
+    """
+
+    def __init__(self, what: str):
+        self._what = what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if not isinstance(error, InputError) and (isinstance(error, Exception) or _is_panic(error)):
+            raise InputError(f"{self._what}: {one_line(error)}") from error
 
 
 @contextmanager
@@ -29,7 +34,7 @@ def refusing(what: str) -> Iterator[None]:
         yield
 
 
-def _is_panic(error: BaseException) -> bool:
+def _is_panic(error: BaseException | None) -> TypeGuard[BaseException]:
     """Whether this is a panic of Rust, which is no Exception, and whose class cannot be imported."""
     return type(error).__name__ == "PanicException"
 

@@ -74,6 +74,8 @@ class StopFilter:
 
     def push(self, unit: Unit, looking: bool = True) -> list[Unit]:
         """What can be shown; once a stop string has matched, what is before it. `looking` as of StopMatcher."""
+        if not self._matcher.stops:
+            return [unit]
         self._withheld.append(unit)
         return self._release(len(self._matcher.push(unit.text, looking)))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from ellm.system.errors import InputError
@@ -18,6 +18,7 @@ from ellm.text.reader import Reader
 from ellm.text.template_process import PROCESS
 from ellm.text.token_stream import TokenStream
 
+_ALONE = 1 << 16  # texts of single tokens that are remembered
 _PROMPT_END = 32  # tokens of a prompt that tell whether it opens reasoning
 
 
@@ -66,6 +67,7 @@ class Tokenizer:
         if templates:
             PROCESS.start()  # while weights are loaded
         self._special_tokens = special_tokens
+        self._alone = lru_cache(_ALONE)(lambda one, skip_special: self._decode([one], skip_special))
         self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
         self.bos_id = self._special_id("bos_token")
         eos_id = self._special_id("eos_token")
@@ -102,6 +104,9 @@ class Tokenizer:
 
         Raises InputError if the tokenizer is broken.
         """
+        return self._alone(ids[0], skip_special) if len(ids) == 1 else self._decode(ids, skip_special)
+
+    def _decode(self, ids: Sequence[int], skip_special: bool) -> str:
         taken = [number for number in ids if 0 <= number < 1 << 32]  # what the package takes
         with telling(f"{self.source}: broken tokenizer"):
             return self.backend.decode(taken, skip_special_tokens=skip_special)
