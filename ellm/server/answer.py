@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 from ellm.server.errors import ApiError
 from ellm.server.metrics import Metrics
@@ -16,7 +14,7 @@ from ellm.text.piece import Piece
 
 
 class Answer:
-    """Reads a stream that `news` is rung for."""
+    """Reads a stream; where nothing has come, `news`, which is rung for it, and maybe for others, is waited for."""
 
     def __init__(
         self,
@@ -27,44 +25,49 @@ class Answer:
         most_calls: int | None = None,
     ):
         """Read it; `failure` says what ended it to a client, and of its calls of tools, `most_calls` are shown."""
-        self._stream, self._news, self._metrics, self._failure = stream, news, metrics, failure
+        self.news = news
+        self._stream, self._metrics, self._failure = stream, metrics, failure
         self._most_calls = most_calls
         self._begun = self._last = time.perf_counter()
-        self._ended = False
+        self._counted = False
 
-    async def more(self) -> list[Piece] | None:
-        """The pieces that have come, one at least, neighbours of a kind joined; None at the end.
+    def poll(self) -> list[Piece] | None:
+        """The pieces that have come since the last call, neighbours of a kind joined; None after the end.
 
         What the model wrote that is neither answer, reasoning nor a call is not among them.
 
         Raises ApiError if the request failed.
         """
-        while True:
-            self._news.clear()
-            try:
-                pieces = self._stream.poll()
-            except Exception as error:
-                raise self._failure(error) from error
-            if pieces is None:
-                self._end()
-                return None
-            if pieces:
-                self._time()
-                if shown := joined([piece for piece in pieces if self._shows(piece)]):
-                    return shown
-                continue
-            await self._news.wait()
+        try:
+            pieces = self._stream.poll()
+        except Exception as error:
+            raise self._failure(error) from error
+        if pieces is None:
+            self._end()
+        elif pieces:
+            self._time()
+            return joined([piece for piece in pieces if self._shows(piece)])
+        return pieces
 
     async def whole(self) -> Output:
         """The answer when it has ended. Raises ApiError if the request failed."""
-        while await self.more() is not None:
-            pass
+        while (pieces := self.poll()) is not None:
+            if not pieces and not self.ended:
+                await self.news.wait()
         return self.output
 
     @property
+    def ended(self) -> bool:
+        """Whether nothing comes any more but what `poll` has not given yet."""
+        return self._stream.ended
+
+    @property
     def output(self) -> Output:
-        """The answer so far."""
-        return self._stream.output
+        """The answer so far. Raises ApiError if the request failed."""
+        try:
+            return self._stream.output
+        except Exception as error:
+            raise self._failure(error) from error
 
     def drawn(self, first: int) -> Drawn:
         """The tokens of the answer so far, from the `first` on."""
@@ -90,30 +93,9 @@ class Answer:
         self._last = now
 
     def _end(self) -> None:
-        if not self._ended:
-            self._ended = True
+        if not self._counted:
+            self._counted = True
             self._metrics.ended(self.output, time.perf_counter() - self._begun)
-
-
-async def together(answers: Sequence[Answer]) -> AsyncIterator[tuple[int, Any]]:
-    """What comes of several answers: (which of them, its pieces), and (which, None) when it has ended."""
-    if len(answers) == 1:
-        while (pieces := await answers[0].more()) is not None:
-            yield 0, pieces
-        yield 0, None
-        return
-    waiting = {asyncio.ensure_future(answer.more()): index for index, answer in enumerate(answers)}
-    try:
-        while waiting:
-            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                index, pieces = waiting.pop(task), task.result()
-                yield index, pieces
-                if pieces is not None:
-                    waiting[asyncio.ensure_future(answers[index].more())] = index
-    finally:
-        for task in waiting:
-            task.cancel()
 
 
 def joined(pieces: list[Piece]) -> list[Piece]:

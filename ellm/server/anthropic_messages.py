@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -21,7 +20,7 @@ from ellm.server.anthropic_blocks import (
 )
 from ellm.server.errors import ApiError
 from ellm.server.openai_chat import Hint
-from ellm.server.replies import Events, event, server_sent
+from ellm.server.replies import Events, event
 from ellm.server.sampling_fields import MaxTokens, StopText, Temperature, TopK, TopP, sampling
 from ellm.server.service import Call
 from ellm.server.structured import FlatFormat, wanted
@@ -31,7 +30,6 @@ from ellm.serving.output import Output
 from ellm.text.piece import Piece
 
 _PATH = "/v1/messages"
-_PING = event(b'{"type":"ping"}', "ping")
 
 
 class Thinking(Body):
@@ -160,7 +158,7 @@ async def messages(call: Call, request: MessagesRequest) -> MessageReply | Event
     )
     head: dict[str, Any] = {"id": f"msg_{call.id}", "model": request.model}
     if request.stream:
-        return server_sent(_events(answer, head), _error, _PING)
+        return _Events(answer, head)
     output = await answer.whole()
     content: list[AnswerBlock] = []
     if output.reasoning:
@@ -183,24 +181,41 @@ async def count_tokens(call: Call, request: CountRequest) -> Count:
     return Count(input_tokens=len(ids))
 
 
-async def _events(answer: Answer, head: dict[str, Any]) -> AsyncIterator[bytes]:
-    start = MessageReply(**head, content=[], stop_reason=None, stop_sequence=None, usage=_usage(answer.output))
-    yield _named("message_start", message=start.model_dump())
-    index, block = -1, None
-    while (pieces := await answer.more()) is not None:
-        for piece in pieces:
-            if (piece.kind, piece.index) != block:
-                if block is not None:
-                    yield _named("content_block_stop", index=index)
-                index, block = index + 1, (piece.kind, piece.index)
-                yield _named("content_block_start", index=index, content_block=_empty(piece))
-            yield _named("content_block_delta", index=index, delta=_delta(piece))
-    if block is not None:
-        yield _named("content_block_stop", index=index)
-    reason, sequence = _stopped_by(answer.output)
-    delta = {"stop_reason": reason, "stop_sequence": sequence}
-    yield _named("message_delta", delta=delta, usage=_usage(answer.output).model_dump())
-    yield _named("message_stop")
+class _Events(Events):
+    """The events of a streamed message."""
+
+    idle = event(b'{"type":"ping"}', "ping")
+
+    def __init__(self, answer: Answer, head: dict[str, Any]):
+        super().__init__([answer])
+        self._head, self._index = head, -1
+        self._block: tuple[str, int | None] | None = None  # that is open: what kind its pieces are, and of which call
+
+    def begin(self) -> bytes:
+        usage = _usage(self.answers[0].output)
+        start = MessageReply(**self._head, content=[], stop_reason=None, stop_sequence=None, usage=usage)
+        return _named("message_start", message=start.model_dump())
+
+    def more(self, index: int, piece: Piece) -> bytes:
+        before = b""
+        if (piece.kind, piece.index) != self._block:
+            before = self._close()
+            self._index, self._block = self._index + 1, (piece.kind, piece.index)
+            before += _named("content_block_start", index=self._index, content_block=_empty(piece))
+        return before + _named("content_block_delta", index=self._index, delta=_delta(piece))
+
+    def end(self, index: int) -> bytes:
+        output = self.answers[index].output
+        reason, sequence = _stopped_by(output)
+        delta = {"stop_reason": reason, "stop_sequence": sequence}
+        last = _named("message_delta", delta=delta, usage=_usage(output).model_dump())
+        return self._close() + last + _named("message_stop")
+
+    def failure(self, error: ApiError) -> bytes:
+        return event(error.body(_PATH), "error")
+
+    def _close(self) -> bytes:
+        return b"" if self._block is None else _named("content_block_stop", index=self._index)
 
 
 def _empty(piece: Piece) -> dict[str, Any]:
@@ -224,10 +239,6 @@ def _delta(piece: Piece) -> dict[str, str]:
 
 def _named(name: str, **fields: Any) -> bytes:
     return event(json.dumps({"type": name, **fields}, ensure_ascii=False), name)
-
-
-def _error(error: ApiError) -> bytes:
-    return event(error.body(_PATH), "error")
 
 
 def _usage(output: Output) -> MessageUsage:

@@ -33,7 +33,7 @@ class App:
             salt = self._access.check(scope)
         except ApiError as error:
             self._service.metrics.refused(error.status)
-            await Sender(send, scope["path"], "").error(error)
+            await Sender(send, scope).error(error)
             return
         try:  # the router itself, without the layers of an application between it and each part of each answer
             await self._router({**scope, "salt": salt, "app": self}, receive, send)
@@ -57,4 +57,4 @@ async def _refuse(exception: HTTPException, scope: Any, send: Send) -> None:
     path = scope["path"]
     error = ApiError(exception.status_code, f"there is no {scope['method']} {path}", code="unknown_url")
     content = Content(error.body(path), status=error.status)
-    await Sender(send, path, "").content(content, dict(exception.headers or {}))
+    await Sender(send, scope).content(content, dict(exception.headers or {}))

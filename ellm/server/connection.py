@@ -28,6 +28,10 @@ class Connection(H11Protocol):
     bounds: Bounds
     in_order: dict[Connection, None]
 
+    def __init__(self, *arguments: Any, **more: Any):
+        super().__init__(*arguments, **more)
+        self.app_state = {**self.app_state, "connection": self}  # which a request's scope has as its state
+
     def connection_made(self, transport: Any) -> None:
         """Take it; where there are too many, the one makes way that has owed a request for longest."""
         super().connection_made(transport)
@@ -55,6 +59,17 @@ class Connection(H11Protocol):
         if self._stalled_since is not None:
             return now - self._stalled_since > self.bounds.stalled_seconds
         return self.owes and now - self._owed_since > self.bounds.receive_seconds
+
+    async def send_part(self, part: bytes) -> None:
+        """More of the reply under way, which has begun without saying how long it is.
+
+        What uvicorn and h11 make of it, without their layers: each token of each answer passes here.
+        """
+        if self.flow.write_paused:
+            await self.flow.drain()
+        if part and not self.cycle.disconnected:
+            chunked = (self.conn.their_http_version or b"") >= b"1.1"
+            self.transport.write(b"%x\r\n%b\r\n" % (len(part), part) if chunked else part)
 
     def on_response_complete(self) -> None:
         """The next request is due."""

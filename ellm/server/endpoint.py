@@ -57,7 +57,7 @@ class Endpoint:
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Answer one request."""
         call = Call(self._service, scope.get("salt", b""))
-        sender = Sender(send, scope["path"], call.id)
+        sender = Sender(send, scope, call.id)
         try:
             request = await self._request(scope, receive)
             await _unless_gone(receive, self._reply(call, request, sender))
@@ -102,8 +102,8 @@ class Endpoint:
 class Sender:
     """Sends the reply to one request."""
 
-    def __init__(self, send: Send, path: str, request_id: str):
-        self._send, self._path = send, path
+    def __init__(self, send: Send, scope: Any, request_id: str = ""):
+        self._send, self._path, self._connection = send, scope["path"], scope["state"]["connection"]
         self._id = request_id
         self._started = False
         self._events: Events | None = None
@@ -121,14 +121,15 @@ class Sender:
         self._events = events
         # nginx and its kin hold back what they do not know to be a stream
         await self._start(200, events.media_type, {"cache-control": "no-store", "x-accel-buffering": "no"})
-        await self._part(b"")
-        beat = asyncio.create_task(self._beat(events.idle)) if events.idle is not None else None
+        beat, news = asyncio.create_task(self._beat(events.idle)), events.answers[0].news  # all have the same
         try:
-            async for part in events.parts:
-                await self._part(part)
+            for part in events.parts():
+                if part is None:
+                    await news.wait()
+                else:
+                    await self._part(part)
         finally:
-            if beat is not None:
-                beat.cancel()
+            beat.cancel()
         await self._send({"type": "http.response.body", "body": b""})
 
     async def error(self, error: ApiError) -> None:
@@ -140,7 +141,7 @@ class Sender:
             await self._send({"type": "http.response.body", "body": b""})
 
     async def _start(self, status: int, media_type: str, headers: dict[str, str]) -> None:
-        self._started = True
+        self._started, self._last = True, time.monotonic()
         guards = {"x-content-type-options": "nosniff", "x-frame-options": "DENY"}  # no other page may frame the chat
         headers = {"content-type": media_type, "x-request-id": self._id, **guards, **headers}
         pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
@@ -148,7 +149,7 @@ class Sender:
 
     async def _part(self, part: bytes) -> None:
         self._last = time.monotonic()
-        await self._send({"type": "http.response.body", "body": part, "more_body": True})
+        await self._connection.send_part(part)
 
     async def _beat(self, idle: bytes) -> None:
         while True:

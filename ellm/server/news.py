@@ -14,12 +14,12 @@ class Bell:
     """
 
     def __init__(self) -> None:
-        self._rung: deque[asyncio.Event] = deque()
+        self._rung: deque[News] = deque()
         self._waking = False
 
-    def ring(self, loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
-        """Set an event of the loop, from any thread."""
-        self._rung.append(event)
+    def ring(self, loop: asyncio.AbstractEventLoop, news: News) -> None:
+        """Set news of the loop, from any thread."""
+        self._rung.append(news)
         if not self._waking:
             self._waking = True
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
@@ -32,12 +32,29 @@ class Bell:
 
 
 class News:
-    """What is rung when a stream has something new. Belongs to the event loop that made it."""
+    """What is rung when an answer has something new, for one who waits. Belongs to the event loop that made it.
+
+    It is what asyncio.Event is to many, in a few lines: each token passes here.
+    """
 
     def __init__(self, bell: Bell) -> None:
-        self._bell, self._loop, self._event = bell, asyncio.get_running_loop(), asyncio.Event()
-        self.clear, self.wait = self._event.clear, self._event.wait
+        self._bell, self._loop = bell, asyncio.get_running_loop()
+        self._rung = False
+        self._waiting: asyncio.Future[None] | None = None
 
     def ring(self) -> None:
-        """Say so, from any thread."""
-        self._bell.ring(self._loop, self._event)
+        """Say that there is something, from any thread."""
+        self._bell.ring(self._loop, self)
+
+    def set(self) -> None:
+        """The same, on the event loop."""
+        self._rung = True
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+    async def wait(self) -> None:
+        """Until there was something since the last wait."""
+        if not self._rung:
+            self._waiting = self._loop.create_future()
+            await self._waiting
+        self._rung = False

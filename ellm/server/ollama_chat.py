@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -23,6 +23,7 @@ from ellm.server.validation import Body, Record, left_out, only
 from ellm.serving.output import Output, ToolCall
 from ellm.serving.sampling import SamplingParams
 from ellm.serving.structured import StructuredOutputs
+from ellm.text.piece import Piece
 
 LINES = "application/x-ndjson"
 
@@ -255,21 +256,35 @@ async def generate(call: Call, request: GenerateRequest) -> GenerateLine | Event
 async def _reply(answers: list[Answer], line: Any, request: OllamaRequest) -> Any:
     (answer,), begun = answers, time.perf_counter_ns()
     if request.stream is not False:
-        return Events(_lines(answer, line, begun), _failure, LINES, _encoded(line("", None, False)))
+        return _Lines(answer, line, begun)
     output = await answer.whole()
     calls = {"calls": answer.calls} if answer.calls else {}
     return line(output.text, output.reasoning, True, **calls, **_figures(output, begun))
 
 
-async def _lines(answer: Answer, line: Any, begun: int) -> AsyncIterator[bytes]:
-    while (pieces := await answer.more()) is not None:
-        for piece in pieces:
-            if piece.kind != "tool":
-                thought = piece.text if piece.kind == "reasoning" else None
-                yield _encoded(line(piece.text if thought is None else "", thought, False))
-    if answer.calls:  # whole, as their arguments are objects
-        yield _encoded(line("", None, False, answer.calls))
-    yield _encoded(line("", None, True, **_figures(answer.output, begun)))
+class _Lines(Events):
+    """The lines of a streamed answer."""
+
+    media_type = LINES
+
+    def __init__(self, answer: Answer, line: Any, begun: int):
+        super().__init__([answer])
+        self._line, self._begun = line, begun
+        self.idle = _encoded(line("", None, False))
+
+    def more(self, index: int, piece: Piece) -> bytes:
+        if piece.kind == "tool":  # they are sent whole, as their arguments are objects
+            return b""
+        text, thought = (piece.text, None) if piece.kind == "answer" else ("", piece.text)
+        return _encoded(self._line(text, thought, False))
+
+    def end(self, index: int) -> bytes:
+        answer = self.answers[index]
+        calls = _encoded(self._line("", None, False, answer.calls)) if answer.calls else b""
+        return calls + _encoded(self._line("", None, True, **_figures(answer.output, self._begun)))
+
+    def failure(self, error: ApiError) -> bytes:
+        return json.dumps(error.ollama()).encode() + b"\n"
 
 
 def _calls(calls: Sequence[ToolCall]) -> list[AnswerCall]:
@@ -307,10 +322,6 @@ def _conversation(messages: Sequence[OllamaMessage]) -> list[dict[str, Any]]:
 
 def _encoded(line: Line) -> bytes:
     return line.model_dump_json().encode() + b"\n"
-
-
-def _failure(error: ApiError) -> bytes:
-    return json.dumps(error.ollama()).encode() + b"\n"
 
 
 def now() -> str:

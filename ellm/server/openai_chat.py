@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from ellm.server import bounds
-from ellm.server.answer import Answer, together
+from ellm.server.answer import Answer
 from ellm.server.errors import ApiError
 from ellm.server.logprobs import ChatLogprobs, ChatReader
 from ellm.server.messages import Message, conversation
-from ellm.server.replies import Events, event, server_sent
+from ellm.server.replies import Events, Frame, event
 from ellm.server.sampling_fields import MaxTokens, Sampling
 from ellm.server.service import Call
 from ellm.server.structured import ResponseFormat, wanted
@@ -27,7 +27,6 @@ from ellm.text.piece import Piece
 
 Hint = Annotated[str, Field(max_length=4096)]
 FinishReason = Literal["stop", "length", "tool_calls"]
-DONE = event(b"[DONE]")
 
 
 class StreamOptions(Body):
@@ -196,7 +195,7 @@ async def chat(call: Call, request: ChatRequest) -> ChatCompletion | Events:
     head: dict[str, Any] = {"id": f"chatcmpl-{call.id}", "created": int(time.time()), "model": request.model}
     readers = [ChatReader(call.service, answer) if request.logprobs else None for answer in answers]
     if request.stream:
-        return server_sent(_chunks(answers, readers, head, request.with_usage), stream_error)
+        return _Chunks(answers, readers, head, request.with_usage)
     outputs = [await answer.whole() for answer in answers]
     choices = [_choice(index, *one) for index, one in enumerate(zip(answers, outputs, readers, strict=True))]
     return ChatCompletion(**head, choices=choices, usage=usage_of(outputs, len(answers)))
@@ -210,30 +209,63 @@ def _choice(index: int, answer: Answer, output: Output, reader: ChatReader | Non
     return ChatChoice(index=index, message=message, logprobs=logprobs, finish_reason=finish_reason(output))
 
 
-async def _chunks(
-    answers: Sequence[Answer], readers: Sequence[ChatReader | None], head: dict[str, Any], with_usage: bool
-) -> AsyncIterator[bytes]:
-    # made once: there are many parts
-    choices = [ChunkChoice(index=index, delta=Delta()) for index in range(len(answers))]
-    chunks = [ChatChunk(**head, choices=[choice]) for choice in choices]
+class OpenAIEvents(Events):
+    """Events of OpenAI's two kinds of completions."""
 
-    def chunk(index: int, delta: Delta, end: FinishReason | None = None) -> bytes:
-        reader, choice = readers[index] if delta.role is None else None, choices[index]
-        choice.delta, choice.finish_reason = delta, end
-        choice.logprobs = reader.more() if reader is not None else None
-        return event(chunks[index].model_dump_json())
+    def last(self) -> bytes:
+        """The mark of the end."""
+        return event(b"[DONE]")
 
-    for index in range(len(answers)):
-        yield chunk(index, Delta(role="assistant", content=""))
-    async for index, pieces in together(answers):
-        for piece in pieces or ():
-            yield chunk(index, Delta.of(piece))
-        if pieces is None:
-            yield chunk(index, Delta(), finish_reason(answers[index].output))
-    if with_usage:
-        usage = usage_of([answer.output for answer in answers], len(answers))
-        yield event(ChatChunk(**head, choices=[], usage=usage).model_dump_json())
-    yield DONE
+    def failure(self, error: ApiError) -> bytes:
+        """The error."""
+        return event(error.body("/v1/"))
+
+
+class _Chunks(OpenAIEvents):
+    """The events of a streamed reply."""
+
+    def __init__(
+        self,
+        answers: Sequence[Answer],
+        readers: Sequence[ChatReader | None],
+        head: dict[str, Any],
+        with_usage: bool,
+    ):
+        super().__init__(answers)
+        self._readers, self._head, self._with_usage = readers, head, with_usage
+        indices = range(len(answers))
+        self._frames = [self._frame(index, Delta(content=""), "content") for index in indices]
+        self._thoughts = [self._frame(index, Delta(reasoning_content=""), "reasoning_content") for index in indices]
+
+    def _frame(self, index: int, delta: Delta, field: str) -> Frame:
+        return Frame(ChatChunk(**self._head, choices=[ChunkChoice(index=index, delta=delta)]), field)
+
+    def begin(self) -> bytes:
+        role = Delta(role="assistant", content="")
+        return b"".join(self._event([ChunkChoice(index=index, delta=role)]) for index in range(len(self.answers)))
+
+    def more(self, index: int, piece: Piece) -> bytes:
+        if self._readers[index] is not None or piece.kind == "tool":
+            return self._chunk(index, Delta.of(piece))
+        frames = self._frames if piece.kind == "answer" else self._thoughts
+        return frames[index].event(piece.text)
+
+    def end(self, index: int) -> bytes:
+        return self._chunk(index, Delta(), finish_reason(self.answers[index].output))
+
+    def last(self) -> bytes:
+        if not self._with_usage:
+            return super().last()
+        usage = usage_of([answer.output for answer in self.answers], len(self.answers))
+        return self._event([], usage) + super().last()
+
+    def _chunk(self, index: int, delta: Delta, end: FinishReason | None = None) -> bytes:
+        reader = self._readers[index]
+        logprobs = reader.more() if reader is not None else None
+        return self._event([ChunkChoice(index=index, delta=delta, logprobs=logprobs, finish_reason=end)])
+
+    def _event(self, choices: list[ChunkChoice], usage: Usage | None = None) -> bytes:
+        return event(ChatChunk(**self._head, choices=choices, usage=usage).model_dump_json())
 
 
 def finish_reason(output: Output) -> FinishReason:
@@ -241,8 +273,3 @@ def finish_reason(output: Output) -> FinishReason:
     return (
         "tool_calls" if output.finish_reason == "tool_calls" else "stop" if output.finish_reason == "stop" else "length"
     )
-
-
-def stream_error(error: ApiError) -> bytes:
-    """The event that ends a stream in an error."""
-    return event(error.body("/v1/"))

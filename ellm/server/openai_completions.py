@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from ellm.server import bounds
-from ellm.server.answer import Answer, together
+from ellm.server.answer import Answer
 from ellm.server.errors import ApiError
 from ellm.server.logprobs import TextLogprobs, of_text
-from ellm.server.openai_chat import DONE, FinishReason, Hint, Streamed, finish_reason, stream_error
-from ellm.server.replies import Events, event, server_sent
+from ellm.server.openai_chat import FinishReason, Hint, OpenAIEvents, Streamed, finish_reason
+from ellm.server.replies import Frame, event
 from ellm.server.sampling_fields import Sampling, TokenId
 from ellm.server.service import Call
 from ellm.server.usage import Usage, usage_of
 from ellm.server.validation import Record, left_out, only
 from ellm.serving.output import Drawn
 from ellm.serving.sampling import MOST_LIKELY
+from ellm.text.piece import Piece
 
 DEFAULT_TOKENS = 16  # OpenAI's
 
@@ -67,7 +68,7 @@ class Completion(Record):
     usage: Usage | None = left_out()
 
 
-async def complete(call: Call, request: CompletionRequest) -> Completion | Events:
+async def complete(call: Call, request: CompletionRequest) -> Completion | _Chunks:
     """Continue prompts."""
     call.service.check_name(request.model)
     request.check_stream()
@@ -80,12 +81,15 @@ async def complete(call: Call, request: CompletionRequest) -> Completion | Event
     params = request.params(call.service.defaults, most, **listed)
     answers = [answer for prompt in request.prompts for answer in await call.continuation(prompt, params)]
     choices = [_Choice(call, request, answer, index) for index, answer in enumerate(answers)]
+    if request.echo:
+        for choice in choices:
+            await choice.echo()
     head: dict[str, Any] = {"id": f"cmpl-{call.id}", "created": int(time.time()), "model": request.model}
     if request.stream:
-        return server_sent(_chunks(choices, head, request.with_usage, params.n), stream_error)
+        return _Chunks(choices, head, request.with_usage, params.n)
     for choice in choices:
         await choice.answer.whole()
-    made = [await choice.more(choice.text, choice.end) for choice in choices]
+    made = [choice.more(choice.text, choice.end) for choice in choices]
     return Completion(**head, choices=made, usage=_usage(choices, params.n))
 
 
@@ -93,10 +97,14 @@ class _Choice:
     """A continuation, of which the client gets what is new each time."""
 
     def __init__(self, call: Call, request: CompletionRequest, answer: Answer, index: int):
-        self._service, self._request, self.answer = call.service, request, answer
-        self.record = Choice(index=index, text="", finish_reason=None)
+        self._service, self._request, self.answer, self._index = call.service, request, answer, index
         self._read = self._offset = 0
-        self._echo = bool(request.echo)
+        self._prompt: str | None = None  # with `echo`, until it is sent
+
+    async def echo(self) -> None:
+        """Have the prompt before the first part."""
+        tokenizer = self._service.llm.tokenizer
+        self._prompt = await self._service.off_loop(tokenizer.decode, self.answer.output.prompt_token_ids)
 
     @property
     def text(self) -> str:
@@ -108,21 +116,23 @@ class _Choice:
         """Why it ended."""
         return "length" if self._request.max_tokens == 0 else finish_reason(self.answer.output)
 
-    async def more(self, text: str, end: FinishReason | None = None) -> Choice:
-        """The `record` of its next part, the prompt before the first one with `echo`."""
-        prompt, self._echo = self.answer.output if self._echo else None, False
+    @property
+    def plain(self) -> bool:
+        """Whether its next part is text alone."""
+        return self._prompt is None and self._request.logprobs is None and self._request.max_tokens != 0
+
+    def more(self, text: str, end: FinishReason | None = None) -> Choice:
+        """Its next part, the prompt before the first one with `echo`."""
+        prompt, self._prompt = self._prompt, None
         nothing, logprobs = self._request.max_tokens == 0, None
         if self._request.logprobs is not None:
             drawn = Drawn([], [], None) if nothing else self.answer.drawn(self._read)
-            logprobs = of_text(self._service, drawn, prompt, self._offset)
+            output = None if prompt is None else self.answer.output
+            logprobs = of_text(self._service, drawn, output, self._offset)
             self._read += len(drawn.token_ids)
             self._offset += sum(map(len, logprobs.tokens))
-        text = "" if nothing else text
-        if prompt is not None:
-            tokenizer = self._service.llm.tokenizer
-            text = await self._service.off_loop(tokenizer.decode, prompt.prompt_token_ids) + text
-        self.record.text, self.record.logprobs, self.record.finish_reason = text, logprobs, end
-        return self.record
+        text = (prompt or "") + ("" if nothing else text)
+        return Choice(index=self._index, text=text, logprobs=logprobs, finish_reason=end)
 
 
 def _usage(choices: Sequence[_Choice], each: int) -> Usage:
@@ -132,15 +142,26 @@ def _usage(choices: Sequence[_Choice], each: int) -> Usage:
     return usage_of(outputs, each)
 
 
-async def _chunks(
-    choices: Sequence[_Choice], head: dict[str, Any], with_usage: bool, each: int
-) -> AsyncIterator[bytes]:
-    chunks = [Completion(**head, choices=[choice.record]) for choice in choices]  # made once: there are many parts
-    async for index, pieces in together([choice.answer for choice in choices]):
-        choice = choices[index]
-        for text in [""] if pieces is None else [piece.text for piece in pieces]:
-            await choice.more(text, choice.end if pieces is None else None)
-            yield event(chunks[index].model_dump_json())
-    if with_usage:
-        yield event(Completion(**head, choices=[], usage=_usage(choices, each)).model_dump_json())
-    yield DONE
+class _Chunks(OpenAIEvents):
+    """The events of a streamed reply."""
+
+    def __init__(self, choices: Sequence[_Choice], head: dict[str, Any], with_usage: bool, each: int):
+        super().__init__([choice.answer for choice in choices])
+        self._choices, self._head, self._with_usage, self._each = choices, head, with_usage, each
+        plain = [Choice(index=index, text="", finish_reason=None) for index in range(len(choices))]
+        self._frames = [Frame(Completion(**head, choices=[choice]), "text") for choice in plain]
+
+    def more(self, index: int, piece: Piece) -> bytes:
+        choice = self._choices[index]
+        return self._frames[index].event(piece.text) if choice.plain else self._event([choice.more(piece.text)])
+
+    def end(self, index: int) -> bytes:
+        choice = self._choices[index]
+        return self._event([choice.more("", choice.end)])
+
+    def last(self) -> bytes:
+        usage = self._event([], _usage(self._choices, self._each)) if self._with_usage else b""
+        return usage + super().last()
+
+    def _event(self, choices: list[Choice], usage: Usage | None = None) -> bytes:
+        return event(Completion(**self._head, choices=choices, usage=usage).model_dump_json())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -13,7 +13,7 @@ from ellm.server import bounds
 from ellm.server.answer import Answer
 from ellm.server.errors import ApiError
 from ellm.server.openai_chat import Hint, Hints
-from ellm.server.replies import Events, event, server_sent
+from ellm.server.replies import Events, event
 from ellm.server.response_items import (
     InputItem,
     Item,
@@ -185,8 +185,7 @@ async def respond(call: Call, request: ResponsesRequest) -> Response | Events:
         tools=[tool.model_dump() for tool in request.tools or () if not isinstance(tool, HostedTool)],
     )
     if request.stream:
-        stream = _Events(draft, call.id, offered)
-        return server_sent(stream.run(answer), stream.failure)
+        return _Events(answer, draft, call.id, offered)
     output = await answer.whole()
     items: list[Item] = []
     if output.reasoning:
@@ -226,37 +225,35 @@ def _finished(draft: Response, output: Output, items: list[Item]) -> Response:
     return draft.model_copy(update={"status": status, "output": items, "usage": usage, "incomplete_details": cut})
 
 
-class _Events:
+class _Events(Events):
     """The events of one streamed response."""
 
-    def __init__(self, draft: Response, call_id: str, offered: OfferedFunctions):
+    def __init__(self, answer: Answer, draft: Response, call_id: str, offered: OfferedFunctions):
+        super().__init__([answer])
         self._draft, self._call_id, self._offered = draft, call_id, offered
         self._number = 0
         self._items: list[Item] = []
         self._first: Piece | None = None  # of the item that is open
         self._text: list[str] = []
 
-    async def run(self, answer: Answer) -> AsyncIterator[bytes]:
-        """All of them, in order."""
-        yield self._event("response.created", response=self._draft.model_dump())
-        yield self._event("response.in_progress", response=self._draft.model_dump())
-        while (pieces := await answer.more()) is not None:
-            for piece in pieces:
-                if self._first is None or (piece.kind, piece.index) != (self._first.kind, self._first.index):
-                    for one in self._close("completed"):
-                        yield one
-                    for one in self._open(piece):
-                        yield one
-                self._text.append(piece.text)
-                yield self._delta(piece)
-        output = answer.output
-        for one in self._close(_status(output)):
-            yield one
+    def begin(self) -> bytes:
+        draft = self._draft.model_dump()
+        return self._event("response.created", response=draft) + self._event("response.in_progress", response=draft)
+
+    def more(self, index: int, piece: Piece) -> bytes:
+        before = b""
+        if self._first is None or (piece.kind, piece.index) != (self._first.kind, self._first.index):
+            before = b"".join([*self._close("completed"), *self._open(piece)])
+        self._text.append(piece.text)
+        return before + self._delta(piece)
+
+    def end(self, index: int) -> bytes:
+        output = self.answers[index].output
+        closed = b"".join(self._close(_status(output)))
         whole = _finished(self._draft, output, self._items)
-        yield self._event(f"response.{whole.status}", response=whole.model_dump())
+        return closed + self._event(f"response.{whole.status}", response=whole.model_dump())
 
     def failure(self, error: ApiError) -> bytes:
-        """What ends a stream in an error."""
         told = ResponseError(code=error.code or "server_error", message=str(error))
         failed = self._draft.model_copy(update={"status": "failed", "error": told, "output": self._items})
         return self._event("response.failed", response=failed.model_dump())

@@ -119,6 +119,7 @@ class Call:
     def __init__(self, service: Service, salt: bytes = b""):
         self.service, self._salt = service, salt
         self.id = secrets.token_hex(12)
+        self._news = News(service.bell)
         self._answers: list[Answer] = []
         self._embeddings: Embeddings | None = None
         self._admitted = False
@@ -165,7 +166,7 @@ class Call:
                 chat_template_kwargs=template,
             )
 
-        return await self._begin(begin, params.n, most_calls)
+        return await self._begin(begin, most_calls)
 
     async def continuation(self, prompt: str | Sequence[int], params: SamplingParams) -> list[Answer]:
         """Begin to continue a text, whose control tokens are such, or token ids. Raises InputError if it is refused."""
@@ -174,25 +175,21 @@ class Call:
         def begin(notify: Callable[[int], None]) -> list[Stream]:
             return llm.streams(prompt, params, salt=salt, priority=priority, notify=notify)
 
-        return await self._begin(begin, params.n)
+        return await self._begin(begin)
 
     async def embed(self, prompts: Prompt | Sequence[Prompt], params: PoolingParams) -> list[EmbeddingOutput]:
         """The embeddings of texts, whose control tokens are such, or token ids. Raises as `continuation` does."""
-        service, begun, news = self.service, time.perf_counter(), News(self.service.bell)
+        service, begun, news = self.service, time.perf_counter(), self._news
 
         def begin() -> Embeddings:
             return service.llm.embeddings(prompts, params, salt=self._salt, priority=service.priority, notify=news.ring)
 
         self._embeddings = await service.off_loop(begin)
-        while True:
-            news.clear()
-            try:
-                outputs = self._embeddings.poll()
-            except Exception as error:
-                raise service.failure(error) from error
-            if outputs is not None:
-                break
-            await news.wait()
+        try:
+            while (outputs := self._embeddings.poll()) is None:
+                await news.wait()
+        except Exception as error:
+            raise service.failure(error) from error
         for output in outputs:
             service.metrics.embedded(output, time.perf_counter() - begun)
         return outputs
@@ -211,13 +208,10 @@ class Call:
             service.on_idle()
 
     async def _begin(
-        self, begin: Callable[[Callable[[int], None]], list[Stream]], count: int, most_calls: int | None = None
+        self, begin: Callable[[Callable[[int], None]], list[Stream]], most_calls: int | None = None
     ) -> list[Answer]:
-        news = [News(self.service.bell) for _ in range(count)]
-        streams = await self.service.off_loop(begin, lambda index: news[index].ring())
-        answers = [
-            Answer(stream, one, self.service.metrics, self.service.failure, most_calls)
-            for stream, one in zip(streams, news, strict=True)
-        ]
+        service, news = self.service, self._news
+        streams = await service.off_loop(begin, lambda _: news.ring())
+        answers = [Answer(stream, news, service.metrics, service.failure, most_calls) for stream in streams]
         self._answers += answers
         return answers

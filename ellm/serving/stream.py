@@ -46,8 +46,7 @@ class Stream(Iterator[str]):
 
         Raises what ended the request in an error.
         """
-        completion = self._completion
-        ended = completion.ended or self._closed  # before the pieces are read: others may come while it is not
+        completion, ended = self._completion, self.ended  # before the pieces are read: others may come while it is not
         pieces = completion.pieces[self._read :]
         self._read += len(pieces)
         if pieces or not ended:
@@ -63,6 +62,11 @@ class Stream(Iterator[str]):
         if pieces is None:
             raise StopIteration
         return pieces
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing comes any more but what was not read yet."""
+        return self._completion.ended or self._closed
 
     @property
     def output(self) -> Output:

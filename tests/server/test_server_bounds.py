@@ -182,6 +182,37 @@ def test_a_client_that_does_not_read_is_given_up(llm):
         connection.close()
 
 
+def test_a_stream_waits_for_a_client_that_does_not_read(llm):
+    with serving(llm, stalled_seconds=3.0) as running:
+        connection = socket.socket()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", running.port))
+        wait_until(lambda: running.server.server_state.connections)
+        (protocol,) = running.server.server_state.connections
+        protocol.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        protocol.transport.set_write_buffer_limits(2048)
+        payload = json.dumps(LONG | {"stream": True}).encode()
+        head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(payload)}\r\n\r\n"
+        connection.sendall(head.encode() + payload)
+        wait_until(lambda: protocol.flow.write_paused)
+        before = protocol.transport.get_write_buffer_size()
+        time.sleep(0.5)
+        assert protocol.transport.get_write_buffer_size() == before < 4096
+        wait_until(lambda: running.service.under_way == 0)
+        assert is_served(running)
+        connection.close()
+
+
+def test_a_stream_for_a_client_of_http_1_0_ends_with_the_connection(served):
+    payload = json.dumps(SHORT | {"stream": True}).encode()
+    with served.connect() as connection:
+        head = f"POST {CHAT} HTTP/1.0\r\nHost: localhost\r\nContent-Length: {len(payload)}\r\n\r\n"
+        connection.sendall(head.encode() + payload)
+        head, _, body = read_all(connection).partition(b"\r\n\r\n")
+    assert b"chunked" not in head.lower()
+    assert body.startswith(b"data: {") and body.endswith(b"}\n\ndata: [DONE]\n\n")
+
+
 def test_idle_connections_make_way_for_new_ones(llm):
     with serving(llm, connections=20) as running:
         held = [running.connect() for _ in range(60)]
