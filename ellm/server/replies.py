@@ -73,6 +73,7 @@ class Events:
         yield self.begin()
         left = dict(enumerate(self.answers))
         while left:
+            waits = True
             for index, answer in [*left.items()]:
                 pieces = answer.poll()
                 for piece in pieces or ():
@@ -80,7 +81,9 @@ class Events:
                 if pieces is None:
                     del left[index]
                     yield self.end(index)
-            if left and not any(answer.ended for answer in left.values()):
+                elif answer.ended:  # which is told of no more
+                    waits = False
+            if left and waits:
                 yield None
         yield self.last()
 
