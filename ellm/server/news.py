@@ -3,29 +3,44 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import ctypes
+import os
+import weakref
 from collections import deque
+
+_LIBC = ctypes.PyDLL(None)  # whose functions, unlike those of CDLL, do not give the interpreter up
+_LIBC.eventfd_write.argtypes = (ctypes.c_int, ctypes.c_uint64)
 
 
 class Bell:
     """Wakes an event loop once for all that a step has made, as each time costs a system call and a turn of the loop.
 
-    Belongs to one event loop, that of its news.
+    While it does, the interpreter is not given up, as `call_soon_threadsafe` does: the loop would take it, and the
+    engine, and with it all workers, would wait to begin the next step. Belongs to one event loop, that of its news.
     """
 
     def __init__(self) -> None:
         self._rung: deque[News] = deque()
         self._waking = False
+        self._counter = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        weakref.finalize(self, os.close, self._counter)
 
-    def ring(self, loop: asyncio.AbstractEventLoop, news: News) -> None:
-        """Set news of the loop, from any thread."""
+    def listen(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Wake this loop, which calls."""
+        if self._loop is None:
+            self._loop = loop
+            loop.add_reader(self._counter, self._wake)
+
+    def ring(self, news: News) -> None:
+        """Set news on the loop, from any thread."""
         self._rung.append(news)
         if not self._waking:
             self._waking = True
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                loop.call_soon_threadsafe(self._wake)
+            _LIBC.eventfd_write(self._counter, 1)
 
     def _wake(self) -> None:
+        os.eventfd_read(self._counter)
         self._waking = False  # before they are looked through: who rings from here on wakes the loop again
         while self._rung:
             self._rung.popleft().set()
@@ -39,12 +54,13 @@ class News:
 
     def __init__(self, bell: Bell) -> None:
         self._bell, self._loop = bell, asyncio.get_running_loop()
+        bell.listen(self._loop)
         self._rung = False
         self._waiting: asyncio.Future[None] | None = None
 
     def ring(self) -> None:
         """Say that there is something, from any thread."""
-        self._bell.ring(self._loop, self)
+        self._bell.ring(self)
 
     def set(self) -> None:
         """The same, on the event loop."""

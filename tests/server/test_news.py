@@ -1,17 +1,19 @@
 """Whoever waits for news is woken by them, and the event loop once for many."""
 
 import asyncio
+import os
 import random
+import sys
 import threading
+import time
 
 from ellm.server.news import Bell, News
 
 
 def test_what_is_rung_together_wakes_the_loop_once(monkeypatch):
     async def run():
-        loop, bell, wakes = asyncio.get_running_loop(), Bell(), []
-        schedule = loop.call_soon_threadsafe
-        monkeypatch.setattr(loop, "call_soon_threadsafe", lambda call: (wakes.append(call), schedule(call)))
+        bell, wakes, read = Bell(), [], os.eventfd_read
+        monkeypatch.setattr(os, "eventfd_read", lambda counter: (wakes.append(counter), read(counter)))
         for number in range(1, 4):
             news = [News(bell) for _ in range(16)]
             for one in news:
@@ -55,3 +57,35 @@ def test_a_loop_that_is_closed_is_not_woken():
         return News(Bell())
 
     asyncio.run(made()).ring()
+
+
+def test_who_rings_keeps_the_interpreter():
+    """Else an engine waits for the loop before its next step."""
+    rounds, heard, kept = 100, [], []
+
+    def ring(news):
+        for number in range(rounds):
+            while len(heard) < number:
+                time.sleep(0.001)
+            news.ring()
+            end = time.perf_counter() + 0.001
+            while time.perf_counter() < end:
+                pass
+            kept.append(len(heard) == number)
+
+    async def run():
+        news = News(Bell())
+        thread = threading.Thread(target=ring, args=(news,))
+        thread.start()
+        for number in range(rounds):
+            await asyncio.wait_for(news.wait(), 10)
+            heard.append(number)
+        await asyncio.to_thread(thread.join)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(10)  # it changes hands where it is given up
+    try:
+        asyncio.run(run())
+    finally:
+        sys.setswitchinterval(before)
+    assert all(kept)
