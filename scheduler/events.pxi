@@ -76,7 +76,7 @@ cdef int64_t wake_groups(WorkerState *self, const Wake *wake) noexcept nogil:
     cdef uint64_t ready = 0, slot
     cdef bint together
     if self.ring and wake.bytes:
-        memcpy(wake.copy, wake.watched, wake.bytes)
+        memcpy(wake.copy + (program.step.number & 1) * wake.bytes, wake.watched, wake.bytes)
     program.events[wake.join].needed = count
     if count == 0:
         self.queue[self.queued] = wake.join

@@ -4,7 +4,7 @@
 cdef class LoadedProgram:
     """A program with its memory: arena, scratch, partials, and the scheduler's own tables. Made by `Pool.load`.
 
-    number: of the last step; may be raised, never lowered.
+    number: of the last step that a run has ended with, or its `meanwhile` was called for; may be raised, never lowered.
     """
 
     cdef readonly Pool pool
@@ -14,14 +14,11 @@ cdef class LoadedProgram:
     cdef uint64_t weights_address
     cdef list memory  # Pages
     cdef dict arrays  # NumPy arrays that the state points to
-    cdef StepTables tables
+    cdef StepTables tables  # of the last plan
+    cdef StepTables spare  # of the one before, which may be running
     cdef Rings rings  # None: nothing is recorded
     cdef readonly list watched  # what `watch` returned
     cdef float *partials
-    cdef const int32_t *roots
-    cdef int32_t root_count
-    cdef Dynamic *dynamic
-    cdef int32_t dynamic_count
 
     def __init__(self, Pool pool, program, table, uint64_t weights_address):
         program.check()
@@ -32,14 +29,17 @@ cdef class LoadedProgram:
         self.memory, self.arrays, self.watched = [], {}, []
         self.state = <ProgramState *>self.take(sizeof(ProgramState), "scheduler state")
         self.state.pool = pool.state
-        self.tables = StepTables(program, pool.threads, max(1, len(topology.domains(pool.cores))))
+        domains = max(1, len(topology.domains(pool.cores)))
+        self.tables, self.spare = [StepTables(program, pool.threads, domains) for _ in range(2)]
+        self.state.kinds, self.state.blocks = program.kinds, program.blocks
+        self.state.counts = <int32_t *>self.take(4 * program.kinds * program.blocks, "counts of a step")
         self.fill_args(weights_address)
         self.fill_groups(table.addresses)
         self.fill_events()
         self.fill_streams()
         self.fill_workers()
         self.partials = <float *>self.take(4 * program.partials * program.partial_floats, "partials")
-        self.roots, self.root_count = self.keep("roots", program.roots), len(program.roots)
+        self.state.roots, self.state.root_count = self.keep("roots", program.roots), len(program.roots)
         self.state.enter = <void (*)() noexcept nogil><size_t>table.enter
         self.state.leave = <void (*)() noexcept nogil><size_t>table.leave
 
@@ -98,7 +98,7 @@ cdef class LoadedProgram:
             group.completes_empty = completes_empty[i]
             if counts[i] < 0:
                 group.rows = ROWS_OF_LOGITS if logit[i] else ROWS_OF_BLOCK if kind[i] == Kind.ROWS else ROWS_OF_STEP
-                group.count = self.tables.count + kind[i] * blocks + block[i]
+                group.count = self.state.counts + kind[i] * blocks + block[i]
             else:
                 group.rows = ROWS_OF_EXPERT
                 group.count = <const int32_t *>(self.state.arena + counts[i]) + block[i]
@@ -129,11 +129,11 @@ cdef class LoadedProgram:
         self.state.publishes = self.keep("publishes", program.publishes.items)
         self.state.triggers = self.keep("triggers", program.triggers.items)
         dynamic = np.flatnonzero(program.events["dynamic"] >= 0).tolist()
-        self.dynamic_count = len(dynamic)
-        self.dynamic = <Dynamic *>self.take(len(dynamic) * sizeof(Dynamic), "dynamic events")
+        cdef Dynamic *counting = <Dynamic *>self.take(len(dynamic) * sizeof(Dynamic), "dynamic events")
         for i, number in enumerate(dynamic):
-            self.dynamic[i].event = number
-            self.dynamic[i].needed, self.dynamic[i].kind = program.events[number].tolist()
+            counting[i].event = number
+            counting[i].needed, counting[i].kind = program.events[number].tolist()
+        self.state.dynamic, self.state.dynamic_count = counting, len(dynamic)
         for i in range(count):
             self.state.events[i].needed = needed[i]
             self.state.events[i].publishes_begin = publishes_begin[i]
@@ -185,66 +185,95 @@ cdef class LoadedProgram:
         """Run one step and return when it has ended; the GIL is released until then, but for `meanwhile`, which is called
         once the step has begun and must not ask the pool for anything. Steps of a pool run one at a time.
 
-        Raises ValueError for rows that do not fit the program, StepError if a kernel failed (the next step is not
-        affected), RuntimeError if the pool is closed or another process made it.
+        What `meanwhile` returns, a Successor if it is not None, begins as soon as the step has ended, unless `hold` was
+        called, a kernel failed or a row drew one of its `ends`. If it begins it is one more step of this run, for which
+        `meanwhile` is called again.
+
+        Raises ValueError for rows that do not fit the program, StepError if a kernel failed in the last step (the next
+        one is not affected), RuntimeError if the pool is closed or another process made it.
         """
         if self.pool.process != getpid():
             raise RuntimeError("the pool's workers are threads of another process, of which this one is a fork")
         cdef bint opened = False
         cdef uint64_t failure = 0
-        cdef int64_t begin, prepared
+        cdef int64_t begin
         with self.pool.lock:
             if not self.pool.started:
                 raise RuntimeError("the pool is closed")
             begin = clock_ticks()
-            self.fill_step(inputs)
-            prepared = clock_ticks()
-            with nogil:
-                opened = open_step(self.state, self.roots, self.root_count)
-            try:
-                if opened and meanwhile is not None:
-                    meanwhile()
-            finally:
-                with nogil:
-                    if opened:
-                        await_step(self.pool.state)
+            self.plan_step(inputs, None)
             if self.rings is not None:
-                self.record_step(begin, prepared)
+                self.record_of_caller(RECORD_PREPARE, begin, len(inputs.tokens), self.number + 1)
+            begin = clock_ticks()
+            with nogil:
+                opened = open_step(self.state)
+            if not opened:
+                raise ValueError("no root of the program has a task for these rows")
+            while opened:
+                opened = self.go_on(meanwhile, begin)
+                begin = clock_ticks()
             failure = self.state.failure
-        if not opened:
-            raise ValueError("no root of the program has a task for these rows")
         if failure:
             raise StepError(<int32_t><uint32_t>failure, self.program.op_names[(failure >> 32) - 1])
 
-    cdef fill_step(self, inputs):
-        cdef const Dynamic *dynamic
-        self.state.step = self.tables.fill_step(inputs)[0]
+    cdef bint go_on(self, meanwhile, int64_t begin) except -1:
+        """Wait until the step that is under way has ended. Whether another one has begun."""
+        cdef uint32_t number = load_word(&self.pool.state.begun)
+        cdef int64_t rows = self.state.step.rows
+        cdef bint planned = False, asked = False, follows = False
         self.number += 1
-        self.state.step.number, self.state.step.partials = self.number, self.partials
-        for i in range(self.dynamic_count):
-            dynamic = &self.dynamic[i]
-            self.state.events[dynamic.event].needed = dynamic.needed + self.tables.active(dynamic.kind)
+        try:
+            successor = None if meanwhile is None else meanwhile()
+            if successor is not None and not self.pool.wanted:
+                self.plan_step(successor.inputs, successor.ends)
+                planned, asked = True, ask_to_follow(self.state)
+        finally:
+            with nogil:
+                await_step(self.pool.state, number)
+                follows = follow(self.state) if planned and not asked else load_word(&self.pool.state.begun) != number
+        if self.rings is not None:
+            self.record_of_caller(RECORD_STEP, begin, rows, self.number)
+        return follows
 
-    cdef record_step(self, int64_t begin, int64_t prepared):
-        cdef uint32_t number = <uint32_t>self.number
-        cdef int32_t rows = <int32_t>self.state.step.rows
-        record(self.rings.of(self.pool.threads), RECORD_PREPARE, begin, prepared, -1, rows, number)
-        record(self.rings.of(self.pool.threads), RECORD_STEP, prepared, clock_ticks(), -1, rows, number)
+    def hold(self):
+        """Have the step that is under way be the last of its run, unless another one has begun. Never blocks."""
+        self.pool.hold()
+
+    @property
+    def ended_ns(self):
+        """When the last step but the one that has followed it ended, as time.perf_counter_ns counts."""
+        return self.pool.state.ended_ns[self.pool.state.begun - 1 & 1]
+
+    cdef int plan_step(self, inputs, ends) except -1:
+        """Plan the step that begins next; one with `ends`, int32 [rows, n], follows the one that is under way."""
+        cdef Plan *plan = &self.state.plan
+        self.tables, self.spare = self.spare, self.tables
+        plan.step = self.tables.fill_step(inputs)[0]
+        plan.step.number, plan.step.partials = self.number + 1, self.partials
+        plan.counts, plan.ends_each = self.tables.count, 0
+        if ends is not None:
+            if not plan.step.rows == plan.step.sample_rows == self.state.step.sample_rows:
+                raise ValueError(f"{plan.step.rows} rows follow a step that draws {self.state.step.sample_rows} tokens")
+            plan.ends, plan.ends_each = self.keep("ends", ends.reshape(-1)), ends.shape[1]
+        return 0
+
+    cdef record_of_caller(self, int32_t what, int64_t begin, int64_t rows, int64_t number):
+        record(self.rings.of(self.pool.threads), what, begin, clock_ticks(), -1, <int32_t>rows, <uint32_t>number)
 
     def record(self, Rings rings):
         """Have every worker, and the caller after them, record into these rings from the next step on; None: no more."""
         cdef int i
-        with self.pool.lock:
+        with self.pool.between_steps():
             self.rings = rings
             for i in range(self.pool.threads + 1):
                 self.state.workers[i].ring = NULL if rings is None else rings.of(i)
 
     def watch(self, places):
-        """For each of the program's wakes an int32 array: a copy of (offset, length) of the arena as it was when the wake's
-        group was done, in the last step that was recorded.
+        """For each of the program's wakes an int32 array [2, length]: a copy of (offset, length) of the arena as it was when
+        the wake's group was done, in the last steps that were recorded, each in the row of its number's parity.
         """
-        with self.pool.lock:
-            self.watched = [np.zeros(length, np.int32) for _, length in places]
+        with self.pool.between_steps():
+            self.watched = [np.zeros((2, length), np.int32) for _, length in places]
             for i, (offset, length) in enumerate(places):
                 if not 0 <= offset <= self.program.arena_bytes - 4 * length:
                     raise ValueError(f"offset {offset}, {length} words: the arena has {self.program.arena_bytes} bytes")
@@ -266,7 +295,7 @@ cdef class LoadedProgram:
         total = np.zeros((self.pool.threads, 3), np.int64)
         before = np.zeros((self.pool.threads, 3), np.int64)
         cdef WorkerState *worker
-        with self.pool.lock:
+        with self.pool.between_steps():
             for i in range(self.pool.threads):
                 worker = &self.state.workers[i]
                 total[i] = load_relaxed(&worker.tasks), load_relaxed(&worker.steals), load_relaxed(&worker.parks)
@@ -290,7 +319,7 @@ cdef class LoadedProgram:
         """
         cdef uint64_t[::1] log = np.empty(len(self.program.groups) + 1, np.uint64)
         cdef uint64_t length
-        with self.pool.lock:
+        with self.pool.between_steps():
             length = self.state.tail
             memcpy(&log[0], self.state.log, length * sizeof(uint64_t))
         numbers = (np.asarray(log)[:length] & np.uint64(0xFFFFFFFF)).astype(np.int64)
@@ -307,7 +336,7 @@ cdef class LoadedProgram:
         cdef int64_t size = 4 * place.width, offset = place.offset, row_block = self.state.row_block
         cdef float[:, ::1] found = np.empty((count, place.width), np.float32)
         cdef const char *section
-        with self.pool.lock:
+        with self.pool.between_steps():
             for i in range(count):
                 if not 0 <= wanted[i] < self.state.step.rows:
                     raise ValueError(f"row {wanted[i]}: the last step had {self.state.step.rows} rows")

@@ -1,6 +1,7 @@
 """Pinned workers, and programs made ready to run on them."""
 
 import threading
+from contextlib import contextmanager
 
 import cython
 import numpy as np
@@ -13,7 +14,7 @@ from ellm.kernels.task cimport ellm_kernel, ellm_step
 from ellm.scheduler.zeroed_pages cimport HUGE, Pages
 from ellm.scheduler.rings cimport Rings
 from ellm.scheduler.tables cimport StepTables
-from ellm.scheduler.threads cimport clock_ticks, load_relaxed, pthread_join, pthread_t, start_thread
+from ellm.scheduler.threads cimport clock_ticks, load_relaxed, load_word, pthread_join, pthread_t, start_thread
 from ellm.scheduler.worker cimport (
     LOG_END,
     RECORD_PREPARE,
@@ -26,6 +27,7 @@ from ellm.scheduler.worker cimport (
     Dynamic,
     Event,
     Group,
+    Plan,
     PoolState,
     ProgramState,
     Stream,
@@ -33,7 +35,10 @@ from ellm.scheduler.worker cimport (
     Thread,
     Wake,
     WorkerState,
+    ask_to_follow,
     await_step,
+    follow,
+    hold,
     open_step,
     record,
     stop_workers,
@@ -75,6 +80,7 @@ cdef class Pool:
     cdef readonly object placement
     cdef readonly object crews
     cdef object lock
+    cdef int wanted  # who wait for the lock: no step follows another meanwhile
     cdef list arrays  # that the state points to
     cdef PoolState *state
     cdef Thread *threads_
@@ -143,10 +149,29 @@ cdef class Pool:
         """Make a program ready to run with the kernels of `table`, its weights at `weights_address`."""
         return LoadedProgram(self, program, table, weights_address)
 
+    def hold(self):
+        """Have the step that is under way be the last of its run, unless another one has begun. Never blocks."""
+        hold(self.state)
+
+    @contextmanager
+    def between_steps(self):
+        """Run no step meanwhile; waits for the one that is under way."""
+        self.wanted += 1
+        self.hold()
+        try:
+            self.lock.acquire()
+        finally:
+            self.wanted -= 1
+        try:
+            yield
+        finally:
+            self.lock.release()
+
     def close(self):
         """Stop the workers, of which a fork has none, once their step has ended. Nothing can be run afterwards."""
-        with self.lock, nogil:
-            self.end_workers()
+        with self.between_steps():
+            with nogil:
+                self.end_workers()
         self.placement.claim.close()
 
     cdef void end_workers(self) noexcept nogil:

@@ -76,6 +76,17 @@ class StepInput:
         )
 
 
+@dataclass
+class Successor:
+    """A step that begins as soon as another one has ended: row i has the token that was drawn of that one's row i.
+
+    All rows of both are drawn. Its tokens are written to `inputs`, and to the end of the histories in its sampling.
+    """
+
+    inputs: StepInput
+    ends: np.ndarray  # int32 [rows, n]: it does not begin if a row has drawn one of these
+
+
 class Executable(Protocol):
     """What runs the steps of a program: a `Pool` that has loaded it, or what stands in for that."""
 
@@ -83,11 +94,15 @@ class Executable(Protocol):
     def program(self) -> Program:
         """Whose steps they are."""
 
-    def run(self, inputs: StepInput, meanwhile: Callable[[], object] | None = None) -> None:
+    def run(self, inputs: StepInput, meanwhile: Callable[[], Successor | None] | None = None) -> None:
         """Run one step and return when it has ended. `meanwhile` is called once it has begun.
 
-        Raises ValueError for rows that do not fit the program, StepError if a kernel failed.
+        A step that it returns may follow at once, and `meanwhile` is called again if it has begun.
+        Raises ValueError for rows that do not fit the program, StepError if a kernel failed in the last step.
         """
+
+    def hold(self) -> None:
+        """Have the step that is under way be the last of its run, unless another one has begun. Any thread may."""
 
     def hidden(self, rows: Numbers) -> np.ndarray:
         """The final hidden state, after its norm, of these rows of the last step: float32 [n, width].

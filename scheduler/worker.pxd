@@ -7,6 +7,7 @@ Words with several parts, all in one uint64:
     ProgramState.log[i]   generation 32 | group + 1 (LOG_END ends the step)
     ProgramState.slices   generation 24 | begin 20 | end 20
     Event.count           generation 32 | signals
+PoolState.successor is an address instead.
 A generation stands for one step of the program, so a word of an earlier step is recognised and nothing is reset.
 """
 
@@ -70,8 +71,8 @@ cdef struct Wake:  # the groups first + list[1] .. first + list[list[0]] are pub
     int32_t first
     int32_t then  # after group first + i comes group then + i
     int32_t join  # event that they all signal
-    const char *watched  # while records are made, copied to `copy` when the group is done
-    char *copy
+    const char *watched  # while records are made, copied when the group is done,
+    char *copy  # [2, bytes]: to the half that has the parity of the step's number
     int64_t bytes  # 0: nothing is
 
 cdef struct Dynamic:  # an event that gets one more signal for each block whose count of a kind is not 0
@@ -84,12 +85,20 @@ cdef struct Stream:  # the weights that an operator's tasks read one after the o
     int64_t task_bytes
     int64_t expert_bytes  # from one expert's weights to the next; 0: the block is a row block
 
+cdef enum:  # of PoolState.successor, beside the address of a program
+    NOBODY = 0  # nobody has asked for a step to follow
+    TOO_LATE = 1  # nobody can: the step has ended
+
 cdef struct PoolState:
     uint64_t state  # atomic
     char pad0[56]
     uint32_t finished  # futex: round whose workers have all left
+    uint32_t begun  # the last round, as told before `finished`
     uint32_t stop  # atomic
-    char pad1[56]
+    char pad1[52]
+    uint64_t successor  # atomic: the program of which a step is to follow with the end of this one
+    char pad2[56]
+    int64_t ended_ns[2]  # when the last rounds did, by their parity
     ProgramState *program  # that of the current round
     Berth *berths  # [crews]
     const int32_t *crew_begin  # [crews + 1]: the workers of each
@@ -102,10 +111,20 @@ cdef struct PoolState:
     int32_t workers
     int32_t crews
 
+cdef struct Plan:  # of the next step
+    ellm_step step
+    const int32_t *counts  # of its tables
+    const int32_t *ends  # [rows, ends_each]: if it follows at once, it does not begin if a row has drawn one of these
+    int64_t ends_each
+
 cdef struct ProgramState:
     PoolState *pool
+    Plan plan
     Group *groups
     Event *events
+    int32_t *counts  # [kinds, blocks] of this step: what groups and dynamic events count
+    const Dynamic *dynamic
+    const int32_t *roots
     const int32_t *signals
     const int32_t *publishes
     const int32_t *triggers
@@ -116,6 +135,10 @@ cdef struct ProgramState:
     int32_t group_count
     int32_t event_count
     int32_t end
+    int32_t kinds
+    int32_t blocks
+    int32_t dynamic_count
+    int32_t root_count
     int32_t row_block
     int32_t row_blocks  # of this step
     char *arena
@@ -197,6 +220,9 @@ cdef struct Thread:
 cdef void record(Ring *ring, int32_t what, int64_t begin, int64_t end, int32_t group, int32_t index,
                  uint32_t step) noexcept nogil
 cdef void *worker_main(void *thread) noexcept nogil
-cdef int open_step(ProgramState *program, const int32_t *roots, int32_t count) noexcept nogil
-cdef void await_step(PoolState *pool) noexcept nogil
+cdef bint open_step(ProgramState *program) noexcept nogil
+cdef bint ask_to_follow(ProgramState *program) noexcept nogil
+cdef bint follow(ProgramState *program) noexcept nogil
+cdef void hold(PoolState *pool) noexcept nogil
+cdef void await_step(PoolState *pool, uint32_t number) noexcept nogil
 cdef void stop_workers(PoolState *pool) noexcept nogil

@@ -10,7 +10,7 @@ release; after a group that chooses experts, the groups of those too.
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from ellm.kernels.task cimport ELLM_EXPERT_ROWS
+from ellm.kernels.task cimport ELLM_EXPERT_ROWS, ellm_sampling
 from ellm.scheduler.homes cimport deals_together, expert_work, home_begin
 from ellm.scheduler.threads cimport (
     add_word, clock_ns, clock_ticks, compare_exchange, fetch_add, fetch_or, fetch_sub, futex_wait, futex_wake,
@@ -365,93 +365,4 @@ cdef void work(WorkerState *self) noexcept nogil:
         record(self.ring, RECORD_JOIN, begin, clock_ticks(), -1, -1, <uint32_t>program.step.number)
 
 
-# Steps ----------------------------------------------------------------------------------------------------------------
-
-
-cdef bint join_step(PoolState *pool, Berth *berth) noexcept nogil:
-    """Wait for a step that is open and become one of its active workers. False: the pool stops."""
-    cdef uint64_t state
-    cdef uint32_t seen
-    cdef int64_t since = clock_ns()
-    while True:
-        state = load_acquire(&pool.state)
-        if not state & CLOSED:
-            if compare_exchange(&pool.state, &state, state + 1):
-                return True
-        elif load_word(&pool.stop):
-            return False
-        elif clock_ns() - since < pool.linger_ns:
-            spin_pause()
-        else:
-            seen = load_word(&berth.signal)
-            add_word(&berth.sleepers, 1)
-            if load_ordered(&pool.state) & CLOSED and not load_word(&pool.stop):
-                sleep(berth, seen)
-            add_word(&berth.sleepers, <uint32_t>-1)
-
-
-cdef void leave_step(PoolState *pool) noexcept nogil:
-    """The last worker to leave a closed step tells the caller."""
-    cdef uint64_t before = fetch_sub(&pool.state, 1)
-    if <uint32_t>before == <uint32_t>(CLOSED + 1):
-        store_word(&pool.finished, <uint32_t>(before >> 32))
-        futex_wake(&pool.finished, 1)
-
-
-cdef void *worker_main(void *argument) noexcept nogil:
-    """A worker's thread: steps, one after the other, until the pool stops."""
-    cdef Thread *thread = <Thread *>argument
-    cdef Berth *berth = &thread.pool.berths[thread.pool.crew_of[thread.index]]
-    while join_step(thread.pool, berth):
-        work(&thread.pool.program.workers[thread.index])
-        leave_step(thread.pool)
-    return NULL
-
-
-cdef void forget(ProgramState *program) noexcept nogil:
-    """Wipe the words that carry a generation, when generations start anew: none ever comes twice."""
-    cdef int32_t i
-    memset(program.log, 0, (program.group_count + 1) * sizeof(uint64_t))
-    memset(program.tallies, 0, program.group_count * program.tallies_of_group * sizeof(Tally))
-    for i in range(program.pool.workers):
-        memset(program.workers[i].slices, 0, program.group_count * sizeof(uint64_t))
-    for i in range(program.event_count):
-        program.events[i].count = 0
-
-
-cdef int open_step(ProgramState *program, const int32_t *roots, int32_t count) noexcept nogil:
-    """Publish the roots and let the workers in. Returns 0, and opens nothing, if no root has a task."""
-    cdef WorkerState *caller = &program.workers[program.pool.workers]
-    cdef uint64_t era = <uint64_t>program.step.number // GENERATIONS
-    cdef int64_t tasks = 0
-    cdef int32_t i
-    program.generation = 1 + <uint64_t>program.step.number % GENERATIONS
-    if era != program.era:
-        program.era = era
-        forget(program)
-    program.tail = program.failure = 0
-    program.row_blocks = (program.step.rows + program.row_block - 1) // program.row_block
-    for i in range(count):
-        if program.groups[roots[i]].count[0]:
-            tasks += publish(caller, roots[i])
-    if tasks:
-        program.pool.program = program
-        store_ordered(&program.pool.state, (load_relaxed(&program.pool.state) & ~(ROUND - 1)) + ROUND)
-        wake(program.pool, program.pool.workers)
-    return tasks > 0
-
-
-cdef void await_step(PoolState *pool) noexcept nogil:
-    """Sleep until every worker that joined the open step has left it."""
-    cdef uint32_t finished, number = <uint32_t>(load_acquire(&pool.state) >> 32)
-    while True:
-        finished = load_word(&pool.finished)
-        if finished == number:
-            return
-        futex_wait(&pool.finished, finished)
-
-
-cdef void stop_workers(PoolState *pool) noexcept nogil:
-    """Make every worker's thread end, now or after the open step."""
-    store_word(&pool.stop, 1)
-    wake(pool, pool.workers)
+include "steps.pxi"

@@ -149,7 +149,7 @@ def test_a_stop_string_ends_the_text_before_it(llm):
 
 def test_a_stream_gives_the_same_text_in_pieces(llm, monkeypatch):
     step = llm.engine.step  # with time after it, or a busy machine wakes the reader once for many
-    monkeypatch.setattr(llm.engine, "step", lambda: (step(), time.sleep(0.01)))
+    monkeypatch.setattr(llm.engine, "step", lambda undisturbed: (step(), time.sleep(0.01)))
     stream = llm.stream("the end", GREEDY)
     pieces = list(stream)
     assert len(pieces) > 3 and all(pieces)
@@ -313,6 +313,9 @@ def test_a_failed_step_fails_its_requests_and_no_others(llm, monkeypatch):
 
         def run(self, step, meanwhile):
             raise StepError(1, "layers.0.qkv")
+
+        def hold(self):
+            pass
 
     with monkeypatch.context() as patch, pytest.raises(StepError, match=r"layers\.0\.qkv"):
         patch.setattr(llm.engine, "executables", [Broken()])

@@ -116,8 +116,8 @@ def test_a_preempted_mean_counts_no_row_twice(qwen3, prompts):
         (wanted,) = llm.embed([prompt])
         engine, step, sent_back = llm.engine, llm.engine.step, []
 
-        def disturbed():
-            step()
+        def disturbed(*given):
+            step(*given)
             if len(sent_back) < 3 and engine.running and engine.running[0].sequence.cached > 64 * len(sent_back):
                 sent_back.append(engine.running[0].sequence.cached)
                 engine._send_back(engine.running[0])
@@ -294,7 +294,7 @@ def test_dropping_embeddings_frees_them(qwen3, prompts):
 def test_a_full_queue_and_a_deadline_are_those_of_answers(qwen3, prompts):
     with LLM(qwen3, queued_tokens=100, max_seqs=1) as llm:
         step, gate, told = llm.engine.step, threading.Event(), threading.Event()
-        llm.engine.step = lambda: gate.wait() and step()
+        llm.engine.step = lambda *given: gate.wait() and step(*given)
         pending = llm.embeddings([prompts[-1]] * 3, notify=lambda: None, priority="batch")
         with pytest.raises(Busy, match="1800 tokens"):
             llm.embed(prompts[-1])

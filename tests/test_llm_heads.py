@@ -131,8 +131,8 @@ def test_a_sequence_that_gives_way_and_a_model_that_slept(right_heads, monkeypat
     with LLM(right_heads, speculate="mtp") as llm:
         step = llm.engine.step
 
-        def interrupted():
-            step()
+        def interrupted(*given):
+            step(*given)
             if len(llm.engine.running) > 1 and llm.engine.preemptions < 4:
                 llm.engine._send_back(llm.engine.running[-1])
 

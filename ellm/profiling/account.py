@@ -78,7 +78,7 @@ class Account:
     @property
     def between_ns(self) -> float:
         """What the caller did before a step, on average; 0 if none came before."""
-        gaps = [step.gap_ns for step in self.steps if step.gap_ns]
+        gaps = [step.gap_ns for step in self.steps if step.gap_ns is not None]
         return statistics.fmean(gaps) if gaps else 0
 
     @property

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ellm.kernels import contract
-from ellm.scheduler import StepInput
+from ellm.scheduler import StepInput, Successor
 from ellm.scheduler.pool import LoadedProgram
 from ellm.scheduler.program import Program
 from ellm.scheduler.rings import RECORD
@@ -32,7 +32,7 @@ class Step:
     begin_ns: int  # as time.perf_counter_ns counts
     end_ns: int
     experts: np.ndarray  # int [layers with experts, experts]: rows that each got
-    gap_ns: int = 0  # what its caller did since the step before; 0: there was none
+    gap_ns: int | None = None  # what its caller did since the step before; None: there was none
 
     @property
     def ns(self) -> int:
@@ -54,26 +54,48 @@ class Recorder:
         """Of the last step, as of an executable."""
         return self._executable.hidden(rows)
 
-    def run(self, inputs: StepInput, meanwhile: Callable[[], object] | None = None) -> None:
-        """Run one step."""
+    def hold(self) -> None:
+        """As of an executable."""
+        self._executable.hold()
+
+    def run(self, inputs: StepInput, meanwhile: Callable[[], Successor | None] | None = None) -> None:
+        """Run one step, and what follows it."""
         begin = time.perf_counter_ns()
-        self._executable.run(inputs, meanwhile)
-        end = time.perf_counter_ns()
+        following: list[StepInput] = []
+        running = inputs
+
+        def recorded() -> Successor | None:
+            nonlocal begin, running
+            if following:
+                ended = self._executable.ended_ns
+                self._note(running, self._executable.number - 1, begin, ended)
+                begin, running = ended, following.pop()
+                self._returned = ended
+            successor = None if meanwhile is None else meanwhile()
+            if successor is not None:
+                following.append(successor.inputs)
+            return successor
+
+        self._executable.run(inputs, recorded)
+        self._note(running, self._executable.number, begin, time.perf_counter_ns())
+        self._returned = time.perf_counter_ns()
+
+    def _note(self, inputs: StepInput, number: int, begin: int, end: int) -> None:
+        """List a step that has ended."""
         first = int(inputs.positions[0])
         self.steps.append(
             Step(
-                number=self._executable.number,
+                number=number,
                 phase=PREFILL if first < self._prompt_length else DECODE,
                 first=first,
                 rows=len(inputs.tokens),
                 logit_rows=len(inputs.logit_row),
                 begin_ns=begin,
                 end_ns=end,
-                experts=np.array([np.diff(begins) for begins in self._begins]),
-                gap_ns=begin - self._returned if self.steps else 0,
+                experts=np.array([np.diff(begins[number % 2]) for begins in self._begins]),
+                gap_ns=begin - self._returned if self.steps else None,
             )
         )
-        self._returned = time.perf_counter_ns()
 
 
 def room(wanted: int, workers: int) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
 
+from ellm.kernels.contract import SPLIT
 from ellm.serving.sequence import Sequence
 
 Deal = Callable[[list[Sequence], int], Iterable[tuple[Sequence, int]]]
@@ -37,6 +38,21 @@ class Share:
     def decodes(self) -> bool:
         """Whether all that was known but the last token is computed."""
         return self.draws and self.known - self.begin == 1
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether its sequence will have one more row, whatever is drawn from its own but what ends it.
+
+        Not where it fills a block, which others may be found to have: that comes before the next step.
+        """
+        sequence = self.sequence
+        plain = self.decodes and not self.drafts and sequence.constraint is None and sequence.pooling is None
+        return plain and not sequence.done and self.end % SPLIT != 0 and self.end + 1 < sequence.limit
+
+    @property
+    def next(self) -> Share:
+        """The row behind it, whose token is still to be drawn."""
+        return Share(self.sequence, self.end, self.end + 1, True)
 
     @property
     def drawn(self) -> int:

@@ -48,7 +48,7 @@ class Driver:
         with self._closing:
             self._check_open()
             self._engine.submit(entries)
-            self._jobs.put(_wake)
+            self._ask(_wake)
 
     def run(self, entries: Sequence[Entry]) -> None:
         """Queue entries and wait until all have ended. They end early if an interrupt ends the wait."""
@@ -67,7 +67,7 @@ class Driver:
         """End entries with the step under way. Never blocks, so that a finalizer may call it."""
         for entry in entries:
             entry.sequence.done = True
-        self._jobs.put(_wake)
+        self._ask(_wake)
 
     def logits(self, tokens: np.ndarray) -> np.ndarray:
         """The logits of every position of int32 [T] tokens, float32 [T, vocab]. Raises InputError without memory."""
@@ -92,7 +92,7 @@ class Driver:
         try:
             yield scoring
         finally:
-            self._jobs.put(scoring.close)
+            self._ask(scoring.close)
 
     def close(self) -> None:
         """End every entry, with the step under way, and free what the engine holds."""
@@ -103,7 +103,7 @@ class Driver:
                 self._closed = True
                 if self._sleep is not None:
                     self._sleep.stop()
-                self._jobs.put(None)
+                self._ask(None)
         if self._thread is not threading.current_thread():
             self._thread.join()
 
@@ -113,8 +113,12 @@ class Driver:
         self._check_process()
         with self._closing:
             self._check_open()
-            self._jobs.put(partial(_answer, work, reply, self._sleep))
+            self._ask(partial(_answer, work, reply, self._sleep))
         return reply.get()()
+
+    def _ask(self, job: Job | None) -> None:
+        self._jobs.put(job)
+        self._engine.hold()
 
     def _check_open(self) -> None:
         if self._closed or not self._thread.is_alive():
@@ -141,7 +145,7 @@ class _EngineThread(threading.Thread):
                         break
                     if self._sleep is not None and not self._engine.idle:
                         self._sleep.end()
-                    self._engine.step()
+                    self._engine.step(self.jobs.empty)
                 except BaseException as error:  # those who wait must hear of it
                     self._engine.fail(error)
         finally:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from collections.abc import Sequence as Many
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 
 import numpy as np
 
-from ellm.scheduler import Executable, StepInput
+from ellm.scheduler import Executable, StepInput, Successor
 from ellm.scheduler.program import chosen
 from ellm.serving.batcher import Batcher, Share
 from ellm.serving.drafter import Drafter
@@ -27,6 +28,17 @@ from ellm.serving.statistics import Statistics
 from ellm.system.errors import InputError
 
 SLOTS = 64  # sequences at a time, if nobody says how many
+NO_TOKEN = -1
+
+
+@dataclass
+class _Step:
+    """A step that runs, or follows the one that does."""
+
+    shares: list[Share]
+    staging: Staging
+    inputs: StepInput
+    begun: float = 0.0
 
 
 class Engine:
@@ -61,7 +73,10 @@ class Engine:
         self.slots = slots
         self.room = Room([executable.program for executable in executables], tuple(nodes), cache_bytes, sessions)
         self.policy = policy or Policy(chunk, self.program.row_block)
-        self._staging = Staging(chunk, slots, self.program.context, self.program.vocab)
+        room = chunk, slots, self.program.context, self.program.vocab
+        self._staging = Staging(*room)
+        self._stagings = [self._staging, Staging(*room, beside=self._staging)]  # of the step that runs, and the next
+        self._under_way: list[_Step] = []  # the step that runs, and the one that may follow it
         self.batcher, self.speculation = Batcher(chunk, self.policy.deal, self._staging.more), speculation
         self.drafter = drafter
         self.waiting: list[Entry] = []
@@ -125,15 +140,23 @@ class Engine:
         self._counted.wakes += 1
         self._counted.wake_seconds, self._counted.asleep = seconds, False
 
-    def step(self) -> None:
-        """Admit what there is room for, and run the rows that are due: a step of each program that has some."""
+    def step(self, undisturbed: Callable[[], bool] = lambda: False) -> None:
+        """Admit what there is room for, and run the rows that are due: a step of each program that has some.
+
+        While this is `undisturbed`, and no other step is due, the same sequences' next rows follow without a gap.
+        """
         self._drop_late(time.perf_counter())
         self.release()
         limit = self._admit()
-        ran = [self._run(executable, limit) for executable in reversed(self.executables)]
+        ran = [self._run(executable, limit, undisturbed) for executable in reversed(self.executables)]
         if not any(ran):
             self._read_last()
         self.release()
+
+    def hold(self) -> None:
+        """Have `step` return with the step that is under way. Any thread may call this."""
+        for executable in self.executables:
+            executable.hold()
 
     def release(self) -> None:
         """Free what ended entries hold."""
@@ -182,8 +205,7 @@ class Engine:
     def _admit(self) -> int:
         """Give waiting entries a slot and a range, as long as there is memory; how many rows the step has."""
         running = [one.sequence for one in self.running]
-        full = len(running) == self.slots and not any(one.terms.priority for one in running)
-        waiting = {} if full else {one.sequence: one for one in list(self.waiting)}
+        waiting = {} if self._full else {one.sequence: one for one in list(self.waiting)}
         for sequence in waiting:
             self.room.foresee(sequence)
         limit = self.policy.limit([*running, *waiting])
@@ -191,6 +213,11 @@ class Engine:
             if not self._enter(waiting[sequence]):
                 break
         return limit
+
+    @property
+    def _full(self) -> bool:
+        """Whether nobody can enter: those who run have all slots, and are of the first class."""
+        return len(self.running) == self.slots and not any(one.sequence.terms.priority for one in self.running)
 
     def _ready(self, sequence: Sequence) -> bool:
         """Whether nobody is computing what it begins with. It fails alone if that cannot be told."""
@@ -225,7 +252,7 @@ class Engine:
         self.waiting.remove(entry)
         return True
 
-    def _run(self, executable: Executable, limit: int) -> bool:
+    def _run(self, executable: Executable, limit: int, undisturbed: Callable[[], bool]) -> bool:
         """Run the rows that are due there, if any are; no more than the limit if the program can do with so few."""
         program = executable.program
         shares = self._shares(executable, limit)
@@ -240,29 +267,71 @@ class Engine:
                 shares, needed = more, more_needed
         self.room.write(needed)
         self.room.prepare(shares)
-        inputs = self._staging.fill(shares)
-        begun = time.perf_counter()
+        step = self._lay_out(shares)
+        step.begun = time.perf_counter()
         self._staging.masks.begin()
         try:
-            executable.run(inputs, self._read_last)
+            executable.run(step.inputs, partial(self._meanwhile, executable, undisturbed))
         except BaseException as error:
             self._read_last()
-            for share in shares:
+            for share in self._under_way[0].shares:
                 self.room.undo(share.sequence)
                 share.sequence.fail(error)
-            return True
+        else:
+            self._finish(executable)
         finally:
             self._staging.masks.wait()
-        self._measure(shares, time.perf_counter() - begun)
-        for share in shares:
+            self._under_way.clear()
+        return True
+
+    def _lay_out(self, shares: list[Share]) -> _Step:
+        staging = self._stagings[bool(self._under_way) and self._under_way[-1].staging is self._staging]
+        self._under_way.append(_Step(shares, staging, staging.fill(shares)))
+        return self._under_way[-1]
+
+    def _meanwhile(self, executable: Executable, undisturbed: Callable[[], bool]) -> Successor | None:
+        """While a step runs: read what those before it drew, and lay out the one that follows, if that is known."""
+        if len(self._under_way) > 1:  # the second of which now runs
+            self._under_way[1].begun = time.perf_counter()
+            self._finish(executable)
+        self._read_last()
+        more = self._following(executable) if undisturbed() else []
+        if not more:
+            return None
+        most = max(len(share.sequence.ends) for share in more)
+        ends = [share.sequence.ends + [NO_TOKEN] * (most - len(share.sequence.ends)) for share in more]
+        return Successor(self._lay_out(more).inputs, np.array(ends, np.int32).reshape(len(more), most))
+
+    def _following(self, executable: Executable) -> list[Share]:
+        """The next row of each sequence; nothing if another step may be due, or memory is short."""
+        shares, now = self._under_way[0].shares, time.perf_counter()
+        others = (self.waiting and not self._full) or len(shares) < len(self.running) or self.drafter is not None
+        if others or not all(share.goes_on and not self.policy.late(share.sequence, now) for share in shares):
+            return []
+        if self._drafted(shares) is not shares:
+            return []
+        more = [share.next for share in shares]
+        needed = self.room.step_bytes(shares, executable.program)  # again: what runs may not be written yet
+        needed += self.room.step_bytes(more, executable.program)
+        if not self.room.fits(needed):
+            return []
+        self.room.write(needed)
+        return more
+
+    def _finish(self, executable: Executable) -> None:
+        """Take in what the first step under way has done."""
+        step = self._under_way.pop(0)
+        ended = self._under_way[0].begun if self._under_way else time.perf_counter()
+        self._measure(step.shares, ended - step.begun)
+        self._staging.masks.wait()
+        for share in step.shares:
             if share.sequence.constraint is not None and (broken := share.sequence.constraint.error):
                 share.sequence.fail(broken)
-        self._commit(shares, inputs, executable)
+        self._commit(step, executable)
         due: list[Entry] = []
         for entry in self.running:
             (due if entry.sequence.terms.paced or entry.may_end else self._unread).append(entry)
         _read(due)
-        return True
 
     def _read_last(self) -> None:
         """Read what the last step computed, where that was put off."""
@@ -309,11 +378,11 @@ class Engine:
         due = [sequence for sequence in running if chosen(self.executables, rows_of(sequence)) is executable]
         return self.batcher.shares(due, executable.program.least_rows, limit)
 
-    def _commit(self, shares: list[Share], inputs: StepInput, executable: Executable) -> None:
+    def _commit(self, step: _Step, executable: Executable) -> None:
         """Count what a step did."""
-        tokens, logprobs = inputs.sampled, inputs.logprob
+        shares, tokens, logprobs = step.shares, step.inputs.sampled, step.inputs.logprob
         assert tokens is not None and logprobs is not None
-        top, first, end = self._staging.top, 0, 0
+        top, first, end = step.staging.top, 0, 0
         for share in shares:
             sequence, right, begin, end = share.sequence, 0, end, end + share.rows
             if share.scored:

@@ -52,7 +52,8 @@ class Sequence:
         self.top = np.empty((len(self.logprobs), self.likely), TOKEN_NUMBER)
         self.least = self.length + min(params.min_tokens, self.limit)  # tokens before which none of `ends` is drawn
         self.kept_biases = len(params.logit_bias or ())  # of `biases`, from there on
-        self.biases = params.biases(sorted(ends) if params.min_tokens else ())
+        self.ends = sorted(ends)
+        self.biases = params.biases(self.ends if params.min_tokens else ())
         self.sampling = params.record(self.tokens.ctypes.data)
         self.sampling["prompt_len"] = self.prompt_length
         self.sampling["bias"], self.sampling["bias_len"] = self.biases.ctypes.data, len(self.biases)

@@ -17,9 +17,12 @@ MORE_LOGITS = 128 << 20  # bytes for the logits of rows beyond one a sequence, w
 
 
 class Staging:
-    """Room for `chunk` rows of `slots` sequences, of each of which one wants logits, and `more` of all others."""
+    """Room for `chunk` rows of `slots` sequences, of each of which one wants logits, and `more` of all others.
 
-    def __init__(self, chunk: int, slots: int, context: int, vocab: int):
+    One `beside` another has the same memory for logits, which are of no use once a step has ended.
+    """
+
+    def __init__(self, chunk: int, slots: int, context: int, vocab: int, beside: Staging | None = None):
         self._tokens = np.empty(chunk, np.int32)
         self._positions = np.empty(chunk, np.int32)
         self._slots = np.empty(chunk, np.int32)
@@ -30,7 +33,9 @@ class Staging:
         self.more = max(MOST_ROWS, min(chunk, MORE_LOGITS // (4 * vocab)))
         drawn = slots + self.more
         self._logit_row = np.empty(drawn, np.int32)
-        self._logits_memory = memory.Mapping(4 * drawn * vocab, "the logits of a step")
+        self._logits_memory: memory.Mapping = (
+            beside._logits_memory if beside else memory.Mapping(4 * drawn * vocab, "the logits of a step")
+        )
         self._logits = self._logits_memory.array[: 4 * drawn * vocab].view(np.float32).reshape(drawn, vocab)
         self._sampling = np.zeros(drawn, SAMPLING)
         self._counter, self._history_len = self._sampling["counter"], self._sampling["history_len"]
@@ -47,7 +52,7 @@ class Staging:
     def fill(self, shares: list[Share]) -> StepInput:
         """The step of these shares; what is drawn is in the order of those that draw, row by row.
 
-        Its masks are found out from `masks.begin` on.
+        A token that is still to be drawn is left to the step before. Its masks are found out from `masks.begin` on.
         """
         end = drawn = 0
         for share in shares:
@@ -56,7 +61,7 @@ class Staging:
             if share.drafts:  # behind what is known: where the sampling of their rows looks for earlier tokens
                 sequence.tokens[share.known : share.end] = share.drafts
                 sequence.drafted += len(share.drafts)
-            self._tokens[begin:end] = sequence.tokens[share.begin : share.end]
+            self._tokens[begin:end] = 0 if share.known > sequence.length else sequence.tokens[share.begin : share.end]
             self._positions[begin:end] = self._counting[share.begin : share.end]
             self._slots[begin:end] = sequence.slot
             self._addresses[sequence.slot] = sequence.range.address

@@ -62,9 +62,31 @@ class Sums:
         self.times = collections.Counter()  # (block, or range of a state, position) -> how often it ran
         self.before = self.after = lambda step: None
         self.stop_after, self.error = None, None  # rows
+        self.steps = self.followed = 0
+        self.held = False
 
     def run(self, step, meanwhile=lambda: None):
-        meanwhile()
+        self.held = False
+        while step is not None:
+            successor = meanwhile()
+            self.compute(step)
+            self.steps += 1
+            step = self._follow(step, successor)
+
+    def hold(self):
+        self.held = True
+
+    def _follow(self, step, successor):
+        if successor is None or self.held or (step.sampled[:, None] == successor.ends).any():
+            return None
+        self.followed += 1
+        step, drawn = successor.inputs, step.sampled
+        step.tokens[:] = drawn
+        for how, token in zip(step.sampling, drawn, strict=True):
+            ctypes.c_int32.from_address(int(how["history"]) + 4 * int(how["history_len"]) - 4).value = token
+        return step
+
+    def compute(self, step):
         self.before(step)
         drawn = 0
         for row, (token, position, slot) in enumerate(zip(step.tokens, step.positions, step.slots, strict=True)):
@@ -113,13 +135,13 @@ def open_engine(executable, kind, context=CONTEXT, **options):
     return Engine([give_program(executable, kind, context)], **{"chunk": 4, "slots": 2} | options)
 
 
-def finish(engine, completions):
+def finish(engine, completions, undisturbed=lambda: False):
     """Run steps until they are done."""
     for _ in range(200):
         if all(one.sequence.done for one in completions):
             engine.release()
             return
-        engine.step()
+        engine.step(undisturbed)
     raise AssertionError("a completion never ends")
 
 

@@ -54,14 +54,14 @@ def inputs(runtime):
 
 @pytest.fixture(scope="module")
 def profile(runtime, inputs):
-    run = Recorder.run
+    note = Recorder._note
 
-    def kept(self, given, meanwhile):
+    def kept(self, given, *what):
         inputs.append(copy.deepcopy(given))
-        run(self, given, meanwhile)
+        note(self, given, *what)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Recorder, "run", kept)
+        patch.setattr(Recorder, "_note", kept)
         return record(runtime, PROMPT, TOKENS)
 
 
@@ -313,25 +313,25 @@ def test_report_and_files(folder, runtime, command, tmp_path):
 
 
 def test_an_interrupted_run_leaves_a_whole_trace(folder, command, tmp_path, monkeypatch):
-    run, cancel, pressed = Recorder.run, Driver.cancel, []
+    note, cancel, pressed = Recorder._note, Driver.cancel, []
 
     def cancelled(self, completions):
         cancel(self, completions)
         pressed.append(True)
 
-    def interrupted(self, inputs, meanwhile):
-        run(self, inputs, meanwhile)
+    def interrupted(self, *what):
+        note(self, *what)
         if len(self.steps) == 3:
             os.kill(os.getpid(), signal.SIGINT)
             until(lambda: pressed)
 
-    monkeypatch.setattr(Recorder, "run", interrupted)
+    monkeypatch.setattr(Recorder, "_note", interrupted)
     monkeypatch.setattr(Driver, "cancel", cancelled)
     code, out, _ = command(folder, "the end", "-n", "50", "--trace", tmp_path / "a.pftrace")
-    assert code == 130 and "DECODE: 2 steps" in out
+    assert code == 130 and "DECODE: 3 steps" in out  # the last of which had followed
     trace = read((tmp_path / "a.pftrace").read_bytes())
-    assert len(trace.of("step")) == 3
-    assert {one.details["step"] for one in trace.of("kernel")} == {1, 2, 3}
+    assert len(trace.of("step")) == 4
+    assert {one.details["step"] for one in trace.of("kernel")} == {1, 2, 3, 4}
 
 
 def test_a_crash_while_writing_leaves_the_old_file(tmp_path, monkeypatch):

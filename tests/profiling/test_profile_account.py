@@ -128,8 +128,10 @@ def test_what_the_engine_does_between_steps_is_told(runtime):
             re.match(r"Before each step, the engine took \d+ µs", line) for line in report.outside_lines(account)
         )
     gaps = [after.begin_ns - before.end_ns for before, after in pairwise(found.steps)]
-    assert all(0 < step.gap_ns <= gap for step, gap in zip(found.steps[1:], gaps, strict=True))
-    assert found.steps[0].gap_ns == 0
+    told = [step.gap_ns for step in found.steps]
+    assert told[0] is None and told[1] > 0, "the first token's step waits for the engine"
+    assert all(0 <= step <= gap for step, gap in zip(told[1:], gaps, strict=True))
+    assert told[-2:] == [0, 0], "later ones follow at once"
 
 
 # Full rings -----------------------------------------------------------------------------------------------------------
@@ -224,11 +226,11 @@ def test_measuring_what_recording_costs_needs_no_more_memory_than_recording():
 
 @pytest.mark.parametrize("steps", [1, 3], ids=["prefill", "decode"])
 def test_a_terminated_run_leaves_a_whole_trace(folder, command, tmp_path, monkeypatch, steps):
-    run, cancel, before = Recorder.run, Driver.cancel, signal.getsignal(signal.SIGTERM)
+    note, cancel, before = Recorder._note, Driver.cancel, signal.getsignal(signal.SIGTERM)
     cancelled = threading.Event()
 
-    def terminated(self, inputs, meanwhile):
-        run(self, inputs, meanwhile)
+    def terminated(self, *what):
+        note(self, *what)
         if len(self.steps) == steps:
             os.kill(os.getpid(), signal.SIGTERM)
             assert cancelled.wait(60)
@@ -237,11 +239,12 @@ def test_a_terminated_run_leaves_a_whole_trace(folder, command, tmp_path, monkey
         cancel(self, completions)
         cancelled.set()
 
-    monkeypatch.setattr(Recorder, "run", terminated)
+    monkeypatch.setattr(Recorder, "_note", terminated)
     monkeypatch.setattr(Driver, "cancel", cancelling)
     code, out, _ = command(folder, "the end", "-n", 50, "--trace", tmp_path / "a")
     assert code == 130 and "PREFILL: 1 step" in out
-    assert len(read((tmp_path / "a").read_bytes()).of("step")) == steps
+    ran = steps if steps == 1 else steps + 1  # the next one had followed
+    assert len(read((tmp_path / "a").read_bytes()).of("step")) == ran
     assert signal.getsignal(signal.SIGTERM) is before
 
 

@@ -65,6 +65,9 @@ def test_a_failed_step_fails_its_requests_and_no_other(served, llm, monkeypatch)
         def run(self, inputs, meanwhile):
             raise RuntimeError("it fell over")
 
+        def hold(self):
+            pass
+
     with monkeypatch.context() as patch:
         patch.setattr(llm.engine, "executables", [Failing(one) for one in llm.engine.executables])
         status, _, body = served.ask("POST", CHAT, SHORT)

@@ -304,14 +304,16 @@ from ellm.serving.driver import Driver
 llm = LLM(sys.argv[1], chunk=16)
 endless = SamplingParams(temperature=0, max_tokens=None, ignore_eos=True)
 def interrupt_at(steps):
-    run, seen = llm.engine.executables[0].run, []
+    executable, seen = llm.engine.executables[0], []
     class Pressed:
-        program = llm.engine.program
-        def run(self, step, meanwhile=None):
-            seen.append(len(step.tokens))
-            if len(seen) == steps:
-                os.kill(os.getpid(), signal.SIGINT)
-            run(step, meanwhile)
+        program, hold = executable.program, executable.hold
+        def run(self, step, meanwhile=lambda: None):
+            def counted():
+                seen.append(True)
+                if len(seen) == steps:
+                    os.kill(os.getpid(), signal.SIGINT)
+                return meanwhile()
+            executable.run(step, counted)
     llm.engine.executables[0] = Pressed()
     return seen
 def settled():

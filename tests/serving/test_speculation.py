@@ -179,8 +179,8 @@ def timed(costs, max_tokens, prompts=PROMPTS, **engine_options):
 class Repeats(Sums):
     """Says 20 tokens again and again, whatever was said."""
 
-    def run(self, step, meanwhile):
-        super().run(step, meanwhile)
+    def compute(self, step):
+        super().compute(step)
         for at, row in enumerate(step.logit_row):
             step.sampled[at] = int(step.positions[row]) % 20 + 1
 

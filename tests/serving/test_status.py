@@ -36,8 +36,9 @@ def test_the_experts_of_the_last_step_are_those_that_rows_went_to(llm, prompt, t
     with executable.trace():
         llm.generate(prompt, SamplingParams(max_tokens=tokens, seed=tokens))
     told = status.now(Counts())["experts"]
-    assert [layer["woken"] for layer in told] == [np.flatnonzero(np.diff(begin)).tolist() for begin in begins]
-    assert [layer["experts"] for layer in told] == [len(begin) - 1 for begin in begins]
+    last = [begin[executable.number % 2] for begin in begins]
+    assert [layer["woken"] for layer in told] == [np.flatnonzero(np.diff(begin)).tolist() for begin in last]
+    assert [layer["experts"] for layer in told] == [len(begin) - 1 for begin in last]
     assert len({layer["name"] for layer in told}) == 3
 
 

@@ -1,4 +1,4 @@
-"""What runs under the sanitizer: random programs for several steps each, every other one traced.
+"""What runs under the sanitizer: random programs for several steps each, every other one traced, and steps that follow.
 
 On 1 to 4 workers, and on 13, which are two crews.
 """
@@ -8,8 +8,12 @@ import sys
 from random import Random
 
 from block_programs import BlockProgram, random_step
+from follow import Chain
 
 from ellm.scheduler import Pool
+from ellm.scheduler.probe_program import TABLE, ProbeGroup, probe_program
+
+FOLLOWING = 100
 
 
 def main(seeds: int) -> None:
@@ -28,6 +32,9 @@ def main(seeds: int) -> None:
                     graph.check_step(executable, random_step(random, graph.program))
                     assert trace is None or len(trace.spans())
                 tasks += executable.statistics()["total"]["tasks"]
+            chain = Chain(FOLLOWING, rows=2)
+            chain.run(pool.load(probe_program([ProbeGroup(3 * workers), ProbeGroup(5, [0])]), TABLE))
+            assert chain.tokens[1:] == [chain.drawn(step).tolist() for step in range(FOLLOWING - 1)]
     print(f"{programs} programs, {8 * programs} steps, {tasks} tasks")
 
 
