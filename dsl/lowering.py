@@ -140,8 +140,8 @@ class Lowering:
     """Operators in an order in which producers come first, and what they share.
 
     `first` is another lowering of the same model, whose packed weights and caches this one uses; else `packings` are
-    those of its weights (`Region`). If it `drafts` for `first`, what it keeps of a sequence lies in the same blocks.
-    `routes` says what activations become where they meet a format; `int8` that
+    those of its weights (`Region`). If it `drafts` for `first`, what it keeps of a sequence lies in the same blocks,
+    and its own weights behind all others. `routes` says what activations become where they meet a format; `int8` that
     keys and values are kept so, and not in bf16. Operators are cut into tasks enough for `workers`.
     """
 
@@ -166,6 +166,7 @@ class Lowering:
         self.region: Region = first.region if first else Region(packings or {})
         self.ranges: RangeLayout = RangeLayout(context, int8)
         if first:
+            self.region = first.region.behind() if drafts else first.region
             self.ranges = first.ranges if drafts else first.ranges.extended()
         self.windows: list[int] = []
         self.last_merge: int | None = None

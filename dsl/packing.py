@@ -9,6 +9,7 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 
 from ellm.dsl.tensor import Weight
 from ellm.dsl.tiling import COLUMNS, depth_tiles, tiles
@@ -17,6 +18,7 @@ from ellm.scheduler.contents import NamedTensor, Run, Source, WeightEntry
 
 PAGE = 4096
 LINE = 64
+_ALIGNMENTS = {"tiles": PAGE, "vector": LINE, "constant": LINE}  # in the order in which they lie in a part
 
 
 @dataclass(eq=False)
@@ -24,6 +26,7 @@ class Packed:
     """One packed weight, or bank. `entry` is what the loader reads, but for its offset, which `place` sets."""
 
     entry: WeightEntry
+    part: int  # of the region, by the order in which they lie
     offset: int = -1
 
     @property
@@ -106,6 +109,11 @@ class Region:
 
     packings: Mapping[str, str] = field(default_factory=dict)
     packed: dict[tuple, Packed] = field(default_factory=dict)
+    part: int = 0
+
+    def behind(self) -> Region:
+        """Collects into the same region what lies behind all that others need, which so is where it is without that."""
+        return replace(self, part=self.part + 1)
 
     def tiles(self, weights: Sequence[Weight], runs: tuple[Run, ...], k: int, n_tiles: int, task_tiles: int) -> Packed:
         """Tiles [n_tiles][ceil(k / 32)] of weights [rows, k], a bank of them if they are of experts."""
@@ -152,11 +160,12 @@ class Region:
         return self._add(("constant", values), WeightEntry(name, "constant", 4 * len(values), values=values))
 
     def place(self) -> int:
-        """Give every weight its offset, tiles on page boundaries before everything else. Returns the region's bytes."""
+        """Give every weight its offset, in a part tiles on page boundaries first. Returns the region's bytes."""
         end = 0
-        for layout, alignment in (("tiles", PAGE), ("vector", LINE), ("constant", LINE)):
+        parts = sorted({packed.part for packed in self.packed.values()})
+        for part, (layout, alignment) in product(parts, _ALIGNMENTS.items()):
             for packed in self.packed.values():
-                if packed.entry.layout == layout:
+                if (packed.part, packed.entry.layout) == (part, layout):
                     packed.offset = _round_up(end, alignment)
                     end = packed.offset + packed.bytes
         return _round_up(end, PAGE)
@@ -195,7 +204,7 @@ class Region:
         )
 
     def _add(self, key: tuple, entry: WeightEntry) -> Packed:
-        return self.packed.setdefault(key, Packed(entry))
+        return self.packed.setdefault(key, Packed(entry, self.part))
 
 
 def _bank(entry: WeightEntry, count: int, alignment: int) -> WeightEntry:

@@ -62,7 +62,7 @@ class Source:
     def no_drafter(self) -> str:
         """Why the model cannot draft by prediction heads; empty if it can."""
         if self.checkpoint is not None and self.checkpoint.packed:
-            return "packed files hold no prediction heads"
+            return self.checkpoint.packed.no_drafter
         if not self.model.drafts:
             return "the model has no prediction heads (num_nextn_predict_layers)"
         layer = f"model.layers.{self.model.config.num_hidden_layers}"
@@ -247,15 +247,18 @@ def compile_to_run(source: Source, options: Options) -> Compiled:
         return compile_model(source, options)
     packed.check_asked(options.dtype, options.expanded_prefill)
     context = (packed.context or source.model.context) if options.context is None else options.context
-    as_packed = replace(options, context=context, dtype=None, expanded_prefill=packed.expanded, drafter=False)
+    drafter = options.drafter and not packed.no_drafter
+    as_packed = replace(options, context=context, dtype=None, expanded_prefill=packed.expanded, drafter=drafter)
     key = packed.header.digest, *astuple(as_packed)
-    programs = program_cache.load(1 + packed.expanded, *key)
+    programs = program_cache.load(1 + packed.expanded + drafter, *key)
     if programs is None:
         programs = _sized(source.model, context, as_packed, _Packing(packed.dtype, packed.packings))
         packed.check_fits(programs[0])
         program_cache.store(programs, *key)
+    heads = programs.pop() if drafter else None
     programs = programs if options.expanded_prefill else programs[:1]
-    return Compiled(source, tuple(programs), context, options.context, options.chunk or programs[0].chunk)
+    chunk = options.chunk or programs[0].chunk
+    return Compiled(source, tuple(programs), context, options.context, chunk, drafter=heads)
 
 
 def _packed(program: Program, dtype: str) -> str:

@@ -16,7 +16,7 @@ from ellm.checkpoint.packed import About, rows
 from ellm.checkpoint.packed_file import Writer, writing
 from ellm.checkpoint.packed_weights import fingerprint
 from ellm.checkpoint.sources import check_tensors
-from ellm.compiled import Options, Source, compile_model
+from ellm.compiled import Compiled, Options, Source, compile_model
 from ellm.dsl import packings_of
 from ellm.kernels import isa as isas
 from ellm.kernels.spill import Spill
@@ -42,25 +42,29 @@ def pack(
 ) -> None:
     """Pack an open checkpoint into a file, in the place of a packed one that may be there.
 
-    It takes memory for the largest weight, not for all. With `dtype`, matrices are packed as `ellm.dsl.packing_of`
-    says; with `expanded_prefill`, there are the weights for that too. `progress` is called with bytes packed so far and
-    in all. Raises InputError if the checkpoint or an option will not do, or the file cannot be written; none is left.
+    It takes memory for the largest weight, not for all. There are the weights of prediction heads, if the model has
+    any. With `dtype`, matrices are packed as `ellm.dsl.packing_of` says; with `expanded_prefill`, there are the weights
+    for that too. `progress` is called with bytes packed so far and in all. Raises InputError if the checkpoint or an
+    option will not do, or the file cannot be written; none is left.
     """
     if checkpoint.packed:
         raise InputError(f"{checkpoint.source}: is packed already")
     checkpoint.tokenizer  # noqa: B018  # whatever is wrong with it is said before weights are packed
     members = [*packed_tokenizer.members(checkpoint)]
     isa = isas.choose().isa  # a format that pays here serves every other ISA too
-    context, program = _compile(Source.of(checkpoint), isa, dtype, expanded_prefill)
+    source = Source.of(checkpoint)
+    context, compiled = _compile(source, isa, dtype, expanded_prefill)
+    program = compiled.program
     check_tensors(program.weights, checkpoint)
     about = About(
         ellm=__version__,
         source=checkpoint.source,
         files=stamps(Path(checkpoint.source)),
-        layout=fingerprint(program.weights),
+        layouts=_layouts(compiled),
         dtype=dtype,
         packings=dict(packings_of(dtype, isa)),
         expanded=expanded_prefill,
+        no_drafter=source.no_drafter,
         context=context,
         config=checkpoint.config,
         generation=checkpoint.generation,
@@ -81,14 +85,24 @@ def stamps(path: Path) -> list[list[Any]]:
     return [[file.name, status.st_size, status.st_mtime_ns] for file, status in found]
 
 
-def _compile(source: Source, isa: str, dtype: str | None, expanded_prefill: bool) -> tuple[int | None, Program]:
-    """The model's own context, or None, and a program: every context has the same weights in the same order."""
+def _compile(source: Source, isa: str, dtype: str | None, expanded_prefill: bool) -> tuple[int | None, Compiled]:
+    """The model's own context, or None, and programs: every context has the same weights in the same order."""
     try:
         context = source.model.context
     except InputError:  # it has other frequencies for each context, so one must be asked for when it runs
         context = None
-    options = Options(context or 1, isa=isa, dtype=dtype, expanded_prefill=expanded_prefill)
-    return context, compile_model(source, options).program
+    options = Options(context or 1, isa=isa, dtype=dtype, expanded_prefill=expanded_prefill, drafter=True)
+    return context, compile_model(source, options)
+
+
+def _layouts(compiled: Compiled) -> list[str]:
+    """`PackedWeights.layouts`: what heads alone read lies behind all else."""
+    weights = compiled.program.weights
+    if compiled.drafter is None:
+        return [fingerprint(weights)]
+    shared = set().union(*(program.weight_offsets() for program in compiled.programs))
+    begin = min(compiled.drafter.weight_offsets() - shared)
+    return [fingerprint([weight for weight in weights if weight.offset < begin]), fingerprint(weights)]
 
 
 def _write_weights(writer: Writer, program: Program, checkpoint: Checkpoint, progress: Progress | None) -> None:

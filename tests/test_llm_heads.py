@@ -212,18 +212,91 @@ def test_models_without_heads_refuse_them(tmp_path, checkpoint):
         assert llm.speculation.reason == "lookup"
 
 
-def test_packed_files_hold_none(right_heads, tmp_path):
-    with open_checkpoint(right_heads) as opened:
-        pack(opened, tmp_path / "packed.ellm")
-    with pytest.raises(InputError, match=r"packed\.ellm: speculate: mtp: packed files hold no prediction heads"):
-        LLM(tmp_path / "packed.ellm", speculate="mtp")
-    with LLM(tmp_path / "packed.ellm") as llm:
+def packed(source, **options):
+    """The packed file of a model, beside it."""
+    path = source.with_name("packed.ellm")
+    with open_checkpoint(source) as opened:
+        pack(opened, path, **options)
+    return path
+
+
+def drafted(name, monkeypatch, **options):
+    """All that heads drafted for some prompts, and the outputs."""
+    draft_always(monkeypatch)
+    with LLM(name, speculate="mtp", **options) as llm:
+        draft, found = llm.engine.drafter.draft, []
+        monkeypatch.setattr(llm.engine.drafter, "draft", lambda *rest: found.append(draft(*rest)) or found[-1])
+        outputs = llm.generate([[token % 268 for token in prompt] for prompt in PROMPTS], GREEDY)
+    assert len(found) > 5
+    return found, answers(outputs), [one.metrics.accepted_tokens for one in outputs]
+
+
+@pytest.fixture
+def home(tmp_path_factory, monkeypatch):
+    """A cache folder of the test's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("right", [False, True])
+def test_packed_files_hold_them(right, architecture, home, monkeypatch, tmp_path):
+    """The same drafts as from the folder, of which as many are right; with --cache too, and when a program is kept."""
+    if right:
+        folder = write_foreseen(tmp_path / "model", architecture)
+    else:
+        folder = tiny.write_checkpoint(tmp_path / "model", architecture, num_nextn_predict_layers=1)
+    found = drafted(folder, monkeypatch)
+    assert (sum(found[2]) > 100) is right
+    for name, options in ((packed(folder), {}), (packed(folder), {}), (folder, {"cache": True})):
+        assert drafted(name, monkeypatch, **options) == found
+    both(packed(folder), PROMPTS, DRAWN)
+
+
+@pytest.mark.parametrize(
+    ("stored", "asked"),
+    [
+        ({"dtype": "q8"}, {"dtype": "q8"}),
+        ({"dtype": "bf12"}, {}),
+        ({"expanded_prefill": True}, {"expanded_prefill": True}),
+    ],
+    ids=str,
+)
+def test_packed_heads_however_the_model_is_packed(stored, asked, home, monkeypatch, tmp_path):
+    folder = write_foreseen(tmp_path / "model", "DeepseekV3ForCausalLM", hidden_size=256, intermediate_size=512)
+    file = packed(folder, **stored)
+    assert drafted(file, monkeypatch, **asked) == drafted(folder, monkeypatch, **stored)
+    if "expanded_prefill" in stored:
+        assert drafted(file, monkeypatch) == drafted(folder, monkeypatch)
+
+
+@pytest.mark.parametrize("speculate", ["off", "lookup"])
+def test_packed_heads_that_are_not_asked_for_are_not_loaded(speculate, random_heads, home):
+    """They lie behind all else, so the program is that of the folder, and so is what is brought into memory."""
+    with LLM(random_heads, speculate=speculate) as plain, LLM(packed(random_heads), speculate=speculate) as llm:
+        assert llm.runtime.drafter is None and llm.engine.drafter is None
+        assert llm.runtime.program.weights == plain.runtime.program.weights
+        assert llm.runtime.program.weights_bytes < llm.runtime.weights.size
+        assert llm.runtime.program.caches == plain.runtime.program.caches
+        assert llm.runtime.ignored == plain.runtime.ignored
+        assert answers(llm.generate(PROMPTS, DRAWN)) == answers(plain.generate(PROMPTS, DRAWN))
+
+
+def test_packed_files_of_models_without_heads_say_why(home, tmp_path):
+    bare = tiny.write_checkpoint(tmp_path / "bare", "Glm4MoeForCausalLM", num_nextn_predict_layers=0)
+    with pytest.raises(
+        InputError, match=r"packed\.ellm: speculate: mtp: the model has no prediction heads \(num_nextn_"
+    ):
+        LLM(packed(bare), speculate="mtp")
+    tiny.write_json(bare / "config.json", tiny.make_config("Glm4MoeForCausalLM", num_nextn_predict_layers=1))
+    with pytest.raises(InputError, match=r"packed\.ellm: speculate: mtp: .* there is no tensor model.layers.2.eh_proj"):
+        LLM(packed(bare), speculate="mtp")
+    with LLM(packed(bare)) as llm:
         assert llm.speculation.reason == "lookup"
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_heads_in_gguf_files(architecture, tmp_path, monkeypatch):
-    """The same drafts as from the folder that the file was made of, and the same answers as without."""
+def test_heads_in_gguf_files(architecture, home, tmp_path, monkeypatch):
+    """The same drafts as from the folder that the file was made of, and from its packed form."""
     sizes = dict(vocab=268, hidden_size=64, intermediate_size=96, num_nextn_predict_layers=1)
     if architecture == "Glm4MoeForCausalLM":
         sizes |= {"n_group": 1, "topk_group": 1, "attention_bias": False, "rms_norm_eps": 1e-5}
@@ -231,14 +304,6 @@ def test_heads_in_gguf_files(architecture, tmp_path, monkeypatch):
     weights = tiny_gguf.random_floats(config)
     path = tiny_gguf.write_gguf(tmp_path / "tiny.gguf", config, weights, GGMLQuantizationType.BF16)
     folder = tiny.write_checkpoint(tmp_path / "folder", architecture, **sizes)
-    draft_always(monkeypatch)
-    found = []
-    for name in (path, folder):
-        with LLM(name, speculate="mtp") as llm:
-            asked = []
-            draft = llm.engine.drafter.draft
-            noted = lambda *rest: asked.append(draft(*rest)) or asked[-1]  # noqa: B023, E731
-            monkeypatch.setattr(llm.engine.drafter, "draft", noted)
-            prompts = [[token % 268 for token in prompt] for prompt in PROMPTS]
-            found.append((answers(llm.generate(prompts, GREEDY))[0][0], asked))
-    assert len(found[0][1]) > 10 and found[0] == found[1]
+    found = [drafted(name, monkeypatch) for name in (path, folder, packed(path))]
+    drafts = [(asked, [tokens for tokens, *_ in outputs]) for asked, outputs, _ in found]
+    assert drafts[0] == drafts[1] and found[0] == found[2]

@@ -20,6 +20,7 @@ from ellm import pack as packer
 from ellm.checkpoint import open_checkpoint, packed_tokenizer
 from ellm.checkpoint.packed_file import WEIGHTS_AT, Header, read_header, writing
 from ellm.compiled import Options, Source, compile_model
+from ellm.dsl import packing
 from ellm.kernels import isa
 from ellm.kernels.bf12 import HEADER, WIDE
 from ellm.kernels.gguf_blocks import BLOCKS
@@ -33,6 +34,7 @@ PRECISIONS = [  # of the families that come in them
     ("DeepseekV3ForCausalLM", "fp8"),
     ("GptOssForCausalLM", "mxfp4"),
 ]
+SIZES = {"hidden_size": 256, "intermediate_size": 512, "moe_intermediate_size": 128}
 
 
 @pytest.fixture(autouse=True)
@@ -117,19 +119,23 @@ def test_a_dtype_is_that_of_the_file(tmp_path, dtype):
             checkpoint.packed.check_asked(other, False)
 
 
-@pytest.fixture(params=[False, True], ids=["near", "far"])
-def held(request, tmp_path, monkeypatch):
-    """A model whose weights are held in 12 bits; with exponents so far apart that some spill, or not."""
+def spread(monkeypatch) -> None:
+    """Have exponents of tiny models so far apart that in 12 bits some spill."""
     drawn = tiny.random_tensor
 
     def far(name, shape, bits):
         spread = 2.0 ** -(np.arange(shape[-1]) % 40) if name.endswith("up_proj.weight") else 1.0
         return (drawn(name, shape, bits) * spread).astype(np.float32)
 
+    monkeypatch.setattr(tiny, "random_tensor", far)
+
+
+@pytest.fixture(params=[False, True], ids=["near", "far"])
+def held(request, tmp_path, monkeypatch):
+    """A model whose weights are held in 12 bits, of which some spill, or not."""
     if request.param:
-        monkeypatch.setattr(tiny, "random_tensor", far)
-    sizes = {"hidden_size": 256, "intermediate_size": 512, "moe_intermediate_size": 128}
-    return tiny.write_checkpoint(tmp_path / "model", "Qwen3MoeForCausalLM", **sizes)
+        spread(monkeypatch)
+    return tiny.write_checkpoint(tmp_path / "model", "Qwen3MoeForCausalLM", **SIZES)
 
 
 def test_weights_in_12_bits_on_every_isa(held, request, batch):
@@ -141,6 +147,18 @@ def test_weights_in_12_bits_on_every_isa(held, request, batch):
     for name, obstacle in isa.available().items():
         if obstacle is None:
             np.testing.assert_array_equal(logits(packed, isa=name), logits(held, isa=name, dtype="bf16-raw"))
+
+
+@pytest.mark.parametrize("speculate", ["off", "mtp"])
+def test_what_spills_lies_behind_prediction_heads_that_are_asked_for_or_not(tmp_path, monkeypatch, speculate, batch):
+    spread(monkeypatch)
+    folder = tiny.write_checkpoint(tmp_path / "model", "Glm4MoeForCausalLM", num_nextn_predict_layers=1, **SIZES)
+    packed = pack(folder, dtype="bf12")
+    with open_checkpoint(packed) as checkpoint:
+        whole = compile_model(Source.of(checkpoint), Options(context=64, chunk=64, drafter=True)).program
+        assert checkpoint.packed and checkpoint.packed.header.weights_bytes > whole.weights_bytes
+    theirs = logits(folder, dtype="bf16-raw", speculate=speculate)
+    np.testing.assert_array_equal(logits(packed, speculate=speculate), theirs)
 
 
 @pytest.mark.parametrize(
@@ -338,8 +356,7 @@ def test_without_a_place_for_programs_they_are_compiled(tmp_path, monkeypatch):
 
 def test_another_order_of_weights_is_refused(tmp_path, monkeypatch):
     packed = pack(tiny.write_checkpoint(tmp_path / "model", layers=1))
-    place = "ellm.dsl.packing.PAGE"
-    monkeypatch.setattr(place, 1 << 16)
+    monkeypatch.setitem(packing._ALIGNMENTS, "tiles", 1 << 16)
     with pytest.raises(InputError, match=r"lays its weights out otherwise: pack it again$"):
         LLM(packed, context=512)
 

@@ -25,7 +25,7 @@ class About:
         ellm: the version that wrote it.
         source: what it was made of.
         files: name, bytes and time of change in ns of each file of that.
-        layout, dtype, packings, expanded, context: see `PackedWeights`.
+        layouts, dtype, packings, expanded, no_drafter, context: see `PackedWeights`.
         config, generation, notes, unused_metadata: see `Checkpoint`.
         tensors: name, dtype, whether it was in a GGUF file, and the scale of each tensor.
     """
@@ -33,10 +33,11 @@ class About:
     ellm: str
     source: str
     files: list
-    layout: str
+    layouts: list[str]
     dtype: str | None
     packings: dict[str, str]
     expanded: bool
+    no_drafter: str
     context: int | None
     config: dict
     generation: dict
@@ -61,6 +62,16 @@ def open_packed(path: Path) -> Checkpoint:
             raise ValueError(f"header.packings is {about.packings}, known are {known}")
     except ValueError as error:
         raise InputError(f"{path}: is damaged: {one_line(error)}") from error
+    weights = PackedWeights(
+        path,
+        header,
+        about.layouts,
+        about.dtype,
+        about.packings,
+        about.expanded,
+        about.no_drafter,
+        about.context,
+    )
     checkpoint = Checkpoint(
         str(path),
         about.config,
@@ -68,7 +79,7 @@ def open_packed(path: Path) -> Checkpoint:
         tensors,
         lambda: packed_tokenizer.read(path, header, about.config, about.generation),
         about.unused_metadata,
-        packed=PackedWeights(path, header, about.layout, about.dtype, about.packings, about.expanded, about.context),
+        packed=weights,
     )
     checkpoint.notes += about.notes
     return checkpoint

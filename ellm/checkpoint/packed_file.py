@@ -28,7 +28,7 @@ import numpy as np
 from ellm.system import files
 from ellm.system.errors import InputError, one_line
 
-LAYOUT = 1
+LAYOUT = 2
 """What the bytes of packed weights mean, and the header's form: to be raised whenever either changes."""
 MAGIC = b"\x89ellm\r\n\x1a"  # no text, and broken by what takes it for one
 WEIGHTS_AT = 1 << 21  # bytes: the size of a huge page, as which file systems that can will map it

@@ -50,25 +50,26 @@ class PackedWeights:
     Attributes:
         path: the file.
         header: its header.
-        layout: the fingerprint of what is in it.
+        layouts: the fingerprint of what is in it but for prediction heads and, if it has any, of all.
         dtype: what matrices were packed in, as users write it; None: as they were stored.
         packings: formats whose numbers are held in others of fewer bits, and these.
         expanded: whether there are those of the program for long prompts.
+        no_drafter: why there are none of prediction heads; empty if there are.
         context: of the model, where it has one of its own.
     """
 
     path: Path
     header: Header
-    layout: str
+    layouts: Sequence[str]
     dtype: str | None
     packings: Mapping[str, str]
     expanded: bool
+    no_drafter: str
     context: int | None
 
     def check_fits(self, program: Program) -> None:
         """Raise InputError unless a program finds here what it looks for."""
-        begin, end = program.weights_bytes, program.weights_bytes + program.spill_bytes
-        if self.layout != fingerprint(program.weights) or not begin <= self.header.weights_bytes <= end:
+        if fingerprint(program.weights) not in self.layouts or program.weights_bytes > self.header.weights_bytes:
             raise InputError(f"{self.path}: was packed by an ellm that lays its weights out otherwise: pack it again")
 
     def check_asked(self, dtype: str | None, expanded: bool) -> None:

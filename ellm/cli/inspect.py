@@ -59,6 +59,7 @@ def summary(subject: Subject, choice: isas.Choice) -> list[str]:
         "",
         *memory_lines(subject.compiled.program if subject.compiled else program),
         *held_lines(subject),
+        *packed_lines(subject),
         *price_lines(subject),
         *unused_lines(subject),
     ]
@@ -221,6 +222,13 @@ def held_lines(subject: Subject) -> list[str]:
         found = f"; {sample(checkpoint.source, weights)}" if checkpoint and not checkpoint.packed else ""
         lines.append(f"{name:<13}holds {weights[0].packed.packs} in {bits:.2f} bits a weight{found}")
     return lines
+
+
+def packed_lines(subject: Subject) -> list[str]:
+    """What a packed file holds that can be left out."""
+    checkpoint = subject.compiled.source.checkpoint if subject.compiled else None
+    with_heads = checkpoint and checkpoint.packed and not checkpoint.packed.no_drafter
+    return ["packed       with prediction heads"] if with_heads else []
 
 
 def cache_lines(program: Program) -> list[str]:

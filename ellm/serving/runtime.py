@@ -112,7 +112,7 @@ class Runtime:
     @property
     def cache_bytes(self) -> int:
         """For keys and values that no sequence uses: most of what is free, beside weights mapped from a file."""
-        mapped = self.weights.size if self.checkpoint.packed else 0
+        mapped = self.program.weights_bytes if self.checkpoint.packed else 0
         return max(0, int((memory.available() - mapped) * CACHE_SHARE))
 
     @property

@@ -69,6 +69,16 @@ def test_every_command_takes_it(model, packed, in_process):
         assert code == 0 and (out.strip() or "--diff" in command)
 
 
+@pytest.mark.parametrize("heads", [0, 1])
+def test_inspect_says_whether_there_are_prediction_heads(tmp_path, cache, in_process, heads):
+    model = tiny.write_checkpoint(tmp_path / "model", "Glm4MoeForCausalLM", num_nextn_predict_layers=heads)
+    assert in_process("pack", model, tmp_path / "packed")[0] == 0
+    for speculate in ("auto", "off"):
+        lines = in_process("inspect", tmp_path / "packed", "--speculate", speculate)[1].splitlines()
+        assert ("packed       with prediction heads" in lines) == bool(heads)
+        assert any(line.startswith("prediction heads: ") for line in lines) == (bool(heads) and speculate == "auto")
+
+
 def test_verify(packed, in_process):
     code, out, err = in_process("pack", "--verify", packed)
     assert (code, out) == (0, "") and "is whole" in err

@@ -275,6 +275,8 @@ def test_what_a_drafter_keeps_lies_in_the_blocks_of_the_model():
     assert all(name.startswith("model.layers.2.") for name in names)
     assert {"model.layers.2.eh_proj.weight", "model.layers.2.shared_head.norm.weight"} <= names
     assert absorbed.weights_bytes == drafter.weights_bytes > alone.weights_bytes
+    without = compile_all(graphs, context=700)[0].weights
+    assert absorbed.weights == drafter.weights and drafter.weights[: len(without)] == without
 
 
 def test_partials_are_bounded_by_memory():

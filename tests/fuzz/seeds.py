@@ -98,6 +98,7 @@ def configs() -> list[Files]:
     forms: list[dict] = [{"architecture": record.architecture} for record in FAMILIES]
     forms += [{"rope": name, "form": form} for name, form in zip(tiny.ROPES, ("old", "new") * 9, strict=False)]
     forms += [{"precision": "f16"}, {"architecture": "Qwen3ForCausalLM", "precision": "fp8"}]
+    forms += [{"architecture": "DeepseekV3ForCausalLM", "num_nextn_predict_layers": 1}]
 
     def write(folder: Path, form: dict) -> None:
         tiny.write_checkpoint(folder, layers=1, vocab=267, shards=2, **form)
@@ -163,7 +164,8 @@ def ggufs() -> list[Files]:
 def packed() -> list[Files]:
     """Headers of packed files, with the metadata of those that come from GGUF files."""
     found = []
-    for files in [configs()[0], ggufs()[0], ggufs()[-1]]:
+    folders = configs()
+    for files in [folders[0], folders[-1], ggufs()[0], ggufs()[-1]]:
         with TemporaryDirectory() as name:
             folder = Path(name, "model")
             folder.mkdir()

@@ -79,7 +79,7 @@ def _read_packed(folder: Path) -> str:
             _use(checkpoint.tokenizer)
         said = _compile(checkpoint)
         if _seldom(packed.header.digest):
-            program = compile_model(Source.of(checkpoint), Options(context=64, chunk=16)).program
+            program = compile_model(Source.of(checkpoint), Options(context=64, chunk=16, drafter=True)).program
             packed.check_fits(program)
             packed.map(program, Placement([0], pinned=False)).close()
         return said
