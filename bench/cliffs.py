@@ -59,7 +59,7 @@ def cliff(decode: Decode, before: tuple[int, int], after: tuple[int, int]) -> st
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", metavar="MODEL", help=", ".join(MODELS))
     parser.add_argument("--machine", default="xeon-6980p")
     args = parser.parse_args()

@@ -43,7 +43,7 @@ def figures(machine: description.Machine) -> Iterator[tuple[str, Estimate, Estim
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--machine", default="xeon-6980p")
     machine = description.load(parser.parse_args().machine)
     print(

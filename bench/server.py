@@ -5,6 +5,7 @@ python bench/server.py [MODEL] [STREAMS] [TOKENS]
 
 from __future__ import annotations
 
+import argparse
 import json
 import selectors
 import signal
@@ -24,13 +25,17 @@ REPEAT = 5
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["--client"]:  # a process of its own, as clients are
-        port, streams, tokens = map(int, sys.argv[2:])
-        print(online(port, prompts_of(streams), tokens))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", default="smollm2")
+    parser.add_argument("streams", type=int, nargs="?", default=16)
+    parser.add_argument("tokens", type=int, nargs="?", default=64, help="of each stream")
+    parser.add_argument("--client", type=int, metavar="PORT", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    prompts, tokens = prompts_of(arguments.streams), arguments.tokens
+    if arguments.client is not None:  # a process of its own, as clients are
+        print(online(arguments.client, prompts, tokens))
         return
-    model, streams, tokens = (sys.argv[1:] + ["smollm2", "16", "64"][len(sys.argv) - 1 :])[:3]
-    with LLM(model, context=2048, speculate="off", cache_bytes=0) as llm, listen("127.0.0.1", 0) as listener:
-        prompts = prompts_of(int(streams))
+    with LLM(arguments.model, context=2048, speculate="off", cache_bytes=0) as llm, listen("127.0.0.1", 0) as listener:
         ready = threading.Event()
         service = Service(llm, ["model"])
         server = Server(App(service), service, listener, started=ready.set)
@@ -40,13 +45,13 @@ def main() -> None:
         port = listener.getsockname()[1]
         pairs = []
         for _ in range(REPEAT + 1):
-            command = [sys.executable, __file__, "--client", str(port), streams, tokens]
-            client = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+            command = [sys.executable, __file__, arguments.model, len(prompts), tokens, "--client", port]
+            client = subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, text=True)
             online_seconds = float(client.communicate()[0])
-            pairs.append((offline(llm, prompts, int(tokens)), online_seconds))
+            pairs.append((offline(llm, prompts, tokens), online_seconds))
         server.handle_exit(signal.SIGTERM, None)
         thread.join()
-    rates = [tuple(int(streams) * int(tokens) / seconds for seconds in pair) for pair in pairs[1:]]
+    rates = [tuple(len(prompts) * tokens / seconds for seconds in pair) for pair in pairs[1:]]
     print(f"generate {statistics.median(rate for rate, _ in rates):.0f} tokens/s")
     print(f"HTTP     {statistics.median(rate for _, rate in rates):.0f} tokens/s")
     print(f"ratio    {statistics.median(b / a for a, b in rates):.3f}")
