@@ -1,5 +1,6 @@
 from ellm.kernels._portable import ADDRESSES as ADDRESSES
 from ellm.kernels._portable import ENTER as ENTER
+from ellm.kernels._portable import FETCHES as FETCHES
 from ellm.kernels._portable import LEAVE as LEAVE
 from ellm.kernels._portable import SIZES as SIZES
 from ellm.kernels._portable import encode as encode

@@ -4,6 +4,7 @@ ADDRESSES: dict[str, int]
 SIZES: dict[str, int]
 ENTER: int
 LEAVE: int
+FETCHES: str
 
 def run(
     kernel: str,

@@ -95,6 +95,11 @@ def table(isa: str) -> Table:
     return Table(isa, dict(module.ADDRESSES), module.ENTER, module.LEAVE)
 
 
+def fetches(isa: str) -> str:
+    """Into which cache the kernels of an ISA fetch what they read next, "L1" or "L2", as fetch.h has it on this CPU."""
+    return str(importlib.import_module(f"ellm.kernels._{isa}").FETCHES)
+
+
 def cpu_flags() -> frozenset[str]:
     """CPU features as /proc/cpuinfo names them; empty where there is none or the CPU is not x86-64."""
     if platform.machine() != "x86_64" or not Path("/proc/cpuinfo").exists():

@@ -6,6 +6,9 @@ from libc.string cimport memcpy, memset
 from ellm.kernels.task cimport *
 from ellm.kernels.vector cimport *
 
+cdef extern from "fetch.h" nogil:
+    bint fetch_near
+
 include "matmul.pxi"
 include "encode.pxi"
 include "kernels.pxi"
@@ -21,6 +24,7 @@ cdef void leave() noexcept nogil:
 
 ENTER = <uintptr_t> &enter
 LEAVE = <uintptr_t> &leave
+FETCHES = "L1" if fetch_near else "L2"
 
 
 def run(str kernel, uintptr_t args, uintptr_t step, uintptr_t arena, uintptr_t scratch, *, int64_t section_bytes,

@@ -61,12 +61,12 @@ def doctor(threads: int | None, isa: str | None) -> None:
 
 
 def isa_lines(choice: isas.Choice) -> list[str]:
-    """The ISA in use, and why each other one is not."""
+    """The ISA in use, why each other one is not, and what its kernels do otherwise on other CPUs."""
     lines = [f"ISA          {choice.isa} ({choice.reason})"]
     for isa, obstacle in isas.available().items():
         if isa != choice.isa:
             lines.append(f"  {isa:<10} {obstacle or 'can be used'}")
-    return lines
+    return [*lines, f"  fetching   what is read next, into {isas.fetches(choice.isa)}"]
 
 
 def precision_lines(isa: str) -> list[str]:

@@ -468,6 +468,7 @@ def test_doctor_names_every_isa_and_the_limits():
         assert word in result.stdout
     assert "Qwen3-8B" in result.stdout
     assert re.search(r"measured +[\d.]+ GB/s memory read, [\d.]+ TFLOP/s", result.stdout)
+    assert f"\n  fetching   what is read next, into {isa.fetches(isa.choose().isa)}\n" in result.stdout
 
 
 def test_doctor_warns_where_reserved_memory_counts(tmp_path):

@@ -1,4 +1,7 @@
-"""The choice of an ISA, and refusals."""
+"""The choice of an ISA, refusals, and what its kernels do otherwise on other CPUs."""
+
+import re
+from pathlib import Path
 
 import pytest
 
@@ -41,6 +44,13 @@ def test_refused_amx_falls_back_and_says_so(machine):
     choice = isa.choose()
     assert choice.isa == "avx512"
     assert "amx: the operating system refused" in choice.reason
+
+
+@pytest.mark.parametrize("name", [name for name, obstacle in isa.available().items() if obstacle is None])
+def test_kernels_fetch_into_l1_on_zen_5_alone(name):
+    said = dict(re.findall(r"^(vendor_id|cpu family)\s*: (\S+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE))
+    zen_5 = said.get("vendor_id") == "AuthenticAMD" and int(said["cpu family"]) >= 26
+    assert isa.fetches(name) == ("L1" if zen_5 and name == "avx512" else "L2")
 
 
 def test_environment_and_argument(machine, monkeypatch):
