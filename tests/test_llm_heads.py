@@ -1,7 +1,9 @@
 """With prediction heads and without: the same answers, in fewer steps where the heads are right."""
 
 import dataclasses
+import itertools
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from ellm.checkpoint import open_checkpoint
 from ellm.compiled import Options, Source, compile_model
 from ellm.kernels.contract import SPLIT
 from ellm.pack import pack
-from ellm.serving import runtime
+from ellm.serving import drafter, runtime
 
 ARCHITECTURES = ["DeepseekV3ForCausalLM", "Glm4MoeForCausalLM"]
 GREEDY = SamplingParams(temperature=0, max_tokens=40, ignore_eos=True)
@@ -155,6 +157,19 @@ def test_sessions_on_disk(right_heads, monkeypatch, tmp_path):
             found.append((output.token_ids, output.metrics.cached_tokens))
     assert [tokens for tokens, _ in found] == [found[0][0]] * 3
     assert found[0][1] == found[2][1] == 0 and found[1][1] >= SPLIT
+
+
+def test_seconds_of_steps_are_those_of_heads_too(right_heads, monkeypatch):
+    """Prompts that heads are shown, drafts, and what they are shown when a sequence leaves: here each takes 1000."""
+    draft_always(monkeypatch)
+    clock = itertools.count(step=1000)
+    monkeypatch.setattr(drafter, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    runs = []
+    with LLM(right_heads, speculate="mtp") as llm:
+        run = llm.engine.drafter._run
+        monkeypatch.setattr(llm.engine.drafter, "_run", lambda *rest, **kinds: runs.append(0) or run(*rest, **kinds))
+        llm.generate(PROMPTS, GREEDY)
+        assert len(runs) > 20 and llm.statistics().step_seconds // 1000 == len(runs)
 
 
 def test_auto_has_both_and_answers_are_the_same(right_heads):

@@ -38,7 +38,7 @@ _COUNTERS = {
     "prompt_tokens": ("vllm:prompt_tokens", "Tokens of prompts computed."),
     "generated_tokens": ("vllm:generation_tokens", "Tokens generated."),
     "steps": ("ellm:steps", "Steps run."),
-    "step_seconds": ("ellm:step_seconds", "Seconds that they took."),
+    "step_seconds": ("ellm:step_seconds", "Seconds that they took, with those of prediction heads."),
     "sleeps": ("ellm:sleeps", "Times that the model was given back."),
     "wakes": ("ellm:wakes", "Times that it was had again."),
 }

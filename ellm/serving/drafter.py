@@ -63,12 +63,13 @@ class _Rows(NamedTuple):
 class Drafter:
     """Runs prediction heads beside an engine of so many `slots`.
 
-    There is no `executable` while the model is given back.
+    There is no `executable` while the model is given back. `spent`: seconds that its steps took.
     """
 
     def __init__(self, executable: Executable, slots: int):
         program = executable.program
         self.executable: Executable | None = executable
+        self.spent = 0.0
         self.chance = CHANCE  # of new sequences
         self._chunk = program.chunk
         self._addresses = np.zeros(slots, np.uint64)
@@ -218,7 +219,9 @@ class Drafter:
             sampling=self._greedy[:drawn],
             input_rows=np.concatenate([part.hidden for part in parts]),
         )
+        begun = time.perf_counter()
         self.executable.run(inputs)
+        self.spent += time.perf_counter() - begun
         assert inputs.sampled is not None
         return inputs.sampled.tolist(), self.executable.hidden(last[:drawn])
 

@@ -110,6 +110,7 @@ class Engine:
         running, waiting, cache = list(self.running), list(self.waiting), self.room.statistics
         return replace(
             self._counted,
+            step_seconds=self._counted.step_seconds + (self.drafter.spent if self.drafter else 0.0),
             waiting=len(waiting),
             running=len(running),
             queued_tokens=_tokens(waiting),

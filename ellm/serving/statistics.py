@@ -23,6 +23,6 @@ class Statistics:
     prompt_tokens: int = 0  # computed, again where a request had to wait
     generated_tokens: int = 0
     steps: int = 0
-    step_seconds: float = 0.0
+    step_seconds: float = 0.0  # that they and those of prediction heads took
     sleeps: int = 0  # times that the model was given back
     wakes: int = 0  # and was had again
