@@ -9,21 +9,16 @@ from __future__ import annotations
 
 import argparse
 import random
-import statistics
 from collections.abc import Sequence
+
+from speculation import HEADER, row
 
 from ellm import LLM, SamplingParams
 from ellm.scheduler import Executable
 from ellm.serving.drafter import Drafter
-from ellm.serving.output import Output
 from ellm.serving.sequence import Sequence as TokenSequence
 from ellm.serving.speculation import Speculation
 
-HEADER = (
-    "| drafts that are right | off, tokens/s | auto, tokens/s | ratio | steps | drafted | accepted |\n"
-    + "|---" * 7
-    + "|"
-)
 PROMPT = 100  # tokens
 
 
@@ -48,11 +43,6 @@ class Told(Drafter):
         return drafts
 
 
-def speed(outputs: list[Output]) -> float:
-    """Tokens a second after the first ones."""
-    return sum((len(one.token_ids) - 1) / one.metrics.decode_seconds for one in outputs)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
@@ -73,21 +63,9 @@ def main() -> None:
         drafter = Told(llm.runtime.drafter, llm.engine.slots, told)
         drafts = Speculation(llm.runtime.chunk, drafter=drafter)
         print(f"{arguments.model}: {llm.runtime}", *llm.runtime.compiled.heads(llm.runtime.pool.threads), sep="\n")
-        print(f"\n{HEADER}")
+        print("", HEADER.format("drafts that are right", "auto"), sep="\n")
         for drafter.right in map(float, arguments.right.split(",")):
-            speeds: dict[bool, list[float]] = {False: [], True: []}
-            for number in range(arguments.rounds):
-                for on in (number % 2 == 0, number % 2 == 1):
-                    llm.engine.speculation, llm.engine.drafter = (drafts, drafter) if on else (None, None)
-                    outputs = llm.generate(prompts, params)
-                    assert [one.token_ids for one in outputs] == answers, "drafts changed an answer"
-                    speeds[on].append(speed(outputs))
-                    if on:
-                        last = outputs[0].metrics
-            ratio = statistics.median(b / a for a, b in zip(speeds[False], speeds[True], strict=True))
-            figures = [f"{statistics.median(speeds[on]):.1f}" for on in (False, True)]
-            counts = last.steps, last.drafted_tokens, last.accepted_tokens
-            print("|", " | ".join(map(str, [drafter.right, *figures, f"{ratio:.2f}", *counts])), "|", flush=True)
+            print(row(llm, drafter.right, prompts, params, arguments.rounds, (drafts, drafter)), flush=True)
 
 
 if __name__ == "__main__":

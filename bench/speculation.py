@@ -10,11 +10,15 @@ from __future__ import annotations
 import argparse
 import statistics
 from pathlib import Path
+from typing import Any
 
 from ellm import LLM, SamplingParams
+from ellm.serving.drafter import Drafter
 from ellm.serving.output import Output
+from ellm.serving.speculation import Speculation
 
-HEADER = "| text | off, tokens/s | {}, tokens/s | ratio | steps | drafted | accepted |\n" + "|---" * 7 + "|"
+HEADER = "| {} | off, tokens/s | {}, tokens/s | ratio | steps | drafted | accepted |\n" + "|---" * 7 + "|"
+Drafts = tuple[Speculation | None, Drafter | None]
 ROOT = Path(__file__).parent.parent
 PROSE = (ROOT / "README.md").read_text().split("\n\n")[1]
 CODE = (ROOT / "ellm/serving/batcher.py").read_text().partition("@dataclass")[2][:900]
@@ -32,24 +36,22 @@ def texts() -> dict[str, tuple[str, float]]:
     }
 
 
-def seconds(output: Output) -> float:
-    """Of a token after the first."""
-    return output.metrics.decode_seconds / (len(output.token_ids) - 1)
-
-
-def measure(llm: LLM, prompt: str, params: SamplingParams, rounds: int) -> tuple[list[float], list[float], Output]:
-    """Seconds of a token in each round, without drafts and with, and the last answer with."""
-    times: dict[bool, list[float]] = {False: [], True: []}
-    answers, drafts = {}, (llm.speculation.drafts, llm.engine.drafter)
+def row(llm: LLM, name: object, prompts: list[Any], params: SamplingParams, rounds: int, drafts: Drafts) -> str:
+    """A line under HEADER: answers with such drafts and without, in turn, and counts of the first answer with."""
+    speeds: dict[bool, list[float]] = {False: [], True: []}
+    outputs: dict[bool, list[Output]] = {}
     for number in range(rounds):
         for on in (number % 2 == 0, number % 2 == 1):  # whichever is first in a pair may find the machine otherwise
             llm.engine.speculation, llm.engine.drafter = drafts if on else (None, None)
-            (answers[on],) = llm.generate(prompt, params)
-            times[on].append(seconds(answers[on]))
-        same = [(one.token_ids, one.logprobs, one.text) for one in answers.values()]
+            outputs[on] = llm.generate(prompts, params)
+            speeds[on].append(sum((len(one.token_ids) - 1) / one.metrics.decode_seconds for one in outputs[on]))
+        same = [[(one.token_ids, one.logprobs, one.text) for one in some] for some in outputs.values()]
         assert same[0] == same[1], "drafts changed an answer"
-    llm.engine.speculation, llm.engine.drafter = drafts
-    return times[False], times[True], answers[True]
+    ratio = statistics.median(b / a for a, b in zip(speeds[False], speeds[True], strict=True))
+    figures = [f"{statistics.median(speeds[on]):.1f}" for on in (False, True)]
+    metrics = outputs[True][0].metrics
+    counts = metrics.steps, metrics.drafted_tokens, metrics.accepted_tokens
+    return f"| {' | '.join(map(str, [name, *figures, f'{ratio:.3f}', *counts]))} |"
 
 
 def main() -> None:
@@ -65,17 +67,12 @@ def main() -> None:
     options = {"isa": arguments.isa, "threads": arguments.threads, "speculate": arguments.speculate}
     with LLM(arguments.model, context=2048, **options) as llm:
         print(f"{arguments.model}: {llm.runtime}\n")
-        print(HEADER.format(arguments.speculate))
+        print(HEADER.format("text", arguments.speculate))
+        drafts = llm.speculation.drafts, llm.engine.drafter
         for name, (prompt, temperature) in texts().items():
-            if arguments.only not in name:
-                continue
-            params = SamplingParams(temperature=temperature, seed=1, max_tokens=arguments.tokens, ignore_eos=True)
-            off, on, output = measure(llm, prompt, params, arguments.rounds)
-            ratio = statistics.median(a / b for a, b in zip(off, on, strict=True))
-            speeds = [f"{1 / statistics.median(times):.1f}" for times in (off, on)]
-            metrics = output.metrics
-            counts = metrics.steps, metrics.drafted_tokens, metrics.accepted_tokens
-            print("|", " | ".join(map(str, [name, *speeds, f"{ratio:.3f}", *counts])), "|", flush=True)
+            if arguments.only in name:
+                params = SamplingParams(temperature=temperature, seed=1, max_tokens=arguments.tokens, ignore_eos=True)
+                print(row(llm, name, [prompt], params, arguments.rounds, drafts), flush=True)
 
 
 if __name__ == "__main__":
