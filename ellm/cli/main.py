@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import traceback
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -98,6 +98,15 @@ SpeculateOption = Annotated[
         "verify several in one step, where that pays; answers are the same.",
     ),
 ]
+
+_ENGINE = frozenset(
+    ("context", "threads", "pin", "isa", "dtype", "activations", "kv", "expanded_prefill", "speculate", "cache")
+)
+
+
+def _engine_options(given: dict[str, Any]) -> dict[str, Any]:
+    """Those of a command's options that say how a model runs, by the names that `LLM` has for them."""
+    return {name: value for name, value in given.items() if name in _ENGINE}
 
 
 def _version(wanted: bool) -> None:
@@ -220,18 +229,7 @@ def run(
         "seed": seed,
     }
     template = TemplateOptions(think, parse_arguments(template_arg or []), special)
-    options = {
-        "context": context,
-        "threads": threads,
-        "pin": pin,
-        "isa": isa,
-        "dtype": dtype,
-        "activations": activations,
-        "kv": kv,
-        "expanded_prefill": expanded_prefill,
-        "speculate": speculate,
-        "cache": cache,
-    }
+    options = _engine_options(locals())
     command.run(model, prompt, sampling, template, raw=raw, system=system, stats=stats, options=options)
 
 
@@ -272,18 +270,7 @@ def batch(
 
     if len(files) not in (2, 3):
         raise InputError(f"batch takes [MODEL] IN OUT, not {len(files)} arguments")
-    options = {
-        "context": context,
-        "threads": threads,
-        "pin": pin,
-        "isa": isa,
-        "dtype": dtype,
-        "activations": activations,
-        "kv": kv,
-        "expanded_prefill": expanded_prefill,
-        "speculate": speculate,
-        "cache": cache,
-    }
+    options = _engine_options(locals())
     whole = command.batch(files[0] if len(files) == 3 else None, *files[-2:], raw=raw, options=options)
     if not whole:
         raise typer.Exit(_WITH_ERRORS)
@@ -388,17 +375,8 @@ def serve(
         "sessions_bytes": sessions_bytes,
         "pooling": pooling,
         "idle": idle,
-        "context": context,
         "chunk": chunk,
-        "threads": threads,
-        "pin": pin,
-        "isa": isa,
-        "dtype": dtype,
-        "activations": activations,
-        "kv": kv,
-        "expanded_prefill": expanded_prefill,
-        "speculate": speculate,
-        "cache": cache,
+        **_engine_options(locals()),
     }
     command.serve(
         model,
@@ -480,16 +458,7 @@ def bench(
     from ellm.cli import bench as command
 
     lengths = [parse_length(text) for text in prompt.split(",") if text.strip()]
-    options = {
-        "threads": threads,
-        "pin": pin,
-        "isa": isa,
-        "dtype": dtype,
-        "activations": activations,
-        "kv": kv,
-        "expanded_prefill": expanded_prefill,
-        "cache": cache,
-    }
+    options = _engine_options(locals())
     command.bench(model, lengths, generate, depth, repeat, chunk, as_json=json, options=options)
 
 
@@ -637,15 +606,7 @@ def profile(
     """Show where the time goes: by operator, by core, and on the critical path."""
     from ellm.cli import profile as command
 
-    options = {
-        "context": context,
-        "threads": threads,
-        "pin": pin,
-        "isa": isa,
-        "dtype": dtype,
-        "activations": activations,
-        "kv": kv,
-    }
+    options = _engine_options(locals())
     command.profile(model, prompt, tokens, trace=trace, html=html, options=options)
 
 

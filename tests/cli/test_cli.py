@@ -1,5 +1,6 @@
 """The command line in subprocesses: what goes where, and the exit codes."""
 
+import inspect
 import io
 import json
 import os
@@ -12,7 +13,10 @@ from pathlib import Path
 import pytest
 import small_caches
 from tiny import write_checkpoint
+from typer.testing import CliRunner
 
+import ellm.cli.main as cli
+from ellm import LLM
 from ellm.cli.doctor import overcommit_lines
 from ellm.cli.main import main
 from ellm.cli.terminal import note
@@ -459,6 +463,17 @@ def test_memory_of_prediction_heads_is_counted(tmp_path):
     assert "caches       2 of latents" in ellm("inspect", folder, "--speculate", "off").stdout
     result = ellm("inspect", "smollm2", "--speculate", "mtp")
     assert result.returncode == 2 and "smollm2: speculate: mtp: the model has no prediction heads" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["run", "batch", "serve", "bench", "profile"])
+def test_every_option_that_llm_knows_reaches_it(name, monkeypatch):
+    command, given = getattr(cli, name), {"model"}
+    monkeypatch.setattr(f"ellm.cli.{name}.{name}", lambda *rest, options, **others: given.update(options))
+    CliRunner().invoke(cli.app, [name, *(["in", "out"] if name == "batch" else ["model"])])
+    if name == "bench":
+        given.add("chunk")  # it is an argument of its own
+    known = inspect.signature(LLM).parameters.keys() & inspect.signature(command).parameters.keys()
+    assert "isa" in given and known <= given
 
 
 def test_doctor_names_every_isa_and_the_limits():
