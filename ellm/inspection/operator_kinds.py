@@ -39,7 +39,7 @@ def activations(program: Program) -> str:
     found: dict[str, set[str]] = {}
     for operator, kernel, args in zip(program.operators, program.op_kernel, program.args, strict=True):
         fields = contract.unpack(program.kernels[kernel], args)
-        if "activations" in fields:
+        if operator.precision and "activations" in fields:  # `scatter` rounds for the experts, which say so too
             found.setdefault(_ROUNDED[fields["activations"]], set()).add(operator.precision)
     parts = (f"{name} at {', '.join(sorted(precisions))} weights" for name, precisions in sorted(found.items()))
     return "; ".join(parts) or "bf16"

@@ -55,6 +55,8 @@ def test_activations(inspect, tmp_path):
     for rounded in ("bf16", "int16", "int8"):
         printed = inspect(path, "--isa", "portable", "--activations", rounded)
         assert f"activations are rounded to {rounded} at q8_0 weights" in printed.splitlines()
+    experts = write_checkpoint(tmp_path / "experts", "Qwen3MoeForCausalLM")
+    assert "activations are rounded to bf16 at bf16 weights" in inspect(experts, "--isa", "portable").splitlines()
 
 
 def read(name):
