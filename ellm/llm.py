@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -381,6 +382,10 @@ class LLM:
     def close(self) -> None:
         """End what is under way, with the step that runs, and free everything. Later calls raise InputError."""
         self._driver.close()
+
+    def arriving(self) -> AbstractContextManager[None]:
+        """While a request is read that is to be a stream: those before it wait a moment for it if nothing runs."""
+        return self._driver.arriving()
 
     def __enter__(self) -> LLM:
         return self

@@ -211,7 +211,8 @@ class Call:
         self, begin: Callable[[Callable[[int], None]], list[Stream]], most_calls: int | None = None
     ) -> list[Answer]:
         service, news = self.service, self._news
-        streams = await service.off_loop(begin, lambda _: news.ring())
+        with service.llm.arriving():
+            streams = await service.off_loop(begin, lambda _: news.ring())
         answers = [Answer(stream, news, service.metrics, service.failure, most_calls) for stream in streams]
         self._answers += answers
         return answers

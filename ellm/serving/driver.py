@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ from ellm.serving.entry import Entry
 from ellm.serving.scoring import Scoring
 from ellm.serving.sleep import Sleep
 from ellm.system.errors import InputError
+
+GATHER_SECONDS = 0.01  # about what it takes to read some dozen requests that come at once
 
 T = TypeVar("T")
 Job = Callable[[], object]
@@ -35,12 +38,27 @@ class Driver:
     def __init__(self, engine: Engine, free: Callable[[], object] = lambda: None, sleep: Sleep | None = None):
         self._engine, self._sleep = engine, sleep
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()  # for between two steps; None ends the thread
+        self._arriving: set[object] = set()
         self._closing = threading.Lock()  # nothing is queued behind the end
         self._closed = False
         self._process = os.getpid()
-        self._thread = _EngineThread(engine, self._jobs, free, sleep)
+        self._thread = _EngineThread(engine, self._jobs, self._arriving, free, sleep)
         self._thread.start()
         weakref.finalize(self, self._jobs.put, None).atexit = False
+
+    @contextmanager
+    def arriving(self) -> Iterator[None]:
+        """While entries are prepared that are to be queued: where nothing is under way, the first step waits for them.
+
+        It does so for GATHER_SECONDS at most, so that requests that come at once begin together.
+        """
+        one = object()
+        self._arriving.add(one)
+        try:
+            yield
+        finally:
+            self._arriving.remove(one)
+            self._jobs.put(_wake)
 
     def submit(self, entries: Sequence[Entry]) -> None:
         """Queue entries. Raises InputError if this is closed, and as `Engine.submit` does."""
@@ -132,16 +150,23 @@ class Driver:
 class _EngineThread(threading.Thread):
     """Runs steps and, between them, jobs; it knows no Driver, so that one that nobody has ends it."""
 
-    def __init__(self, engine: Engine, jobs: SimpleQueue[Job | None], free: Callable[[], object], sleep: Sleep | None):
+    def __init__(
+        self,
+        engine: Engine,
+        jobs: SimpleQueue[Job | None],
+        arriving: set[object],
+        free: Callable[[], object],
+        sleep: Sleep | None,
+    ):
         super().__init__(name="ellm-engine", daemon=True)
-        self._engine, self.jobs, self._free, self._sleep = engine, jobs, free, sleep
+        self._engine, self.jobs, self._arriving, self._free, self._sleep = engine, jobs, arriving, free, sleep
 
     def run(self) -> None:
         """Until None comes."""
         try:
             while True:
                 try:
-                    if not self._do_jobs():
+                    if not (self._do_jobs() and self._gather()):
                         break
                     if self._sleep is not None and not self._engine.idle:
                         self._sleep.end()
@@ -158,6 +183,19 @@ class _EngineThread(threading.Thread):
         """Those that are there, the next one if there is no step to run. Whether it was not the last one."""
         for _ in range(max(self.jobs.qsize(), self._engine.idle)):
             job = self._next()
+            if job is None:
+                return False
+            job()
+        return True
+
+    def _gather(self) -> bool:
+        """Do the jobs of those who arrive, for a moment, where nothing runs. Whether none was the last one."""
+        until = time.monotonic() + GATHER_SECONDS
+        while self._arriving and not self._engine.running and (left := until - time.monotonic()) > 0:
+            try:
+                job = self.jobs.get(timeout=left)
+            except Empty:
+                break
             if job is None:
                 return False
             job()

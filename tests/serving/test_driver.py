@@ -90,6 +90,33 @@ def test_many_threads_share_the_steps(driver, engine):
     assert len(engine.free_slots) == 3 and held(engine) == 0
 
 
+def test_requests_that_arrive_at_once_begin_together(driver, engine, monkeypatch):
+    monkeypatch.setattr("ellm.serving.driver.GATHER_SECONDS", 60)
+    gate = Gate(engine.executables[0])
+    first, second, third = (completion([token] * 2) for token in (5, 6, 7))
+    with driver.arriving(), driver.arriving():
+        driver.submit([first])
+        driver.submit([second])
+        assert not gate.came.acquire(timeout=0.05)
+    assert gate.came.acquire(timeout=60) and len(engine.running) == 2
+    with driver.arriving():  # nobody who runs waits for who arrives
+        for _ in range(2):
+            gate.open.release()
+            assert gate.came.acquire(timeout=60)
+        driver.submit([third])
+    gate.open.release(100)
+    until(lambda: first.ended and second.ended and third.ended)
+
+
+def test_who_never_arrives_is_not_waited_for(driver, engine):
+    one = completion([5])
+    with driver.arriving():
+        driver.submit([one])
+        until(lambda: one.ended)
+    with driver.arriving():
+        driver.close()
+
+
 def test_a_closed_stream_ends_with_the_step_under_way(driver, engine):
     """In the middle of a prompt, too, and without waiting."""
     executable = engine.executables[0]
