@@ -343,7 +343,7 @@ GRAMMAR: dict[str, Form] = {
         _linear, ("x", "residual?"), ("weight", "bias?", "norm?"), ("eps?",), Storage.EITHER, rounded=("x",)
     ),
     "head_linear": Form(_head_linear, ("x",), ("weight",), stores=Storage.EITHER, rounded=("x",)),
-    "rope": Form(_rope, ("x", "angles"), (), ("interleaved?",)),
+    "rope": Form(_rope, ("x", "angles"), (), ("interleaved?",), Storage.EITHER),
     "slice": Form(_slice, ("x",), (), ("begin", "end"), Storage.VIEW),
     "concat": Form(_concat, ("parts...",), stores=Storage.EITHER),
     "append": Form(_append, ("k", "v?"), (), ("cache", "rows", "value_dim?"), effect=Effect.APPENDS),

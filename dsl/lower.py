@@ -84,11 +84,9 @@ def _angles(low: Lowering, key: int, node: Node) -> None:
 
 def _rms_norm(low: Lowering, key: int, node: Node) -> None:
     weight = node.weights["weight"]
-    x = low.dense(node.inputs[0])
-    out = low.store(key, _module(weight))
-    args: dict[str, Argument] = {"x": x.buffer, "weight": low.vector(weight), "out": out.buffer}
-    args |= {"out_bf16": int(out.bf16), "out_stride": out.stride, "eps": node.attributes["eps"]}
-    args |= {"groups": math.prod(features(node.shape)[:-1]), "width": weight.size, "tasks": low.row_block // ROWS}
+    args = low.stored[node.inputs[0]].read(node.shape) | low.place(key, _module(weight)).written(node.shape)
+    args |= {"weight": low.vector(weight), "eps": node.attributes["eps"], "tasks": low.row_block // ROWS}
+    args |= {"groups": math.prod(features(node.shape)[:-1]), "width": weight.size}
     low.emit(_module(weight), "rms_norm", key, args)
 
 
@@ -118,26 +116,14 @@ def _gate_up(low: Lowering, key: int, node: Node) -> None:
 
 
 def _head_linear(low: Lowering, key: int, node: Node) -> None:
-    """Its value goes to the columns of a concat at once if that begins with it and nothing else reads it."""
     weight = node.weights["weight"]
     heads, n, k = weight.shape
     n_tiles, k_tiles, name = tiles(n), depth_tiles(k), _module(weight)
-    x, total = low.stored[node.inputs[0]], n
-    (reader, *others) = low.graph.consumers(key)
-    joined = low.graph.node(reader)
-    if joined.op == "concat" and not others and joined.inputs[0] == key and key not in joined.inputs[1:]:
-        total = features(joined.shape)[-1]
-        whole = low.store(reader, name)
-        out = low.stored[key] = Stored(whole.buffer, whole.bf16, whole.stride, 0, total)
-    else:
-        out = low.store(key, name)
-    packed = low.heads(weight)
-    args: dict[str, Argument] = {"x": x.place, "x_bf16": int(x.bf16), "x_stride": x.stride}
-    args |= {"x_head_stride": x.group_stride or k, "k": k, "k_tiles": k_tiles, "heads": heads, "n": n}
-    args |= {"weight": packed, "bank_stride": packed.stride, "n_tiles": n_tiles, **low.route(packed)}
-    args |= {"task_tiles": packed.entry.task_tiles, "out": out.buffer, "out_bf16": int(out.bf16)}
-    args |= {"out_stride": out.stride, "out_head_stride": total, "out_first": 0}
-    low.emit(name, "head_linear", key, args | {"pad": out.stride - heads * total if total == n else 0})
+    x, packed = low.stored[node.inputs[0]], low.heads(weight)
+    args = x.read((*node.shape[:2], k)) | low.place(key, name).written(node.shape)
+    args |= {"x_bf16": int(x.bf16), "k": k, "k_tiles": k_tiles, "heads": heads, "n": n, "n_tiles": n_tiles}
+    args |= {"weight": packed, "bank_stride": packed.stride, **low.route(packed)}
+    low.emit(name, "head_linear", key, args | {"task_tiles": packed.entry.task_tiles})
 
 
 def _slice(low: Lowering, key: int, node: Node) -> None:
@@ -145,21 +131,20 @@ def _slice(low: Lowering, key: int, node: Node) -> None:
     x, width = low.stored[source], features(low.graph.node(source).shape)[-1]
     first = x.first + node.attributes["begin"]
     low.stored[key] = Stored(x.buffer, x.bf16, x.stride, first, x.group_stride or width)
-    low.producer[key] = low.producer[source]
+    low.producers[key] = low.producers[source]
 
 
 def _concat(low: Lowering, key: int, node: Node) -> None:
-    first = 0
+    """Copies the parts that are not there already."""
+    made: set[int] = set()
     for number, source in enumerate(node.inputs):
-        x, shape = low.stored[source], low.graph.node(source).shape
-        if number == 0:
-            if key in low.stored:  # it is there already
-                low.producer[key] = low.producer[source]
-            else:
-                low.store(key, "concat")
-        if x.buffer is not low.stored[key].buffer:
-            low.copy("concat", key, source, x, shape, first)
-        first += features(shape)[-1]
+        part = low.part(key, number)
+        if low.stored[source] == part:
+            made.update(low.producers[source])
+        else:
+            low.copy("concat", key, source, low.stored[source], part, low.graph.node(source).shape)
+            made.update(low.producers.pop(key))  # the next one does not wait for it
+    low.producers[key] = tuple(sorted(made))
 
 
 def _swiglu(low: Lowering, key: int, node: Node) -> None:

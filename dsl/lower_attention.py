@@ -11,7 +11,7 @@ from ellm.dsl.lowering import Lowering
 from ellm.dsl.node import Node
 from ellm.dsl.operator import Argument
 from ellm.dsl.tensor import features
-from ellm.dsl.tiling import depth_tiles, padded, task_heads, tiles
+from ellm.dsl.tiling import depth_tiles, padded, row_groups, task_heads, tiles
 from ellm.kernels import contract
 from ellm.scheduler.program import Kind
 
@@ -34,11 +34,12 @@ def _qkv(low: Lowering, key: int, node: Node) -> None:
 
 
 def _rope(low: Lowering, key: int, node: Node) -> None:
-    x, angles = (low.dense(source) for source in node.inputs)
+    x, angles = (low.stored[source] for source in node.inputs)
     heads, head_dim = features(node.shape)
-    args: dict[str, Argument] = {"x": x.buffer, "angles": angles.buffer, "out": low.store(key, "rope").buffer}
-    args |= {"heads": heads, "head_dim": head_dim, "rotary": angles.stride}
-    low.emit("rope", "rope", key, args | {"interleaved": int(node.attributes.get("interleaved", False))})
+    args = x.read(node.shape) | low.place(key, "rope").written(node.shape)
+    args |= {"angles": angles.buffer, "heads": heads, "head_dim": head_dim, "rotary": angles.stride}
+    args |= {"interleaved": int(node.attributes.get("interleaved", False)), "task_heads": row_groups(heads, head_dim)}
+    low.emit("rope", "rope", key, args)
 
 
 def _append(low: Lowering, key: int, node: Node) -> None:
@@ -88,7 +89,7 @@ def _attend(low: Lowering, key: int, node: Node) -> None:
     # All attends of a row block use the same partials: one at a time.
     low.emit("attend", "attend", key, args, Kind.ITEMS + 2 * window_class, (query,), cache, behind=low.last_merge)
     low.emit("merge", "merge", key, shared, Kind.MERGES + 2 * window_class, (key,))
-    low.last_merge = low.producer[key]
+    (low.last_merge,) = low.producers[key]
 
 
 def _window_class(low: Lowering, node: Node) -> int:

@@ -16,7 +16,7 @@ from ellm.dsl.node import Node
 from ellm.dsl.operator import Argument
 from ellm.dsl.packing import Packed, Run
 from ellm.dsl.tensor import features, text
-from ellm.dsl.tiling import COMBINE_COLUMNS, ROWS, depth_tiles, task_tiles, tiles
+from ellm.dsl.tiling import ROW_COLUMNS, ROWS, depth_tiles, task_tiles, tiles
 from ellm.kernels.records import panel_row_bytes
 from ellm.scheduler.program import Kind
 
@@ -112,7 +112,7 @@ def combine(low: Lowering, key: int, node: Node) -> None:
     if low.graph.node(dispatched).inputs[0] != routes:
         raise LoweringError(f"{node.line}: experts: rows were routed otherwise than their results are weighed")
     (n,), (top_k,) = features(node.shape), features(low.graph.node(routes).shape)
-    args: dict[str, Argument] = {"top_k": top_k, "n": n, "task_columns": min(n, COMBINE_COLUMNS)}
+    args: dict[str, Argument] = {"top_k": top_k, "n": n, "task_columns": min(n, ROW_COLUMNS)}
     if residual:
         args["residual"] = low.dense(residual[0]).buffer
         args["out"] = low.store_sum(key, "experts").buffer

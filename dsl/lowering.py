@@ -15,7 +15,7 @@ from ellm.dsl.node import Node
 from ellm.dsl.operator import Argument, CachePart, Operator, Stored, View
 from ellm.dsl.packing import PAGE, Packed, Region, Run
 from ellm.dsl.tensor import L, R, Scope, Shape, Weight, features
-from ellm.dsl.tiling import COLUMNS, DEPTH, depth_tiles, finer, matrix_task_tiles, spread, tiles
+from ellm.dsl.tiling import COLUMNS, DEPTH, depth_tiles, finer, matrix_task_tiles, row_groups, spread, tiles
 from ellm.kernels import contract
 from ellm.kernels.contract import SPLIT
 from ellm.kernels.formats import FORMATS, PLAIN
@@ -172,7 +172,7 @@ class Lowering:
         self.last_merge: int | None = None
         self.stored: dict[int, Stored] = {}
         self.routed: dict[int, dict[str, Buffer]] = {}  # node -> shared buffers, by their names in task.h
-        self.producer: dict[int, int] = {}  # node -> number of the operator that makes its value
+        self.producers: dict[int, tuple[int, ...]] = {}  # node -> numbers of the operators that make its value
         self.before: list[int] = []  # for each operator a bit mask of those it waits for, directly or not
         self.names: set[tuple[Scope, str]] = set()
         self.hidden: Hidden | None = None
@@ -192,19 +192,19 @@ class Lowering:
     ) -> None:
         """Append the operator that makes the value of node `key`.
 
-        It waits for the producers of `reads`, by default the node's inputs, and of `cache`, for the last operator of
-        the same node, if there is one, and for operator `behind`.
+        It waits for the producers of `reads`, by default the node's inputs, and of `cache`, for the last operators of
+        the same node, if there are any, and for operator `behind`.
         """
         node = self.graph.node(key)
         reads = node.inputs if reads is None else reads
         waits = [*reads, key] if cache is None else [*reads, key, cache]
-        after = sorted({self.producer[source] for source in waits if source in self.producer})
+        after = sorted({one for source in waits for one in self.producers.get(source, ())})
         if behind is not None and not union(self.before, after) >> behind & 1:
             after = sorted([*after, behind])
         if kind is None:
             kind = Kind.LOGITS if node.shape[0] == L else Kind.ROWS
         number = len(self.operators)
-        cache_after = None if cache is None else self.producer[cache]
+        cache_after = None if cache is None else self.producers[cache][0]
         part = self._unique(node.scope, name)
         self.operators.append(Operator(part, kernel, node, args, int(kind), after, cache_after, experts))
         for source in reads:
@@ -212,7 +212,7 @@ class Lowering:
                 self.stored[source].buffer.readers.append(number)
         if key in self.stored:
             self.stored[key].buffer.writers.append(number)
-        self.producer[key] = number
+        self.producers[key] = (number,)
         self.before.append(union(self.before, after))
 
     def share(self, key: int, read: dict[str, Buffer], **made: int) -> dict[str, Buffer]:
@@ -251,24 +251,38 @@ class Lowering:
         self.stored[key] = Stored(buffer, bf16, stride)
         return self.stored[key]
 
+    def place(self, key: int, name: str) -> Stored:
+        """Make the place of a node's value, for a kernel that writes groups of columns wherever they lie.
+
+        It is that in a concat, if nothing else reads the value, and a buffer else.
+        """
+        readers = self.graph.consumers(key)
+        joined = self.graph.node(readers[0])
+        if len(readers) > 1 or joined.op != "concat" or joined.inputs.count(key) > 1:
+            return self.store(key, name)
+        self.stored[key] = self.part(readers[0], joined.inputs.index(key))
+        return self.stored[key]
+
+    def part(self, key: int, number: int) -> Stored:
+        """Where input `number` of a concat lies in its value."""
+        widths = [features(node.shape)[-1] for node in self.graph.inputs(key)]
+        whole = self.stored.get(key) or self.store(key, "concat")
+        return Stored(whole.buffer, whole.bf16, whole.stride, sum(widths[:number]), sum(widths))
+
     def dense(self, key: int) -> Stored:
         """Where the value of a node lies as whole rows: a slice is copied if it has not been."""
         stored, node = self.stored[key], self.graph.node(key)
         if stored.group_stride:
-            self.keep(key, "slice", math.prod(features(node.shape)), False)
-            self.copy("slice", key, node.inputs[0], stored, node.shape)
+            out = self.keep(key, "slice", math.prod(features(node.shape)), False)
+            self.copy("slice", key, node.inputs[0], stored, out, node.shape)
         return self.stored[key]
 
-    def copy(self, name: str, key: int, source: int, x: Stored, shape: Shape, first: int = 0) -> None:
-        """Append the operator that copies x, of this shape, to columns `first` .. of each group of node `key`."""
-        width = features(shape)[-1]
-        total = features(self.graph.node(key).shape)[-1]
-        groups, out = math.prod(features(shape)[:-1]), self.stored[key]
-        last = first + width == total
-        args: dict[str, Argument] = {"x": x.place, "x_stride": x.stride, "x_group_stride": x.group_stride or width}
-        args |= {"x_first": 0, "out": out.buffer, "out_bf16": int(out.bf16), "out_stride": out.stride}
-        args |= {"out_group_stride": total, "out_first": first, "groups": groups, "width": width}
-        args |= {"pad": out.stride - groups * total if last else 0}
+    def copy(self, name: str, key: int, source: int, x: Stored, out: Stored, shape: Shape) -> None:
+        """Append the operator of node `key` that copies what has this shape from x, a place in `source`, to `out`."""
+        *groups, width = features(shape)
+        count = math.prod(groups)
+        args = x.read(shape) | out.written(shape)
+        args |= {"groups": count, "width": width, "task_groups": row_groups(count, width)}
         self.emit(name, "copy", key, args, reads=(source,))
 
     def store_sum(self, key: int, name: str) -> Stored:
@@ -279,9 +293,10 @@ class Lowering:
         """
         node = self.graph.node(key)
         *operands, residual = node.inputs
-        waits = union(self.before, [self.producer[source] for source in node.inputs])
+        waits = union(self.before, [one for source in node.inputs for one in self.producers[source]])
         others = [reader for reader in self.graph.consumers(residual) if reader != key]
-        done = all(reader in self.producer and waits >> self.producer[reader] & 1 for reader in others)
+        read = [one for reader in others for one in self.producers.get(reader, ())]
+        done = all(reader in self.producers for reader in others) and all(waits >> one & 1 for one in read)
         views = (GRAMMAR[self.graph.node(reader).op].stores is Storage.VIEW for reader in others)
         done = done and not any(views)  # it is read whenever the view is
         if not done or residual in operands:

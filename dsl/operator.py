@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from ellm.dsl.arena import Buffer
 from ellm.dsl.node import Node
 from ellm.dsl.packing import Packed
+from ellm.dsl.tensor import Shape, features
 from ellm.kernels import contract
 from ellm.kernels.records import RECORDS, Kernel, Sync
 from ellm.scheduler.contents import CacheKind
@@ -72,6 +74,18 @@ class Stored:
     def place(self) -> View:
         """Its first element."""
         return View(self.buffer, self.first * (2 if self.bf16 else 4))
+
+    def read(self, shape: Shape) -> dict[str, Argument]:
+        """Arguments of a kernel that reads a value of this shape as groups of columns."""
+        return {"x": self.place, "x_stride": self.stride, "x_group_stride": self.group_stride or features(shape)[-1]}
+
+    def written(self, shape: Shape) -> dict[str, Argument]:
+        """Arguments of a kernel that writes it so; who writes the last columns of a row pads it."""
+        *groups, width = features(shape)
+        between = self.group_stride or width
+        args: dict[str, Argument] = {"out": self.place, "out_bf16": int(self.bf16), "out_stride": self.stride}
+        pad = self.stride - math.prod(groups) * between if self.first + width == between else 0
+        return args | {"out_group_stride": between, "pad": pad}
 
 
 @dataclass(eq=False)

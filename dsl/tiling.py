@@ -6,7 +6,7 @@ No result depends on it, as each column tile is summed on its own.
 from ellm.kernels.contract import TILE_K, TILE_N
 from ellm.kernels.formats import PLAIN
 
-COMBINE_COLUMNS = 256  # of one task that sums experts
+ROW_COLUMNS = 256  # of one task that works row by row
 COLUMNS, DEPTH = TILE_N, TILE_K
 ROWS = TILE_N  # AMX reads and writes whole tiles, which are square in words
 _TASK_BYTES = 512 << 10
@@ -22,6 +22,11 @@ def tiles(width: int) -> int:
 def depth_tiles(k: int) -> int:
     """Tiles that cover a contracted length of `k`."""
     return -(-k // DEPTH)
+
+
+def row_groups(count: int, width: int) -> int:
+    """Groups of `width` columns of one task that works row by row."""
+    return min(count, max(1, ROW_COLUMNS // width))
 
 
 def padded(width: int) -> int:

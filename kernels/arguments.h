@@ -35,13 +35,25 @@ typedef struct ellm_gather {
     ellm_int width;
 } ellm_gather;
 
+/* Where groups of columns (heads) are read: they, and rows, may lie apart, as a slice's do. */
+#define ELLM_GROUPS                                                                                        \
+    ellm_buffer x;            /* f32 [rows, groups, width] */                                              \
+    ellm_int x_stride;        /* elements between rows */                                                  \
+    ellm_int x_group_stride;  /* elements between groups */
+
+/* And where they are written: they may lie apart, as a part of a concatenation does. */
+#define ELLM_GROUPS_OUT                                                                                    \
+    ellm_buffer out;          /* f32 or bf16 [rows, groups, width] */                                      \
+    ellm_int out_bf16;                                                                                     \
+    ellm_int out_stride;      /* elements between rows */                                                  \
+    ellm_int out_group_stride;                                                                             \
+    ellm_int pad;             /* elements of a row to zero after the last group */
+
 /* out = x * rsqrt(mean(x^2) + eps) * weight over each of `groups` runs of `width`, by `tasks` tasks. */
 typedef struct ellm_rms_norm {
-    ellm_buffer x;            /* f32 [rows, groups, width] */
+    ELLM_GROUPS
+    ELLM_GROUPS_OUT
     ellm_weight weight;       /* f32 [width] */
-    ellm_buffer out;          /* f32, or bf16 with row stride out_stride */
-    ellm_int out_bf16;
-    ellm_int out_stride;      /* elements */
     ellm_int groups;
     ellm_int width;
     ellm_real eps;
@@ -112,15 +124,17 @@ typedef struct ellm_qkv {
     ellm_int int8;            /* 1: keys and values are int8 (task.h), and q is turned as keys are */
 } ellm_qkv;
 
-/* Rotates pairs (i, i + rotary / 2), or (2 i, 2 i + 1) if interleaved, of each head. 1 task. */
+/* Rotates pairs (i, i + rotary / 2), or (2 i, 2 i + 1) if interleaved, of each head, a group of columns.
+ * ceil(heads / task_heads) tasks. */
 typedef struct ellm_rope {
-    ellm_buffer x;            /* f32 [rows, heads, head_dim] */
+    ELLM_GROUPS
+    ELLM_GROUPS_OUT
     ellm_buffer angles;       /* f32 [rows, rotary / 2, 2] */
-    ellm_buffer out;          /* f32 [rows, heads, head_dim] */
     ellm_int heads;
     ellm_int head_dim;
     ellm_int rotary;
     ellm_int interleaved;
+    ellm_int task_heads;
 } ellm_rope;
 
 /* Writes k and v rows at their positions into the KV ranges of their sequences. 1 task per KV head. */
@@ -216,35 +230,24 @@ typedef struct ellm_add {
     ellm_int width;
 } ellm_add;
 
-/* Copies columns: out[r, g, out_first + i] = x[r, g, x_first + i]. 1 task. */
+/* Copies groups of columns: out[r, g, i] = x[r, g, i]. ceil(groups / task_groups) tasks. */
 typedef struct ellm_copy {
-    ellm_buffer x;            /* f32 [rows, groups, ...] */
-    ellm_int x_stride;        /* elements between rows */
-    ellm_int x_group_stride;
-    ellm_int x_first;
-    ellm_buffer out;          /* f32 or bf16 */
-    ellm_int out_bf16;
-    ellm_int out_stride;
-    ellm_int out_group_stride;
-    ellm_int out_first;
+    ELLM_GROUPS
+    ELLM_GROUPS_OUT
     ellm_int groups;
-    ellm_int width;           /* columns of a group */
-    ellm_int pad;             /* elements of a row to zero after the last group's last column, if out is bf16 */
+    ellm_int width;
+    ellm_int task_groups;
 } ellm_copy;
 
-/* out[r, h] = bf16(x[r, h]) . W[h]^T: one packed weight per head. heads * ceil(n_tiles / task_tiles) tasks, head by head. */
+/* out[r, h] = bf16(x[r, h]) . W[h]^T: one packed weight per head, a group of columns. heads * ceil(n_tiles / task_tiles)
+ * tasks, head by head. */
 typedef struct ellm_head_linear {
     ELLM_MATMUL               /* n_tiles: of one head; norm and bias: NULL */
-    ellm_int x_head_stride;   /* elements */
+    ellm_int x_group_stride;  /* elements between heads */
+    ELLM_GROUPS_OUT
     ellm_int heads;
     ellm_int bank_stride;     /* bytes between the packed weights of two heads */
     ellm_int n;               /* columns of one head */
-    ellm_buffer out;          /* f32 or bf16; columns out_first .. out_first + n of each head */
-    ellm_int out_bf16;
-    ellm_int out_stride;      /* elements */
-    ellm_int out_head_stride;
-    ellm_int out_first;
-    ellm_int pad;             /* elements of a row to zero after the last head's last column, if out is bf16 */
 } ellm_head_linear;
 
 /* Chooses top_k experts of each row, in order of descending score, ties to the lower number. 1 task. */

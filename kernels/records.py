@@ -297,7 +297,11 @@ RECORDS: dict[str, Kernel] = {
         memory=_panel_memory,
         done=lambda args, rows, keys, splits: _products(args, rows, args["n"], True, args["heads"]),
     ),
-    "rope": _rows(lambda args: args["heads"] * args["head_dim"]),
+    "rope": _rows(
+        lambda args: args["heads"] * args["head_dim"],
+        tasks=lambda args: -(-args["heads"] // args["task_heads"]),
+        memory=lambda args, row_block: 4 * args["head_dim"],
+    ),
     "append": _rows(
         lambda args: args["kv_heads"] * (args["head_dim"] + args["value_dim"]),
         Family.ATTENTION,
@@ -315,7 +319,10 @@ RECORDS: dict[str, Kernel] = {
     "merge": Kernel(Family.ATTENTION, memory=lambda args, row_block: 8 * args["value_dim"], done=_merge),
     "swiglu": _rows(lambda args: 2 * args["width"]),
     "add": _rows(lambda args: args["width"]),
-    "copy": _rows(lambda args: args["groups"] * args["width"]),
+    "copy": _rows(
+        lambda args: args["groups"] * args["width"],
+        tasks=lambda args: -(-args["groups"] // args["task_groups"]),
+    ),
     "route": _rows(
         lambda args: _ROUTE_PASSES * args["experts"],
         Family.ROUTING,

@@ -18,7 +18,7 @@ from ellm.kernels.formats import NUMBERED
 from ellm.kernels.layout import activation, from_bf16, memory, to_bf16
 from ellm.kernels.reference_matmul import expert_down, expert_gate_up, gate_up, head_linear, linear, logits, qkv
 from ellm.kernels.reference_routing import combine, dispatch, route, scatter
-from ellm.kernels.reference_task import StepView, Task, append_keys, append_values, norm, rotate, silu, write
+from ellm.kernels.reference_task import StepView, Task, append_keys, append_values, norm, rotate, silu, write_groups
 
 __all__ = ["KERNELS", "StepView", "Task"]
 
@@ -62,17 +62,17 @@ def gather(task: Task) -> None:
 def rms_norm(task: Task) -> None:
     """out = x / sqrt(mean(x^2) + eps) * weight over each of [rows, groups] runs of width (Zhang and Sennrich, 2019)."""
     rows = slice(task.rows * task.index // task.tasks, task.rows * (task.index + 1) // task.tasks)
-    x = task.buffer(task.x, task.groups, task.width)[rows]
+    x = task.grouped("x", task.groups, task.width)[rows]
     y = norm(x, memory(task.weight, (task.width,), np.float32), task.eps)
-    width = task.groups * task.width
-    write(task, y.reshape(-1, width), width, rows=rows)
+    write_groups(task, y, task.groups, task.width, rows=rows)
 
 
 def rope(task: Task) -> None:
-    """Pairs of each head's dims turned by `angles`, f32 [rows, heads, head_dim] (Su et al., 2021)."""
-    x = task.buffer(task.x, task.heads, task.head_dim)
+    """Pairs of each head's dims turned by `angles`, f32 or bf16 [rows, heads, head_dim] (Su et al., 2021)."""
+    first = task.index * task.task_heads
+    x = task.grouped("x", task.heads, task.head_dim)[:, first : first + task.task_heads]
     cos_sin = task.buffer(task.angles, task.rotary // 2, 2)
-    task.buffer(task.out, task.heads, task.head_dim)[:] = rotate(x, cos_sin, bool(task.interleaved))
+    write_groups(task, rotate(x, cos_sin, bool(task.interleaved)), task.heads, task.head_dim, first)
 
 
 def append(task: Task) -> None:
@@ -162,15 +162,10 @@ def leaves(begin: int, end: int) -> list[tuple[int, int]]:
 
 
 def copy(task: Task) -> None:
-    """out[r, g, out_first + i] = x[r, g, x_first + i], i < width; f32 to f32 or bf16."""
-    x = task.buffer(task.x, task.x_stride)
-    out = task.buffer(task.out, task.out_stride, dtype=np.uint16 if task.out_bf16 else np.float32)
-    for g in range(task.groups):
-        begin, at = g * task.x_group_stride + task.x_first, g * task.out_group_stride + task.out_first
-        columns = x[:, begin : begin + task.width]
-        out[:, at : at + task.width] = to_bf16(columns) if task.out_bf16 else columns
-    if task.out_bf16:
-        out[:, at + task.width : at + task.width + task.pad] = 0
+    """out[r, g] = x[r, g], [rows, groups, width]; f32 to f32 or bf16."""
+    first = task.index * task.task_groups
+    x = task.grouped("x", task.groups, task.width)[:, first : first + task.task_groups]
+    write_groups(task, x, task.groups, task.width, first)
 
 
 def swiglu(task: Task) -> None:

@@ -9,7 +9,7 @@ from ellm.kernels.contract import EXPERT_ROWS, TILE_K, TILE_N
 from ellm.kernels.formats import NUMBERED, PLAIN
 from ellm.kernels.layout import from_bf16, memory, to_bf16
 from ellm.kernels.reference_panel import Panel, Rounded
-from ellm.kernels.reference_task import Task, append_keys, append_values, norm, rotate, silu, write
+from ellm.kernels.reference_task import Task, append_keys, append_values, norm, rotate, silu, write, write_groups
 
 
 def linear(task: Task) -> None:
@@ -63,17 +63,13 @@ def qkv(task: Task) -> None:
 
 
 def head_linear(task: Task) -> None:
-    """out[r, h] = bf16(x[r, h]) . W[h]^T, f32 or bf16 columns [out_first, out_first + n) of each head."""
+    """out[r, h] = bf16(x[r, h]) . W[h]^T, f32 or bf16 [rows, heads, n]."""
     head, column_task = divmod(task.index, -(-task.n_tiles // task.task_tiles))
     dtype = np.dtype(np.uint16 if task.x_bf16 else np.float32)
-    x = task.buffer(task.x + head * task.x_head_stride * dtype.itemsize, task.k, dtype=dtype, stride=task.x_stride)
+    x = task.buffer(task.x + head * task.x_group_stride * dtype.itemsize, task.k, dtype=dtype, stride=task.x_stride)
     weight = task.weight + head * task.bank_stride
-    y, begin, end = _multiply(task, _rounded(task, x), column_task, task.n, weight, 0)
-    out = task.buffer(task.out, task.out_stride, dtype=np.uint16 if task.out_bf16 else np.float32)
-    first = head * task.out_head_stride + task.out_first
-    out[:, first + begin : first + end] = to_bf16(y) if task.out_bf16 else y
-    if task.out_bf16 and head + 1 == task.heads and end == task.n:
-        out[:, first + end : first + end + task.pad] = 0
+    y, begin, _ = _multiply(task, _rounded(task, x), column_task, task.n, weight, 0)
+    write_groups(task, y[:, None], task.heads, task.n, head, begin)
 
 
 def expert_gate_up(task: Task) -> None:

@@ -68,6 +68,13 @@ class Task:
         """The activation at `offset`, [rows, *shape]; `stride` is its elements from row to row if they are more."""
         return activation(self.section, offset, (self.rows, *shape), np.dtype(dtype), stride)
 
+    def grouped(self, name: str, count: int, width: int) -> np.ndarray:
+        """The groups of columns of `x`, f32, or `out`, which is f32 or bf16, by its strides: [rows, count, width]."""
+        dtype = np.dtype(np.uint16 if name == "out" and self.out_bf16 else np.float32)
+        apart = (self.args[f"{name}_stride"], self.args[f"{name}_group_stride"], 1)
+        strides = [dtype.itemsize * elements for elements in apart]
+        return np.ndarray((self.rows, count, width), dtype, self.section.data, self.args[name], strides)
+
     def shared(self, offset: int, *shape: int, dtype: Any = np.float32, stride: int | None = None) -> np.ndarray:
         """What all row blocks share at `offset` of the arena, [*shape]; `stride` as of buffer."""
         return activation(self.arena, offset, shape, np.dtype(dtype), stride)
@@ -96,13 +103,25 @@ def rotate(x: np.ndarray, cos_sin: np.ndarray, interleaved: bool = False) -> np.
     return out
 
 
-def write(task: Task, y: np.ndarray, columns: int, begin: int = 0, rows: slice = slice(None)) -> None:
+def write(task: Task, y: np.ndarray, columns: int, begin: int = 0) -> None:
     """Columns from `begin` on of rows of `out`, f32 or bf16; the last ones take the pad of a bf16 row with them."""
     end = begin + y.shape[1]
     out = task.buffer(task.out, task.out_stride, dtype=np.uint16 if task.out_bf16 else np.float32)
-    out[rows, begin:end] = to_bf16(y) if task.out_bf16 else y
+    out[:, begin:end] = to_bf16(y) if task.out_bf16 else y
     if task.out_bf16 and end == columns:
-        out[rows, end:] = 0
+        out[:, end:] = 0
+
+
+def write_groups(
+    task: Task, y: np.ndarray, count: int, width: int, first: int = 0, begin: int = 0, rows: slice = slice(None)
+) -> None:
+    """Columns from `begin` on of the groups from `first` on of `out`; the last ones take the pad of a row with them."""
+    out = task.grouped("out", count, width)
+    groups, end = first + y.shape[1], begin + y.shape[2]
+    out[rows, first:groups, begin:end] = to_bf16(y) if task.out_bf16 else y
+    if (groups, end) == (count, width):
+        last = (count - 1) * task.out_group_stride + width
+        task.buffer(task.out, last + task.pad, dtype=out.dtype, stride=task.out_stride)[rows, last:] = 0
 
 
 def append_keys(task: Task, head: int, x: np.ndarray) -> None:

@@ -1,8 +1,8 @@
-"""vector.h and cache.h for Cython."""
+"""vector.h, groups.h and cache.h for Cython."""
 
 from libc.stdint cimport int64_t, uint16_t, uint32_t
 
-from ellm.kernels.task cimport ellm_step
+from ellm.kernels.task cimport ellm_step, ellm_task
 
 cdef extern from "vector.h" nogil:
     uint16_t bf16_from_f32(float x)
@@ -26,6 +26,17 @@ cdef extern from "vector.h" nogil:
     void vector_rotate(float *x, const float *angles, int64_t rotary)
     void vector_rotate_interleaved(float *x, const float *angles, int64_t rotary)
     void vector_add_scaled(const float *x, float scale, float *out, int64_t n)
+
+cdef extern from "groups.h" nogil:
+    ctypedef struct ellm_groups:
+        pass
+    ctypedef struct ellm_groups_out:
+        pass
+    const float *groups_at(const ellm_task *task, const ellm_groups *source, int64_t row, int64_t group)
+    void *groups_out_at(const ellm_task *task, const ellm_groups_out *to, int64_t row, int64_t group, int64_t column)
+    void groups_store(const ellm_task *task, const ellm_groups_out *to, int64_t row, int64_t group, int64_t begin,
+                      const float *x, int64_t n)
+    void groups_pad(const ellm_task *task, const ellm_groups_out *to, int64_t row, int64_t last, int64_t width)
 
 cdef extern from "cache.h" nogil:
     int64_t k_tiles_of(int64_t n)

@@ -24,15 +24,15 @@ class Contract:
 def contracts() -> dict[str, Contract]:
     """The contract of every kernel, by name."""
     source = contract.TEXT
-    product = re.search(r"#define ELLM_MATMUL(.*?)\n\n", source, re.DOTALL)
-    assert product, "task.h lacks ELLM_MATMUL"
+    shared = re.findall(r"#define (ELLM_\w+) +\\\n(.*?)\n\n", source, re.DOTALL)  # fields of several kernels
+    fields = {name: lines.replace("\\\n", "\n") for name, lines in shared}
     found = {}
     for text, name, body in re.findall(
         rf"{_COMMENT}\n(?:#define [^\n]*\n)?typedef struct ellm_(\w+) \{{(.*?)\}} ellm_\2;", source, re.DOTALL
     ):
         if name in contract.FIELDS:
-            meanings = dict(_FIELD.findall(body.replace("ELLM_MATMUL", product[1].replace("\\\n", "\n"))))
-            kinds = contract.FIELDS[name]
+            whole = re.sub(r"\bELLM_\w+", lambda word: fields.get(word[0], word[0]), body)
+            meanings, kinds = dict(_FIELD.findall(whole)), contract.FIELDS[name]
             found[name] = Contract(_flat(text), {field: (kinds[field], _flat(meanings[field])) for field in kinds})
     return found
 

@@ -262,7 +262,9 @@ class Meter:
 
     def _norm(self) -> Callable[[], float]:
         """f32 elements of a norm per nanosecond."""
-        args: dict[str, Any] = {"x": 0, "weight": 0, "out": 1 << 25, "out_bf16": 1, "out_stride": NORMS * 4096}
+        row = NORMS * 4096
+        args: dict[str, Any] = {"x": 0, "x_stride": row, "x_group_stride": 4096, "weight": 0}
+        args |= {"out": 1 << 25, "out_bf16": 1, "out_stride": row, "out_group_stride": 4096, "pad": 0}
         args |= {"groups": NORMS, "width": 4096, "eps": 1e-6, "tasks": 1}
         executable = self.single.load(
             _alone("rms_norm", args, self.memory.size, 1 << 26), self.table, self.memory.address

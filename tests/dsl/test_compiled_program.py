@@ -5,7 +5,7 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
-from small_models import config, graph, one_layer_graph, sparse
+from small_models import config, graph, joined, one_layer_graph, sparse
 
 from ellm.dsl import (
     GraphError,
@@ -136,17 +136,34 @@ def test_sizes_of_a_model_with_latent_attention_and_experts():
 
 def test_latent_queries_are_made_where_attend_reads_them():
     program = compile(graph("DeepseekV3ForCausalLM", num_hidden_layers=1), context=64)
-    to_keys, to_values, attends, append, copied = (
-        arguments(program, f"layers.0.{name}") for name in ("kv_b_proj", "kv_b_proj_2", "attend", "append", "concat")
+    to_keys, to_values, attends, append, turned = (
+        arguments(program, f"layers.0.{name}") for name in ("kv_b_proj", "kv_b_proj_2", "attend", "append", "rope")
     )
     projected = arguments(program, "layers.0.q_b_proj")
-    assert (to_keys["x"], to_keys["x_stride"], to_keys["x_head_stride"]) == (projected["out"], 4 * 28, 28)
-    assert to_keys["out"] == copied["out"] == attends["q"]
-    assert (to_keys["out_bf16"], to_keys["out_head_stride"], to_keys["pad"]) == (1, 48, 0)
-    assert (copied["out_first"], copied["width"], copied["pad"]) == (40, 8, attends["q_stride"] - 4 * 48)
+    assert (to_keys["x"], to_keys["x_stride"], to_keys["x_group_stride"]) == (projected["out"], 4 * 28, 28)
+    assert (turned["x"], turned["x_stride"], turned["x_group_stride"]) == (projected["out"] + 4 * 20, 4 * 28, 28)
+    assert (to_keys["out"], turned["out"]) == (attends["q"], attends["q"] + 2 * 40)
+    assert [(one["out_bf16"], one["out_group_stride"]) for one in (to_keys, turned)] == [(1, 48)] * 2
+    assert (to_keys["pad"], turned["pad"]) == (0, attends["q_stride"] - 4 * 48)
     assert (attends["head_dim"], attends["value_dim"], attends["values_in_keys"]) == (48, 40, 1)
     assert (append["v"], append["value_dim"], append["values_in_keys"]) == (-1, 40, 1)
-    assert (to_values["x"], to_values["x_head_stride"], to_values["heads"]) == (attends["out"], 40, 4)
+    assert (to_values["x"], to_values["x_group_stride"], to_values["heads"]) == (attends["out"], 40, 4)
+
+
+def test_many_heads_are_turned_by_many_tasks():
+    program = compile(from_config(DEEPSEEK_671B | {"num_hidden_layers": 4}).graph(), context=4096, chunk=512)
+    tasks = {one.name: one.tiles for one in program.operators if one.kernel in ("rope", "copy")}
+    assert tasks == {f"layers.{i}.{name}": count for i in range(4) for name, count in (("rope", 32), ("rope_2", 1))}
+
+
+def test_parts_of_a_concat_that_others_read_are_copied():
+    program = compile(trace(joined, 1024), context=64)
+    assert [one.name for one in program.operators if one.kernel == "copy"] == ["concat", "concat_2", "concat_3"]
+    norm, turned, product = (arguments(program, name) for name in ("last", "rope", "out"))
+    assert (turned["out"], norm["out"]) == (product["x"] + 2 * 16, product["x"] + 2 * 24)
+    assert (turned["pad"], norm["pad"]) == (0, product["x_stride"] - 4 * 28)
+    copies = {number for number, one in enumerate(program.operators) if one.kernel == "copy"}
+    assert not any(copies & set(program.operators[number].after) for number in copies), "none waits for another"
 
 
 def test_experts_read_normalised_rows_that_are_stored_once():
@@ -326,7 +343,10 @@ def test_values_are_bf16_only_for_matrix_products_and_attend():
     assert arguments(program, "layers.0.q_norm")["out_bf16"] == 0
     assert arguments(program, "layers.0.o")["x_bf16"] == 1
     assert arguments(program, "layers.0.down")["x_bf16"] == 0
-    assert arguments(program, "layers.0.attend")["q_bf16"] == 0
+    ropes = [arguments(program, name) for name in ("layers.0.rope", "layers.0.rope_2")]
+    keys, queries = arguments(program, "layers.0.append"), arguments(program, "layers.0.attend")
+    assert queries["q_bf16"] == 1
+    assert {(rope["out"], rope["out_bf16"]) for rope in ropes} == {(keys["k"], 0), (queries["q"], 1)}
     fused = compile(one_layer_graph(), context=64)
     assert arguments(fused, "layers.0.down")["x_bf16"] == 1
     assert arguments(fused, "layers.0.attend")["q_bf16"] == 1

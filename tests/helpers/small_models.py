@@ -5,7 +5,21 @@ import gguf
 import numpy as np
 from families import FAMILIES, family
 
-from ellm.dsl import attend, embed, experts, input_rows, linear, logits, rms_norm, rope, route, sigmoid, swiglu, trace
+from ellm.dsl import (
+    attend,
+    concat,
+    embed,
+    experts,
+    input_rows,
+    linear,
+    logits,
+    rms_norm,
+    rope,
+    route,
+    sigmoid,
+    swiglu,
+    trace,
+)
 from ellm.dsl.tensor import Rope
 from ellm.kernels.formats import FORMATS
 from ellm.models import from_config
@@ -104,6 +118,14 @@ def sparse(tokens, w, caches):
 
     z = experts(routes, a, one) + experts(routes, y, other)
     return logits(rms_norm(y + z, w.last_norm[16], 1e-5), w.head[50, 16])
+
+
+def joined(tokens, w, caches):
+    """Heads put together of a slice, of a part twice that is read elsewhere too, and of two that need no copy."""
+    x = embed(tokens, w.embed[50, 16])
+    a, b = linear(x, w.a[4, 12, 16]), linear(x, w.b[4, 4, 16])
+    heads = concat(a[..., :8], b, b, rope(a[..., 4:], ROPE), rms_norm(b, w.last[4], 1e-5))
+    return logits(x + linear(heads, w.out[16, 4, 28]), w.head[50, 16])
 
 
 def given(tokens, w, caches):

@@ -87,7 +87,9 @@ def test_tasks():
     assert RECORDS["combine"].tasks({"n": 100, "task_columns": 64}) == 2
     assert RECORDS["attend"].tasks({"heads": 4 * contract.FOLD, "kv_heads": 4}) == 4
     assert RECORDS["merge"].tasks({"heads": 8}) == 1
-    assert RECORDS["rope"].tasks({}) == 1
+    assert RECORDS["add"].tasks({}) == 1
+    assert RECORDS["rope"].tasks({"heads": 9, "task_heads": 4}) == 3
+    assert RECORDS["copy"].tasks({"groups": 9, "task_groups": 4}) == 3
 
 
 def test_bytes_of_a_column_tile():

@@ -90,25 +90,46 @@ def test_gather(isa, rows, width, seed):
     same_bits(case, isa)
 
 
+gaps = st.integers(0, 9)
+
+
+def grouped(kernel: str, rows: int, groups: int, width: int, gap: int, bf16: bool, seed: int, scale: float = 1) -> Case:
+    """A case of groups of columns in rows that have more: `gap` before each of x, of `out` as many on both sides."""
+    case = Case(kernel, rows, block=1, blocks=2)
+    stride = groups * (gap + width)
+    case.place("x", normal(seed, rows, stride) * np.float32(scale))
+    case.args["x"] += 4 * gap
+    case.args |= {"x_stride": stride, "x_group_stride": gap + width}
+    end = groups * (width + 2 * gap) - gap
+    case.output("out", (up(end + 1, 32),), np.uint16 if bf16 else np.float32)
+    case.args["out"] += gap * (2 if bf16 else 4)
+    case.args |= {"out_bf16": int(bf16), "out_stride": up(end + 1, 32), "out_group_stride": width + 2 * gap}
+    case.args["pad"] = up(end + 1, 32) - end if bf16 else 0
+    return case
+
+
+def padded(case: Case, out: np.ndarray) -> bool:
+    """Whether what pads rows is zero."""
+    return not out[:, out.shape[1] - case.args["pad"] :].any()
+
+
 @for_cases(
     25,
     rows=rows,
     groups=st.integers(1, 3),
     width=widths,
+    gap=gaps,
     bf16=st.booleans(),
     large=st.booleans(),
     tasks=st.sampled_from([1, 4, 16]),
     seed=seeds,
 )
-def test_rms_norm(isa, rows, groups, width, bf16, large, tasks, seed):
-    case = Case("rms_norm", rows)
-    case.place("x", normal(seed, rows, groups, width) * np.float32(1e4 if large else 1e-2))
+def test_rms_norm(isa, rows, groups, width, gap, bf16, large, tasks, seed):
+    case = grouped("rms_norm", rows, groups, width, gap, bf16, seed, 1e4 if large else 1e-2)
     case.constant("weight", normal(seed + 1, width))
-    stride = up(groups * width, 32) if bf16 else groups * width
-    case.args |= {"groups": groups, "width": width, "eps": 1e-5, "out_bf16": int(bf16), "out_stride": stride}
-    case.args["tasks"] = tasks
-    case.output("out", (stride,), np.uint16 if bf16 else np.float32)
+    case.args |= {"groups": groups, "width": width, "eps": 1e-5, "tasks": tasks}
     native, expected = case.run(isa)["out"], case.run(None)["out"]
+    assert padded(case, native)
     if bf16:
         assert bf16_ulps(native, expected).max() <= 1  # where f32 and exact arithmetic fall on two sides of a tie
         assert (native != expected).mean() < 0.01
@@ -119,26 +140,31 @@ def test_rms_norm(isa, rows, groups, width, bf16, large, tasks, seed):
 rotations = st.sampled_from([(24, 24), (40, 20), (80, 80), (128, 128)])
 
 
-@for_cases(30, rows=rows, heads=st.integers(1, 3), dims=rotations, interleaved=st.booleans(), seed=seeds)
-def test_rope(isa, rows, heads, dims, interleaved, seed):
-    for in_place in (False, True):
-        case = Case("rope", rows)
-        x = normal(seed, rows, heads, dims[0])
-        turn = normal(seed + 1, rows, dims[1] // 2)
-        case.place("angles", np.stack((np.cos(turn), np.sin(turn)), -1))
-        case.args |= {"heads": heads, "head_dim": dims[0], "rotary": dims[1]}
-        case.args["interleaved"] = int(interleaved)
-        if in_place:
-            case.output("out", (heads, dims[0]), np.float32)
-            case.outputs["out"][:] = x
-            case.args["x"] = case.args["out"]
-        else:
-            case.place("x", x)
-            case.output("out", (heads, dims[0]), np.float32)
-        if interleaved:  # by FMA
-            np.testing.assert_allclose(case.run(isa)["out"], case.run(None)["out"], rtol=1e-6, atol=1e-6)
-        else:
-            same_bits(case, isa)
+@for_cases(
+    40,
+    rows=rows,
+    heads=st.integers(1, 5),
+    dims=rotations,
+    gap=gaps,
+    bf16=st.booleans(),
+    interleaved=st.booleans(),
+    task_heads=st.integers(1, 3),
+    seed=seeds,
+)
+def test_rope(isa, rows, heads, dims, gap, bf16, interleaved, task_heads, seed):
+    case = grouped("rope", rows, heads, dims[0], gap, bf16, seed)
+    turn = normal(seed + 1, rows, dims[1] // 2)
+    case.place("angles", np.stack((np.cos(turn), np.sin(turn)), -1))
+    case.args |= {"heads": heads, "head_dim": dims[0], "rotary": dims[1], "interleaved": int(interleaved)}
+    case.args["task_heads"] = task_heads
+    native, expected = case.run(isa)["out"], case.run(None)["out"]
+    assert padded(case, native)
+    if not interleaved:
+        same_bits(case, isa)
+    elif bf16:
+        assert bf16_ulps(native, expected).max() <= 1
+    else:  # by FMA
+        np.testing.assert_allclose(native, expected, rtol=1e-6, atol=1e-6)
 
 
 @for_cases(15, rows=rows, width=widths, seed=seeds)
@@ -183,32 +209,28 @@ def test_rope_turns_the_pairs_of_its_order(isa):
     """A quarter turn takes (a, b) to (-b, a)."""
     expected = {0: [-2, -3, 0, 1, 4], 1: [-1, 0, -3, 2, 4]}
     for interleaved, turned in expected.items():
-        case = Case("rope", 1)
+        case = grouped("rope", 1, groups=1, width=5, gap=0, bf16=False, seed=0)
         case.place("x", np.arange(5, dtype=np.float32)[None])
         case.place("angles", np.float32([[0, 1, 0, 1]]))
-        case.args |= {"heads": 1, "head_dim": 5, "rotary": 4, "interleaved": interleaved}
-        case.output("out", (5,), np.float32)
-        assert case.run(isa)["out"][0].tolist() == turned
+        case.args |= {"heads": 1, "head_dim": 5, "rotary": 4, "interleaved": interleaved, "task_heads": 1}
+        assert case.run(isa)["out"][0, :5].tolist() == turned
 
 
 @for_cases(
-    25, rows=rows, groups=st.integers(1, 3), width=widths, gaps=st.integers(0, 9), bf16=st.booleans(), seed=seeds
+    25,
+    rows=rows,
+    groups=st.integers(1, 5),
+    width=widths,
+    gap=gaps,
+    bf16=st.booleans(),
+    task_groups=st.integers(1, 3),
+    seed=seeds,
 )
-def test_copy(isa, rows, groups, width, gaps, bf16, seed):
-    """Columns of groups that lie `gaps` apart, in rows that have more."""
-    case = Case("copy", rows, block=1, blocks=2)
-    x_group = width + gaps
-    case.place("x", normal(seed, rows, gaps + groups * x_group))
-    case.args |= {"x_stride": gaps + groups * x_group, "x_group_stride": x_group, "x_first": gaps}
-    group = width + 2 * gaps
-    end = (groups - 1) * group + gaps // 2 + width
-    stride = up(end + 1, 32)
-    case.args |= {"groups": groups, "width": width, "out_bf16": int(bf16), "out_stride": stride}
-    case.args |= {"out_group_stride": group, "out_first": gaps // 2, "pad": stride - end if bf16 else 0}
-    case.output("out", (stride,), np.uint16 if bf16 else np.float32)
+def test_copy(isa, rows, groups, width, gap, bf16, task_groups, seed):
+    case = grouped("copy", rows, groups, width, gap, bf16, seed)
+    case.args |= {"groups": groups, "width": width, "task_groups": task_groups}
     same_bits(case, isa)
-    if bf16:
-        assert (case.run(isa)["out"][:, end:] == 0).all()
+    assert padded(case, case.run(isa)["out"])
 
 
 @each_isa
@@ -220,11 +242,9 @@ def test_copy_rounds_every_kind_of_number_to_bf16(isa):
     for row, kind in enumerate(kinds):
         x[2 * row].view(np.uint32)[:] = kind
         x[2 * row + 1].view(np.uint32)[[row, 40, 69]] = kind
-    case = Case("copy", len(x))
+    case = grouped("copy", len(x), groups=1, width=70, gap=0, bf16=True, seed=0)
     case.place("x", x)
-    case.args |= {"x_stride": 70, "x_group_stride": 70, "x_first": 0, "groups": 1, "width": 70, "out_bf16": 1}
-    case.args |= {"out_stride": 96, "out_group_stride": 70, "out_first": 0, "pad": 26}
-    case.output("out", (96,), np.uint16)
+    case.args |= {"groups": 1, "width": 70, "task_groups": 1}
     same_bits(case, isa)
 
 

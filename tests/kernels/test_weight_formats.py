@@ -185,14 +185,15 @@ def test_head_linear(isa, rows, sizes, format, x_bf16, out_bf16, tiles, seed):
     case = Case("head_linear", rows)
     x = random.integers(-4, 5, (rows, heads, k + 8)).astype(np.float32)
     case.place("x", to_bf16(x) if x_bf16 else x)
-    first, head_stride, pad = 3, n + 5, 6
+    first, head_stride, pad = 3, n + 5, 6 * out_bf16
     width = heads * head_stride + 8
     case.constant("weight", np.concatenate([weight.reshape(-1).view(np.uint8) for weight in bank]))
     case.args |= {"x_bf16": int(x_bf16), "x_stride": heads * (k + 8), "norm": 0, "eps": 0, "k": k, "bias": 0}
     case.args |= {"k_tiles": up(k, 32) // 32, "n_tiles": up(n, 16) // 16, "task_tiles": tiles, "format": format}
-    case.args |= {"x_head_stride": k + 8, "heads": heads, "bank_stride": bank[0].nbytes, "n": n, "pad": pad}
-    case.args |= {"out_bf16": int(out_bf16), "out_stride": width, "out_head_stride": head_stride, "out_first": first}
+    case.args |= {"x_group_stride": k + 8, "heads": heads, "bank_stride": bank[0].nbytes, "n": n, "pad": pad}
+    case.args |= {"out_bf16": int(out_bf16), "out_stride": width, "out_group_stride": head_stride}
     case.output("out", (width,), np.uint16 if out_bf16 else np.float32)
+    case.args["out"] += first * case.outputs["out"].itemsize
     before = case.outputs["out"].copy()
     native, reference = case.run(isa)["out"], case.run(None)["out"]
     own = np.zeros(width, bool)
@@ -207,8 +208,8 @@ def test_head_linear(isa, rows, sizes, format, x_bf16, out_bf16, tiles, seed):
         expected = from_bf16(reference[:, columns]) if out_bf16 else reference[:, columns]
         assert (np.abs(expected - exact) <= bound).all()
     last = (heads - 1) * head_stride + first + n
-    own[last : last + pad * out_bf16] = True
-    assert not out_bf16 or (native[:, last : last + pad] == 0).all()
+    own[last : last + pad] = True
+    assert (native[:, last : last + pad] == 0).all()
     bits = f"u{native.itemsize}"
     for result in (native, reference):
         np.testing.assert_array_equal(result[:, ~own].view(bits), before[:, ~own].view(bits))
