@@ -285,15 +285,21 @@ class Engine:
             self._under_way.clear()
         return True
 
-    def _lay_out(self, shares: list[Share]) -> _Step:
-        staging = self._stagings[bool(self._under_way) and self._under_way[-1].staging is self._staging]
-        self._under_way.append(_Step(shares, staging, staging.fill(shares)))
-        return self._under_way[-1]
+    def _lay_out(self, shares: list[Share], before: _Step | None = None) -> _Step:
+        """Add a step; one that follows does so, in the same staging, as the last but one `before` did."""
+        if before is not None and all(share.sequence.plain for share in shares):
+            step = _Step(shares, before.staging, before.staging.go_on(before.inputs))
+        else:
+            staging = self._stagings[bool(self._under_way) and self._under_way[-1].staging is self._staging]
+            step = _Step(shares, staging, staging.fill(shares))
+        self._under_way.append(step)
+        return step
 
     def _meanwhile(self, executable: Executable, undisturbed: Callable[[], bool]) -> Successor | None:
         """While a step runs: read what those before it drew, and lay out the one that follows, if that is known."""
+        before = None
         if len(self._under_way) > 1:  # the second of which now runs
-            self._under_way[1].begun = time.perf_counter()
+            before, self._under_way[1].begun = self._under_way[0], time.perf_counter()
             self._finish(executable)
         self._read_last()
         more = self._following(executable) if undisturbed() else []
@@ -301,7 +307,7 @@ class Engine:
             return None
         most = max(len(share.sequence.ends) for share in more)
         ends = [share.sequence.ends + [NO_TOKEN] * (most - len(share.sequence.ends)) for share in more]
-        return Successor(self._lay_out(more).inputs, np.array(ends, np.int32).reshape(len(more), most))
+        return Successor(self._lay_out(more, before).inputs, np.array(ends, np.int32).reshape(len(more), most))
 
     def _following(self, executable: Executable) -> list[Share]:
         """The next row of each sequence; nothing if another step may be due, or memory is short."""
@@ -381,18 +387,19 @@ class Engine:
 
     def _commit(self, step: _Step, executable: Executable) -> None:
         """Count what a step did."""
-        shares, tokens, logprobs = step.shares, step.inputs.sampled, step.inputs.logprob
-        assert tokens is not None and logprobs is not None
+        shares, sampled, scores = step.shares, step.inputs.sampled, step.inputs.logprob
+        assert sampled is not None and scores is not None
+        tokens, logprobs = sampled.tolist(), scores.tolist()
         top, first, end = step.staging.top, 0, 0
         for share in shares:
             sequence, right, begin, end = share.sequence, 0, end, end + share.rows
             if share.scored:
                 rows = slice(first, first + share.scored)
-                sequence.score(share.begin + 1, logprobs[rows], top[rows])
+                sequence.score(share.begin + 1, scores[rows], top[rows])
                 first += share.scored
             if share.draws:
                 if share.drafts:
-                    right = agreeing(share.drafts, tokens[first : first + len(share.drafts)].tolist())
+                    right = agreeing(share.drafts, tokens[first : first + len(share.drafts)])
                 if not sequence.done:
                     new = slice(first, first + right + 1)
                     sequence.append(share.known, tokens[new], logprobs[new], top[new])

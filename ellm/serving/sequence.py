@@ -99,17 +99,18 @@ class Sequence:
         rows = slice(at, at + len(logprobs))
         self.prompt_logprobs[rows], self.prompt_top[rows] = logprobs, top[:, : self.likely]
 
-    def append(self, at: int, tokens: np.ndarray, logprobs: np.ndarray, top: np.ndarray | None = None) -> None:
+    def append(self, at: int, tokens: list[int], logprobs: list[float], top: np.ndarray | None = None) -> None:
         """Put the tokens that follow the first `at` there. Doing it again changes nothing.
 
         `top`: the likeliest tokens in the place of each, TOKEN_NUMBER [n, `likely` or more].
         """
-        end, behind = at + len(tokens), at - self.prompt_length
-        self.tokens[at:end], self.logprobs[behind : behind + len(tokens)] = tokens, logprobs
+        behind = at - self.prompt_length
+        for i, (token, logprob) in enumerate(zip(tokens, logprobs, strict=True)):  # few: a slice takes longer
+            self.tokens[at + i], self.logprobs[behind + i] = token, logprob
         if self.likely and top is not None:
             self.top[behind : behind + len(tokens)] = top[:, : self.likely]
-        self.drawn_first[at - self.prompt_length] = True
-        self.length = end
+        self.drawn_first[behind] = True
+        self.length = at + len(tokens)
 
     def end(self, length: int) -> None:
         """It ends with the first `length` tokens, though more may be known; the last of them need not be computed."""

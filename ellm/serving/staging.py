@@ -89,6 +89,14 @@ class Staging:
             logprob=self._logprob[:drawn],
         )
 
+    def go_on(self, inputs: StepInput) -> StepInput:
+        """The step two behind the last one here, whose rows were plain and decoding ones, as are those of this one."""
+        drawn = slice(len(inputs.logit_row))
+        inputs.positions += 2
+        self._counter[drawn] += 2
+        self._history_len[drawn] += 2
+        return inputs
+
     def _place(self, sequence: Sequence, rows: slice, row: int, known: int) -> None:
         """Have the tokens behind `known` ones drawn from the step's rows from `row` on."""
         count = rows.stop - rows.start

@@ -77,7 +77,7 @@ class Simulation:
             self.ran[id(sequence)] += range(share.begin, share.end)
             sequence.cached = share.end
             if share.draws:
-                sequence.append(share.end, np.array([7]), np.array([0.0]))
+                sequence.append(share.end, [7], [0.0])
                 sequence.done = sequence.length == sequence.limit
         return shares
 
