@@ -463,7 +463,6 @@ cdef class Simulation:
         if self.crews > 1:
             crew = self.given_to(group, self.last_task[worker])
             if self.crew_is_through(group, crew, self.ran[worker]):
-                self.empty[self.tally(group, crew)] = 1
                 self.wait_for_line(self.tally(group, -1), &time, self.distance())
         self.ran[worker] = 0
         if self.remaining[group] == 0:

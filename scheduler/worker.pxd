@@ -3,7 +3,7 @@
 Words with several parts, all in one uint64:
     PoolState.state       round 32 | closed 1 | active workers 31
     Tally.counted         generation 32 | tasks that have run
-    Tally.empty           generation in which nothing was left to steal
+    Tally.empty           generation 32 | low half of Tally.told when nothing was left to steal
     ProgramState.log[i]   generation 32 | group + 1 (LOG_END ends the step)
     ProgramState.slices   generation 24 | begin 20 | end 20
     Event.count           generation 32 | signals
@@ -48,8 +48,9 @@ cdef struct Group:  # one cache line, which only its publisher writes, of an exp
 
 cdef struct Tally:  # of a group, or of the tasks of it that were given to one crew; one cache line
     uint64_t counted  # atomic
-    uint64_t empty  # atomic; a hint
-    char pad[48]
+    uint64_t empty  # atomic: spares others a look, while nobody tells
+    uint64_t told  # atomic: how often somebody had stolen tasks that others can steal
+    char pad[40]
 
 cdef struct Berth:  # where a crew sleeps; one cache line
     uint32_t signal  # futex: changes when there may be work for sleepers

@@ -111,8 +111,8 @@ cdef void plan_fetch(WorkerState *self) noexcept nogil:
     self.fetch_end = self.fetch + min((end - first) * stream.task_bytes, program.pool.fetch_bytes)
 
 
-cdef void wait(WorkerState *self) noexcept nogil:
-    """Watch the log for a moment; after too many moments, sleep.
+cdef void wait(WorkerState *self, bint may_sleep) noexcept nogil:
+    """Watch the log for a moment; after too many moments, sleep, unless tasks were left to owners who may be asleep.
 
     Whoever was put off its core while it watched shares it: to watch on would only take from what it needs for tasks.
     """
@@ -134,7 +134,9 @@ cdef void wait(WorkerState *self) noexcept nogil:
     if now - self.looked > OFF_CORE_NS:
         self.disturbed = now
     self.looked = now
-    if now - self.idle_since > min(self.program.pool.spin_ns, SHARED_NS if now - self.disturbed < CALM_NS else NEVER):
+    if may_sleep and now - self.idle_since > min(
+        self.program.pool.spin_ns, SHARED_NS if now - self.disturbed < CALM_NS else NEVER
+    ):
         park(self)
 
 
@@ -180,6 +182,16 @@ cdef inline Tally *tally_of(ProgramState *program, int32_t number, int32_t crew)
     return &program.tallies[number * program.tallies_of_group + (crew + 1 if program.pool.crews > 1 else 0)]
 
 
+cdef inline uint64_t empty_word(ProgramState *program, Tally *tally) noexcept nogil:
+    """What `empty` is if nobody has told of stolen tasks since somebody found none: looks that follow find what was told of."""
+    return program.generation << 32 | <uint32_t>load_acquire(&tally.told)
+
+
+cdef inline void say_empty(Tally *tally, uint64_t word) noexcept nogil:
+    """Leave word that nothing was left to steal when `empty_word` was this: what was told of since makes it void."""
+    store_relaxed(&tally.empty, word)
+
+
 cdef inline bint add_tasks(ProgramState *program, Tally *tally, uint64_t ran, uint64_t all) noexcept nogil:
     """Count tasks that have run. True: they were the last of all. The count starts anew in each step, as an event's."""
     cdef uint64_t counted, seen = load_relaxed(&tally.counted)
@@ -187,10 +199,7 @@ cdef inline bint add_tasks(ProgramState *program, Tally *tally, uint64_t ran, ui
         counted = (seen if seen >> 32 == program.generation else program.generation << 32) + ran
         if compare_exchange(&tally.counted, &seen, counted):
             break
-    if <uint32_t>counted != all:
-        return False
-    store_relaxed(&tally.empty, program.generation)
-    return True
+    return <uint32_t>counted == all
 
 
 cdef bint count_tasks(ProgramState *program, int32_t number, uint64_t last, uint64_t ran) noexcept nogil:
@@ -210,7 +219,10 @@ cdef bint count_tasks(ProgramState *program, int32_t number, uint64_t last, uint
         if not add_tasks(program, tally_of(program, number, crew), ran, end - begin):
             return False
         ran = end - begin
-    return add_tasks(program, group_tally(program, number), ran, tasks)
+    if not add_tasks(program, group_tally(program, number), ran, tasks):
+        return False
+    say_empty(group_tally(program, number), empty_word(program, group_tally(program, number)))
+    return True
 
 
 cdef void drain(WorkerState *self, int32_t number) noexcept nogil:
@@ -245,24 +257,19 @@ cdef inline int32_t entry_group(WorkerState *self, int32_t slot) noexcept nogil:
     return <int32_t>(<uint32_t>load_relaxed(&self.program.log[slot]) - 1)
 
 
-cdef inline bint was_empty(ProgramState *program, Tally *tally) noexcept nogil:
-    """Whether somebody who looked at all slices of a group, or of a crew, has found nothing in this step."""
-    return load_relaxed(&tally.empty) == program.generation
-
-
 cdef inline bint has_run(ProgramState *program, int32_t number) noexcept nogil:
     """Whether all tasks of a group have."""
     return load_relaxed(&group_tally(program, number).counted) == program.generation << 32 | program.groups[number].deal.tasks
 
 
 cdef inline void tell_of_tasks(WorkerState *self, int32_t number) noexcept nogil:
-    """Take back the word that nothing was left of a group, if what was stolen is more than one's next task."""
+    """Make void that nothing was left of one's crew, then of the group, if what was stolen is more than one's next task."""
     cdef ProgramState *program = self.program
     cdef uint64_t begin, end
     slice_range(load_relaxed(&self.slices[number]), program, &program.groups[number], self.index, &begin, &end)
     if end - begin > 1:
-        store_relaxed(&tally_of(program, number, program.pool.crew_of[self.index]).empty, 0)
-        store_relaxed(&group_tally(program, number).empty, 0)
+        fetch_add(&tally_of(program, number, program.pool.crew_of[self.index]).told, 1)
+        fetch_add(&group_tally(program, number).told, 1)
 
 
 cdef int steal_of_crew(WorkerState *self, int32_t number, int32_t crew, bint fresh) noexcept nogil:
@@ -279,68 +286,79 @@ cdef int steal_of_crew(WorkerState *self, int32_t number, int32_t crew, bint fre
     return found
 
 
-cdef bint steal_of(WorkerState *self, int32_t number, bint fresh) noexcept nogil:
+cdef int steal_of(WorkerState *self, int32_t number, bint fresh) noexcept nogil:
     """Look at the slices of a group, the nearest crew's first, and leave word where nothing was left."""
     cdef ProgramState *program = self.program
     cdef PoolState *pool = program.pool
+    cdef Tally *group = group_tally(program, number)
+    cdef Tally *tally
     cdef int32_t own = pool.crew_of[self.index], i, crew
+    cdef uint64_t word_of_group = empty_word(program, group), word
     cdef int found, most = NOTHING
-    if was_empty(program, group_tally(program, number)):
-        return False
+    if load_relaxed(&group.empty) == word_of_group:
+        return NOTHING
     for i in range(pool.crews):
         crew = pool.crew_order[own * pool.crews + i]
-        if not was_empty(program, tally_of(program, number, crew)):
-            found = steal_of_crew(self, number, crew, fresh)
-            if found == TAKEN:
-                tell_of_tasks(self, number)
-                return True
-            if found == NOTHING:
-                store_relaxed(&tally_of(program, number, crew).empty, program.generation)
-            most = max(most, found)
+        tally = tally_of(program, number, crew)
+        word = empty_word(program, tally)
+        if load_relaxed(&tally.empty) == word:
+            continue
+        found = steal_of_crew(self, number, crew, fresh)
+        if found == TAKEN:
+            tell_of_tasks(self, number)
+            return TAKEN
+        if found == NOTHING:
+            say_empty(tally, word)
+        most = max(most, found)
     if most == NOTHING:
-        store_relaxed(&group_tally(program, number).empty, program.generation)
-    return False
+        say_empty(group, word_of_group)
+    return most
 
 
-cdef bint run_stolen(WorkerState *self, int32_t number, bint fresh) noexcept nogil:
-    """Steal of a group and run it. False: nothing found."""
-    if not steal_of(self, number, fresh):
-        return False
+cdef int run_stolen(WorkerState *self, int32_t number, bint fresh) noexcept nogil:
+    """Steal of a group and run it."""
+    cdef int found = steal_of(self, number, fresh)
+    if found != TAKEN:
+        return found
     store_relaxed(&self.steals, self.steals + 1)
     if self.ring:
         self.ring.stolen = 1
     drain(self, number)
     if self.ring:
         self.ring.stolen = 0
-    return True
+    return TAKEN
 
 
-cdef bint steal(WorkerState *self) noexcept nogil:
-    """Look through the groups read so far: the one run last, whose rows are prepared, then the oldest first. False:
-    nothing found.
+cdef int steal(WorkerState *self) noexcept nogil:
+    """Look through the groups read so far: the one run last, whose rows are prepared, then the oldest first. Taken is, too,
+    what the log goes on with.
 
     A group is fresh until a search has ended after it was read: then the owners of its slices have had the time of a wait
     to come; of the one run last, that of a task. One crew has one memory, so it does not matter who reads.
     """
     cdef int32_t slot
+    cdef int most = NOTHING
     cdef bint several = self.program.pool.crews > 1
     if self.ring:
         self.ring.searched = clock_ticks()
     while self.oldest < self.cursor and has_run(self.program, entry_group(self, self.oldest)):
         self.oldest += 1
-    if self.last >= 0 and run_stolen(self, self.last, False):
-        return True
+    if self.last >= 0:
+        most = run_stolen(self, self.last, False)
     for slot in range(self.oldest, self.cursor):
-        if log_ready(self) or run_stolen(self, entry_group(self, slot), several and slot >= self.searched):
-            return True
-    self.searched = self.cursor
-    return False
+        if most == TAKEN or log_ready(self):
+            return TAKEN
+        most = max(most, run_stolen(self, entry_group(self, slot), several and slot >= self.searched))
+    if most != TAKEN:
+        self.searched = self.cursor
+    return most
 
 
 cdef void work(WorkerState *self) noexcept nogil:
     """Take part in a step until its log ends."""
     cdef ProgramState *program = self.program
     cdef uint64_t entry
+    cdef int found
     cdef int64_t begin = clock_ticks() if self.ring else 0
     self.cursor = self.oldest = self.searched = self.idle_since = 0
     self.last = -1
@@ -356,8 +374,10 @@ cdef void work(WorkerState *self) noexcept nogil:
                 break
             self.cursor += 1
             drain(self, <int32_t>(<uint32_t>entry - 1))
-        elif not steal(self):
-            wait(self)
+        else:
+            found = steal(self)
+            if found != TAKEN:
+                wait(self, found == NOTHING)
     if self.ring:
         record_idleness(self, clock_ticks())
     program.leave()

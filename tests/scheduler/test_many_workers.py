@@ -5,6 +5,7 @@ from random import Random
 import pytest
 from block_programs import check_random_program, oversubscribed
 
+from ellm.scheduler import placement
 from ellm.scheduler.crews import MOST, Crews
 from ellm.scheduler.probe_program import TABLE, ProbeGroup, one_row, probe_program
 
@@ -34,6 +35,25 @@ def test_sleepers_are_woken_for_each_group(workers):
             executable.run(one_row())
             assert executable.statistics()["last"]["tasks"] == sum(group.tiles for group in groups)
         assert executable.statistics()["total"]["parks"] > 0
+
+
+@pytest.mark.timeout(60, method="thread")  # a step that hangs takes no signal
+def test_nobody_sleeps_on_tasks_left_to_owners_who_sleep(monkeypatch):
+    """Two crews leave the tasks of a new group to their owners for a moment; who is put off its core then stays awake.
+
+    Workers that never watch before they sleep would sleep in each such moment.
+    """
+    monkeypatch.setattr(placement, "SPIN_NS", 0)
+    groups = [
+        ProbeGroup(2 - number % 2, [number - 1] if number else [], "slow", {"last": 1, "ns": 300_000})
+        for number in range(20)
+    ]
+    with oversubscribed(MOST + 1) as pool:
+        assert pool.crews.count == 2 and pool.placement.spin_ns == 0
+        executable = pool.load(probe_program(groups), TABLE)
+        for _ in range(100):
+            executable.run(one_row())
+            assert executable.statistics()["last"]["tasks"] == 30
 
 
 def test_crews_are_neighbours_and_know_who_is_near():
