@@ -11,9 +11,11 @@ import tempfile
 from pathlib import Path
 
 MODEL = Path(__file__).resolve().with_name("protocol.pml")
+ONE_GROUP = ["-DGROUPS=1", "-DFIRST=4"]  # of which one worker has three tasks, so that several are stolen at once
 SOUND = {
     "2 workers, words of former steps in place": ["-DGENERATIONS=3"],
-    "2 workers, generations start anew in each step": ["-DGENERATIONS=1"],
+    "2 workers, generations start anew in each step": ["-DGENERATIONS=1", *ONE_GROUP],
+    "2 workers that never sleep, two groups": ["-DSTEPS=1", "-DFIRST=4", "-DSLEEP=0"],
 }
 FAULTS = {
     "words are not wiped when generations start anew": ["-DGENERATIONS=1", "-DFAULT=1"],
@@ -26,8 +28,24 @@ FAULTS = {
     "a crew's count goes on from the step before": ["-DFAULT=7"],
     "who is to wake others is told after being woken": ["-DFAULT=8"],
     "as many others are woken as there are workers": ["-DFAULT=9", "-DWORKERS=3"],
+    "a worker sleeps though it left tasks to their owner": ["-DFAULT=10"],
+    "nobody is told of stolen tasks": ["-DFAULT=11", *ONE_GROUP],
+    "a crew is said to be empty though tasks were told of during the look": ["-DFAULT=12", *ONE_GROUP],
+    "a group counts a crew that is not through": ["-DFAULT=14", *ONE_GROUP],
+    "what was left to its owner counts as nothing": ["-DFAULT=15"],
+    "tasks are told of before they lie in the slice": ["-DFAULT=16", *ONE_GROUP],
+    "a group's word is made void before its crew's": ["-DFAULT=17", *ONE_GROUP],
 }
-SAMPLED = ["-DWORKERS=3", "-DSTEPS=1"]
+FAULTS_OF_FEW_SWITCHES = {  # from worker to worker: of more orders a search of 3 workers does not come to these
+    "a crew is said to be empty when what it was given has run": [
+        "-DFAULT=13",
+        "-DWORKERS=3",
+        "-DSTEPS=1",
+        "-DSLEEP=0",
+        *ONE_GROUP,
+    ],
+}
+SAMPLED = ["-DWORKERS=3"]
 COMPILE = ["cc", "-O2", "-w", "-DSAFETY", "-DVECTORSZ=2048"]
 FOUND = re.compile(r"errors: (\d+)\s+(\d+) states, stored")
 
@@ -54,8 +72,10 @@ def main() -> int:
     errors, states = search(SAMPLED, "-DBITSTATE", options=("-w25",))
     print(f"3 workers, by bit-state: {errors} errors in {states:,} states", flush=True)
     failed |= errors != 0
-    for name, definitions in FAULTS.items():
-        errors, states = search(definitions, "-DBITSTATE")
+    faults = [(name, definitions, ("-DBITSTATE",), ()) for name, definitions in FAULTS.items()]
+    faults += [(name, found, ("-DBITSTATE", "-DBCS"), ("-L2",)) for name, found in FAULTS_OF_FEW_SWITCHES.items()]
+    for name, definitions, flags, options in faults:
+        errors, states = search(definitions, *flags, options=options)
         print(f"planted: {name}: {'found' if errors else 'NOT found'} in {states:,} states", flush=True)
         failed |= errors == 0
     return int(failed)

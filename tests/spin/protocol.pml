@@ -1,10 +1,14 @@
 /* How workers share out a step, as scheduler/worker.pyx, slices.pxi and events.pxi do it: `python -m tests.spin` checks it.
  *
- * A program of three groups runs for STEPS steps: group 0 releases 1 and 2, which end the step together. Words are those
- * of worker.pxd, and each access to one is a step of its own, sequentially consistent (the sanitizer looks after weaker
- * orders: tests/tsan). Each worker is a crew that counts the tasks it was given, and all sleep in one berth, so that both
- * levels of counting and the relay of wakes have their part. Generations start anew after GENERATIONS of them. Every task must run once a step, after those that
- * it depends on, and every step must end. FAULT plants one of the faults that tests/spin/__main__.py names. */
+ * A program runs for STEPS steps: a group of FIRST tasks, most of them at home with the last worker, and then, if GROUPS is 2,
+ * one of two tasks, both at home with the first. Words are those of worker.pxd, and each access to one is a step of its own,
+ * sequentially consistent (the sanitizer looks after weaker orders: tests/tsan). The last worker is a crew, and those before
+ * it are another. All sleep in one berth, so that the relay of wakes has its part. Generations start anew after GENERATIONS
+ * of them.
+ *
+ * Every task must run once a step, after those that it depends on; every event must fire once, after its tasks; every step
+ * must end; no word that nothing is left may hide more of a slice than its owner's next task; and who sleeps in a step must
+ * have left nothing to an owner who has not come. FAULT plants one of the faults that tests/spin/__main__.py names. */
 #ifndef WORKERS
 #define WORKERS 2
 #endif
@@ -17,21 +21,26 @@
 #ifndef STEPS
 #define STEPS 2
 #endif
+#ifndef SLEEP
+#define SLEEP 1 /* 0: workers watch for ever, as on cores of their own */
+#endif
+#ifndef FIRST
+#define FIRST 2
+#endif
 #ifndef GROUPS
 #define GROUPS 2
 #endif
-#if FAULT == 9
-#define ALL (WORKERS - 1)
-#else
-#define ALL 10
-#endif
-#define LAST_EVENT 1
+#define TASKS(g) ((g) == 0 -> FIRST : 2)
+/* The first task at home with a worker */
+#define HOME(g, worker) \
+    ((g) == 0 -> 2 * (worker) / WORKERS + (worker) / WORKERS * (FIRST - 2) : 2 * ((worker) > 0))
+#define CREWS 2
+#define CREW_BEGIN(crew) ((crew) == CREWS -> WORKERS : (crew) * (WORKERS - 1))
+#define GIVEN(g, crew) (HOME(g, CREW_BEGIN((crew) + 1)) - HOME(g, CREW_BEGIN(crew)))
 #define LOG_END 9
-#define TASKS(g) (2 - (g) / 2) /* 2, 2, 1 */
-#define EVENT_OF(g) (((g) + 1) / 2) /* 0, 1, 1 */
-#define NEEDED(e) (1 + (e) * (GROUPS - 2))
 
-typedef Word { byte generation; byte begin; byte end };
+typedef Slice { byte generation; byte begin; byte end };
+typedef Tally { byte generation; byte counted; byte empty_generation; byte empty_told; byte told };
 
 /* PoolState */
 byte round, inside, sleepers, relay, finished;
@@ -39,187 +48,33 @@ bool closed = true, stop, asleep[WORKERS], caller_asleep;
 bool changed[WORKERS]; /* `signal` is another than the worker saw */
 /* ProgramState */
 byte generation, tail, log_generation[GROUPS + 1], log_group[GROUPS + 1];
-byte count_generation[2], count[2];
-byte tally_generation[GROUPS * (WORKERS + 1)], tally[GROUPS * (WORKERS + 1)], nothing[GROUPS * (WORKERS + 1)];
-Word slices[GROUPS * WORKERS];
+byte count_generation[GROUPS], count[GROUPS];
+Tally tallies[GROUPS * (CREWS + 1)];
+Slice slices[GROUPS * WORKERS];
 /* What is checked */
-byte ran[GROUPS * 2], done[GROUPS];
+byte ran[GROUPS * FIRST], done[GROUPS], fired[GROUPS];
+bool telling[WORKERS]; /* it has stolen tasks and is yet to tell */
 
-inline futex_wake() {
-    atomic {
-        if
-        :: asleep[0] -> asleep[0] = false
-        :: asleep[1] -> asleep[1] = false
-#if WORKERS > 2
-        :: asleep[2] -> asleep[2] = false
-#endif
-        :: else
-        fi
-    }
-}
-
-/* One is woken, who wakes the others: all that sleep then if all are meant, as who was woken may sleep again. */
-inline wake(threads) {
-    if
-    :: sleepers > 0 ->
-        d_step { i = 0; do :: i < WORKERS -> changed[i] = true; i++ :: else -> break od; i = 0 };
-#if FAULT == 8
-        futex_wake();
-        relay = relay + (threads == WORKERS -> ALL : threads - 1)
-#else
-        relay = relay + (threads == WORKERS -> ALL : threads - 1);
-        futex_wake()
-#endif
-    :: else
-    fi
-}
-
-inline sleep() {
-    atomic { if :: !changed[me] -> asleep[me] = true :: else fi };
-    !asleep[me];
-#if FAULT != 6
-    d_step { mine = relay; relay = 0 };
-    do
-    :: mine >= ALL ->
-        d_step { i = 0; do :: i < WORKERS -> asleep[i] = false; i++ :: else -> break od; i = 0; mine = 0 }
-    :: mine > 0 && mine < ALL -> futex_wake(); mine--
-    :: else -> break
-    od
-#endif
-}
-
-inline publish(g) {
-    atomic { slot = tail; tail++ };
-    d_step { log_group[slot] = g + 1; log_generation[slot] = generation }
-}
-
-inline close_step() {
-#if FAULT != 2
-    closed = true;
-#endif
-    atomic { slot = tail; tail++ };
-    d_step { log_group[slot] = LOG_END; log_generation[slot] = generation };
-#if FAULT == 2
-    closed = true;
-#endif
-    wake(WORKERS)
-}
-
-inline signal_event(e) {
-    d_step {
-        if
-        :: count_generation[e] == generation -> count[e]++
-        :: else -> count_generation[e] = generation; count[e] = 1
-        fi;
-        met = count[e] == NEEDED(e)
-    };
-    if
-    :: met && e == LAST_EVENT -> close_step()
-    :: met && e != LAST_EVENT -> 
-        publish(1);
-#if GROUPS > 2
-        publish(2);
-#endif
-        wake(1)
-    :: else
-    fi
-}
-
-/* The tasks left in the slice of a group that its owner has, and the word that says so. */
-inline slice_range(g, owner) {
-    d_step {
-        word_generation = slices[g * WORKERS + owner].generation;
-        word_begin = slices[g * WORKERS + owner].begin;
-        word_end = slices[g * WORKERS + owner].end;
-        if
-        :: word_generation == generation -> begin = word_begin; end = word_end
-        :: else -> begin = TASKS(g) * owner / WORKERS; end = TASKS(g) * (owner + 1) / WORKERS
-        fi
-    }
-}
-
-inline compare_exchange(g, owner, new_begin, new_end) {
-    d_step {
-        swapped = (slices[g * WORKERS + owner].generation == word_generation
-            && slices[g * WORKERS + owner].begin == word_begin && slices[g * WORKERS + owner].end == word_end);
-#if FAULT == 5
-        swapped = true;
-#endif
-        if
-        :: swapped ->
-            slices[g * WORKERS + owner].generation = generation;
-            slices[g * WORKERS + owner].begin = new_begin;
-            slices[g * WORKERS + owner].end = new_end
-        :: else
-        fi
-    }
-}
-
-/* Takes the first task of one's own slice: `swapped` and `begin`; else the slice is dry and marked as of this step. */
-inline claim(g) {
-    do
-    :: true ->
-        slice_range(g, me);
-        if
-        :: begin == end && word_generation == generation -> swapped = false; break
-        :: begin == end && word_generation != generation ->
-            compare_exchange(g, me, begin, end);
-            if :: swapped -> swapped = false; break :: else fi
-        :: begin != end ->
-            compare_exchange(g, me, begin + 1, end);
-            if :: swapped -> break :: else fi
-        fi
-    od
-}
+#include "slices.pml"
+#include "tallies.pml"
+#include "steal.pml"
+#include "sleep.pml"
+#include "events.pml"
 
 inline run_task(g, task) {
-    d_step {
-        assert(g == 0 || done[0] == TASKS(0));
-        ran[g * 2 + task]++;
-        assert(ran[g * 2 + task] == 1);
-        done[g]++
-    }
-}
-
-/* Counts tasks of a tally; `met`: they were the last of all. */
-inline add_tasks(at, more, all) {
-    d_step {
-#if FAULT == 7
-        tally[at] = tally[at] + more;
-#else
-        if
-        :: tally_generation[at] == generation -> tally[at] = tally[at] + more
-        :: else -> tally_generation[at] = generation; tally[at] = more
-        fi;
-#endif
-        met = tally[at] == all
-    };
-    if :: met -> nothing[at] = generation :: else fi
-}
-
-#define GIVEN(g, crew) (TASKS(g) * ((crew) + 1) / WORKERS - TASKS(g) * (crew) / WORKERS)
-
-/* Counts tasks of one home slice, the last of which is `last`; `met`: they were the last ones of the group. */
-inline count_tasks(g, last, more) {
-    victim = ((last + 1) * WORKERS - 1) / TASKS(g);
-    add_tasks(g * (WORKERS + 1) + 1 + victim, more, GIVEN(g, victim));
-    if
-    :: met -> add_tasks(g * (WORKERS + 1), GIVEN(g, victim), TASKS(g))
-    :: else
-    fi;
-    victim = 0
+    assert(g == 0 || done[0] == TASKS(0));
+    ran[g * FIRST + task]++;
+    assert(ran[g * FIRST + task] == 1);
+    done[g]++
 }
 
 /* What a worker no longer needs would else tell states apart. */
 inline forget() {
-    atomic {
-        begin = 0; end = 0; middle = 0; last = 0; slot = 0; mine = 0; word_generation = 0; word_begin = 0; word_end = 0;
-        swapped = false; met = false; left = false; any_left = false
-    }
+    begin = 0; end = 0; middle = 0; last = 0; slot = 0; mine = 0; word_generation = 0; word_begin = 0; word_end = 0;
+    swapped = false; met = false; crew = 0
 }
 
 inline drain(g) {
-    mine = 0;
     do
     :: true ->
         claim(g);
@@ -228,13 +83,12 @@ inline drain(g) {
 #if FAULT == 4
             count_tasks(g, begin, 1);
             mine = met;
-            run_task(g, begin);
-            if :: mine -> signal_event(EVENT_OF(g)) :: else fi;
-            mine = 0
+            d_step { run_task(g, begin) };
+            if :: mine -> signal_event(g) :: else fi;
+            mine = 0;
+            recent = g + 1
 #else
-            run_task(g, begin);
-            last = begin;
-            mine++
+            d_step { run_task(g, begin); last = begin; mine++ }
 #endif
         :: else -> break
         fi
@@ -242,122 +96,42 @@ inline drain(g) {
 #if FAULT != 4
     if
     :: mine > 0 ->
+        recent = g + 1;
         count_tasks(g, last, mine);
-        mine = 0;
-        if :: met -> signal_event(EVENT_OF(g)) :: else fi
+        if :: met -> signal_event(g) :: else fi
     :: else
     fi;
 #endif
-    forget()
-}
-
-/* Half of what another has left becomes one's own, which is dry; `stolen`. One that is untouched may be left: `left`. */
-inline take_half(g, victim) {
-    do
-    :: true ->
-        slice_range(g, victim);
-        if
-        :: begin == end -> break
-        :: begin != end && word_generation != generation -> left = true; break
-        :: begin != end ->
-            middle = begin + (end - begin) / 2;
-            compare_exchange(g, victim, begin, middle);
-            if
-            :: swapped ->
-                d_step {
-                    slices[g * WORKERS + me].generation = generation;
-                    slices[g * WORKERS + me].begin = middle;
-                    slices[g * WORKERS + me].end = end
-                };
-                stolen = true;
-                break
-            :: else
-            fi
-        fi
-    od
-}
-
-inline steal() {
-    atomic { stolen = false; entry = 0 };
-    do
-    :: entry < cursor && !stolen ->
-        g = log_group[entry] - 1;
-        if
-        :: nothing[g * (WORKERS + 1)] == generation -> entry++
-        :: else ->
-            victim = 0;
-            any_left = false;
-            do
-            :: victim < WORKERS && !stolen ->
-                left = false;
-                if
-                :: nothing[g * (WORKERS + 1) + 1 + victim] == generation
-                :: else ->
-                    if :: victim != me -> take_half(g, victim) :: else fi;
-                    if
-                    :: !stolen && !left -> nothing[g * (WORKERS + 1) + 1 + victim] = generation
-                    :: else -> any_left = any_left || left
-                    fi
-                fi;
-                victim++
-            :: else -> break
-            od;
-            if
-            :: stolen -> drain(g)
-            :: !stolen && any_left -> entry++
-            :: !stolen && !any_left -> nothing[g * (WORKERS + 1)] = generation; entry++
-            fi
-        fi
-    :: else -> break
-    od;
-    atomic { entry = 0; g = 0; victim = 0 };
-    forget()
-}
-
-inline park() {
-#if FAULT == 3
-    if
-    :: log_generation[cursor] == generation
-    :: else ->
-        changed[me] = false;
-        sleepers++;
-        sleep();
-        sleepers--
-    fi;
-#else
-    changed[me] = false;
-    sleepers++;
-    if
-    :: log_generation[cursor] == generation
-    :: else -> sleep()
-    fi;
-    sleepers--
-#endif
+    atomic { forget() }
 }
 
 inline work() {
-    cursor = 0;
     do
-    :: log_generation[cursor] == generation ->
-        g = log_group[cursor];
+    :: atomic { log_generation[cursor] == generation -> g = log_group[cursor] };
         if
         :: g == LOG_END -> assert(closed); break
-        :: else -> cursor++; g = g - 1; drain(g)
+        :: else -> d_step { cursor++; g-- }; drain(g)
         fi
-    :: else ->
+    :: log_generation[cursor] != generation ->
         steal();
         if
-        :: stolen
-        :: !stolen /* it watches on */
-        :: !stolen -> park()
-        fi
+        :: outcome == TAKEN
+        :: outcome != TAKEN /* it watches on */
+#if FAULT == 10
+        :: outcome != TAKEN -> park()
+#elif SLEEP
+        :: outcome == NOTHING -> park()
+#endif
+        fi;
+        outcome = NOTHING
     od;
-    atomic { cursor = 0; g = 0; stolen = false }
+    atomic { cursor = 0; searched = 0; recent = 0; g = 0 }
 }
 
 proctype worker(byte me) {
-    byte cursor, entry, g, victim, slot, begin, end, middle, word_generation, word_begin, word_end, mine, last, i;
-    bool swapped, met, stolen, left, any_left;
+    byte cursor, searched, recent, entry, g, nearness, crew, place, victim, told, told_of_all, found, most, outcome;
+    byte slot, begin, end, middle, mine, last, i, word_generation, word_begin, word_end;
+    bool swapped, met, fresh, own = me == WORKERS - 1; /* own crew */
     do
     :: atomic { !closed -> inside++ };
         work();
@@ -366,11 +140,30 @@ proctype worker(byte me) {
             if :: closed && inside == 0 -> finished = round; caller_asleep = false :: else fi
         }
     :: closed && stop -> break
+#if SLEEP
     :: closed && !stop ->
         changed[me] = false;
         sleepers++;
         if :: closed && !stop -> sleep() :: else fi;
         sleepers--
+#endif
+    od
+}
+
+/* What a step finds. Of words of another generation nothing but that is looked at, and what is told is only compared: all are
+ * as if the step before had written them, and the same whatever it has. */
+inline age_words(former) {
+    i = 0;
+    do :: i <= GROUPS -> log_generation[i] = former; i++ :: else -> break od;
+    i = 0;
+    do :: i < GROUPS -> count_generation[i] = former; i++ :: else -> break od;
+    i = 0;
+    do :: i < GROUPS * WORKERS -> store_slice(0, i, 0, 0); slices[i].generation = former; i++ :: else -> break od;
+    i = 0;
+    do
+    :: i < GROUPS * (CREWS + 1) ->
+        tallies[i].generation = former; tallies[i].empty_generation = former; tallies[i].empty_told = 0; tallies[i].told = 0; i++
+    :: else -> break
     od
 }
 
@@ -381,27 +174,16 @@ init {
     :: number < STEPS ->
         atomic {
             number++;
-            generation = 1 + number % GENERATIONS;
 #if FAULT != 1
-            if
-            :: number % GENERATIONS == 0 ->
-                i = 0;
-                do :: i <= GROUPS -> log_generation[i] = 0; i++ :: else -> break od;
-                i = 0;
-                do :: i < GROUPS * WORKERS -> slices[i].generation = 0; i++ :: else -> break od;
-                count_generation[0] = 0;
-                count_generation[1] = 0;
-                i = 0;
-                do
-                :: i < GROUPS * (WORKERS + 1) -> tally_generation[i] = 0; nothing[i] = 0; i++
-                :: else -> break
-                od
-            :: else
-            fi;
+            if :: number % GENERATIONS == 0 -> generation = 0 :: else fi; /* generations start anew: words are wiped */
 #endif
+            age_words(generation);
+            generation = 1 + number % GENERATIONS;
             tail = 0;
             i = 0;
-            do :: i < GROUPS -> done[i] = 0; ran[2 * i] = 0; ran[2 * i + 1] = 0; i++ :: else -> break od;
+            do :: i < GROUPS * FIRST -> ran[i] = 0; i++ :: else -> break od;
+            i = 0;
+            do :: i < GROUPS -> done[i] = 0; fired[i] = 0; i++ :: else -> break od;
             i = 0
         };
         publish(0);
@@ -412,10 +194,7 @@ init {
         :: atomic { finished != round -> caller_asleep = true };
             !caller_asleep
         od;
-        assert(done[0] == TASKS(0) && done[1] == TASKS(1));
-#if GROUPS > 2
-        assert(done[2] == TASKS(2))
-#endif
+        assert(done[GROUPS - 1] == TASKS(GROUPS - 1) && fired[GROUPS - 1] == 1)
     :: else -> break
     od;
     stop = true;
