@@ -66,7 +66,7 @@ def test_a_conversation_with_a_real_model_and_what_it_is_doing(browser, llm):
 
 def test_stop_ends_the_request_in_the_server(browser, llm, monkeypatch):
     step = llm.engine.step
-    monkeypatch.setattr(llm.engine, "step", lambda: (time.sleep(0.05), step()))
+    monkeypatch.setattr(llm.engine, "step", lambda undisturbed: (time.sleep(0.05), step()))
     with serving(llm) as server:
         page = Opened(browser, server.url)
         page.tab.wait_for_selector(f"#name:has-text('{NAME}')")

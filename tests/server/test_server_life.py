@@ -33,9 +33,9 @@ def gate(llm, monkeypatch):
     """Steps wait for it."""
     event, step = threading.Event(), llm.engine.step
 
-    def wait_and_step():
+    def wait_and_step(*given):
         event.wait(30)
-        step()
+        step(*given)
 
     monkeypatch.setattr(llm.engine, "step", wait_and_step)
     yield event
