@@ -9,6 +9,8 @@
 #define TILE_ROWS 6      /* most rows of a block: 6 x 4 sums, 4 registers of B and one of A fill the register file */
 #define TILE_K_BLOCK 6   /* k tiles whose B (4 column tiles) stays in L1 while all rows pass over it */
 #define TILE_STREAMS 4   /* most column tiles of a block, read side by side */
+#define TILE_WIDE 8      /* the same for TILE_FLAT rows */
+#define TILE_FLAT 2
 #define TILE_AHEAD 2     /* k tiles that prefetch runs ahead of a single block of rows */
 
 static inline void tile_enter(void) {}
@@ -19,7 +21,7 @@ static inline void tile_leave(void) {}
 __attribute__((always_inline)) static inline void tile_block(
     const int R, const int T, const int F, const ellm_bf16 *a, int64_t lda, const ellm_bf16 *b, int64_t b_n,
     int64_t b_k, int k_tiles, float *c, int64_t ldc, int accumulate, const ellm_bf16 *ahead) {
-    __m512 sum[TILE_ROWS][TILE_STREAMS];
+    __m512 sum[TILE_ROWS][TILE_WIDE];
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 8
@@ -27,7 +29,7 @@ __attribute__((always_inline)) static inline void tile_block(
             sum[r][t] = accumulate ? _mm512_loadu_ps(c + r * ldc + ELLM_TILE_N * t) : _mm512_setzero_ps();
     for (int k = 0; k < k_tiles; k++) {
         for (int pair = 0; pair < ELLM_TILE_PAIRS; pair++) {
-            __m512i column[TILE_STREAMS];
+            __m512i column[TILE_WIDE];
 #pragma GCC unroll 8
             for (int f = 0; f < F; f++)
                 fetch_line(ahead + f * b_n + k * b_k + ELLM_TILE_ROW * pair);
@@ -97,6 +99,29 @@ static inline void tile_matmul(const ellm_bf16 *a, int64_t lda, int rows, const 
         tile_columns(TILE_STREAMS, a, lda, rows, b + n * b_n, b_n, b_k, k_tiles, c + ELLM_TILE_N * n, ldc, accumulate);
     for (; n < n_tiles; n++)
         tile_columns(1, a, lda, rows, b + n * b_n, b_n, b_k, k_tiles, c + ELLM_TILE_N * n, ldc, accumulate);
+}
+
+#define TILE_IN_ORDER
+
+/* The same for few rows and tiles from memory, read in its order: one column after the other where the tiles of each lie
+ * together, else all columns side by side. Hardware follows that, and what lies FETCH_NEAR bytes on is fetched. Returns 0,
+ * and does nothing, for more rows, or columns that do not lie so. */
+static inline int tile_in_order(const ellm_bf16 *a, int64_t lda, int rows, const ellm_bf16 *b, int64_t b_n, int64_t b_k,
+                                int n_tiles, int k_tiles, float *c, int64_t ldc, int accumulate) {
+    if (rows <= TILE_ROWS && b_k == ELLM_TILE) {
+        for (int n = 0; n < n_tiles; n++) {
+            const ellm_bf16 *column = b + n * b_n, *ahead = column + FETCH_NEAR / sizeof *b;
+            tile_rows(1, 1, a, lda, rows, column, b_n, b_k, k_tiles, c + ELLM_TILE_N * n, ldc, accumulate, ahead);
+        }
+        return 1;
+    }
+    if (rows > TILE_FLAT || n_tiles != TILE_WIDE || b_n != ELLM_TILE) return 0;
+    const ellm_bf16 *ahead = b + b_k;
+    if (rows == 1)
+        tile_block(1, TILE_WIDE, TILE_WIDE, a, lda, b, b_n, b_k, k_tiles, c, ldc, accumulate, ahead);
+    else
+        tile_block(TILE_FLAT, TILE_WIDE, TILE_WIDE, a, lda, b, b_n, b_k, k_tiles, c, ldc, accumulate, ahead);
+    return 1;
 }
 
 #endif

@@ -414,9 +414,10 @@ def test_blocks_in_a_range_give_the_same_as_those_of_a_table(isa):
 
 @each_isa
 @pytest.mark.parametrize("value_dim", [8, 48, 128])
-def test_few_rows_have_the_bits_of_many_in_int8(isa, value_dim):
-    """Of few rows codes are expanded where they are used, of more a leaf at a time; any number of rows and columns."""
-    shape = Shape(kv_heads=1, group=1, head_dim=64, value_dim=value_dim, window=700, int8=True)
+@pytest.mark.parametrize("int8", [False, True], ids=["bf16", "int8"])
+def test_few_rows_have_the_bits_of_many(isa, value_dim, int8):
+    """Of few rows tiles are read in another order, and codes expanded where they are used, of more a leaf at a time."""
+    shape = Shape(kv_heads=1, group=1, head_dim=64, value_dim=value_dim, window=700, int8=int8)
     begins, sequences, queries = drawn_case(shape, [(1100, 20)], seed=8)
     many = make(shape, sequences, queries, whole_items(shape, begins)).run(isa)["out"]
     for rows in range(1, 20):
