@@ -77,6 +77,7 @@ cdef int64_t wake_groups(WorkerState *self, const Wake *wake) noexcept nogil:
     cdef bint together
     if self.ring and wake.bytes:
         memcpy(wake.copy + (program.step.number & 1) * wake.bytes, wake.watched, wake.bytes)
+    store_relaxed(&self.woken, self.woken + count)
     program.events[wake.join].needed = count
     if count == 0:
         self.queue[self.queued] = wake.join

@@ -312,6 +312,15 @@ cdef class LoadedProgram:
             "operators": operators,
         }
 
+    @property
+    def experts_woken(self):
+        """How often an expert had rows in a step, of all steps so far. Waits for nothing."""
+        cdef uint64_t found = 0
+        cdef int i
+        for i in range(self.pool.threads):
+            found += load_relaxed(&self.state.workers[i].woken)
+        return found
+
     def ran(self):
         """The groups that ran in the last step, in the order in which they became ready: int64 [n].
 

@@ -104,6 +104,10 @@ class Executable(Protocol):
     def hold(self) -> None:
         """Have the step that is under way be the last of its run, unless another one has begun. Any thread may."""
 
+    @property
+    def experts_woken(self) -> int:
+        """How often an expert had rows in a step, of all steps so far. Any thread may ask."""
+
     def hidden(self, rows: Numbers) -> np.ndarray:
         """The final hidden state, after its norm, of these rows of the last step: float32 [n, width].
 

@@ -207,6 +207,7 @@ cdef struct WorkerState:
     uint64_t tasks  # statistics; written by the worker alone, so relaxed
     uint64_t steals
     uint64_t parks
+    uint64_t woken  # experts, in all steps
     uint64_t joined  # generation of the last step that the worker took part in
     uint64_t tasks_before  # statistics when it did
     uint64_t steals_before

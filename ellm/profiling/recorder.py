@@ -50,6 +50,11 @@ class Recorder:
         self.steps: list[Step] = []
         self._returned = 0
 
+    @property
+    def experts_woken(self) -> int:
+        """As of an executable."""
+        return self._executable.experts_woken
+
     def hidden(self, rows: Numbers) -> np.ndarray:
         """Of the last step, as of an executable."""
         return self._executable.hidden(rows)

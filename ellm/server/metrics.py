@@ -39,6 +39,9 @@ _COUNTERS = {
     "generated_tokens": ("vllm:generation_tokens", "Tokens generated."),
     "steps": ("ellm:steps", "Steps run."),
     "step_seconds": ("ellm:step_seconds", "Seconds that they took, with those of prediction heads."),
+    "rows": ("ellm:rows", "Rows computed: tokens of prompts, tokens to go on from, and drafts."),
+    "expert_rows": ("ellm:expert_rows", "Rows that experts computed, in all layers."),
+    "experts_woken": ("ellm:experts_woken", "Times that an expert's weights were read for them: fewer is more reuse."),
     "sleeps": ("ellm:sleeps", "Times that the model was given back."),
     "wakes": ("ellm:wakes", "Times that it was had again."),
 }

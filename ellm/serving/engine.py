@@ -85,6 +85,8 @@ class Engine:
         self._unread: list[Entry] = []  # of the last step, as nobody waits for it and it ends none of them
         self._queued_tokens = queued_tokens
         self._counted = Statistics()
+        top_k = max((one.top_k for one in self.program.operators), default=0)
+        self._routes = top_k * len(self.program.wakes)  # rows of experts that a row makes
 
     @property
     def free_slots(self) -> list[int]:
@@ -120,12 +122,18 @@ class Engine:
             prefix_hits=cache.hit_tokens,
             prefix_evictions=cache.evicted_blocks,
             prefix_bytes=cache.held_bytes,
+            expert_rows=self._counted.rows * self._routes,
+            experts_woken=self._counted.experts_woken + self._woken(),
         )
+
+    def _woken(self) -> int:
+        return sum(executable.experts_woken for executable in list(self.executables))
 
     def sleep(self, free: Callable[[], object]) -> None:
         """Give back what is cached and, by `free`, what steps need, until `wake`. None may be due."""
         self.room.forget()
         self._staging.forget()
+        self._counted.experts_woken += self._woken()
         self.executables = []
         if self.drafter is not None:
             self.drafter.executable = None
@@ -355,6 +363,7 @@ class Engine:
             self.speculation.measured(shares, seconds)
         counted = self._counted
         counted.steps += 1
+        counted.rows += rows
         counted.step_seconds += seconds
         counted.prompt_tokens += sum(share.rows for share in shares if not share.decodes)
 

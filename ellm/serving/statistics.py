@@ -23,6 +23,9 @@ class Statistics:
     prompt_tokens: int = 0  # computed, again where a request had to wait
     generated_tokens: int = 0
     steps: int = 0
+    rows: int = 0  # of them: of prompts, of tokens to go on from, and of drafts
+    expert_rows: int = 0  # rows that experts had, in all layers
+    experts_woken: int = 0  # how often an expert had any in a step, so that its weights were read
     step_seconds: float = 0.0  # that they and those of prediction heads took
     sleeps: int = 0  # times that the model was given back
     wakes: int = 0  # and was had again

@@ -62,7 +62,7 @@ class Sums:
         self.times = collections.Counter()  # (block, or range of a state, position) -> how often it ran
         self.before = self.after = lambda step: None
         self.stop_after, self.error = None, None  # rows
-        self.steps = self.followed = 0
+        self.steps = self.followed = self.experts_woken = 0
         self.held = False
 
     def run(self, step, meanwhile=lambda: None):

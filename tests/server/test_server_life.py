@@ -136,6 +136,9 @@ def test_metrics_are_those_of_the_engine(served):
     served.ask("POST", CHAT, SHORT)
     text = served.ask("GET", "/metrics")[2].decode()
     assert number(text, "vllm:generation_tokens_total") - before == 2
+    for name in ("ellm:rows_total", "ellm:steps_total", "ellm:step_seconds_total"):
+        assert number(text, name) > 0
+    assert number(text, "ellm:expert_rows_total") == number(text, "ellm:experts_woken_total") == 0, "a dense model"
     for name in ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc", "prefix_cache_hits_total"):
         assert number(text, f"vllm:{name}") >= 0
     assert number(text, "vllm:time_to_first_token_seconds_count") >= 1

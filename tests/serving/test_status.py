@@ -42,6 +42,20 @@ def test_the_experts_of_the_last_step_are_those_that_rows_went_to(llm, prompt, t
     assert len({layer["name"] for layer in told}) == 3
 
 
+def test_experts_and_their_rows_are_counted(llm):
+    top_k = max(operator.top_k for operator in llm.runtime.program.operators)
+    one, each = llm.statistics(), 3 * top_k
+    llm.generate([7], SamplingParams(max_tokens=4, ignore_eos=True))
+    two = llm.statistics()
+    assert two.rows - one.rows == 4
+    assert two.expert_rows - one.expert_rows == two.experts_woken - one.experts_woken == 4 * each, "a row wakes its own"
+    llm.generate(list(range(60, 10, -1)), SamplingParams(max_tokens=1))
+    three = llm.statistics()
+    woken = sum(len(layer["woken"]) for layer in Status(llm.runtime).now(Counts())["experts"])
+    assert three.rows - two.rows == 50 and three.expert_rows - two.expert_rows == 50 * each
+    assert three.experts_woken - two.experts_woken == woken < 50 * each
+
+
 def test_before_the_first_step_none_has_woken(checkpoint):
     with LLM(checkpoint, threads=1, pin="none") as fresh:
         assert [layer["woken"] for layer in Status(fresh.runtime).now(Counts())["experts"]] == [[], [], []]
