@@ -1,6 +1,7 @@
 """What no window reaches any more is given back, and changes nothing."""
 
 import dataclasses
+import time
 
 import numpy as np
 import pytest
@@ -40,7 +41,9 @@ def held(llm, mapping):
 
 
 def running_range(llm, tokens):
-    """The range of a sequence whose prompt is computed, and its stream."""
+    """The range of a sequence whose prompt is computed, and its stream, which goes on step by step and slowly."""
+    step = llm.engine.step
+    llm.engine.step = lambda undisturbed: (step(), time.sleep(0.005))
     stream = llm.stream(tokens, dataclasses.replace(GREEDY, max_tokens=60))
     next(stream)
     (running,) = llm.engine.running
