@@ -67,7 +67,7 @@ class Connection(H11Protocol):
         """
         if self.flow.write_paused:
             await self.flow.drain()
-        if part and not self.cycle.disconnected:
+        if part and not self.transport.is_closing():  # which is before the cycle hears that it is disconnected
             chunked = (self.conn.their_http_version or b"") >= b"1.1"
             self.transport.write(b"%x\r\n%b\r\n" % (len(part), part) if chunked else part)
 

@@ -1,5 +1,6 @@
 """Streams that wait, requests that fail, and how a server ends."""
 
+import asyncio
 import json
 import os
 import re
@@ -8,12 +9,14 @@ import subprocess
 import sys
 import threading
 import urllib.request
+from types import SimpleNamespace
 
 import pytest
 from served import NAME, parsed, read_all, serving, wait_until
 
 from ellm import LLM
 from ellm.server import endpoint
+from ellm.server.connection import Connection
 
 CHAT = "/v1/chat/completions"
 SHORT = {"model": NAME, "messages": [{"role": "user", "content": "the"}], "max_tokens": 2, "ignore_eos": True}
@@ -55,6 +58,18 @@ def test_the_head_leaves_at_once_and_comments_keep_a_stream_alive(served, gate, 
     assert events[-2:] == ["data: [DONE]", ""]
     said = [json.loads(one[6:]) for one in events[:-2] if one != ": "]
     assert all(one["object"] == "chat.completion.chunk" for one in said)
+
+
+@pytest.mark.parametrize("closing", [False, True])
+def test_nothing_is_written_to_a_connection_that_is_lost(closing):
+    """Many parts may come before the loop tells of it, and asyncio complains of each."""
+    written = []
+    connection = Connection.__new__(Connection)
+    connection.flow = SimpleNamespace(write_paused=False)
+    connection.conn = SimpleNamespace(their_http_version=b"1.1")
+    connection.transport = SimpleNamespace(is_closing=lambda: closing, write=written.append)
+    asyncio.run(connection.send_part(b"part"))
+    assert written == ([] if closing else [b"4\r\npart\r\n"])
 
 
 def test_a_failed_step_fails_its_requests_and_no_other(served, llm, monkeypatch):
