@@ -52,4 +52,3 @@ cdef class StepTables:
         self, ellm_attend_item *item, const Run *run, Extent extent, int64_t free, int64_t parts, int64_t home
     ) noexcept
     cdef int check_tasks(self) except -1
-    cdef int32_t active(self, int64_t kind) noexcept nogil

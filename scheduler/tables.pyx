@@ -352,14 +352,6 @@ cdef class StepTables:
                     raise ValueError(f"a group of {tasks} tasks: at most {MOST_TASKS} fit")
         return 0
 
-    cdef int32_t active(self, int64_t kind) noexcept nogil:
-        """Number of blocks whose count of a kind is not 0."""
-        cdef int64_t block
-        cdef int32_t found = 0
-        for block in range(self.row_blocks):
-            found += self.count[kind * self.row_blocks + block] != 0
-        return found
-
 
 def set_ready(flags, int64_t begin, int64_t end):
     """Say of the rows [begin, end) that what their sampling waits for is written; flags: int32, their `ready`."""
