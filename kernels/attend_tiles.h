@@ -62,10 +62,7 @@ static inline void attend_matmul(const ellm_bf16 *a, int64_t lda, int64_t rows, 
         return;
     }
 #endif
-#ifdef TILE_IN_ORDER
-    if (fetch_near && tile_in_order(a, lda, (int)rows, b, b_n, b_k, (int)n_tiles, (int)k_tiles, c, ldc, accumulate)) return;
-#endif
-    tile_matmul(a, lda, (int)rows, b, b_n, b_k, (int)n_tiles, (int)k_tiles, c, ldc, accumulate);
+    tile_from_memory(a, lda, (int)rows, b, b_n, b_k, (int)n_tiles, (int)k_tiles, c, ldc, accumulate);
 }
 
 #endif

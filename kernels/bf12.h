@@ -22,4 +22,7 @@ typedef struct bf12_header {
 /* Which element of two rows byte i of a line is of: eight of one row and eight of the other stand in turn. */
 static inline int bf12_place(int i) { return i / 8 % 2 * 32 + i / 16 * 8 + i % 8; }
 
+/* Which byte of its line an element of a block is. */
+static inline int bf12_byte(int place) { return place % 32 / 8 * 16 + place % BF12_LINE / 32 * 8 + place % 8; }
+
 #endif

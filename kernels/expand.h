@@ -266,7 +266,7 @@ static inline void expand_matmul(const ellm_bf16 *a, int64_t lda, int rows, cons
 static inline void weight_matmul(const ellm_bf16 *a, int64_t lda, int rows, const char *weight, int64_t format,
                                  int n_tiles, int k_tiles, float *c, int64_t ldc, ellm_bf16 *tiles) {
     if (format == ELLM_BF16)
-        tile_matmul(a, lda, rows, (const ellm_bf16 *)weight, k_tiles * ELLM_TILE, ELLM_TILE, n_tiles, k_tiles, c, ldc, 0);
+        tile_from_memory(a, lda, rows, (const ellm_bf16 *)weight, k_tiles * ELLM_TILE, ELLM_TILE, n_tiles, k_tiles, c, ldc, 0);
     else
         expand_matmul(a, lda, rows, weight, format, n_tiles, k_tiles, c, ldc, tiles);
 }

@@ -26,7 +26,7 @@ static inline uint32_t bf12_high(const char *block, int line, int i) {
 static inline float bf12_element(const char *block, int64_t n, int64_t k) {
     const bf12_header *header = bf12_header_of(block);
     int place = (int)expand_place(n, k), line = place / BF12_LINE;
-    int i = place % 32 / 8 * 16 + place % BF12_LINE / 32 * 8 + place % 8;
+    int i = bf12_byte(place);
     uint32_t high = bf12_high(block, line, i);
     for (int patch = 0; !bf12_wide(block) && patch < header->patches; patch++)
         if (header->place[patch] == place) high = header->patch[patch];

@@ -7,12 +7,21 @@ static inline __m512i bf12_table(const char *block) {
     return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)block));
 }
 
-/* Two of the four rows of a group. */
-static inline void bf12_half(const char *group, int half, __m512i table, __m512i rows[2]) {
-    __m512i low = _mm512_loadu_si512(group + BF12_LINE * half), codes = _mm512_loadu_si512(group + 2 * BF12_LINE);
-    __m512i high = _mm512_permutexvar_epi8(half ? _mm512_srli_epi16(codes, 4) : codes, table);
+/* The high bytes of two of the four rows of a group, but for patches. */
+static inline __m512i bf12_coded(const char *group, int half, __m512i table) {
+    __m512i codes = _mm512_loadu_si512(group + 2 * BF12_LINE);
+    return _mm512_permutexvar_epi8(half ? _mm512_srli_epi16(codes, 4) : codes, table);
+}
+
+/* These rows. */
+static inline void bf12_pairs(const char *group, int half, __m512i high, __m512i rows[2]) {
+    __m512i low = _mm512_loadu_si512(group + BF12_LINE * half);
     rows[0] = _mm512_unpacklo_epi8(low, high);
     rows[1] = _mm512_unpackhi_epi8(low, high);
+}
+
+static inline void bf12_half(const char *group, int half, __m512i table, __m512i rows[2]) {
+    bf12_pairs(group, half, bf12_coded(group, half, table), rows);
 }
 
 /* Four rows of a tile. */

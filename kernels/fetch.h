@@ -20,6 +20,7 @@ __attribute__((constructor)) static void fetch_choose(void) {
 #endif
 
 #define FETCH_NEAR 4096 /* bytes of a column tile that fetching into L1 runs ahead */
+#define FETCH_FAR 6144  /* bytes that fetching into L2 runs ahead of what is read in order of memory */
 
 /* How many parts of a column tile, of so many bytes, fetching runs ahead. */
 static inline int fetch_parts(int64_t bytes) { return fetch_near ? (int)((FETCH_NEAR + bytes - 1) / bytes) : 2; }
@@ -30,5 +31,8 @@ static inline void fetch_line(const void *line) {
     else
         __builtin_prefetch(line, 0, 2);
 }
+
+/* For what is read in order of memory: hardware brings it from L2 into L1 in time, and more lines can be on their way. */
+static inline void fetch_far(const void *line) { __builtin_prefetch(line, 0, 2); }
 
 #endif

@@ -281,4 +281,6 @@ static inline void tile_matmul(const ellm_bf16 *a, int64_t lda, int rows, const 
             tile_block_1x1(a + row * lda, lda, b + n * b_n, b_k, k_tiles, c + row * ldc + ELLM_TILE_N * n, ldc, accumulate);
 }
 
+#define tile_from_memory tile_matmul
+
 #endif

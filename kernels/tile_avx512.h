@@ -17,9 +17,10 @@ static inline void tile_enter(void) {}
 static inline void tile_leave(void) {}
 
 /* One block of R rows and T column tiles over k_tiles. Line by line, the F tiles at ahead + k * b_k (b_n apart) are
- * fetched while tile k is used. R, T and F are constants where this is inlined. */
+ * fetched while tile k is used, by fetch_far if O: they are read in order of memory. R, T, F and O are constants where this
+ * is inlined. */
 __attribute__((always_inline)) static inline void tile_block(
-    const int R, const int T, const int F, const ellm_bf16 *a, int64_t lda, const ellm_bf16 *b, int64_t b_n,
+    const int R, const int T, const int F, const int O, const ellm_bf16 *a, int64_t lda, const ellm_bf16 *b, int64_t b_n,
     int64_t b_k, int k_tiles, float *c, int64_t ldc, int accumulate, const ellm_bf16 *ahead) {
     __m512 sum[TILE_ROWS][TILE_WIDE];
 #pragma GCC unroll 8
@@ -31,8 +32,10 @@ __attribute__((always_inline)) static inline void tile_block(
         for (int pair = 0; pair < ELLM_TILE_PAIRS; pair++) {
             __m512i column[TILE_WIDE];
 #pragma GCC unroll 8
-            for (int f = 0; f < F; f++)
-                fetch_line(ahead + f * b_n + k * b_k + ELLM_TILE_ROW * pair);
+            for (int f = 0; f < F; f++) {
+                const ellm_bf16 *line = ahead + f * b_n + k * b_k + ELLM_TILE_ROW * pair;
+                O ? fetch_far(line) : fetch_line(line);
+            }
 #pragma GCC unroll 8
             for (int t = 0; t < T; t++) column[t] = _mm512_loadu_si512(b + t * b_n + k * b_k + ELLM_TILE_ROW * pair);
 #pragma GCC unroll 8
@@ -53,15 +56,15 @@ __attribute__((always_inline)) static inline void tile_block(
 
 /* As tile_block, for `rows` or TILE_ROWS rows, whichever is less. */
 __attribute__((always_inline)) static inline void tile_rows(
-    const int T, const int F, const ellm_bf16 *a, int64_t lda, int rows, const ellm_bf16 *b, int64_t b_n, int64_t b_k,
+    const int T, const int F, const int O, const ellm_bf16 *a, int64_t lda, int rows, const ellm_bf16 *b, int64_t b_n, int64_t b_k,
     int k_tiles, float *c, int64_t ldc, int accumulate, const ellm_bf16 *ahead) {
     switch (rows) {
-    case 1: return tile_block(1, T, F, a, lda, b, b_n, b_k, k_tiles, c, ldc, accumulate, ahead);
-    case 2: return tile_block(2, T, F, a, lda, b, b_n, b_k, k_tiles, c, ldc, accumulate, ahead);
-    case 3: return tile_block(3, T, F, a, lda, b, b_n, b_k, k_tiles, c, ldc, accumulate, ahead);
-    case 4: return tile_block(4, T, F, a, lda, b, b_n, b_k, k_tiles, c, ldc, accumulate, ahead);
-    case 5: return tile_block(5, T, F, a, lda, b, b_n, b_k, k_tiles, c, ldc, accumulate, ahead);
-    default: return tile_block(6, T, F, a, lda, b, b_n, b_k, k_tiles, c, ldc, accumulate, ahead);
+    case 1: return tile_block(1, T, F, O, a, lda, b, b_n, b_k, k_tiles, c, ldc, accumulate, ahead);
+    case 2: return tile_block(2, T, F, O, a, lda, b, b_n, b_k, k_tiles, c, ldc, accumulate, ahead);
+    case 3: return tile_block(3, T, F, O, a, lda, b, b_n, b_k, k_tiles, c, ldc, accumulate, ahead);
+    case 4: return tile_block(4, T, F, O, a, lda, b, b_n, b_k, k_tiles, c, ldc, accumulate, ahead);
+    case 5: return tile_block(5, T, F, O, a, lda, b, b_n, b_k, k_tiles, c, ldc, accumulate, ahead);
+    default: return tile_block(6, T, F, O, a, lda, b, b_n, b_k, k_tiles, c, ldc, accumulate, ahead);
     }
 }
 
@@ -81,11 +84,11 @@ __attribute__((always_inline)) static inline void tile_columns(
             float *out = c + block * TILE_ROWS * ldc;
             int left = rows - block * TILE_ROWS, again = accumulate || k;
             if (fetched == 1)
-                tile_rows(T, 1, x, lda, left, part, b_n, b_k, count, out, ldc, again, fetch);
+                tile_rows(T, 1, 0, x, lda, left, part, b_n, b_k, count, out, ldc, again, fetch);
             else if (fetched == T)
-                tile_rows(T, T, x, lda, left, part, b_n, b_k, count, out, ldc, again, fetch);
+                tile_rows(T, T, 0, x, lda, left, part, b_n, b_k, count, out, ldc, again, fetch);
             else
-                tile_rows(T, T / 2, x, lda, left, part, b_n, b_k, count, out, ldc, again, fetch);
+                tile_rows(T, T / 2, 0, x, lda, left, part, b_n, b_k, count, out, ldc, again, fetch);
         }
     }
 }
@@ -101,27 +104,32 @@ static inline void tile_matmul(const ellm_bf16 *a, int64_t lda, int rows, const 
         tile_columns(1, a, lda, rows, b + n * b_n, b_n, b_k, k_tiles, c + ELLM_TILE_N * n, ldc, accumulate);
 }
 
-#define TILE_IN_ORDER
-
-/* The same for few rows and tiles from memory, read in its order: one column after the other where the tiles of each lie
- * together, else all columns side by side. Hardware follows that, and what lies FETCH_NEAR bytes on is fetched. Returns 0,
- * and does nothing, for more rows, or columns that do not lie so. */
+/* The same for few rows and tiles from memory, read in its order, which hardware follows: one column after the other where
+ * the tiles of each lie together, else all columns side by side. Returns 0, and does nothing, for more rows, or columns that
+ * do not lie so. */
 static inline int tile_in_order(const ellm_bf16 *a, int64_t lda, int rows, const ellm_bf16 *b, int64_t b_n, int64_t b_k,
                                 int n_tiles, int k_tiles, float *c, int64_t ldc, int accumulate) {
     if (rows <= TILE_ROWS && b_k == ELLM_TILE) {
         for (int n = 0; n < n_tiles; n++) {
-            const ellm_bf16 *column = b + n * b_n, *ahead = column + FETCH_NEAR / sizeof *b;
-            tile_rows(1, 1, a, lda, rows, column, b_n, b_k, k_tiles, c + ELLM_TILE_N * n, ldc, accumulate, ahead);
+            const ellm_bf16 *column = b + n * b_n, *ahead = column + FETCH_FAR / sizeof *b;
+            tile_rows(1, 1, 1, a, lda, rows, column, b_n, b_k, k_tiles, c + ELLM_TILE_N * n, ldc, accumulate, ahead);
         }
         return 1;
     }
     if (rows > TILE_FLAT || n_tiles != TILE_WIDE || b_n != ELLM_TILE) return 0;
-    const ellm_bf16 *ahead = b + b_k;
+    const ellm_bf16 *ahead = b + TILE_AHEAD * b_k;
     if (rows == 1)
-        tile_block(1, TILE_WIDE, TILE_WIDE, a, lda, b, b_n, b_k, k_tiles, c, ldc, accumulate, ahead);
+        tile_block(1, TILE_WIDE, TILE_WIDE, 1, a, lda, b, b_n, b_k, k_tiles, c, ldc, accumulate, ahead);
     else
-        tile_block(TILE_FLAT, TILE_WIDE, TILE_WIDE, a, lda, b, b_n, b_k, k_tiles, c, ldc, accumulate, ahead);
+        tile_block(TILE_FLAT, TILE_WIDE, TILE_WIDE, 1, a, lda, b, b_n, b_k, k_tiles, c, ldc, accumulate, ahead);
     return 1;
+}
+
+/* tile_matmul for tiles from memory. */
+static inline void tile_from_memory(const ellm_bf16 *a, int64_t lda, int rows, const ellm_bf16 *b, int64_t b_n, int64_t b_k,
+                                    int n_tiles, int k_tiles, float *c, int64_t ldc, int accumulate) {
+    if (!fetch_near || !tile_in_order(a, lda, rows, b, b_n, b_k, n_tiles, k_tiles, c, ldc, accumulate))
+        tile_matmul(a, lda, rows, b, b_n, b_k, n_tiles, k_tiles, c, ldc, accumulate);
 }
 
 #endif

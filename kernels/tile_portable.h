@@ -43,4 +43,6 @@ static inline void tile_matmul(const ellm_bf16 *a, int64_t lda, int rows, const 
         }
 }
 
+#define tile_from_memory tile_matmul
+
 #endif
