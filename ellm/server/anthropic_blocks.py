@@ -9,10 +9,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from ellm.server import bounds
+from ellm.server.errors import ApiError
 from ellm.server.messages import Name
 from ellm.server.validation import Body, only
 
 CacheControl = dict[str, str | int]  # prefixes are cached whatever it says
+
+_BLOCKS = {"user": ("text", "tool_result"), "assistant": ("text", "thinking", "tool_use"), "system": ("text",)}
 
 
 class TextBlock(Body):
@@ -67,9 +70,9 @@ Block = Annotated[
 
 
 class AnthropicMessage(Body):
-    """One turn."""
+    """One turn, or what the system says between turns."""
 
-    role: Literal["user", "assistant"]
+    role: Literal["user", "assistant", "system"]
     content: str | Annotated[list[Block], Field(max_length=bounds.PARTS)]
 
 
@@ -111,16 +114,28 @@ def offered(tools: Sequence[AnthropicTool] | None) -> list[dict[str, Any]]:
 def conversation(
     system: str | Sequence[TextBlock] | None, messages: Sequence[AnthropicMessage]
 ) -> list[dict[str, Any]]:
-    """In the form of `LLM.chat`."""
+    """In the form of `LLM.chat`. Raises ApiError for a block that is not one of its role."""
     found: list[dict[str, Any]] = []
     if system:
         found.append({"role": "system", "content": _text(system)})
-    for message in messages:
+    for at, message in enumerate(messages):
         if isinstance(message.content, str):
             found.append({"role": message.role, "content": message.content})
+            continue
+        _check(message, f"messages[{at}]")
+        if message.role == "system":
+            found.append({"role": "system", "content": _text(message.content)})
         else:
             found += _assistant(message.content) if message.role == "assistant" else _user(message.content)
     return found
+
+
+def _check(message: AnthropicMessage, where: str) -> None:
+    allowed = _BLOCKS[message.role]
+    for at, block in enumerate(message.content):
+        if block.type not in allowed:
+            param = f"{where}.content[{at}].type"
+            raise ApiError(400, f"{param}: {message.role} has {' and '.join(allowed)}, not {block.type}", param=param)
 
 
 def _text(content: str | Sequence[TextBlock]) -> str:

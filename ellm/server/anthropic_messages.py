@@ -47,6 +47,19 @@ class OutputConfig(Body):
     format: FlatFormat | None = None
 
 
+class ThinkingEdit(Body):
+    """Which thoughts of earlier turns to keep: all that the chat template does."""
+
+    type: Literal["clear_thinking_20251015"]
+    keep: only("all")  # type: ignore[valid-type]
+
+
+class ContextManagement(Body):
+    """What to take out of the conversation first; here nothing is."""
+
+    edits: Annotated[list[ThinkingEdit], Field(max_length=bounds.PARTS)] | None = None
+
+
 class Metadata(Body):
     """For Anthropic's service; here it changes nothing."""
 
@@ -62,6 +75,7 @@ class CountRequest(Body):
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
     cache_control: CacheControl | None = None
+    context_management: ContextManagement | None = None
     tools: Annotated[list[AnthropicTool], Field(max_length=bounds.TOOLS)] | None = None
     tool_choice: AnthropicToolChoice | None = None
 

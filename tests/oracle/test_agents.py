@@ -1,6 +1,6 @@
 """Agents from npm, unchanged, against `ellm serve`: they call a tool, read what came of it, and go on for three turns.
 
-They are installed, about 800 MB, in the folder that ELLM_AGENTS names, which keeps them, or else in a temporary one.
+They are installed, about a gigabyte, in the folder that ELLM_AGENTS names, which keeps them, or else in a temporary one.
 """
 
 import json
@@ -18,8 +18,8 @@ from ellm.serving.prefix_cache import LEAST
 
 pytestmark = pytest.mark.oracle
 
-PACKAGES = ["opencode-ai@1.18.33", "@openai/codex@0.171.0"]
-CONTEXT = 1 << 16  # the model's tokens are letters: a prompt of an agent has 30 to 50 thousand
+PACKAGES = ["opencode-ai@1.18.33", "@openai/codex@0.171.0", "@anthropic-ai/claude-code@2.1.197"]
+CONTEXT = 1 << 17  # the model's tokens are letters: a prompt of an agent has 30 to 80 thousand
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,8 @@ def agents(tmp_path_factory):
     if install.returncode:
         pytest.skip(f"npm cannot install them: {install.stderr.strip().splitlines()[-1]}")
     modules = folder / "node_modules"  # of whose scripts newer npm runs none
-    subprocess.run(["node", "postinstall.mjs"], cwd=modules / "opencode-ai", check=True, timeout=60)
+    for package, script in (("opencode-ai", "postinstall.mjs"), ("@anthropic-ai/claude-code", "install.cjs")):
+        subprocess.run(["node", script], cwd=modules / package, check=True, timeout=60)
     return modules / ".bin"
 
 
@@ -128,4 +129,20 @@ def test_codex(agents, workspace, tmp_path, monkeypatch):
             assert [item["text"] for item in items if item["type"] == "agent_message"] == [ANSWER]
             assert events[-1]["type"] == "turn.completed" and events[-1]["usage"]["cached_input_tokens"] > 10_000
             session = ["resume", events[0]["thread_id"]]
+        requests.check()
+
+
+def test_claude_code(agents, workspace, tmp_path, monkeypatch):
+    requests = Requests(tmp_path / "model", "Read", {"file_path": str(workspace / "notes.txt")})
+    with LLM(requests.model) as llm, serving(llm) as served:
+        requests.listen(served, monkeypatch)
+        settings = {"ANTHROPIC_BASE_URL": served.url, "ANTHROPIC_API_KEY": "none"}
+        settings |= {"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1"}
+        command = [agents / "claude", "--print", "What does notes.txt say?", "--model", NAME, "--allowedTools", "Read"]
+        session: list[str] = []
+        for _ in range(3):
+            (event,) = run([*command, "--output-format", "json", *session], workspace, **settings)
+            assert (event["result"], event["is_error"], event["num_turns"]) == (ANSWER, False, 2)
+            assert event["usage"]["cache_read_input_tokens"] > 10_000
+            session = ["--resume", event["session_id"]]
         requests.check()

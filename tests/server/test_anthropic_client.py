@@ -71,6 +71,39 @@ def test_system_and_blocks_are_those_of_a_conversation(client, llm):
     assert reply.content[0].text == llm.chat(plain, SamplingParams(temperature=0, max_tokens=9))[0].text
 
 
+def test_the_system_may_speak_between_turns(client, llm):
+    said = [*MESSAGES, {"role": "system", "content": [{"type": "text", "text": "be"}, {"type": "text", "text": "in"}]}]
+    ids = llm.tokenizer.chat([*MESSAGES, {"role": "system", "content": "be\nin"}])
+    assert client.messages.count_tokens(model=NAME, messages=said).input_tokens == len(ids)
+
+
+def test_a_context_whose_thoughts_are_kept_is_the_same(client):
+    def ask(keep):
+        edits = [{"type": "clear_thinking_20251015", "keep": keep}]
+        context = {"context_management": {"edits": edits}}
+        return client.messages.create(model=NAME, messages=MESSAGES, max_tokens=2, extra_body=GREEDY | context)
+
+    plain = client.messages.create(model=NAME, messages=MESSAGES, max_tokens=2, extra_body=GREEDY)
+    assert ask("all").content == plain.content
+    with pytest.raises(anthropic.BadRequestError, match=r"context_management\.edits\[0\]\.keep is not supported here"):
+        ask({"type": "thinking_turns", "value": 1})
+
+
+@pytest.mark.parametrize(
+    ("role", "block"),
+    [
+        ("user", {"type": "thinking", "thinking": "so"}),
+        ("user", {"type": "tool_use", "id": "1", "name": "f", "input": {}}),
+        ("assistant", {"type": "tool_result", "tool_use_id": "1", "content": "so"}),
+        ("system", {"type": "tool_result", "tool_use_id": "1", "content": "so"}),
+    ],
+)
+def test_a_block_of_another_role_is_refused(client, role, block):
+    said = [*MESSAGES, {"role": role, "content": [{"type": "text", "text": "so"}, block]}]
+    with pytest.raises(anthropic.BadRequestError, match=rf"messages\[1\]\.content\[1\]\.type: {role} has text"):
+        client.messages.create(model=NAME, messages=said, max_tokens=2)
+
+
 def test_errors_have_their_shape(client, llm):
     with pytest.raises(anthropic.BadRequestError) as caught:
         client.messages.create(model=NAME, messages=[{"role": "user", "content": "the " * llm.context}], max_tokens=1)
