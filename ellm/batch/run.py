@@ -60,9 +60,11 @@ class Batch:
         found: dict[str, Any] = {}
         call = Call(self._service)
         call.id = self._answers.name(number)
+        body = None
         try:
             found = self._reader.parse(line)
             request = self._reader.request(number, found)
+            body = request.body if "body" in found else None  # a plain line has other fields
             reply = await _patiently(request.answer, call, request.body)
             return number, self._answers.answer(number, found.get("custom_id"), reply)
         except ApiError as error:
@@ -70,7 +72,7 @@ class Batch:
                 raise error.__cause__ from None
             return number, self._answers.error(number, found.get("custom_id"), error)
         except InputError as error:
-            return number, self._answers.error(number, found.get("custom_id"), self._service.refusal(error))
+            return number, self._answers.error(number, found.get("custom_id"), self._service.refusal(error, body))
         finally:
             call.close()
 

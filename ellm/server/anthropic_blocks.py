@@ -122,20 +122,17 @@ def conversation(
         if isinstance(message.content, str):
             found.append({"role": message.role, "content": message.content})
             continue
-        _check(message, f"messages[{at}]")
-        if message.role == "system":
-            found.append({"role": "system", "content": _text(message.content)})
-        else:
-            found += _assistant(message.content) if message.role == "assistant" else _user(message.content)
+        _check(message.role, message.content, f"messages[{at}]")
+        found += _TURNS[message.role](message.content)
     return found
 
 
-def _check(message: AnthropicMessage, where: str) -> None:
-    allowed = _BLOCKS[message.role]
-    for at, block in enumerate(message.content):
+def _check(role: str, blocks: Sequence[Any], where: str) -> None:
+    allowed = _BLOCKS[role]
+    for at, block in enumerate(blocks):
         if block.type not in allowed:
             param = f"{where}.content[{at}].type"
-            raise ApiError(400, f"{param}: {message.role} has {' and '.join(allowed)}, not {block.type}", param=param)
+            raise ApiError(400, f"{param}: {role} has {' and '.join(allowed)}, not {block.type}", param=param)
 
 
 def _text(content: str | Sequence[TextBlock]) -> str:
@@ -173,3 +170,10 @@ def _user(blocks: Sequence[Any]) -> Iterator[dict[str, Any]]:
             yield {"role": "tool", "tool_call_id": block.tool_use_id, "content": _text(block.content or "")}
     if texts or not any(block.type == "tool_result" for block in blocks):
         yield {"role": "user", "content": "\n".join(texts)}
+
+
+def _system(blocks: Sequence[Any]) -> Iterator[dict[str, Any]]:
+    yield {"role": "system", "content": _text(blocks)}
+
+
+_TURNS = {"user": _user, "assistant": _assistant, "system": _system}

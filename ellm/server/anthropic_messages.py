@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -68,6 +68,8 @@ class Metadata(Body):
 
 class CountRequest(Body):
     """A conversation whose tokens are wanted."""
+
+    renamed: ClassVar = {"prompt": "messages", "structured_outputs": "output_config.format"}
 
     model: Annotated[str, Field(max_length=bounds.NAME_CHARACTERS)]
     messages: Annotated[list[AnthropicMessage], Field(min_length=1, max_length=bounds.MESSAGES)]

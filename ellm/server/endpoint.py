@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from ellm.server.errors import ApiError, internal
 from ellm.server.replies import Content, Events
 from ellm.server.service import Call, Service
-from ellm.server.validation import validated
+from ellm.server.validation import Body, validated
 from ellm.system.errors import InputError
 
 IDLE_SECONDS = 2.0  # without a byte, before a client is told that the server is still there
@@ -58,28 +58,25 @@ class Endpoint:
         """Answer one request."""
         call = Call(self._service, scope.get("salt", b""))
         sender = Sender(send, scope, call.id)
+        request: Any = None
         try:
             request = await self._request(scope, receive)
             await _unless_gone(receive, self._reply(call, request, sender))
         except _Gone:
             self._service.metrics.refused(499)
         except Exception as error:
-            failure = self._failure(error)
+            failure = self._failure(error, request)
             self._service.metrics.refused(failure.status)
             await sender.error(failure)
         finally:
             call.close()
 
-    def _failure(self, error: Exception) -> ApiError:
+    def _failure(self, error: Exception, request: Any) -> ApiError:
         if isinstance(error, ApiError):
             return error
         if not isinstance(error, InputError):
             return internal(error)
-        failure, model = self._service.refusal(error), self._operation.request
-        name = str(error).replace(":", " ").partition(" ")[0]  # the Python API says first which argument is wrong
-        if model is not None and name in model.model_fields:
-            failure.param = name
-        return failure
+        return self._service.refusal(error, request if isinstance(request, Body) else None)
 
     async def _request(self, scope: Any, receive: Receive) -> Any:
         if self._operation.request is None:

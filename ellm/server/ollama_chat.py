@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -65,6 +65,8 @@ class Options(Body):
 
 class OllamaRequest(Body):
     """What both have."""
+
+    renamed: ClassVar = {"structured_outputs": "format", "reasoning_effort": "think"}
 
     model: Annotated[str, Field(max_length=bounds.NAME_CHARACTERS)]
     stream: bool | None = None
@@ -143,6 +145,8 @@ class OllamaMessage(Body):
 
 class OllamaChatRequest(OllamaRequest):
     """A conversation to go on with."""
+
+    renamed: ClassVar = {**OllamaRequest.renamed, "prompt": "messages"}
 
     messages: Annotated[list[OllamaMessage], Field(max_length=bounds.MESSAGES)]
     tools: Tools | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 from pydantic_core import to_json
@@ -29,6 +29,8 @@ class OllamaEmbedding(Body):
 
 class EmbedRequest(OllamaEmbedding):
     """Texts."""
+
+    renamed: ClassVar = {"prompt": "input"}
 
     input: str | Annotated[list[str], Field(max_length=bounds.EMBEDDINGS)] = ""
     dimensions: Dimensions | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -69,6 +69,8 @@ class Hints(Body):
 class ChatRequest(Sampling, Streamed, Hints):
     """A conversation to go on with."""
 
+    renamed: ClassVar = {"prompt": "messages"}
+
     model: Annotated[str, Field(max_length=bounds.NAME_CHARACTERS)]
     messages: Annotated[list[Message], Field(min_length=1, max_length=bounds.MESSAGES)]
     max_completion_tokens: MaxTokens | None = None
@@ -96,6 +98,11 @@ class ChatRequest(Sampling, Streamed, Hints):
                 code="invalid_value",
             )
         return next(iter(given), None)
+
+    def field_of(self, argument: str) -> str | None:
+        """Of what an answer must be like, the one of the two that was given."""
+        given = argument != "structured_outputs" or self.structured_outputs is not None
+        return super().field_of(argument if given else "response_format")
 
     def others(self) -> dict[str, Any]:
         """Fields of SamplingParams that only conversations have so. Raises ApiError for what goes not together."""

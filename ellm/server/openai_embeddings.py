@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -24,6 +24,8 @@ Dimensions = Annotated[int, Field(ge=1, lt=1 << 31)]
 
 class EmbeddingsRequest(Body):
     """Texts, whose control tokens are such, or token ids."""
+
+    renamed: ClassVar = {"prompt": "input"}
 
     model: Annotated[str, Field(max_length=bounds.NAME_CHARACTERS)]
     input: Input

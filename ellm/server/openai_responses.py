@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -62,6 +62,12 @@ class ResponseStreamOptions(Body):
 
 class ResponsesRequest(Hints):
     """A conversation to go on with."""
+
+    renamed: ClassVar = {
+        "prompt": "input",
+        "structured_outputs": "text.format",
+        "reasoning_effort": "reasoning.effort",
+    }
 
     model: Annotated[str, Field(max_length=bounds.NAME_CHARACTERS)]
     input: str | Annotated[list[InputItem], Field(min_length=1, max_length=bounds.MESSAGES)]

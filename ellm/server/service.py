@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ from ellm.server.bounds import Bounds
 from ellm.server.errors import ApiError, internal
 from ellm.server.metrics import Metrics
 from ellm.server.news import Bell, News
+from ellm.server.validation import Body
 from ellm.serving.embedding import EmbeddingOutput, Embeddings
 from ellm.serving.pooling import PoolingParams
 from ellm.serving.prompts import Prompt
@@ -22,12 +24,14 @@ from ellm.serving.refusals import Busy
 from ellm.serving.sampling import SamplingParams
 from ellm.serving.status import Status
 from ellm.serving.stream import Stream
-from ellm.system.errors import InputError, PromptTooLong
+from ellm.system.errors import InputError, PromptError, PromptTooLong
 from ellm.text import families
 
 _TEXT_THREADS = 4  # that tokenise and wait for templates: the tokenizer gives the interpreter up while it works
 _RETRY_SECONDS = 1
 _THINKING = ("enable_thinking", "thinking", "reasoning_effort")  # variables by which templates switch it
+
+_NOT_OF_A_NAME = re.compile(r"\W")
 
 T = TypeVar("T")
 
@@ -92,12 +96,19 @@ class Service:
         """Do what takes time or waits in a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._texts, work, *arguments)
 
-    def refusal(self, error: InputError) -> ApiError:
-        """What a client is told of a request that is not taken."""
+    def refusal(self, error: InputError, request: Body | None = None) -> ApiError:
+        """What a client is told of a request that is not taken: by the names of its fields."""
         if isinstance(error, Busy):
             return ApiError(429, error, code="queue_full", retry_after=error.retry_after)
         code = "context_length_exceeded" if isinstance(error, PromptTooLong) else "invalid_value"
-        return ApiError(400, self._told(error), code=code)
+        message = self._told(error)
+        if request is None:
+            return ApiError(400, message, code=code)
+        if isinstance(error, PromptError):
+            return ApiError(400, message, param=request.field_of("prompt"), code=code)
+        argument = _NOT_OF_A_NAME.split(str(error), 1)[0]  # the Python API says first which one is wrong
+        param = request.field_of(argument)
+        return ApiError(400, message if param is None else param + message[len(argument) :], param=param, code=code)
 
     def failure(self, error: Exception) -> ApiError:
         """What a client is told of a request that failed on its way."""

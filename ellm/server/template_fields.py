@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from ellm.server.errors import ApiError
 from ellm.server.validation import Body
 from ellm.system.errors import InputError
 from ellm.text.tokenizer import Tokenizer
@@ -42,9 +41,7 @@ def variables(tokenizer: Tokenizer, given: TemplateKwargs | None, effort: str | 
     try:
         return tokenizer.thinking(effort not in ("none", "minimal")) | found
     except InputError as error:
-        raise ApiError(
-            400, f"reasoning_effort: {error}", param="reasoning_effort", code="unsupported_parameter"
-        ) from None
+        raise InputError(f"reasoning_effort: {error}") from None
 
 
 def thinking_variables(tokenizer: Tokenizer, on: bool) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
@@ -18,6 +18,13 @@ class Body(BaseModel):
     """What a client sends. A field that is not here is refused by name."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
+    renamed: ClassVar[dict[str, str]] = {}
+    """Fields by the names that the Python API has for them, where these differ."""
+
+    def field_of(self, argument: str) -> str | None:
+        """The field that became an argument of the Python API; None if there is none."""
+        field = self.renamed.get(argument, argument)
+        return field if field.partition(".")[0] in type(self).model_fields else None
 
 
 class Record(BaseModel):
@@ -81,7 +88,9 @@ def _refusal(error: Any, value: dict[str, Any]) -> ApiError:
         text = error["msg"].removeprefix("Value error, ")
         code = "unsupported_parameter" if text.startswith("is not supported") else "invalid_value"
         return ApiError(400, f"{param} {text}, not {_json(error['input'])}", param=param, code=code)
-    message = f"{param}: {error['msg'][:1].lower()}{error['msg'][1:]}, not {_json(error['input'])}"
+    message = f"{param}: {error['msg'][:1].lower()}{error['msg'][1:]}"
+    if error["type"] not in ("too_short", "too_long"):  # which say how many there are
+        message += f", not {_json(error['input'])}"
     return ApiError(400, message, param=param, code="invalid_value")
 
 

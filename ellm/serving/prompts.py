@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ellm.compiled import Compiled
-from ellm.system.errors import InputError, PromptTooLong
+from ellm.system.errors import InputError, PromptError, PromptTooLong
 
 Prompt = str | Sequence[int]
 
@@ -23,28 +23,28 @@ class Prompts:
         """A text or token ids as int32 [T]. Raises InputError if there is none, or more than the context has."""
         ids = self._encode(prompt) if isinstance(prompt, str) else prompt
         if not isinstance(ids, Sequence | np.ndarray):
-            raise InputError(f"a prompt must be a text or a flat list of token ids, not {type(ids).__name__}")
+            raise PromptError(f"a prompt must be a text or a flat list of token ids, not {type(ids).__name__}")
         try:
             tokens = np.asarray(ids)
         except ValueError as error:
-            raise InputError(f"a prompt must be a text or a flat list of token ids: {error}") from error
+            raise PromptError(f"a prompt must be a text or a flat list of token ids: {error}") from error
         if tokens.size == 0:
-            raise InputError("the prompt is empty")
+            raise PromptError("the prompt is empty")
         if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
-            raise InputError(f"a prompt must be a text or a flat list of token ids, not {tokens.dtype} {tokens.shape}")
+            raise PromptError(f"a prompt must be a text or a flat list of token ids, not {tokens.dtype} {tokens.shape}")
         context = self._compiled.context
         if len(tokens) > context:
             longest = self._compiled.source.model.longest
             more = f" of the model's {longest}" if longest > context else ""
             raise PromptTooLong(f"the prompt has {len(tokens)} tokens, the context has {context}{more}")
-        self.check_ids(tokens)
+        self.check_ids(tokens, kind=PromptError)
         return np.ascontiguousarray(tokens, np.int32)
 
-    def check_ids(self, ids: np.ndarray, where: str = "") -> None:
-        """Raise InputError, which begins with `where`, if one of the ids is not in the vocabulary."""
+    def check_ids(self, ids: np.ndarray, where: str = "", kind: type[InputError] = InputError) -> None:
+        """Raise `kind`, which begins with `where`, if one of the ids is not in the vocabulary."""
         wrong = ids[(ids < 0) | (ids >= self._vocab)]
         if len(wrong):
-            raise InputError(f"{where}token id {wrong[0]} is not in the vocabulary of {self._vocab}")
+            raise kind(f"{where}token id {wrong[0]} is not in the vocabulary of {self._vocab}")
 
 
 def listed(prompts: Any) -> list[Any]:

@@ -15,7 +15,11 @@ class InputError(ValueError):
         super().__init__(harmless(str(message)))
 
 
-class PromptTooLong(InputError):
+class PromptError(InputError):
+    """A prompt, or a conversation, that cannot be used."""
+
+
+class PromptTooLong(PromptError):
     """A prompt that has more tokens than the context."""
 
 

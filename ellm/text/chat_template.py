@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from ellm.system.errors import InputError, one_line
+from ellm.system.errors import InputError, PromptError, one_line
 from ellm.text.messages import Forms, arranged
 from ellm.text.template_process import PROCESS, Ended
 
@@ -89,7 +89,7 @@ class ChatTemplate:
         return [
             reply["text"]
             if "text" in reply
-            else InputError(f"{self._source}: chat_template refuses the messages: {reply['error']}")
+            else PromptError(f"{self._source}: chat_template refuses the messages: {reply['error']}")
             for reply in replies
         ]
 

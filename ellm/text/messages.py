@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ellm.system.errors import InputError, one_line
+from ellm.system.errors import PromptError, one_line
 
 _REASONING = ("reasoning_content", "thinking", "reasoning")  # by the names of most templates, of gpt-oss, of servers
 _TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
@@ -27,16 +27,16 @@ def arranged(messages: Any, forms: Forms) -> list[dict[str, Any]]:
     """The messages with content and arguments of tool calls in a form that the template takes.
 
     Parts go to templates that take them, else their texts are joined with line feeds, as vLLM and llama.cpp do.
-    Raises InputError for what a template would turn into nonsense without a word.
+    Raises PromptError for what a template would turn into nonsense without a word.
     """
     if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence):
-        raise InputError(f"a conversation must be a list of messages, not {one_line(repr(messages))}")
+        raise PromptError(f"a conversation must be a list of messages, not {one_line(repr(messages))}")
     return [_message(message, forms) for message in messages]
 
 
 def _message(message: Any, forms: Forms) -> dict[str, Any]:
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-        raise InputError(f"a message must have a role and its content, not {one_line(repr(message))}")
+        raise PromptError(f"a message must have a role and its content, not {one_line(repr(message))}")
     found = dict(message)
     if found.get("content") is not None:
         found["content"] = _content(found["content"], forms)
@@ -65,23 +65,24 @@ def _part(part: Any) -> str:
     kind = part.get("type", "text") if isinstance(part, Mapping) else None
     text = part.get("refusal" if kind == "refusal" else "text") if isinstance(part, Mapping) else None
     if isinstance(kind, str) and kind not in _TEXT_PARTS:
-        raise InputError(f"a part of the content of a message is of type {one_line(kind, 40)!r}, ellm reads text alone")
+        kind = one_line(kind, 40)
+        raise PromptError(f"a part of the content of a message is of type {kind!r}, ellm reads text alone")
     if not isinstance(text, str):
-        raise InputError(f"a part of the content of a message must have a text, not {one_line(repr(part))}")
+        raise PromptError(f"a part of the content of a message must have a text, not {one_line(repr(part))}")
     return text
 
 
 def _list(value: Any, what: str) -> Sequence[Any]:
     if isinstance(value, str | bytes) or not isinstance(value, Sequence):
         kind = "text or a list of parts" if what == "the content" else "a list"
-        raise InputError(f"{what} of a message must be {kind}, not {one_line(repr(value))}")
+        raise PromptError(f"{what} of a message must be {kind}, not {one_line(repr(value))}")
     return value
 
 
 def _tool_call(call: Any, forms: Forms) -> Any:
     """The call; its arguments may stand in `function`, as in the OpenAI API, or in the call itself."""
     if not isinstance(call, Mapping):
-        raise InputError(f"a tool call must be an object, not {one_line(repr(call))}")
+        raise PromptError(f"a tool call must be an object, not {one_line(repr(call))}")
     found = dict(call)
     if "arguments" in found:
         found["arguments"] = _arguments(found["arguments"], forms)
@@ -98,7 +99,7 @@ def _arguments(arguments: Any, forms: Forms) -> Any:
     try:
         value = json.loads(arguments or "{}")
     except (ValueError, RecursionError) as error:
-        raise InputError(f"arguments of a tool call are not JSON: {one_line(error)}") from error
+        raise PromptError(f"arguments of a tool call are not JSON: {one_line(error)}") from error
     if not isinstance(value, dict):
-        raise InputError(f"arguments of a tool call must be an object, not {one_line(arguments)}")
+        raise PromptError(f"arguments of a tool call must be an object, not {one_line(arguments)}")
     return value

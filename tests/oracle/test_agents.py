@@ -1,6 +1,6 @@
 """Agents from npm, unchanged, against `ellm serve`: they call a tool, read what came of it, and go on for three turns.
 
-They are installed, about a gigabyte, in the folder that ELLM_AGENTS names, which keeps them, or else in a temporary one.
+They are installed, about 1 GB, in the folder that ELLM_AGENTS names, which keeps them, or else in a temporary one.
 """
 
 import json

@@ -80,6 +80,8 @@ def test_the_version_is_one_that_clients_take(served):
         ({"options": {"mirostat": 1}}, "options.mirostat is not supported"),
         ({"options": {"repeat_last_n": 64}}, "options.repeat_last_n is not supported"),
         ({"think": True}, "no switch for thinking"),
+        ({"think": "low"}, "think: tiny: chat_template has no switch for thinking"),
+        ({"format": {"type": "king"}}, "format: json"),
         ({"messages": [{"role": "user", "content": "x", "images": ["aGk="]}]}, "messages[0].images is not supported"),
         ({"messages": [{"role": "user", "content": "the " * 5000}]}, "the context has"),
     ],

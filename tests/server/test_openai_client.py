@@ -1,6 +1,7 @@
 """OpenAI's official client: answers are those of the Python API."""
 
 import asyncio
+import json
 
 import openai
 import pytest
@@ -146,7 +147,7 @@ def refused(client, error=openai.BadRequestError, **fields):
 def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers(client, llm):
     said = [{"role": "user", "content": "the " * llm.context}]
     error = refused(client, messages=said)
-    assert error.code == "context_length_exceeded"
+    assert (error.code, error.param) == ("context_length_exceeded", "messages")
     assert str(len(llm.tokenizer.chat(said))) in error.message and str(llm.context) in error.message
 
 
@@ -160,7 +161,7 @@ def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers(client, l
         ({"verbosity": "high"}, "verbosity", "is not supported"),
         ({"extra_body": {"chat_template": "x"}}, "chat_template", "is not a field"),
         ({"extra_body": {"chat_template_kwargs": {"bos_token": "x"}}}, "chat_template_kwargs.bos_token", "not a field"),
-        ({"messages": []}, "messages", "at least 1"),
+        ({"messages": []}, "messages", "at least 1 item after validation, not 0"),
         ({"messages": [{"role": "king", "content": "x"}]}, "messages[0].role", "'king'"),
         ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content", "3"),
         (
@@ -176,12 +177,44 @@ def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers(client, l
 def test_what_is_refused_names_the_field_and_its_value(client, fields, param, words):
     error = refused(client, **fields)
     assert error.param.startswith(param) and words in error.message, error.message
+    assert ", not [" not in error.message
     assert error.type == "invalid_request_error"
 
 
-def test_errors_do_not_tell_where_the_model_is(client, checkpoint):
-    error = refused(client, extra_body={"chat_template_kwargs": {"thinking": True}})
-    assert error.message.count("tiny: chat_template does not read 'thinking'") and str(checkpoint) not in error.message
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"extra_body": {"chat_template_kwargs": {"thinking": True}}}, "tiny: chat_template does not read 'thinking'"),
+        ({"reasoning_effort": "high"}, "reasoning_effort: tiny: chat_template has no switch for thinking"),
+    ],
+)
+def test_errors_do_not_tell_where_the_model_is(client, checkpoint, fields, words):
+    error = refused(client, **fields)
+    assert words in error.message and str(checkpoint) not in error.message
+
+
+LONG = "the " * 5000
+NO_SCHEMA = {"type": "json_schema", "name": "x", "schema": {"type": "king"}}
+NO_FORMAT = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "king"}}}
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "param", "words"),
+    [
+        ("chat/completions", {"messages": [{"role": "user", "content": LONG}]}, "messages", "the context has"),
+        ("chat/completions", {"messages": MESSAGES, "response_format": NO_FORMAT}, "response_format", "json"),
+        ("completions", {"prompt": "x", "structured_outputs": {"regex": "("}}, "structured_outputs", "regex"),
+        ("completions", {"prompt": ""}, "prompt", "the prompt is empty"),
+        ("completions", {"prompt": [5, 331]}, "prompt", "token id 331 is not in the vocabulary of 331"),
+        ("responses", {"input": LONG}, "input", "the context has"),
+        ("responses", {"input": "x", "text": {"format": NO_SCHEMA}}, "text.format", "text.format: json"),
+        ("responses", {"input": "x", "reasoning": {"effort": "low"}}, "reasoning.effort", "no switch for thinking"),
+    ],
+)
+def test_what_is_found_out_late_is_named_as_the_client_wrote_it(served, path, fields, param, words):
+    status, _, body = served.ask("POST", f"/v1/{path}", {"model": NAME, **fields})
+    error = json.loads(body)["error"]
+    assert (status, error["param"]) == (400, param) and words in error["message"], error
 
 
 def test_neutral_values_and_hints_are_taken(client, expected):
