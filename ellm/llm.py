@@ -400,8 +400,10 @@ class LLM:
         return streams
 
     def _prompt(self, messages: Sequence[Message], chat: Chat, salt: bytes = b"", **template: Any) -> list[int]:
-        """A conversation as tokens: of past turns those that this model drew."""
+        """A conversation as tokens: of past turns those that this model drew. Raises InputError for useless tools."""
         prompt = self.tokenizer.chat(messages, tools=chat.tools or None, **template)
+        if chat.tools and not self.tokenizer.takes_tools(chat.tool_parser):
+            raise InputError(f"tools: {self.tokenizer.source}: chat_template does not read them")
         return prompt if self._turns is None else self._turns.restore(prompt, _checked(salt))
 
     def _bound(self, params: SamplingParams, chat: Chat) -> SamplingParams:

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from ellm.server.errors import ApiError, internal
 from ellm.server.replies import Content, Events
-from ellm.server.service import Call, Service
+from ellm.server.service import Call, Service, new_id
 from ellm.server.validation import Body, validated
 from ellm.system.errors import InputError
 
@@ -99,9 +99,9 @@ class Endpoint:
 class Sender:
     """Sends the reply to one request."""
 
-    def __init__(self, send: Send, scope: Any, request_id: str = ""):
+    def __init__(self, send: Send, scope: Any, request_id: str | None = None):
         self._send, self._path, self._connection = send, scope["path"], scope["state"]["connection"]
-        self._id = request_id
+        self._id = request_id or new_id()
         self._started = False
         self._events: Events | None = None
         self._last = 0.0

@@ -225,6 +225,7 @@ def check_context(call: Call, options: Options) -> None:
 
 async def ollama_chat(call: Call, request: OllamaChatRequest) -> ChatLine | Events:
     """Answer a conversation."""
+    begun = time.perf_counter_ns()
     call.service.check_name(request.model)
 
     def line(text: str, thought: str | None, done: bool, calls: Sequence[ToolCall] = (), **fields: Any) -> ChatLine:
@@ -235,11 +236,12 @@ async def ollama_chat(call: Call, request: OllamaChatRequest) -> ChatLine | Even
         return line("", None, True, done_reason="load")
     params, template = request.params(call), request.variables(call)
     messages, tools = _conversation(request.messages), offered(request.tools)
-    return await _reply(await call.chat(messages, params, template, tools=tools), line, request)
+    return await _reply(await call.chat(messages, params, template, tools=tools), line, request, begun)
 
 
 async def generate(call: Call, request: GenerateRequest) -> GenerateLine | Events:
     """Answer a prompt, or continue it as it is if it is raw."""
+    begun = time.perf_counter_ns()
     call.service.check_name(request.model)
 
     def line(text: str, thought: str | None, done: bool, **fields: Any) -> GenerateLine:
@@ -251,14 +253,14 @@ async def generate(call: Call, request: GenerateRequest) -> GenerateLine | Event
     if request.raw:
         if request.system or request.think is not None:
             raise ApiError(400, "system and think need the chat template, which raw leaves out", param="raw")
-        return await _reply(await call.continuation(request.prompt, params), line, request)
+        return await _reply(await call.continuation(request.prompt, params), line, request, begun)
     messages = [{"role": "system", "content": request.system}] if request.system else []
     messages.append({"role": "user", "content": request.prompt})
-    return await _reply(await call.chat(messages, params, template), line, request)
+    return await _reply(await call.chat(messages, params, template), line, request, begun)
 
 
-async def _reply(answers: list[Answer], line: Any, request: OllamaRequest) -> Any:
-    (answer,), begun = answers, time.perf_counter_ns()
+async def _reply(answers: list[Answer], line: Any, request: OllamaRequest, begun: int) -> Any:
+    (answer,) = answers
     if request.stream is not False:
         return _Lines(answer, line, begun)
     output = await answer.whole()

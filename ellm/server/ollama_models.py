@@ -6,7 +6,7 @@ import hashlib
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
 from ellm.server import bounds
 from ellm.server.service import Call, Service
@@ -50,9 +50,9 @@ class Tags(Record):
 
 
 class ShowRequest(Body):
-    """A name of the model."""
+    """A name of the model. Older clients call it `name`."""
 
-    model: Annotated[str, Field(max_length=bounds.NAME_CHARACTERS)]
+    model: Annotated[str, Field(max_length=bounds.NAME_CHARACTERS, validation_alias=AliasChoices("model", "name"))]
     verbose: bool | None = None
 
 
@@ -109,6 +109,7 @@ def _capabilities(service: Service) -> list[str]:
     checkpoint = service.llm.runtime.checkpoint
     found = {
         "completion": not checkpoint.headless,
+        "tools": service.takes_tools and not checkpoint.headless,
         "thinking": service.thinks and not checkpoint.headless,
         "embedding": checkpoint.headless or checkpoint.pooling.kind != "",
     }

@@ -36,6 +36,11 @@ _NOT_OF_A_NAME = re.compile(r"\W")
 T = TypeVar("T")
 
 
+def new_id() -> str:
+    """What names one request."""
+    return secrets.token_hex(12)
+
+
 def check_tool_parser(name: str) -> None:
     """Raises InputError if no form of calls of tools has that name."""
     families.named(name)
@@ -65,6 +70,7 @@ class Service:
         self.bell = Bell()
         tokenizer = llm.tokenizer  # its template is compiled now: later that would keep the event loop waiting
         self.thinks = tokenizer.has_chat_template and any(map(tokenizer.reads, _THINKING))
+        self.takes_tools = tokenizer.has_chat_template and tokenizer.takes_tools(tool_parser)
         self._texts = ThreadPoolExecutor(_TEXT_THREADS, "ellm-text")
 
     def check_name(self, name: str) -> None:
@@ -129,7 +135,7 @@ class Call:
 
     def __init__(self, service: Service, salt: bytes = b""):
         self.service, self._salt = service, salt
-        self.id = secrets.token_hex(12)
+        self.id = new_id()
         self._news = News(service.bell)
         self._answers: list[Answer] = []
         self._embeddings: Embeddings | None = None

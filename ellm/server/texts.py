@@ -82,9 +82,13 @@ async def tokenize(call: Call, request: TokenizeRequest) -> Tokens:
 
 
 async def detokenize(call: Call, request: DetokenizeRequest) -> Text:
-    """The text of token ids."""
+    """The text of token ids. Raises ApiError for one that there is not."""
     _check_name(call, request.model)
-    tokenizer = call.service.llm.tokenizer
+    tokenizer, vocab = call.service.llm.tokenizer, call.service.llm.runtime.program.vocab
+    for at, token in enumerate(request.tokens):
+        if token >= vocab:
+            param = f"tokens[{at}]"
+            raise ApiError(400, f"{param}: token id {token} is not in the vocabulary of {vocab}", param=param)
     return Text(prompt=await call.service.off_loop(lambda: tokenizer.decode(request.tokens, skip_special=False)))
 
 

@@ -192,6 +192,11 @@ class Tokenizer:
         """Whether the chat template reads a variable. Raises InputError if there is none."""
         return variable in self._default_template.variables
 
+    def takes_tools(self, tool_parser: str | None = None) -> bool:
+        """Whether tools change anything: the chat template reads them, or it is known how calls are written."""
+        known = tool_parser is not None or self._style.family is not None
+        return known or any("tools" in template.variables for template in self._chat_templates.values())
+
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],

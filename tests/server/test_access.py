@@ -90,3 +90,9 @@ def ask_as(running, headers):
         lines = ["GET /v1/models HTTP/1.1", *headers, f"X-Api-Key: {KEY}", "Connection: close", "", ""]
         connection.sendall("\r\n".join(lines).encode())
         return int(connection.recv(100).split()[1])
+
+
+@pytest.mark.parametrize("path", ["/health", "/v1/models", "/nothing"])
+def test_every_answer_has_an_id_of_its_own(locked, path):
+    ids = [locked.ask("GET", path)[1]["x-request-id"] for _ in range(2)]
+    assert all(ids) and ids[0] != ids[1]

@@ -1,6 +1,7 @@
 """Ollama's official client."""
 
 import json
+import time
 
 import ollama
 import pytest
@@ -49,6 +50,17 @@ def test_a_prompt_is_a_message_unless_it_is_raw(client, llm, expected):
     assert "".join(line.response for line in system) == wanted
 
 
+def test_durations_count_what_comes_before_the_model(client, llm, monkeypatch):
+    def slowly(*arguments, **options):
+        time.sleep(0.2)
+        return chat(*arguments, **options)
+
+    chat = llm.tokenizer.chat
+    monkeypatch.setattr(llm.tokenizer, "chat", slowly)
+    assert client.chat(NAME, MESSAGES, options=OPTIONS).total_duration > 200_000_000
+    assert client.generate(NAME, "x", options=OPTIONS).total_duration > 200_000_000
+
+
 def test_an_empty_prompt_loads_the_model(client):
     assert client.generate(NAME).done_reason == "load"
     assert client.chat(NAME).done_reason == "load"
@@ -66,6 +78,13 @@ def test_models_are_listed_and_shown(client, llm):
     shown = client.show(NAME)
     family = shown.modelinfo["general.architecture"]
     assert shown.modelinfo[f"{family}.context_length"] == llm.context and "completion" in shown.capabilities
+
+
+def test_a_model_may_be_asked_for_by_its_older_field(served):
+    status, _, reply = served.ask("POST", "/api/show", {"name": NAME})
+    assert status == 200 and json.loads(reply)["details"]
+    status, _, reply = served.ask("POST", "/api/show", {"verbose": True})
+    assert (status, json.loads(reply)) == (400, {"error": "model is missing"})
 
 
 def test_the_version_is_one_that_clients_take(served):

@@ -201,18 +201,19 @@ NO_FORMAT = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"typ
 @pytest.mark.parametrize(
     ("path", "fields", "param", "words"),
     [
-        ("chat/completions", {"messages": [{"role": "user", "content": LONG}]}, "messages", "the context has"),
-        ("chat/completions", {"messages": MESSAGES, "response_format": NO_FORMAT}, "response_format", "json"),
-        ("completions", {"prompt": "x", "structured_outputs": {"regex": "("}}, "structured_outputs", "regex"),
-        ("completions", {"prompt": ""}, "prompt", "the prompt is empty"),
-        ("completions", {"prompt": [5, 331]}, "prompt", "token id 331 is not in the vocabulary of 331"),
-        ("responses", {"input": LONG}, "input", "the context has"),
-        ("responses", {"input": "x", "text": {"format": NO_SCHEMA}}, "text.format", "text.format: json"),
-        ("responses", {"input": "x", "reasoning": {"effort": "low"}}, "reasoning.effort", "no switch for thinking"),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": LONG}]}, "messages", "the context has"),
+        ("/v1/chat/completions", {"messages": MESSAGES, "response_format": NO_FORMAT}, "response_format", "json"),
+        ("/v1/completions", {"prompt": "x", "structured_outputs": {"regex": "("}}, "structured_outputs", "regex"),
+        ("/v1/completions", {"prompt": ""}, "prompt", "the prompt is empty"),
+        ("/v1/completions", {"prompt": [5, 331]}, "prompt", "token id 331 is not in the vocabulary of 331"),
+        ("/detokenize", {"tokens": [5, 331]}, "tokens[1]", "token id 331 is not in the vocabulary of 331"),
+        ("/v1/responses", {"input": LONG}, "input", "the context has"),
+        ("/v1/responses", {"input": "x", "text": {"format": NO_SCHEMA}}, "text.format", "text.format: json"),
+        ("/v1/responses", {"input": "x", "reasoning": {"effort": "low"}}, "reasoning.effort", "no switch for thinking"),
     ],
 )
 def test_what_is_found_out_late_is_named_as_the_client_wrote_it(served, path, fields, param, words):
-    status, _, body = served.ask("POST", f"/v1/{path}", {"model": NAME, **fields})
+    status, _, body = served.ask("POST", path, {"model": NAME, **fields})
     error = json.loads(body)["error"]
     assert (status, error["param"]) == (400, param) and words in error["message"], error
 

@@ -118,6 +118,19 @@ def test_ollama(caller):
     assert client.chat(**asked | {"messages": said}).done
 
 
+def test_ollama_is_told_whether_a_model_takes_tools(caller, served):
+    can = [ollama.Client(host=one.url).show(NAME).capabilities for one in (caller, served)]
+    assert can == [["completion", "tools"], ["completion"]]
+
+
+def test_tools_are_refused_where_nothing_would_come_of_them(served):
+    client = openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0)
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model=NAME, messages=QUESTION, tools=TOOLS)
+    assert caught.value.param == "tools" and "tools: tiny: chat_template does not read them" in caught.value.message
+    assert client.chat.completions.create(model=NAME, messages=QUESTION, tools=TOOLS, tool_choice="none").choices
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
