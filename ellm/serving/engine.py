@@ -38,7 +38,7 @@ class _Step:
     shares: list[Share]
     staging: Staging
     inputs: StepInput
-    begun: float = 0.0
+    begun: float = 0.0  # 0: not yet, or never, where what was drawn or who came has ended the run before it
 
 
 class Engine:
@@ -336,7 +336,7 @@ class Engine:
     def _finish(self, executable: Executable) -> None:
         """Take in what the first step under way has done."""
         step = self._under_way.pop(0)
-        ended = self._under_way[0].begun if self._under_way else time.perf_counter()
+        ended = (self._under_way[0].begun if self._under_way else 0.0) or time.perf_counter()
         self._measure(step.shares, ended - step.begun)
         self._staging.masks.wait()
         for share in step.shares:

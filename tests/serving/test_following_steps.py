@@ -85,6 +85,19 @@ def test_all_tokens_behind_the_prompt_come_of_one_run(kind):
     assert one.ended and one.output().token_ids == summed([5, 6], 20)
 
 
+@pytest.mark.parametrize("how", ["drawn", "held"])
+def test_a_step_ends_though_the_one_laid_out_behind_it_never_begins(kind, how, monkeypatch):
+    executable, spent = Sums(), []
+    one = completion([5, 6], max_tokens=20, stop_token_ids=summed([5, 6], 8)[-1:] if how == "drawn" else None)
+    engine = open_engine(executable, kind)
+    executable.before = lambda step: engine.hold() if how == "held" and executable.steps == 7 else None
+    monkeypatch.setattr(engine.policy.times, "measured", lambda rows, attended, seconds, _: spent.append(seconds))
+    engine.submit([one])
+    finish(engine, [one], always)
+    assert executable.followed and len(spent) == executable.steps and min(spent) > 0
+    assert engine.statistics().step_seconds == pytest.approx(sum(spent))
+
+
 def test_text_is_told_as_it_comes(kind):
     one, told = completion([5], max_tokens=6), []
     one.sequence.terms = Terms(paced=True)
