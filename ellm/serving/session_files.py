@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -61,6 +62,8 @@ def write(path: Path, about: Mapping[str, object], salt: str, tokens: np.ndarray
 def read(path: Path, about: Mapping[str, object]) -> Entry | None:
     """What the header of a file says; None if it is of something else. Raises InputError if it is damaged."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # whose opening might wait for ever
+            raise InputError(f"{path}: is no file")
         with path.open("rb") as file:
             return _read(path, file, about)
     except FileNotFoundError:  # another process has removed it
@@ -89,7 +92,7 @@ def _read(path: Path, file: BinaryIO, about: Mapping[str, object]) -> Entry | No
             path, said["salt"], np.frombuffer(tokens, "<i4"), bool(said["windows"]), size, begin, said["digest"]
         )
         whole = begin + said["bytes"]
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise InputError(f"{path}: its header is not one of ours") from error
     if size != whole or not len(found.tokens):
         raise InputError(f"{path}: is cut off: {size} bytes of {whole}")

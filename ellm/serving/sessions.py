@@ -54,6 +54,7 @@ class Sessions:
             files = sorted(folder.glob(f"*{SUFFIX}"))
         except OSError as error:
             raise InputError(f"sessions: {folder}: {error.strerror}") from error
+        others = 0
         for file in files:
             try:
                 entry = session_files.read(file, self._about)
@@ -62,6 +63,10 @@ class Sessions:
             else:
                 if entry is not None and file.name == self._name(entry.salt, entry.tokens) + SUFFIX:
                     self._add(entry)
+                else:
+                    others += file.exists()  # else another process has removed it
+        if others:
+            tell(f"sessions: {folder}: {others} files are of another model, or made in another way; they are ignored")
         self._thread = threading.Thread(target=self._write, name="ellm-sessions", daemon=True)
 
     def start(self, content: Callable[[Block], bytes | None]) -> None:

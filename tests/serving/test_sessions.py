@@ -1,7 +1,9 @@
 """Sessions on disk: found after a restart with the bits of a cold start, and never trusted."""
 
+import hashlib
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -121,6 +123,32 @@ def test_a_foreign_file_is_ignored_with_a_line(checkpoint, copied, capsys, conte
         assert answers(llm, [TOKENS[:900]])[1] == [896]
     assert len([line for line in capsys.readouterr().err.splitlines() if line]) == 1
     assert (copied / "letter.txt").read_text() == "mine"
+
+
+def test_what_is_no_file_is_ignored_with_a_line(checkpoint, copied, capsys):
+    os.mkfifo(copied / f"fifo{SUFFIX}")
+    (copied / f"folder{SUFFIX}").mkdir()
+    (copied / f"link{SUFFIX}").symlink_to("/dev/zero")
+    with LLM(checkpoint, sessions=copied) as llm:
+        assert answers(llm, [TOKENS[:900]])[1] == [896]
+    lines = [line for line in capsys.readouterr().err.splitlines() if line]
+    assert len(lines) == 3 and all("is no file; it is ignored" in line for line in lines)
+
+
+def test_a_header_that_is_too_deep_is_ignored_with_a_line(checkpoint, copied, capsys):
+    header = b"[" * 100_000 + b"\n"
+    preamble = struct.pack("<8sQ32s", b"ellm-kv\n", len(header), hashlib.blake2b(header, digest_size=32).digest())
+    (copied / f"deep{SUFFIX}").write_bytes(preamble + header)
+    with LLM(checkpoint, sessions=copied) as llm:
+        assert answers(llm, [TOKENS[:900]])[1] == [896]
+    assert "deep.ellm-kv: its header is not one of ours; it is ignored" in capsys.readouterr().err
+
+
+def test_files_of_another_model_are_ignored_with_one_line(checkpoint, copied, capsys):
+    with LLM(checkpoint, sessions=copied, dtype="q8") as llm:
+        assert answers(llm, [TOKENS[:900]])[1] == [0]
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line]
+    assert line == f"ellm: sessions: {copied}: 2 files are of another model, or made in another way; they are ignored"
 
 
 def test_a_file_under_another_name_is_not_used(checkpoint, copied):
