@@ -42,6 +42,7 @@ class Server(uvicorn.Server):
             lifespan="off",
             access_log=False,
             log_config=None,
+            log_level="error",  # clients write nothing into the log
             proxy_headers=False,
             server_header=False,
             timeout_keep_alive=_KEEP_ALIVE,

@@ -127,6 +127,15 @@ def test_what_is_no_http_gets_an_error(served, line):
     assert is_served(served)
 
 
+@pytest.mark.parametrize("upgrade", ["websocket", "h2c"])
+def test_a_client_writes_nothing_into_the_log(served, caplog, upgrade):
+    with served.connect() as connection:
+        connection.sendall(b"nonsense\r\n\r\n")
+        read_all(connection)
+    assert served.ask("GET", "/health", None, [f"Upgrade: {upgrade}", "Connection: Upgrade"])[0] == 200
+    assert caplog.messages == []
+
+
 def test_nonsense_behind_a_request_costs_that_client_alone(served):
     with begin(served, LONG | {"stream": True}) as connection:
         connection.recv(100)
