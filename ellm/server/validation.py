@@ -60,7 +60,7 @@ def validated(model: type[M], value: dict[str, Any]) -> M:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        errors: list[Any] = error.errors(include_url=False, include_context=False)
+        errors: list[Any] = error.errors(include_url=False)
         raise _refusal(max(errors, key=lambda one: _telling(one, value)), value) from None
 
 
@@ -84,6 +84,13 @@ def _refusal(error: Any, value: dict[str, Any]) -> ApiError:
         return ApiError(400, f"{param} is not a field that this server knows", param=param, code="unknown_parameter")
     if error["type"] == "missing":
         return ApiError(400, f"{param} is missing", param=param, code="missing_required_parameter")
+    if error["type"] == "union_tag_not_found":
+        return ApiError(400, f"{param}.type is missing", param=f"{param}.type", code="missing_required_parameter")
+    if error["type"] == "union_tag_invalid":
+        tag, tags = one_line(error["ctx"]["tag"], _SHOWN), error["ctx"]["expected_tags"]
+        return ApiError(
+            400, f"{param}.type must be one of {tags}, not {tag!r}", param=f"{param}.type", code="invalid_value"
+        )
     if error["type"] == "value_error":
         text = error["msg"].removeprefix("Value error, ")
         code = "unsupported_parameter" if text.startswith("is not supported") else "invalid_value"

@@ -117,7 +117,11 @@ def test_errors_have_their_shape(client, llm):
 @pytest.mark.parametrize(
     ("block", "words"),
     [
-        ({"type": "image", "source": {"type": "url", "url": "http://x"}}, "messages[0].content[0]"),
+        (
+            {"type": "image", "source": {"type": "url", "url": "http://x"}},
+            "messages[0].content[0].type must be one of 'text', 'thinking', 'tool_use', 'tool_result', not 'image'",
+        ),
+        ({"text": "so"}, "messages[0].content[0].type is missing"),
         ({"type": "text"}, "messages[0].content[0].text is missing"),
     ],
 )

@@ -55,8 +55,8 @@ def test_an_answer_can_be_sent_back_as_it_came(client, llm):
         ({"previous_response_id": "resp_1"}, "previous_response_id"),
         ({"store": True}, "store"),
         ({"truncation": "auto"}, "truncation"),
-        ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0]"),
-        ({"text": {"format": {"type": "grammar"}}}, "text.format"),
+        ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0].type"),
+        ({"text": {"format": {"type": "grammar"}}}, "text.format.type"),
     ],
 )
 def test_what_is_not_done_is_refused_by_name(client, fields, param):

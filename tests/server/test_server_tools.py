@@ -175,7 +175,7 @@ def test_responses_in_namespaces_beside_tools_of_the_service(spaced):
 @pytest.mark.parametrize(
     ("tools", "param"),
     [
-        ([{"type": "file_search"}], "tools[0]"),
+        ([{"type": "file_search"}], "tools[0].type"),
         ([{"type": "namespace", "name": "a", "tools": [{"type": "web_search"}]}], "tools[0].tools[0].type"),
         ([{"type": "namespace", "name": "a", "tools": [{"type": "function", "name": "b"}] * 200}] * 2, "tools"),
         (
