@@ -177,7 +177,7 @@ def test_what_is_no_grammar_is_said_in_a_line(llm, wanted, message):
 def test_a_grammar_that_grows_too_complex_ends_its_request_alone(llm, monkeypatch):
     params = asking("regex")
     expected = llm.generate("x", PARAMS)[0].token_ids
-    monkeypatch.setattr("ellm.serving.grammars.LEXER_STATES", 30)
+    monkeypatch.setattr("ellm.serving.grammar_trial.LEXER_STATES", 30)
     broken = StructuredOutputs(regex="(a|b)*a(a|b){9}c")
     stream = llm.stream("x", dataclasses.replace(params, structured_outputs=broken, logit_bias={2: -100}))
     assert llm.generate("x", PARAMS)[0].token_ids == expected

@@ -15,7 +15,7 @@ from ellm.scheduler.pool import StepError
 from ellm.server.errors import ApiError
 from ellm.server.service import Call, Service
 from ellm.system.errors import InputError
-from ellm.text.template_process import Ended
+from ellm.system.limited_process import Ended
 
 WAITING = 16  # requests that are read beyond those that the engine has slots for
 
@@ -78,7 +78,7 @@ class Batch:
 
 
 async def _patiently(answer: Callable[[Call, Any], Awaitable[Any]], call: Call, body: Any) -> Any:
-    """The reply. A template's process that ended is asked once more: it may be the machine that stood still."""
+    """The reply. A process for foreign code that ended is asked once more: it may be the machine that stood still."""
     try:
         return await answer(call, body)
     except InputError as error:

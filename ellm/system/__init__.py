@@ -1,1 +1,1 @@
-"""What the operating system gives: memory and files; and errors as lines of text."""
+"""What the operating system gives: memory, files and processes; and errors as lines of text."""

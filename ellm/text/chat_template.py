@@ -9,8 +9,9 @@ from functools import cached_property
 from typing import Any
 
 from ellm.system.errors import InputError, PromptError, one_line
+from ellm.system.limited_process import Ended
 from ellm.text.messages import Forms, arranged
-from ellm.text.template_process import PROCESS, Ended
+from ellm.text.template_process import PROCESS
 
 _THINKING = ("enable_thinking", "thinking")  # variables by which templates switch it: true or false
 _OWN = ("messages", "tools", "add_generation_prompt")  # variables that are arguments of their own

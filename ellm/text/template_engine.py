@@ -1,4 +1,4 @@
-"""What the process that renders chat templates does: see `template_process`, which starts it and ends it.
+"""What the process that renders chat templates does: see `template_process`.
 
 The environment is the one that Hugging Face templates are written for (transformers, utils/chat_template_utils.py):
 sandboxed, block whitespace trimmed, `break` and `continue`, `{% generation %}`, and the names `raise_exception`,
@@ -8,10 +8,6 @@ sandboxed, block whitespace trimmed, `break` and `continue`, `{% generation %}`,
 from __future__ import annotations
 
 import json
-import os
-import resource
-import signal
-import sys
 from collections.abc import Mapping
 from datetime import datetime
 from functools import lru_cache
@@ -23,6 +19,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ellm.system.errors import one_line
+from ellm.system.limited_process import serve
 
 LONGEST = 1 << 24  # characters of a prompt
 _PROBE = "Kq7probe"
@@ -127,23 +124,5 @@ def _probe(template: Template, messages: list[dict[str, Any]]) -> str:
     return _render(template, variables | special, datetime.now()).get("text", "")
 
 
-def _serve(seconds: float, memory: int) -> None:
-    """Answer requests, one JSON object a line, until stdin ends; whoever asks for more than this dies."""
-    signal.signal(signal.SIGPROF, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGPROF})
-    most = resource.getrlimit(resource.RLIMIT_AS)[1]
-    memory = memory if most == resource.RLIM_INFINITY else min(memory, most)
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    for line in sys.stdin.buffer:
-        request = json.loads(line)
-        signal.setitimer(signal.ITIMER_PROF, seconds)
-        reply = answer(request)
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        sys.stdout.buffer.write(json.dumps(reply).encode() + b"\n")
-        sys.stdout.buffer.flush()
-    os._exit(0)
-
-
 if __name__ == "__main__":
-    _serve(float(sys.argv[1]), int(sys.argv[2]))
+    serve(answer)

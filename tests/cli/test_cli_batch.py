@@ -18,7 +18,7 @@ from tiny import write_checkpoint
 from ellm import LLM, SamplingParams
 from ellm.batch.ledger import SUFFIX
 from ellm.server.errors import ApiError
-from ellm.text import template_process
+from ellm.system import limited_process
 
 ELLM = [sys.executable, "-m", "ellm.cli.main", "batch"]
 OPTIONS = ("--threads", "1", "--pin", "none")
@@ -216,16 +216,16 @@ def test_bad_arguments_are_one_line(tmp_path, in_process, monkeypatch, arguments
 
 
 def test_a_template_that_the_machine_held_up_is_asked_again(checkpoint, folder, tmp_path, in_process, monkeypatch):
-    exchange, asked = template_process._exchange, set()
+    exchange, asked = limited_process._exchange, set()
 
     def held_up(child, line):
         first = b"say" in line and line not in asked
         asked.add(line)
         if first:
-            raise template_process.Ended("did not answer within 15 s")
+            raise limited_process.Ended("did not answer within 15 s")
         return exchange(child, line)
 
-    monkeypatch.setattr(template_process, "_exchange", held_up)
+    monkeypatch.setattr(limited_process, "_exchange", held_up)
     assert in_process("batch", checkpoint, folder / "in.jsonl", tmp_path / "out", *OPTIONS)[0] == 3
     assert (tmp_path / "out").read_bytes() == (folder / "whole.jsonl").read_bytes()
     assert len(asked) > 20

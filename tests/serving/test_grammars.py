@@ -74,3 +74,36 @@ def test_a_tokenizer_without_an_end_is_refused():
     made = Tokenizer(backend("gpt2", None), source="endless", special_tokens={})
     with pytest.raises(InputError, match="endless: no token ends an answer, which structured_outputs need"):
         Grammars(made, made.vocab_size).matcher(StructuredOutputs(regex="a"))
+
+
+def chain(names, last):
+    return "".join([f"start: {names}0\n", *(f"{names}{at}: {names}{at + 1}\n" for at in range(4000)), last])
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ({"grammar": chain("r", 'r4000: "a"')}, "structured_outputs: grammar: takes too much stack"),
+        ({"grammar": chain("T", 'T4000: "a"')}, "structured_outputs: grammar: takes too much stack"),
+        ({"json": {"type": "integer", "multipleOf": 999983}}, "structured_outputs: json: takes more than 1 s"),
+        (
+            {"json": {"allOf": [{"pattern": f"^(a|b)*a(a|b){{{n}}}c$", "type": "string"} for n in range(30)]}},
+            "structured_outputs: json: takes more than 1 s",
+        ),
+    ],
+)
+def test_what_would_take_the_stack_or_minutes_is_refused(wanted, message):
+    made = folder("gpt2")
+    grammars = Grammars(made, made.vocab_size)
+    with pytest.raises(InputError, match=message):
+        grammars.matcher(StructuredOutputs(**wanted))
+    assert grammars.matcher(StructuredOutputs(choice=["the hello"])).compute_ff_tokens() == made.encode("the hello")
+
+
+def test_one_process_serves_several_vocabularies():
+    for base in ("gpt2", "split", "metaspace-never", "gpt2"):
+        made = folder(base)
+        grammars = Grammars(made, made.vocab_size)
+        assert grammars.matcher(StructuredOutputs(choice=["the"])).compute_ff_tokens() == made.encode("the")
+        token = StructuredOutputs(grammar=f'start: <[{made.vocab_size - 1}]> "a"')
+        assert not grammars.matcher(token).is_error(), "it is known by its number"
