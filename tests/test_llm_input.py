@@ -48,6 +48,7 @@ def test_a_bad_prompt_is_refused_in_one_line(llm, prompt, words):
         ({"threads": "2"}, "threads must be a whole number, not '2'"),
         ({"context": True}, "context must be a whole number, not True"),
         ({"isa": "sse9"}, "sse9"),
+        ({"target_itl": 10**400}, "target_itl must be a number of seconds above 0, not 10"),
     ],
 )
 def test_a_bad_option_is_refused(checkpoint, options, words):

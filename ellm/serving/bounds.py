@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from numbers import Integral
 from typing import Any, TypeGuard
 
 from ellm.system.errors import InputError
 
+_LARGEST = sys.float_info.max
 Range = tuple[int | None, int | None]
 """Least and most; None: anything that is whole."""
 
 
 def is_number(value: object) -> TypeGuard[int | float]:
-    """Whether it is one, True and False aside."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether it is one that a float can hold, True and False aside."""
+    return isinstance(value, float) or (
+        isinstance(value, int) and not isinstance(value, bool) and abs(value) <= _LARGEST
+    )
 
 
 def check_whole(given: Mapping[str, Any], ranges: Mapping[str, Range]) -> None:

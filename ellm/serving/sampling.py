@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,6 +16,7 @@ from ellm.system.errors import InputError, one_line
 MOST_ANSWERS = 16  # to one prompt
 MOST_LIKELY = 20  # tokens that are listed with their log probabilities
 MOST_BIASES = 1024
+_LARGEST = sys.float_info.max
 _NUMBER = (int, float, np.integer, np.floating)
 _WHOLE = (int, np.integer)
 
@@ -48,11 +50,11 @@ class SamplingParams:
     structured_outputs: StructuredOutputs | None = None  # what the answer must be like
 
     def __post_init__(self) -> None:
-        self._check("temperature", _NUMBER, lambda v: 0 <= v < float("inf"), "a number of at least 0")
+        self._check("temperature", _NUMBER, lambda v: 0 <= v <= _LARGEST, "a number of at least 0")
         self._check("top_p", _NUMBER, lambda v: 0 < v <= 1, "a number above 0 and at most 1")
         self._check("top_k", _WHOLE, lambda v: -1 <= v < 1 << 31, "a whole number of at least -1")
         self._check("min_p", _NUMBER, lambda v: 0 <= v <= 1, "a number from 0 to 1")
-        self._check("repeat_penalty", _NUMBER, lambda v: 0 < v < float("inf"), "a number above 0")
+        self._check("repeat_penalty", _NUMBER, lambda v: 0 < v <= _LARGEST, "a number above 0")
         for name in ("presence_penalty", "frequency_penalty"):
             self._check(name, _NUMBER, lambda v: -2 <= v <= 2, "a number from -2 to 2")
         self._check("n", _WHOLE, lambda v: 1 <= v <= MOST_ANSWERS, f"a whole number from 1 to {MOST_ANSWERS}")
@@ -72,6 +74,9 @@ class SamplingParams:
                 raise InputError(f"{name} must be True or False, not {getattr(self, name)!r}")
         self._check_stops()
         self._check_bias()
+        for name in ("top_k", "n", "max_tokens", "min_tokens", "logprobs", "prompt_logprobs", "seed"):
+            if (value := getattr(self, name)) is not None:  # NumPy's numbers wrap around
+                object.__setattr__(self, name, int(value))
         if not isinstance(self.structured_outputs, StructuredOutputs | None):
             raise InputError(f"structured_outputs must be StructuredOutputs, not {self.structured_outputs!r}")
 

@@ -287,6 +287,7 @@ def test_what_is_too_late_is_dropped(driver, engine):
         ({"deadline": 0}, "deadline must be a number of seconds above 0, or None, not 0"),
         ({"deadline": float("nan")}, "deadline must be .*, not nan"),
         ({"deadline": True}, "deadline must be .*, not True"),
+        ({"deadline": 10**400}, "deadline must be .*, not 10"),
     ],
 )
 def test_what_a_request_asks_for_is_checked(llm, options, words):

@@ -1,5 +1,6 @@
 """SamplingParams: what needs no model."""
 
+import numpy as np
 import pytest
 
 from ellm import InputError, SamplingParams
@@ -11,6 +12,7 @@ from ellm import InputError, SamplingParams
         ("temperature", -0.1),
         ("temperature", float("nan")),
         ("temperature", "hot"),
+        ("temperature", 10**400),
         ("top_p", 0.0),
         ("top_p", 1.1),
         ("top_k", -2),
@@ -18,6 +20,7 @@ from ellm import InputError, SamplingParams
         ("min_p", -0.1),
         ("min_p", 2),
         ("repeat_penalty", 0.0),
+        ("repeat_penalty", 10**400),
         ("max_tokens", 0),
         ("max_tokens", True),
         ("seed", -1),
@@ -36,6 +39,14 @@ def test_a_value_out_of_range_is_named(field, value):
     with pytest.raises(InputError, match=field) as caught:
         SamplingParams(**{field: value})
     assert repr(value) in str(caught.value)
+
+
+def test_numpys_numbers_do_not_wrap_around():
+    params = SamplingParams(
+        max_tokens=np.int8(127), min_tokens=np.int8(100), seed=np.uint64((1 << 64) - 1), n=np.int8(2)
+    )
+    assert [one.seed for one in params.each()] == [(1 << 64) - 1, 0]
+    assert params.max_tokens + 100 == 227 and params.min_tokens + 100 == 200
 
 
 def test_params_cannot_be_made_wrong_afterwards():
