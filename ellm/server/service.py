@@ -17,6 +17,7 @@ from ellm.server.errors import ApiError, internal
 from ellm.server.metrics import Metrics
 from ellm.server.news import Bell, News
 from ellm.server.validation import Body
+from ellm.serving.constraint import Unfollowable
 from ellm.serving.embedding import EmbeddingOutput, Embeddings
 from ellm.serving.pooling import PoolingParams
 from ellm.serving.prompts import Prompt
@@ -118,6 +119,8 @@ class Service:
 
     def failure(self, error: Exception) -> ApiError:
         """What a client is told of a request that failed on its way."""
+        if isinstance(error, Unfollowable):
+            return ApiError(400, error, code="invalid_value")
         if isinstance(error, InputError):  # no memory for this sequence, or the model is broken
             return ApiError(503, self._told(error), code="generation_failed")
         return internal(error)

@@ -18,6 +18,10 @@ ANY, ALLOWED, ENDED, GIVEN = range(4)  # what a row may draw: any token, those o
 # the one that is given
 
 
+class Unfollowable(InputError):
+    """A grammar that turned out to allow nothing, or to be too complex."""
+
+
 def complaint(matcher: LLMatcher) -> str:
     """What a matcher that is in error says of it."""
     return one_line(matcher.get_error().replace("<non-verbose/>", ""))
@@ -51,10 +55,10 @@ class Constraint:
 
     @property
     def error(self) -> BaseException | None:
-        """What has gone wrong, such as a grammar that has turned out to be too complex."""
+        """What has gone wrong; Unfollowable if it is the grammar's fault."""
         if self._failure is not None or not self._matcher.is_error():
             return self._failure
-        return InputError(f"structured_outputs: {complaint(self._matcher)}")
+        return Unfollowable(f"structured_outputs: {complaint(self._matcher)}")
 
     def fail(self, error: BaseException) -> None:
         """Have nothing else be known of it."""

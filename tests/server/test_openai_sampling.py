@@ -192,6 +192,11 @@ def test_other_clients_ask_for_schemas(served):
         ({"extra_body": {"structured_outputs": {}}}, "structured_outputs", "none is given"),
         ({"extra_body": {"structured_outputs": {"regex": "("}}}, None, "regex"),
         ({"extra_body": {"structured_outputs": {"grammar": "x" * 100_000}}}, None, "at most 65536"),
+        (
+            {"extra_body": {"structured_outputs": {"json": {"$ref": "#"}}}},
+            None,
+            "structured_outputs",
+        ),  # found by a step
     ],
 )
 def test_what_is_refused_is_named(client, fields, param, words):
