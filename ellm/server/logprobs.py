@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 
 from ellm.server.answer import Answer
 from ellm.server.service import Service
@@ -64,13 +65,13 @@ class ChatReader:
         return [TopLogprob(**self._fields(token, number)) for token, number in top.items()]
 
     def _fields(self, token: int, number: float) -> dict:
-        text = self._service.token_text(token)
-        return {"token": text, "logprob": max(number, _LEAST), "bytes": list(text.encode())}
+        told = {"token": self._service.token_text(token), "bytes": list(self._service.token_bytes.of(token))}
+        return told | {"logprob": max(number, _LEAST)}
 
 
-def of_text(service: Service, drawn: Drawn, prompt: Output | None, offset: int = 0) -> TextLogprobs:
+def of_text(service: Service, drawn: Drawn, prompt: Output | None, offset: int = 0) -> tuple[TextLogprobs, int]:
     """Of generated tokens, behind those of the prompt that an output has, if one is given; `offset`: of the first
-    text."""
+    text. Also the offset behind them."""
     ids: Sequence[int] = drawn.token_ids
     numbers: Sequence[float | None] = drawn.logprobs
     tops: Sequence[Mapping[int, float] | None] = drawn.top_logprobs or [{}] * len(ids)
@@ -79,12 +80,9 @@ def of_text(service: Service, drawn: Drawn, prompt: Output | None, offset: int =
         numbers = [*(prompt.prompt_logprobs or ()), *numbers]
         tops = [*(prompt.prompt_top_logprobs or ()), *tops]
     texts = [service.token_text(token) for token in ids]
-    offsets = []
-    for text in texts:
-        offsets.append(offset)
-        offset += len(text)
-    return TextLogprobs(
-        text_offset=offsets,
+    lengths = [_characters(service.token_bytes.of(token)) for token in ids]
+    told = TextLogprobs(
+        text_offset=[*accumulate(lengths[:-1], initial=offset)] if ids else [],
         tokens=texts,
         token_logprobs=[None if number is None else max(number, _LEAST) for number in numbers],
         top_logprobs=[
@@ -92,6 +90,12 @@ def of_text(service: Service, drawn: Drawn, prompt: Output | None, offset: int =
             for top, text, number in zip(tops, texts, numbers, strict=True)
         ],
     )
+    return told, offset + sum(lengths)
+
+
+def _characters(token: bytes) -> int:
+    """How many begin in it."""
+    return sum(byte & 0xC0 != 0x80 for byte in token)
 
 
 def _listed(service: Service, top: Mapping[int, float], text: str, number: float) -> dict[str, float]:

@@ -128,9 +128,8 @@ class _Choice:
         if self._request.logprobs is not None:
             drawn = Drawn([], [], None) if nothing else self.answer.drawn(self._read)
             output = None if prompt is None else self.answer.output
-            logprobs = of_text(self._service, drawn, output, self._offset)
+            logprobs, self._offset = of_text(self._service, drawn, output, self._offset)
             self._read += len(drawn.token_ids)
-            self._offset += sum(map(len, logprobs.tokens))
         text = (prompt or "") + ("" if nothing else text)
         return Choice(index=self._index, text=text, logprobs=logprobs, finish_reason=end)
 

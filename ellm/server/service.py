@@ -27,6 +27,7 @@ from ellm.serving.status import Status
 from ellm.serving.stream import Stream
 from ellm.system.errors import InputError, PromptError, PromptTooLong
 from ellm.text import families
+from ellm.text.vocabulary_bytes import TokenBytes
 
 _TEXT_THREADS = 4  # that tokenise and wait for templates: the tokenizer gives the interpreter up while it works
 _RETRY_SECONDS = 1
@@ -72,6 +73,7 @@ class Service:
         tokenizer = llm.tokenizer  # its template is compiled now: later that would keep the event loop waiting
         self.thinks = tokenizer.has_chat_template and any(map(tokenizer.reads, _THINKING))
         self.takes_tools = tokenizer.has_chat_template and tokenizer.takes_tools(tool_parser)
+        self.token_bytes = TokenBytes(tokenizer.backend)
         self._texts = ThreadPoolExecutor(_TEXT_THREADS, "ellm-text")
 
     def check_name(self, name: str) -> None:
@@ -86,8 +88,10 @@ class Service:
 
     def token_text(self, token: int) -> str:
         """The text of one token, as log probabilities name it; its number where it is a part of a character."""
-        text = self.llm.tokenizer.decode([token], skip_special=False)
-        return f"token_id:{token}" if "\ufffd" in text else text
+        try:
+            return self.token_bytes.of(token).decode()
+        except UnicodeDecodeError:
+            return f"token_id:{token}"
 
     def drain(self) -> None:
         """Take no more requests; `on_idle` is called when those under way have ended."""
