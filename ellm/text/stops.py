@@ -22,28 +22,28 @@ class StopMatcher:
         self.rest = ""
         self._include = include
         self._withheld = ""
+        self._unseen = 0  # characters of it among which no stop string ends
         self._longest = max(map(len, stops), default=0)
 
     def push(self, text: str, looking: bool = True) -> str:
         """Text that can be shown; once a stop string has matched, the text before it.
 
-        With `looking` false no stop string ends with this text.
+        With `looking` false no stop string ends within this text, but one may begin there.
         """
         text = self._withheld + text
         if not looking:
-            self._withheld = ""
-            return text
-        found = [(at, -len(stop), stop) for stop in self.stops if (at := text.find(stop)) >= 0]
+            self._unseen = len(text)
+        places = [(text.find(stop, max(0, self._unseen + 1 - len(stop))), -len(stop), stop) for stop in self.stops]
+        found = [place for place in places if place[0] >= 0]
         if found:
             at, length, self.stop = min(found)
             self.matched, self._withheld, self.rest = True, "", text[at - length :]
             return text[: at - length if self._include else at]
-        for n in range(min(len(text), self._longest - 1), 0, -1):
-            if any(stop.startswith(text[-n:]) for stop in self.stops):
-                self._withheld = text[-n:]
-                return text[:-n]
-        self._withheld = ""
-        return text
+        held = range(min(len(text), self._longest - 1), 0, -1)
+        n = next((n for n in held if any(stop.startswith(text[-n:]) for stop in self.stops)), 0)
+        shown = len(text) - n
+        self._withheld, self._unseen = text[shown:], max(0, self._unseen - shown)
+        return text[:shown]
 
     def finish(self) -> str:
         """What is still held back when the text has ended."""

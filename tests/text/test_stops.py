@@ -88,10 +88,13 @@ def test_the_stop_string_may_be_part_of_the_text():
 
 
 def test_nothing_ends_while_nobody_looks():
-    """What has passed by then is no part of a stop string either."""
+    """A stop string may begin there, as in vLLM."""
     matcher = StopMatcher(["abc"])
     assert matcher.push("xabc", looking=False) == "xabc" and not matcher.matched
-    assert matcher.push("yab", looking=False) == "yab"
-    assert matcher.push("c") == "c" and not matcher.matched
-    assert matcher.push("ab") == "" and matcher.push("d", looking=False) == "abd"
-    assert matcher.push("abcd") == "" and matcher.stop == "abc"
+    assert matcher.push("yab", looking=False) == "y"
+    assert matcher.push("c") == "" and matcher.stop == "abc"
+    matcher = StopMatcher(["ab", "abcd"])
+    assert matcher.push("ab", looking=False) == "" and matcher.push("x") == "abx"
+    assert matcher.push("ab", looking=False) == "" and matcher.push("cd") == "" and matcher.stop == "abcd"
+    matcher = StopMatcher(["aa"])
+    assert matcher.push("aa", looking=False) == "a" and matcher.push("a") == "" and matcher.stop == "aa"
