@@ -9,7 +9,6 @@
 #define BF12_TILES (BF12_BLOCK / ELLM_TILE)
 #define BF12_BYTES (BF12_BLOCK * 3 / 2 + (int64_t)sizeof(bf12_header))
 #define BF12_GROUPS (BF12_BLOCK / 128)
-#define BF12_IN_ORDER 4                    /* most rows that read one column after the other, where that pays */
 #define BF12_FEW (TILE_ROWS * TILE_STREAMS) /* rows of which not each block could fetch a column */
 
 /* The lines of a block whose codes do not give all high bytes, a bit each: all of a wide one, those with patches of others. */
@@ -33,8 +32,8 @@ __attribute__((noinline, cold)) static __m512i bf12_rare(const char *block, int 
 /* c = a . W for R rows and one column tile, read in order of memory. R is a constant where this is inlined. */
 __attribute__((always_inline)) static inline void bf12_column(const int R, const ellm_bf16 *a, int64_t lda, const char *weight,
                                                              int k_tiles, float *c, int64_t ldc) {
-    __m512 sum[BF12_IN_ORDER];
-#pragma GCC unroll 4
+    __m512 sum[TILE_TALL];
+#pragma GCC unroll 16
     for (int r = 0; r < R; r++) sum[r] = _mm512_setzero_ps();
     for (int k = 0; k < k_tiles; k += BF12_TILES, weight += BF12_BYTES, a += BF12_TILES * ELLM_TILE_K) {
         int lines = (k_tiles - k < BF12_TILES ? k_tiles - k : BF12_TILES) * (ELLM_TILE / BF12_LINE);
@@ -53,27 +52,28 @@ __attribute__((always_inline)) static inline void bf12_column(const int R, const
                 const ellm_bf16 *x = a + 4 * (line + half);
 #pragma GCC unroll 2
                 for (int j = 0; j < 2; j++)
-#pragma GCC unroll 4
+#pragma GCC unroll 16
                     for (int r = 0; r < R; r++)
                         sum[r] = _mm512_dpbf16_ps(sum[r], row_pair(x + r * lda + 2 * j), (__m512bh)rows[j]);
             }
         }
     }
-#pragma GCC unroll 4
+#pragma GCC unroll 16
     for (int r = 0; r < R; r++) _mm512_storeu_ps(c + r * ldc, sum[r]);
 }
 
-/* C[rows][ELLM_TILE_N * n_tiles] = A . W for up to BF12_IN_ORDER rows, one column tile after the other. */
+/* C[rows][ELLM_TILE_N * n_tiles] = A . W for up to TILE_TALL rows, one column tile after the other. */
 static inline void bf12_in_order(const ellm_bf16 *a, int64_t lda, int rows, const char *weight, int n_tiles, int k_tiles,
                                  float *c, int64_t ldc) {
+#define COLUMN(R) \
+    case R: bf12_column(R, a, lda, weight, k_tiles, c, ldc); break;
     int64_t stride = column_bytes(ELLM_BF12, k_tiles);
     for (int n = 0; n < n_tiles; n++, weight += stride, c += ELLM_TILE_N)
         switch (rows) {
-        case 1: bf12_column(1, a, lda, weight, k_tiles, c, ldc); break;
-        case 2: bf12_column(2, a, lda, weight, k_tiles, c, ldc); break;
-        case 3: bf12_column(3, a, lda, weight, k_tiles, c, ldc); break;
-        default: bf12_column(4, a, lda, weight, k_tiles, c, ldc); break;
+            COLUMN(1) COLUMN(2) COLUMN(3) COLUMN(4) COLUMN(5) COLUMN(6) COLUMN(7) COLUMN(8)
+            COLUMN(9) COLUMN(10) COLUMN(11) COLUMN(12) COLUMN(13) COLUMN(14) COLUMN(15) COLUMN(16)
         }
+#undef COLUMN
 }
 
 /* Where the groups of a block are that have patches, a bit each. */
@@ -209,7 +209,7 @@ static inline void bf12_expand_and_multiply(const ellm_bf16 *a, int64_t lda, int
         const ellm_bf16 *x = a + row * lda;
         float *out = c + row * ldc;
         if (wide)
-            tile_rows(TILE_STREAMS, 0, 0, x, lda, rows - row, part.out, BF12_BLOCK, ELLM_TILE, count, out, ldc, accumulate, part.out);
+            tile_rows(TILE_STREAMS, 0, x, lda, rows - row, part.out, BF12_BLOCK, ELLM_TILE, count, out, ldc, accumulate, part.out);
         else
             bf12_block_of_few(x, lda, rows - row, part.block, part.stride, count, out, ldc, accumulate, jump);
     }
@@ -268,9 +268,9 @@ static inline void bf12_many_rows(const ellm_bf16 *a, int64_t lda, int rows, con
         float *out = c + row * ldc;
         if (n < TILE_STREAMS) {
             const ellm_bf16 *fetch = (const ellm_bf16 *)(next.block + n * next.stride + ahead);
-            tile_rows(TILE_STREAMS, 1, 0, x, lda, rows - row, b, BF12_BLOCK, ELLM_TILE, count, out, ldc, accumulate, fetch);
+            tile_rows(TILE_STREAMS, 1, x, lda, rows - row, b, BF12_BLOCK, ELLM_TILE, count, out, ldc, accumulate, fetch);
         } else {
-            tile_rows(TILE_STREAMS, 0, 0, x, lda, rows - row, b, BF12_BLOCK, ELLM_TILE, count, out, ldc, accumulate, b);
+            tile_rows(TILE_STREAMS, 0, x, lda, rows - row, b, BF12_BLOCK, ELLM_TILE, count, out, ldc, accumulate, b);
         }
     }
 }
@@ -314,7 +314,7 @@ static inline float *bf12_c(const bf12_product *p, int number) {
  * ELLM_EXPAND bytes. */
 static inline void matmul_bf12(const ellm_bf16 *a, int64_t lda, int rows, const char *weight, int n_tiles, int k_tiles,
                                float *c, int64_t ldc, ellm_bf16 *tiles) {
-    if (fetch_near && rows <= BF12_IN_ORDER) return bf12_in_order(a, lda, rows, weight, n_tiles, k_tiles, c, ldc);
+    if (fetch_near && rows <= TILE_TALL) return bf12_in_order(a, lda, rows, weight, n_tiles, k_tiles, c, ldc);
     int parts = (k_tiles + BF12_TILES - 1) / BF12_TILES, blocks = n_tiles / TILE_STREAMS * parts;
     bf12_product p = {a, lda, rows, weight, k_tiles, parts, column_bytes(ELLM_BF12, k_tiles), c, ldc};
     bf12_part part = {weight, p.stride, tiles};

@@ -8,6 +8,7 @@ from ellm.kernels.vector cimport *
 
 cdef extern from "fetch.h" nogil:
     bint fetch_near
+    void fetch_set(bint near)
 
 include "matmul.pxi"
 include "encode.pxi"
@@ -25,6 +26,11 @@ cdef void leave() noexcept nogil:
 ENTER = <uintptr_t> &enter
 LEAVE = <uintptr_t> &leave
 FETCHES = "L1" if fetch_near else "L2"
+
+
+def fetch_into_l1(bint near):
+    """Fetch as CPUs do for which that pays, or as others; for tests of both on one CPU. In vain where fetch.h has no choice."""
+    fetch_set(near)
 
 
 def run(str kernel, uintptr_t args, uintptr_t step, uintptr_t arena, uintptr_t scratch, *, int64_t section_bytes,

@@ -9,21 +9,22 @@
 #define TILE_ROWS 6      /* most rows of a block: 6 x 4 sums, 4 registers of B and one of A fill the register file */
 #define TILE_K_BLOCK 6   /* k tiles whose B (4 column tiles) stays in L1 while all rows pass over it */
 #define TILE_STREAMS 4   /* most column tiles of a block, read side by side */
-#define TILE_WIDE 8      /* the same for TILE_FLAT rows */
-#define TILE_FLAT 2
+#define TILE_WIDE 8      /* the same for very few rows */
+#define TILE_TALL 16     /* most rows that read tiles in order of memory */
+#define TILE_PART 2      /* k tiles of columns side by side that are read before the next columns */
 #define TILE_AHEAD 2     /* k tiles that prefetch runs ahead of a single block of rows */
 
 static inline void tile_enter(void) {}
 static inline void tile_leave(void) {}
 
 /* One block of R rows and T column tiles over k_tiles. Line by line, the F tiles at ahead + k * b_k (b_n apart) are
- * fetched while tile k is used, by fetch_far if O: they are read in order of memory. R, T, F and O are constants where this
- * is inlined. */
+ * fetched while tile k is used; or, if O, what lies from `ahead` on, in order of memory. R, T, F and O are constants where
+ * this is inlined. */
 __attribute__((always_inline)) static inline void tile_block(
     const int R, const int T, const int F, const int O, const ellm_bf16 *a, int64_t lda, const ellm_bf16 *b, int64_t b_n,
     int64_t b_k, int k_tiles, float *c, int64_t ldc, int accumulate, const ellm_bf16 *ahead) {
-    __m512 sum[TILE_ROWS][TILE_WIDE];
-#pragma GCC unroll 8
+    __m512 sum[TILE_TALL][TILE_WIDE];
+#pragma GCC unroll 16
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 8
         for (int t = 0; t < T; t++)
@@ -32,13 +33,14 @@ __attribute__((always_inline)) static inline void tile_block(
         for (int pair = 0; pair < ELLM_TILE_PAIRS; pair++) {
             __m512i column[TILE_WIDE];
 #pragma GCC unroll 8
-            for (int f = 0; f < F; f++) {
-                const ellm_bf16 *line = ahead + f * b_n + k * b_k + ELLM_TILE_ROW * pair;
-                O ? fetch_far(line) : fetch_line(line);
-            }
+            for (int f = 0; f < F; f++)
+                if (O)
+                    fetch_far(ahead + ELLM_TILE_ROW * ((ELLM_TILE_PAIRS * k + pair) * F + f));
+                else
+                    fetch_line(ahead + f * b_n + k * b_k + ELLM_TILE_ROW * pair);
 #pragma GCC unroll 8
             for (int t = 0; t < T; t++) column[t] = _mm512_loadu_si512(b + t * b_n + k * b_k + ELLM_TILE_ROW * pair);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
             for (int r = 0; r < R; r++) {
                 int32_t two;
                 memcpy(&two, a + r * lda + ELLM_TILE_K * k + 2 * pair, sizeof two);
@@ -48,7 +50,7 @@ __attribute__((always_inline)) static inline void tile_block(
             }
         }
     }
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 8
         for (int t = 0; t < T; t++) _mm512_storeu_ps(c + r * ldc + ELLM_TILE_N * t, sum[r][t]);
@@ -56,15 +58,15 @@ __attribute__((always_inline)) static inline void tile_block(
 
 /* As tile_block, for `rows` or TILE_ROWS rows, whichever is less. */
 __attribute__((always_inline)) static inline void tile_rows(
-    const int T, const int F, const int O, const ellm_bf16 *a, int64_t lda, int rows, const ellm_bf16 *b, int64_t b_n, int64_t b_k,
+    const int T, const int F, const ellm_bf16 *a, int64_t lda, int rows, const ellm_bf16 *b, int64_t b_n, int64_t b_k,
     int k_tiles, float *c, int64_t ldc, int accumulate, const ellm_bf16 *ahead) {
     switch (rows) {
-    case 1: return tile_block(1, T, F, O, a, lda, b, b_n, b_k, k_tiles, c, ldc, accumulate, ahead);
-    case 2: return tile_block(2, T, F, O, a, lda, b, b_n, b_k, k_tiles, c, ldc, accumulate, ahead);
-    case 3: return tile_block(3, T, F, O, a, lda, b, b_n, b_k, k_tiles, c, ldc, accumulate, ahead);
-    case 4: return tile_block(4, T, F, O, a, lda, b, b_n, b_k, k_tiles, c, ldc, accumulate, ahead);
-    case 5: return tile_block(5, T, F, O, a, lda, b, b_n, b_k, k_tiles, c, ldc, accumulate, ahead);
-    default: return tile_block(6, T, F, O, a, lda, b, b_n, b_k, k_tiles, c, ldc, accumulate, ahead);
+    case 1: return tile_block(1, T, F, 0, a, lda, b, b_n, b_k, k_tiles, c, ldc, accumulate, ahead);
+    case 2: return tile_block(2, T, F, 0, a, lda, b, b_n, b_k, k_tiles, c, ldc, accumulate, ahead);
+    case 3: return tile_block(3, T, F, 0, a, lda, b, b_n, b_k, k_tiles, c, ldc, accumulate, ahead);
+    case 4: return tile_block(4, T, F, 0, a, lda, b, b_n, b_k, k_tiles, c, ldc, accumulate, ahead);
+    case 5: return tile_block(5, T, F, 0, a, lda, b, b_n, b_k, k_tiles, c, ldc, accumulate, ahead);
+    default: return tile_block(6, T, F, 0, a, lda, b, b_n, b_k, k_tiles, c, ldc, accumulate, ahead);
     }
 }
 
@@ -84,11 +86,11 @@ __attribute__((always_inline)) static inline void tile_columns(
             float *out = c + block * TILE_ROWS * ldc;
             int left = rows - block * TILE_ROWS, again = accumulate || k;
             if (fetched == 1)
-                tile_rows(T, 1, 0, x, lda, left, part, b_n, b_k, count, out, ldc, again, fetch);
+                tile_rows(T, 1, x, lda, left, part, b_n, b_k, count, out, ldc, again, fetch);
             else if (fetched == T)
-                tile_rows(T, T, 0, x, lda, left, part, b_n, b_k, count, out, ldc, again, fetch);
+                tile_rows(T, T, x, lda, left, part, b_n, b_k, count, out, ldc, again, fetch);
             else
-                tile_rows(T, T / 2, 0, x, lda, left, part, b_n, b_k, count, out, ldc, again, fetch);
+                tile_rows(T, T / 2, x, lda, left, part, b_n, b_k, count, out, ldc, again, fetch);
         }
     }
 }
@@ -104,32 +106,49 @@ static inline void tile_matmul(const ellm_bf16 *a, int64_t lda, int rows, const 
         tile_columns(1, a, lda, rows, b + n * b_n, b_n, b_k, k_tiles, c + ELLM_TILE_N * n, ldc, accumulate);
 }
 
-/* The same for few rows and tiles from memory, read in its order, which hardware follows: one column after the other where
- * the tiles of each lie together, else all columns side by side. Returns 0, and does nothing, for more rows, or columns that
- * do not lie so. */
-static inline int tile_in_order(const ellm_bf16 *a, int64_t lda, int rows, const ellm_bf16 *b, int64_t b_n, int64_t b_k,
-                                int n_tiles, int k_tiles, float *c, int64_t ldc, int accumulate) {
-    if (rows <= TILE_ROWS && b_k == ELLM_TILE) {
-        for (int n = 0; n < n_tiles; n++) {
-            const ellm_bf16 *column = b + n * b_n, *ahead = column + FETCH_FAR / sizeof *b;
-            tile_rows(1, 1, 1, a, lda, rows, column, b_n, b_k, k_tiles, c + ELLM_TILE_N * n, ldc, accumulate, ahead);
-        }
-        return 1;
-    }
-    if (rows > TILE_FLAT || n_tiles != TILE_WIDE || b_n != ELLM_TILE) return 0;
-    const ellm_bf16 *ahead = b + TILE_AHEAD * b_k;
-    if (rows == 1)
-        tile_block(1, TILE_WIDE, TILE_WIDE, 1, a, lda, b, b_n, b_k, k_tiles, c, ldc, accumulate, ahead);
-    else
-        tile_block(TILE_FLAT, TILE_WIDE, TILE_WIDE, 1, a, lda, b, b_n, b_k, k_tiles, c, ldc, accumulate, ahead);
-    return 1;
+/* Blocks of rows and column tiles that read tiles in order of memory: up to 16 sums, which do not wait for each other. */
+#define TILE_ORDERED(X)                                                                       \
+    X(1, 8) X(2, 8) X(1, 4) X(2, 4) X(3, 4) X(4, 4)                                           \
+    X(1, 2) X(2, 2) X(3, 2) X(4, 2) X(5, 2) X(6, 2) X(7, 2) X(8, 2)                           \
+    X(1, 1) X(2, 1) X(3, 1) X(4, 1) X(5, 1) X(6, 1) X(7, 1) X(8, 1)                           \
+    X(9, 1) X(10, 1) X(11, 1) X(12, 1) X(13, 1) X(14, 1) X(15, 1) X(16, 1)
+#define TILE_ORDERED_CASE(rows, columns) (TILE_TALL * (columns) + (rows)-1)
+
+/* How many of up to `most` columns such a block has. */
+static inline int tile_ordered_columns(int rows, int most, int n_tiles) {
+    int columns = most;
+    while (columns > 1 && (columns * rows > TILE_TALL || n_tiles % columns)) columns /= 2;
+    return columns;
 }
 
-/* tile_matmul for tiles from memory. */
+/* As tile_block, for such a block. */
+static inline void tile_ordered(int rows, int columns, const ellm_bf16 *a, int64_t lda, const ellm_bf16 *b, int64_t b_n,
+                                int64_t b_k, int k_tiles, float *c, int64_t ldc, int accumulate, const ellm_bf16 *ahead) {
+    switch (TILE_ORDERED_CASE(rows, columns)) {
+#define ORDERED(R, T) \
+    case TILE_ORDERED_CASE(R, T): return tile_block(R, T, T, 1, a, lda, b, b_n, b_k, k_tiles, c, ldc, accumulate, ahead);
+        TILE_ORDERED(ORDERED)
+#undef ORDERED
+    }
+}
+
+/* tile_matmul for tiles from memory, where those of a column or of a k tile lie together. Where that pays, few rows read them
+ * in order, columns side by side in parts of TILE_PART k tiles, so that what is skipped does not leave the caches. */
 static inline void tile_from_memory(const ellm_bf16 *a, int64_t lda, int rows, const ellm_bf16 *b, int64_t b_n, int64_t b_k,
                                     int n_tiles, int k_tiles, float *c, int64_t ldc, int accumulate) {
-    if (!fetch_near || !tile_in_order(a, lda, rows, b, b_n, b_k, n_tiles, k_tiles, c, ldc, accumulate))
+    if (!fetch_near || rows > TILE_TALL) {
         tile_matmul(a, lda, rows, b, b_n, b_k, n_tiles, k_tiles, c, ldc, accumulate);
+        return;
+    }
+    int together = b_k == ELLM_TILE, columns = tile_ordered_columns(rows, together ? 1 : TILE_WIDE, n_tiles);
+    int part = together || columns == n_tiles ? k_tiles : TILE_PART;
+    for (int k = 0; k < k_tiles; k += part) {
+        int count = k_tiles - k < part ? k_tiles - k : part;
+        const ellm_bf16 *ahead = b + k * b_k + (together ? FETCH_FAR / (int64_t)sizeof *b : TILE_PART * b_k);
+        for (int n = 0; n < n_tiles; n += columns, ahead += together ? b_n : (int64_t)columns * count * ELLM_TILE)
+            tile_ordered(rows, columns, a + ELLM_TILE_K * k, lda, b + n * b_n + k * b_k, b_n, b_k, count, c + ELLM_TILE_N * n,
+                         ldc, accumulate || k, ahead);
+    }
 }
 
 #endif
