@@ -33,7 +33,8 @@ cdef extern from "softmax.h" nogil:
 
 cdef extern from "attend_tiles.h" nogil:
     void attend_matmul(const ellm_bf16 *a, int64_t lda, int64_t rows, const ellm_bf16 *b, int64_t b_n, int64_t b_k,
-                       int64_t n_tiles, int64_t k_tiles, float *c, int64_t ldc, int accumulate)
+                       int64_t n_tiles, int64_t k_tiles, float *c, int64_t ldc, int accumulate,
+                       const ellm_bf16 *next)
 
 cdef extern from "attend_codes.h" nogil:
     enum:
@@ -176,9 +177,9 @@ cdef inline void fold_leaf(
     cdef int64_t seen = k_tiles_of(item.position + item.rows - key)
     fold.leaf = ELLM_LEAF if key < ELLM_SPAN else ELLM_SPLIT
     fold.s_stride = panel_stride(fold.leaf // ELLM_TILE_K)
+    key += fold.leaf
+    fold.next = keys_at(task, op, item, kv_head, key) if key < item.key_end else keys
     if op.int8:
-        key += fold.leaf
-        fold.next = keys_at(task, op, item, kv_head, key) if key < item.key_end else keys
         fold_codes(op, keys, values, min(max(0, seen), fold.leaf // ELLM_TILE_K), fold)
     else:
         fold.keys = <const ellm_bf16 *> keys
@@ -277,6 +278,7 @@ cdef inline void fold_scores(
     const ellm_attend *op, const Fold *fold, int64_t row, int64_t rows, int64_t begin, int64_t end
 ) noexcept nogil:
     cdef int64_t key_tiles = k_tiles_of(op.head_dim), first = begin // ELLM_TILE_N, count = end // ELLM_TILE_N - first
+    cdef int64_t n_tiles = n_tiles_of(op.value_dim)
     cdef int64_t key_bytes = cache_key_bytes(op.head_dim), value_bytes = cache_value_bytes(op.value_dim)
     cdef const ellm_bf16 *q = fold.q + row * fold.q_stride
     cdef const char *keys
@@ -293,7 +295,7 @@ cdef inline void fold_scores(
     else:
         attend_matmul(
             q, fold.q_stride, rows, fold.keys + first * key_tiles * ELLM_TILE, key_tiles * ELLM_TILE, ELLM_TILE, count,
-            key_tiles, fold.scores + begin, fold.s_stride, 0,
+            key_tiles, fold.scores + begin, fold.s_stride, 0, fold.values + first // 2 * n_tiles * ELLM_TILE,
         )
 
 
@@ -311,7 +313,7 @@ cdef inline void fold_values(
     else:
         attend_matmul(
             fold.p + begin, fold.s_stride, rows, fold.values + first * n_tiles * ELLM_TILE, ELLM_TILE,
-            n_tiles * ELLM_TILE, n_tiles, count, fold.part, fold.o_stride, 0,
+            n_tiles * ELLM_TILE, n_tiles, count, fold.part, fold.o_stride, 0, <const ellm_bf16 *> fold.next,
         )
 
 
@@ -328,7 +330,7 @@ cdef inline void fold_values_of_keys(
         cache_values_of_keys(keys + n // 2 * ELLM_TILE, key_tiles, k_tiles, count, fold.tiles)
         attend_matmul(
             fold.p + begin, fold.s_stride, rows, fold.tiles, k_tiles * ELLM_TILE, ELLM_TILE,
-            count, k_tiles, fold.part + ELLM_TILE_N * n, fold.o_stride, 0,
+            count, k_tiles, fold.part + ELLM_TILE_N * n, fold.o_stride, 0, fold.tiles,
         )
 
 

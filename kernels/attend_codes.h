@@ -25,7 +25,7 @@ static inline void attend_key_codes(const ellm_bf16 *a, int64_t lda, int64_t row
         const char *from = groups + n * bytes;
         part = count - n < CODES_GROUPS ? count - n : CODES_GROUPS;
         cache_expand(from, part, bytes, stride, tiles, n + part < count ? part * bytes : next - from);
-        attend_matmul(a, lda, rows, tiles, stride, ELLM_TILE, part, key_tiles, c + ELLM_TILE_N * n, ldc, 0);
+        attend_matmul(a, lda, rows, tiles, stride, ELLM_TILE, part, key_tiles, c + ELLM_TILE_N * n, ldc, 0, tiles);
     }
 #endif
 }
@@ -42,7 +42,7 @@ static inline void attend_value_codes(const ellm_bf16 *a, int64_t lda, int64_t r
         const char *from = groups + k * bytes;
         part = count - k < CODES_GROUPS ? count - k : CODES_GROUPS;
         cache_expand(from, part, bytes, stride, tiles, k + part < count ? part * bytes : next - from);
-        attend_matmul(a + ELLM_TILE_K * k, lda, rows, tiles, ELLM_TILE, stride, n_tiles, part, c, ldc, k > 0);
+        attend_matmul(a + ELLM_TILE_K * k, lda, rows, tiles, ELLM_TILE, stride, n_tiles, part, c, ldc, k > 0, tiles);
     }
 #endif
 }

@@ -49,9 +49,10 @@ __attribute__((always_inline)) static inline void attend_columns(const int T, co
 }
 #endif
 
-/* tile_matmul, with its bits; the caller has included the ISA's. */
+/* tile_matmul, with its bits; the caller has included the ISA's. At `next` is what is read after B. */
 static inline void attend_matmul(const ellm_bf16 *a, int64_t lda, int64_t rows, const ellm_bf16 *b, int64_t b_n, int64_t b_k,
-                                 int64_t n_tiles, int64_t k_tiles, float *c, int64_t ldc, int accumulate) {
+                                 int64_t n_tiles, int64_t k_tiles, float *c, int64_t ldc, int accumulate,
+                                 const ellm_bf16 *next) {
 #ifdef __AMX_BF16__
     if (rows > ELLM_TILE_N) {
         int64_t n = 0;
@@ -62,7 +63,8 @@ static inline void attend_matmul(const ellm_bf16 *a, int64_t lda, int64_t rows, 
         return;
     }
 #endif
-    tile_from_memory(a, lda, (int)rows, b, b_n, b_k, (int)n_tiles, (int)k_tiles, c, ldc, accumulate);
+    tile_from_memory(a, lda, (int)rows, b, b_n, b_k, (int)n_tiles, (int)k_tiles, c, ldc, accumulate, next);
+    (void)next;
 }
 
 #endif

@@ -265,8 +265,10 @@ static inline void expand_matmul(const ellm_bf16 *a, int64_t lda, int rows, cons
  * ELLM_EXPAND bytes. */
 static inline void weight_matmul(const ellm_bf16 *a, int64_t lda, int rows, const char *weight, int64_t format,
                                  int n_tiles, int k_tiles, float *c, int64_t ldc, ellm_bf16 *tiles) {
+    const ellm_bf16 *b = (const ellm_bf16 *)weight;
+    int64_t column = (int64_t)k_tiles * ELLM_TILE;
     if (format == ELLM_BF16)
-        tile_from_memory(a, lda, rows, (const ellm_bf16 *)weight, k_tiles * ELLM_TILE, ELLM_TILE, n_tiles, k_tiles, c, ldc, 0);
+        tile_from_memory(a, lda, rows, b, column, ELLM_TILE, n_tiles, k_tiles, c, ldc, 0, b + n_tiles * column);
     else
         expand_matmul(a, lda, rows, weight, format, n_tiles, k_tiles, c, ldc, tiles);
 }

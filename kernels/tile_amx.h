@@ -281,6 +281,7 @@ static inline void tile_matmul(const ellm_bf16 *a, int64_t lda, int rows, const 
             tile_block_1x1(a + row * lda, lda, b + n * b_n, b_k, k_tiles, c + row * ldc + ELLM_TILE_N * n, ldc, accumulate);
 }
 
-#define tile_from_memory tile_matmul
+#define tile_from_memory(a, lda, rows, b, b_n, b_k, n_tiles, k_tiles, c, ldc, accumulate, next) \
+    tile_matmul(a, lda, rows, b, b_n, b_k, n_tiles, k_tiles, c, ldc, accumulate)
 
 #endif

@@ -132,22 +132,27 @@ static inline void tile_ordered(int rows, int columns, const ellm_bf16 *a, int64
     }
 }
 
-/* tile_matmul for tiles from memory, where those of a column or of a k tile lie together. Where that pays, few rows read them
- * in order, columns side by side in parts of TILE_PART k tiles, so that what is skipped does not leave the caches. */
+/* tile_matmul for tiles from memory, where those of a column or of a k tile lie together; at `next` is what is read after
+ * them. Where that pays, few rows read them in order, columns side by side in parts of TILE_PART k tiles, so that what is
+ * skipped does not leave the caches. */
 static inline void tile_from_memory(const ellm_bf16 *a, int64_t lda, int rows, const ellm_bf16 *b, int64_t b_n, int64_t b_k,
-                                    int n_tiles, int k_tiles, float *c, int64_t ldc, int accumulate) {
+                                    int n_tiles, int k_tiles, float *c, int64_t ldc, int accumulate, const ellm_bf16 *next) {
     if (!fetch_near || rows > TILE_TALL) {
         tile_matmul(a, lda, rows, b, b_n, b_k, n_tiles, k_tiles, c, ldc, accumulate);
-        return;
-    }
-    int together = b_k == ELLM_TILE, columns = tile_ordered_columns(rows, together ? 1 : TILE_WIDE, n_tiles);
-    int part = together || columns == n_tiles ? k_tiles : TILE_PART;
-    for (int k = 0; k < k_tiles; k += part) {
-        int count = k_tiles - k < part ? k_tiles - k : part;
-        const ellm_bf16 *ahead = b + k * b_k + (together ? FETCH_FAR / (int64_t)sizeof *b : TILE_PART * b_k);
-        for (int n = 0; n < n_tiles; n += columns, ahead += together ? b_n : (int64_t)columns * count * ELLM_TILE)
-            tile_ordered(rows, columns, a + ELLM_TILE_K * k, lda, b + n * b_n + k * b_k, b_n, b_k, count, c + ELLM_TILE_N * n,
-                         ldc, accumulate || k, ahead);
+    } else if (b_k == ELLM_TILE) {
+        const int64_t far = FETCH_FAR / (int64_t)sizeof *b, end = n_tiles * b_n;
+        for (int64_t n = 0, at = 0; n < n_tiles; n++, at += b_n)
+            tile_ordered(rows, 1, a, lda, b + at, b_n, b_k, k_tiles, c + ELLM_TILE_N * n, ldc, accumulate,
+                         at + far < end ? b + at + far : next + (at + far - end));
+    } else {
+        int columns = tile_ordered_columns(rows, TILE_WIDE, n_tiles);
+        for (int k = 0; k < k_tiles; k += TILE_PART) {
+            int count = k_tiles - k < TILE_PART ? k_tiles - k : TILE_PART;
+            const ellm_bf16 *ahead = k + TILE_PART < k_tiles ? b + (k + TILE_PART) * b_k : next;
+            for (int n = 0; n < n_tiles; n += columns, ahead += (int64_t)columns * count * ELLM_TILE)
+                tile_ordered(rows, columns, a + ELLM_TILE_K * k, lda, b + n * b_n + k * b_k, b_n, b_k, count,
+                             c + ELLM_TILE_N * n, ldc, accumulate || k, ahead);
+        }
     }
 }
 

@@ -91,17 +91,18 @@ static inline void codes_ordered(int rows, int columns, const ellm_bf16 *a, int6
     }
 }
 
-/* tile_codes for up to CODES_ROWS rows, as tile_from_memory reads, but of two columns, as one would wait for its sums. */
+/* tile_codes for up to CODES_ROWS rows, as tile_from_memory reads; of keys two columns, as one would wait for its sums. */
 static inline void codes_in_order(const ellm_bf16 *a, int64_t lda, int rows, const char *b, int64_t b_n, int64_t b_k,
-                                  int n_tiles, int k_tiles, float *c, int64_t ldc) {
+                                  int n_tiles, int k_tiles, float *c, int64_t ldc, const char *next) {
     int together = b_k == ELLM_TILE, columns = tile_ordered_columns(rows, together ? 2 : TILE_WIDE, n_tiles);
-    int part = together || columns == n_tiles ? k_tiles : TILE_PART;
+    int part = together ? k_tiles : TILE_PART;
     for (int k = 0; k < k_tiles; k += part) {
         int count = k_tiles - k < part ? k_tiles - k : part;
-        for (int n = 0; n < n_tiles; n += columns) {
-            int64_t here = n * b_n, ahead = together ? FETCH_FAR : TILE_PART * b_k + (int64_t)n * count * ELLM_TILE - here;
-            codes_ordered(rows, columns, a + ELLM_TILE_K * k, lda, b + here + k * b_k, b_n, b_k, count, c + ELLM_TILE_N * n, ldc,
-                          k > 0, ahead);
+        const char *ahead = k + part < k_tiles ? b + (k + part) * b_k : next;
+        for (int n = 0; n < n_tiles; n += columns, ahead += columns * count * ELLM_TILE) {
+            const char *at = b + n * b_n + k * b_k;
+            codes_ordered(rows, columns, a + ELLM_TILE_K * k, lda, at, b_n, b_k, count, c + ELLM_TILE_N * n, ldc, k > 0,
+                          together ? FETCH_FAR : ahead - at);
         }
     }
 }
@@ -111,7 +112,7 @@ static inline void codes_in_order(const ellm_bf16 *a, int64_t lda, int rows, con
 static inline void tile_codes(const ellm_bf16 *a, int64_t lda, int rows, const char *b, int64_t b_n, int64_t b_k, int n_tiles,
                               int k_tiles, float *c, int64_t ldc, const char *next) {
     if (fetch_near && rows <= CODES_ROWS) {
-        codes_in_order(a, lda, rows, b, b_n, b_k, n_tiles, k_tiles, c, ldc);
+        codes_in_order(a, lda, rows, b, b_n, b_k, n_tiles, k_tiles, c, ldc, next);
         return;
     }
     int blocks = (rows + CODES_ROWS - 1) / CODES_ROWS, most = (rows + blocks - 1) / blocks;

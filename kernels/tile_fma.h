@@ -162,6 +162,7 @@ static inline void tile_codes(const ellm_bf16 *a, int64_t lda, int rows, const c
     tile_multiply(1, a, lda, rows, b, b_n, b_k, n_tiles, k_tiles, c, ldc, 0, next);
 }
 
-#define tile_from_memory tile_matmul
+#define tile_from_memory(a, lda, rows, b, b_n, b_k, n_tiles, k_tiles, c, ldc, accumulate, next) \
+    tile_matmul(a, lda, rows, b, b_n, b_k, n_tiles, k_tiles, c, ldc, accumulate)
 
 #endif
