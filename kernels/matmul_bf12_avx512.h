@@ -1,7 +1,7 @@
-/* Products with bf16 in 12 bits by AVX-512, of four column tiles at a time: the sums of tile_avx512.h over expanded tiles, in
- * the same order. Few rows multiply what is expanded in registers. Of more, the first ones expand the next block
- * of k while they multiply this one, as shuffles and multiplications use different units, and the others fetch the one
- * after it. */
+/* Products with bf16 in 12 bits by AVX-512: the sums of tile_avx512.h over expanded tiles, in the same order. Few rows multiply
+ * what is expanded in registers, of one column tile after the other where that pays, else of four side by side. Of more rows,
+ * the first ones expand the next block of k while they multiply this one, as shuffles and multiplications use different
+ * units, and the others fetch the one after it. */
 #ifndef ELLM_MATMUL_BF12_AVX512_H
 #define ELLM_MATMUL_BF12_AVX512_H
 #define MATMUL_BF12
