@@ -12,7 +12,9 @@ from urllib.parse import urlsplit
 
 from ellm.server.errors import ApiError
 
-OPEN = frozenset({"/", "/health", "/ready"})  # a page that holds nothing, and for whoever watches over the process
+OPEN = frozenset(
+    {"/", "/docs", "/health", "/ready"}
+)  # pages that hold nothing, and for whoever watches over the process
 
 
 class Access:

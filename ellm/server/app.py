@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
 from typing import Any
 
@@ -10,9 +11,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
 
+from ellm.pages.api import api_page
 from ellm.server import openapi
 from ellm.server.access import Access
-from ellm.server.endpoint import Endpoint, Receive, Send, Sender
+from ellm.server.endpoint import GUARDS, Endpoint, Receive, Send, Sender
 from ellm.server.errors import ApiError
 from ellm.server.operations import OPERATIONS
 from ellm.server.replies import Content
@@ -43,13 +45,17 @@ class App:
 
 def _router(service: Service) -> Router:
     routes = [Route(one.path, Endpoint(one, service), methods=[one.method]) for one in OPERATIONS]
-    page = openapi.document(OPERATIONS)
-
-    async def describe(_: Request) -> Response:
-        return Response(page, media_type="application/json")
-
-    routes.append(Route("/openapi.json", describe))
+    document = openapi.document(OPERATIONS)
+    routes.append(_fixed("/openapi.json", document, "application/json"))
+    routes.append(_fixed("/docs", api_page(json.loads(document)).encode(), "text/html; charset=utf-8"))
     return Router(routes, redirect_slashes=False)
+
+
+def _fixed(path: str, body: bytes, media_type: str) -> Route:
+    async def reply(_: Request) -> Response:
+        return Response(body, media_type=media_type, headers=GUARDS)
+
+    return Route(path, reply)
 
 
 async def _refuse(exception: HTTPException, scope: Any, send: Send) -> None:

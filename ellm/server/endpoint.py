@@ -18,6 +18,7 @@ from ellm.server.validation import Body, validated
 from ellm.system.errors import InputError
 
 IDLE_SECONDS = 2.0  # without a byte, before a client is told that the server is still there
+GUARDS = {"x-content-type-options": "nosniff", "x-frame-options": "DENY"}  # no other page may frame the chat
 
 
 Receive = Callable[[], Awaitable[Any]]
@@ -139,8 +140,7 @@ class Sender:
 
     async def _start(self, status: int, media_type: str, headers: dict[str, str]) -> None:
         self._started, self._last = True, time.monotonic()
-        guards = {"x-content-type-options": "nosniff", "x-frame-options": "DENY"}  # no other page may frame the chat
-        headers = {"content-type": media_type, "x-request-id": self._id, **guards, **headers}
+        headers = {"content-type": media_type, "x-request-id": self._id, **GUARDS, **headers}
         pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
         await self._send({"type": "http.response.start", "status": status, "headers": pairs})
 

@@ -4,7 +4,7 @@ import pytest
 from served import serving
 
 KEY = "correct-horse"
-OPEN = ["/health", "/ready"]
+OPEN = ["/health", "/ready", "/docs"]
 CLOSED = ["/v1/models", "/v1/models/tiny", "/metrics", "/openapi.json", "/nothing", "/v1/chat/completions", "/api/tags"]
 
 
