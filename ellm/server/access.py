@@ -12,9 +12,8 @@ from urllib.parse import urlsplit
 
 from ellm.server.errors import ApiError
 
-OPEN = frozenset(
-    {"/", "/docs", "/health", "/ready"}
-)  # pages that hold nothing, and for whoever watches over the process
+# Pages that hold nothing of the model, and what is for whoever watches over the process.
+OPEN = frozenset({"/", "/docs", "/health", "/ready"})
 
 
 class Access:
