@@ -117,15 +117,18 @@ static inline float f16_element(const char *block, int64_t n, int64_t k) {
     return f32_from_f16(half);
 }
 
-/* x = high + low, exactly. */
+/* A number of f16 as two of bf16, the bits that one has and what is left. */
+static inline void float_split(float x, ellm_bf16 *high, ellm_bf16 *low) {
+    *high = (ellm_bf16)(bits_of(x) >> 16);
+    *low = bf16_from_f32(x - f32_from_bf16(*high));
+}
+
 static inline void expand_f16_plain(const char *block, int first, int count, ellm_bf16 *restrict high, ellm_bf16 *restrict low,
                                     int64_t ahead) {
     for (int i = 0; i < ELLM_TILE * count; i++) {
         uint16_t half;
         memcpy(&half, block + (ELLM_TILE * first + i) * sizeof half, sizeof half);
-        float x = f32_from_f16(half);
-        high[i] = bf16_from_f32(x);
-        low[i] = bf16_from_f32(x - f32_from_bf16(high[i]));
+        float_split(f32_from_f16(half), &high[i], &low[i]);
     }
 }
 

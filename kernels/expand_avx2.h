@@ -17,7 +17,9 @@ static inline __m256i expand_joined(__m256 even, __m256 odd) {
     return _mm256_or_si256(_mm256_srli_epi32((__m256i)even, 16), (__m256i)odd);
 }
 
-/* Of a low term all bits count that bf16 has. */
+/* What bf16 has of the bits of x. */
+static inline __m256 expand_cut(__m256 x) { return _mm256_and_ps(x, (__m256)_mm256_set1_epi32((int)0xffff0000)); }
+
 #define EXPAND_F16 expand_f16
 static inline void expand_f16(const char *block, int first, int count, ellm_bf16 *high, ellm_bf16 *low, int64_t ahead) {
     const __m256i apart = _mm256_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15, 0, 1, 4, 5, 8, 9, 12, 13, 2,
@@ -28,7 +30,7 @@ static inline void expand_f16(const char *block, int first, int count, ellm_bf16
         __m256i halves = _mm256_shuffle_epi8(_mm256_loadu_si256((const __m256i *)at), apart);
         halves = _mm256_permute4x64_epi64(halves, 0xd8); /* the even ones of all, and the odd ones */
         __m256 even = _mm256_cvtph_ps(_mm256_castsi256_si128(halves)), odd = _mm256_cvtph_ps(_mm256_extracti128_si256(halves, 1));
-        __m256 even_high = expand_round(even), odd_high = expand_round(odd);
+        __m256 even_high = expand_cut(even), odd_high = expand_cut(odd);
         _mm256_store_si256((__m256i *)(high + i), expand_joined(even_high, odd_high));
         _mm256_store_si256((__m256i *)(low + i), expand_joined(_mm256_sub_ps(even, even_high), _mm256_sub_ps(odd, odd_high)));
     }

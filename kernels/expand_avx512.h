@@ -25,6 +25,14 @@ static const uint16_t E2M1_BF16[32] = {E2M1_SIXTEEN, E2M1_SIXTEEN};
 
 static inline __m512i expand_round(__m512 first, __m512 second) { return (__m512i)_mm512_cvtne2ps_pbh(second, first); }
 
+/* 32 numbers of f16 as two terms each: what bf16 has of their bits, and what is left. */
+static inline void expand_split(__m512 first, __m512 second, __m512i *high, __m512i *low) {
+    const __m512 kept = (__m512)_mm512_set1_epi32((int)0xffff0000);
+    __m512 first_high = _mm512_and_ps(first, kept), second_high = _mm512_and_ps(second, kept);
+    *high = expand_round(first_high, second_high);
+    *low = expand_round(_mm512_sub_ps(first, first_high), _mm512_sub_ps(second, second_high));
+}
+
 /* 32 bf16 in an order in which each 128-bit lane has elements 4 i .. 4 i + 3, then 16 + 4 i ..; scaled and put in order. */
 static inline __m512i expand_scaled(__m512i values, __m512 scale_first, __m512 scale_second) {
     __m512 first = (__m512)_mm512_unpacklo_epi16(_mm512_setzero_si512(), values);
@@ -122,21 +130,15 @@ static inline void expand_mxfp4(const char *block, int first, int count, ellm_bf
     }
 }
 
-static inline __m512 expand_half(__m256i values) {
-    return (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(values), 16);
-}
-
 #define EXPAND_F16 expand_f16
 static inline void expand_f16(const char *block, int first, int count, ellm_bf16 *high, ellm_bf16 *low, int64_t ahead) {
     for (int row = 0; row < ELLM_TILE_PAIRS * count; row++) {
         const __m256i *at = (const __m256i *)(block + 2 * ELLM_TILE * first + 2 * ELLM_TILE_ROW * row);
         fetch_line((const char *)at + ahead);
-        __m512 first = _mm512_cvtph_ps(_mm256_loadu_si256(at)), second = _mm512_cvtph_ps(_mm256_loadu_si256(at + 1));
-        __m512i rounded = expand_round(first, second);
-        _mm512_store_si512(high + ELLM_TILE_ROW * row, rounded);
-        first = _mm512_sub_ps(first, expand_half(_mm512_castsi512_si256(rounded)));
-        second = _mm512_sub_ps(second, expand_half(_mm512_extracti64x4_epi64(rounded, 1)));
-        _mm512_store_si512(low + ELLM_TILE_ROW * row, expand_round(first, second));
+        __m512i terms[2];
+        expand_split(_mm512_cvtph_ps(_mm256_loadu_si256(at)), _mm512_cvtph_ps(_mm256_loadu_si256(at + 1)), &terms[0], &terms[1]);
+        _mm512_store_si512(high + ELLM_TILE_ROW * row, terms[0]);
+        _mm512_store_si512(low + ELLM_TILE_ROW * row, terms[1]);
     }
 }
 

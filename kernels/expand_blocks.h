@@ -69,9 +69,10 @@ BLOCKED void expand_blocks_plain(const char *block, int first, int count, ellm_b
                 float x = (block_worth(block_code(tile, n, k % ELLM_TILE_K, f), f) - zero) * scale;
                 int64_t place = expand_place(n, k - first * ELLM_TILE_K);
                 if (f->minimum >= 0) x += minimum;
-                if (f->terms > 1) x = f16_round(x);
-                out[place] = bf16_from_f32(x);
-                if (f->terms > 1) low[place] = bf16_from_f32(x - f32_from_bf16(out[place]));
+                if (f->terms > 1)
+                    float_split(f16_round(x), &out[place], &low[place]);
+                else
+                    out[place] = bf16_from_f32(x);
             }
         }
 }

@@ -78,7 +78,8 @@ BLOCKED void block_store(const char *tile, int step, const block_scales *scales,
         __m256i worths = block_worths(block_codes(tile, step, half, f), f);
         for (int row = 0; row < 2; row++) {
             __m256 even = block_scaled(worths, row, scales, half, f), odd = block_scaled(worths, row + 2, scales, half, f);
-            __m256 even_high = expand_round(even), odd_high = expand_round(odd);
+            __m256 even_high = f->terms > 1 ? expand_cut(even) : expand_round(even);
+            __m256 odd_high = f->terms > 1 ? expand_cut(odd) : expand_round(odd);
             int64_t place = ELLM_TILE_ROW * row + ELLM_TILE_N * half;
             _mm256_store_si256((__m256i *)(out + place), expand_joined(even_high, odd_high));
             if (f->terms == 1) continue;

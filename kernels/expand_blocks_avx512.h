@@ -13,8 +13,13 @@ typedef struct block_scales {
 
 BLOCKED __m512i block_signed(const char *at) { return _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)at)); }
 
+BLOCKED __m512 block_brains(const char *at) {
+    __m512i values = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)at));
+    return (__m512)_mm512_slli_epi32(values, 16);
+}
+
 BLOCKED __m512 block_numbers(const char *block, int64_t part, int64_t super, int64_t group, const ellm_format *f) {
-    if (f->bf16) return expand_half(_mm256_loadu_si256((const __m256i *)(block + part + 2 * ELLM_TILE_N * group)));
+    if (f->bf16) return block_brains(block + part + 2 * ELLM_TILE_N * group);
     if (!f->nested) return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(block + part + 2 * ELLM_TILE_N * group)));
     __m512 whole = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(block + super)));
     return _mm512_mul_ps(whole, _mm512_cvtepi32_ps(block_signed(block + part + ELLM_TILE_N * group)));
@@ -92,11 +97,10 @@ BLOCKED void block_rows(const char *tile, int step, const block_scales *scales, 
     __m512i codes = block_unsigned(block_codes(tile, step, f), f);
     for (int row = 0; row < 2; row++) {
         __m512 first = block_scaled(codes, row, 0, scales, f), second = block_scaled(codes, row, 1, scales, f);
-        rows[row] = expand_round(first, second);
-        if (f->terms == 1) continue;
-        first = _mm512_sub_ps(first, expand_half(_mm512_castsi512_si256(rows[row])));
-        second = _mm512_sub_ps(second, expand_half(_mm512_extracti64x4_epi64(rows[row], 1)));
-        low[row] = expand_round(first, second);
+        if (f->terms > 1)
+            expand_split(first, second, &rows[row], &low[row]);
+        else
+            rows[row] = expand_round(first, second);
     }
 }
 
