@@ -10,10 +10,31 @@
 #endif
 
 #define CODES_FEW ELLM_TILE_N /* most rows: of more, keys and values are better expanded once for all of them */
-#define CODES_GROUPS 4        /* of keys or values that are expanded at a time, and stay in L1, where no registers do */
+#define CODES_TILES 8         /* of keys or values that are expanded at a time, and stay in L1, where no registers do */
+
+#ifndef TILE_CODES
+/* Groups of `tiles` tiles that are expanded at a time, of `left`. */
+static inline int64_t codes_part(int64_t tiles, int64_t left) {
+    int64_t part = tiles < CODES_TILES ? CODES_TILES / tiles : 1;
+    return left < part ? left : part;
+}
+
+/* attend_matmul of tiles that were just expanded, so that nothing is to be fetched. */
+static inline void codes_matmul(const ellm_bf16 *a, int64_t lda, int64_t rows, const ellm_bf16 *b, int64_t b_n, int64_t b_k,
+                                int64_t n_tiles, int64_t k_tiles, float *c, int64_t ldc, int accumulate) {
+#ifdef __AMX_BF16__
+    __asm__ volatile("" ::: "memory"); /* gcc's tile loads do not say that they read memory */
+    for (int64_t n = 0; n < n_tiles; n++)
+        tile_block_1x1(a, lda, b + n * b_n, b_k, (int)k_tiles, c + ELLM_TILE_N * n, ldc, accumulate);
+    (void)rows;
+#else
+    tile_matmul(a, lda, (int)rows, b, b_n, b_k, (int)n_tiles, (int)k_tiles, c, ldc, accumulate);
+#endif
+}
+#endif
 
 /* c = a . K^T for `count` groups of keys, which are `bytes` apart; at `next` is what is read after them. Tiles in bf16 of
- * CODES_GROUPS groups fit at `tiles`. */
+ * a part of them fit at `tiles`. */
 static inline void attend_key_codes(const ellm_bf16 *a, int64_t lda, int64_t rows, const char *groups, int64_t bytes,
                                     int64_t count, int64_t key_tiles, float *c, int64_t ldc, const char *next,
                                     ellm_bf16 *tiles) {
@@ -23,9 +44,9 @@ static inline void attend_key_codes(const ellm_bf16 *a, int64_t lda, int64_t row
     int64_t stride = key_tiles * ELLM_TILE;
     for (int64_t n = 0, part; n < count; n += part) {
         const char *from = groups + n * bytes;
-        part = count - n < CODES_GROUPS ? count - n : CODES_GROUPS;
+        part = codes_part(key_tiles, count - n);
         cache_expand(from, part, bytes, stride, tiles, n + part < count ? part * bytes : next - from);
-        attend_matmul(a, lda, rows, tiles, stride, ELLM_TILE, part, key_tiles, c + ELLM_TILE_N * n, ldc, 0, tiles);
+        codes_matmul(a, lda, rows, tiles, stride, ELLM_TILE, part, key_tiles, c + ELLM_TILE_N * n, ldc, 0);
     }
 #endif
 }
@@ -40,9 +61,9 @@ static inline void attend_value_codes(const ellm_bf16 *a, int64_t lda, int64_t r
     int64_t stride = n_tiles * ELLM_TILE;
     for (int64_t k = 0, part; k < count; k += part) {
         const char *from = groups + k * bytes;
-        part = count - k < CODES_GROUPS ? count - k : CODES_GROUPS;
+        part = codes_part(n_tiles, count - k);
         cache_expand(from, part, bytes, stride, tiles, k + part < count ? part * bytes : next - from);
-        attend_matmul(a + ELLM_TILE_K * k, lda, rows, tiles, ELLM_TILE, stride, n_tiles, part, c, ldc, k > 0, tiles);
+        codes_matmul(a + ELLM_TILE_K * k, lda, rows, tiles, ELLM_TILE, stride, n_tiles, part, c, ldc, k > 0);
     }
 #endif
 }
