@@ -19,17 +19,11 @@ static inline int64_t codes_part(int64_t tiles, int64_t left) {
     return left < part ? left : part;
 }
 
-/* attend_matmul of tiles that were just expanded, so that nothing is to be fetched. */
+/* attend_matmul of tiles that were just expanded: one column after the other, for which nothing is fetched. */
 static inline void codes_matmul(const ellm_bf16 *a, int64_t lda, int64_t rows, const ellm_bf16 *b, int64_t b_n, int64_t b_k,
                                 int64_t n_tiles, int64_t k_tiles, float *c, int64_t ldc, int accumulate) {
-#ifdef __AMX_BF16__
-    __asm__ volatile("" ::: "memory"); /* gcc's tile loads do not say that they read memory */
     for (int64_t n = 0; n < n_tiles; n++)
-        tile_block_1x1(a, lda, b + n * b_n, b_k, (int)k_tiles, c + ELLM_TILE_N * n, ldc, accumulate);
-    (void)rows;
-#else
-    tile_matmul(a, lda, (int)rows, b, b_n, b_k, (int)n_tiles, (int)k_tiles, c, ldc, accumulate);
-#endif
+        tile_matmul(a, lda, (int)rows, b + n * b_n, b_n, b_k, 1, (int)k_tiles, c + ELLM_TILE_N * n, ldc, accumulate);
 }
 #endif
 
