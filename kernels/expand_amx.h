@@ -8,11 +8,94 @@
 #ifndef ELLM_EXPAND_AMX_H
 #define ELLM_EXPAND_AMX_H
 
-#define AMX_COLUMNS 4      /* column tiles that few rows read side by side */
+#define AMX_COLUMNS 4      /* column tiles that few rows read side by side; half of two terms, which stay in L1 then */
 #define AMX_AHEAD 3072     /* bytes of each that prefetch runs ahead of them */
 #define AMX_PART 16        /* most k tiles that many rows multiply while the next ones are expanded */
 #define AMX_SHALLOW 8      /* of fewer rows than AMX_MANY, which do not wait for C but for memory */
 #define AMX_MANY 256
+
+/* C of column n += A . B: tiles 0-3 are C, 4 is A, 5-7 B. */
+BLOCKED void amx_multiply_tile(const int n, const ellm_bf16 *b) {
+    __asm__ volatile("" ::: "memory"); /* gcc's tile loads do not say that they read memory */
+    switch (n) {
+    case 0:
+        _tile_loadd(5, b, TILE_LINE);
+        _tile_dpbf16ps(0, 4, 5);
+        break;
+    case 1:
+        _tile_loadd(6, b, TILE_LINE);
+        _tile_dpbf16ps(1, 4, 6);
+        break;
+    case 2:
+        _tile_loadd(7, b, TILE_LINE);
+        _tile_dpbf16ps(2, 4, 7);
+        break;
+    default:
+        _tile_loadd(5, b, TILE_LINE);
+        _tile_dpbf16ps(3, 4, 5);
+    }
+    __asm__ volatile("" ::: "memory");
+}
+
+/* C = A . W for at most TILE_M rows and N column tiles, `stride` bytes apart. A tile is multiplied behind the expansion of
+ * the next one, which the CPU goes on with while the load waits. Second terms are added after EXPAND_SHALLOW first ones.
+ * The format and N are constants where this is inlined. */
+BLOCKED void amx_few_rows(const int64_t format, const int N, const ellm_bf16 *a, int64_t lda, const char *columns,
+                          int64_t stride, int k_tiles, float *c, int64_t ldc, ellm_bf16 *tiles) {
+    const int terms = (int)ELLM_FORMATS[format].terms, slots = terms > 1 || N == 1 ? EXPAND_SHALLOW : 1;
+    const ellm_bf16 *last = 0; /* the tile that is not multiplied yet */
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (int k = 0; k < k_tiles; k++) {
+        int slot = k % slots;
+        ellm_bf16 *high = tiles + slot * N * ELLM_TILE, *low = high + slots * N * ELLM_TILE;
+        int64_t end = (k_tiles - k) * ELLM_FORMATS[format].tile;
+        int64_t ahead = AMX_AHEAD + (AMX_AHEAD < end ? 0 : (N - 1) * stride); /* past the end: in the next columns */
+#pragma GCC unroll 4
+        for (int n = 0; n < N; n++) {
+            expand_column(columns + n * stride, format, k, 1, high + n * ELLM_TILE, low + n * ELLM_TILE, ahead);
+            if (last) amx_multiply_tile((n + N - 1) % N, last);
+            if (n == 0) _tile_loadd(4, a + ELLM_TILE_K * k, 2 * lda);
+            last = high + n * ELLM_TILE;
+        }
+        if (terms == 1 || (slot < slots - 1 && k < k_tiles - 1)) continue;
+        amx_multiply_tile(N - 1, last);
+        last = 0;
+        for (int back = slot; back >= 0; back--) {
+            _tile_loadd(4, a + ELLM_TILE_K * (k - back), 2 * lda);
+#pragma GCC unroll 4
+            for (int n = 0; n < N; n++) amx_multiply_tile(n, low + (n - back * N) * ELLM_TILE);
+        }
+    }
+    if (last) amx_multiply_tile(N - 1, last);
+    _tile_stored(0, c, 4 * ldc);
+    if (N > 1) _tile_stored(1, c + ELLM_TILE_N, 4 * ldc);
+    if (N > 2) _tile_stored(2, c + 2 * ELLM_TILE_N, 4 * ldc);
+    if (N > 3) _tile_stored(3, c + 3 * ELLM_TILE_N, 4 * ldc);
+}
+
+/* The same for n_tiles column tiles. */
+typedef void (*amx_few)(const ellm_bf16 *a, int64_t lda, const char *weight, int64_t stride, int n_tiles, int k_tiles,
+                        float *c, int64_t ldc, ellm_bf16 *tiles);
+
+#define AMX_FEW(NAME, name)                                                                                              \
+    static void amx_few_##name(const ellm_bf16 *a, int64_t lda, const char *weight, int64_t stride, int n_tiles,         \
+                               int k_tiles, float *c, int64_t ldc, ellm_bf16 *tiles) {                                   \
+        const int N = AMX_COLUMNS / (int)ELLM_FORMATS[ELLM_##NAME].terms;                                                \
+        int n = 0;                                                                                                       \
+        for (; n + N <= n_tiles; n += N)                                                                                 \
+            amx_few_rows(ELLM_##NAME, N, a, lda, weight + n * stride, stride, k_tiles, c + ELLM_TILE_N * n, ldc, tiles); \
+        for (; n < n_tiles; n++)                                                                                         \
+            amx_few_rows(ELLM_##NAME, 1, a, lda, weight + n * stride, stride, k_tiles, c + ELLM_TILE_N * n, ldc, tiles); \
+    }
+ELLM_EXPANDED(AMX_FEW)
+ELLM_BLOCKED(AMX_FEW)
+#undef AMX_FEW
+#define AMX_FEW(NAME, name) [ELLM_##NAME] = amx_few_##name,
+static const amx_few AMX_FEWS[] = {ELLM_EXPANDED(AMX_FEW) ELLM_BLOCKED(AMX_FEW)};
+#undef AMX_FEW
 
 /* Expands k tile k of a column tile, of two terms to high and low; what lies `ahead` bytes on is fetched. */
 typedef void (*amx_expand)(const char *column, int k, ellm_bf16 *high, ellm_bf16 *low, int64_t ahead);
@@ -36,52 +119,6 @@ typedef struct amx_weight {
     int depth; /* k tiles of a part */
     amx_expand expand;
 } amx_weight;
-
-/* C += A . B for a row tile and `columns` tiles of B that lie behind each other: tiles 0-3 are C, 4 is A, 5-7 B. */
-static inline void amx_multiply_few(const ellm_bf16 *a, int64_t lda, const ellm_bf16 *b, int columns) {
-    __asm__ volatile("" ::: "memory"); /* gcc's tile loads do not say that they read memory */
-    _tile_loadd(4, a, 2 * lda);
-    _tile_loadd(5, b, TILE_LINE);
-    _tile_dpbf16ps(0, 4, 5);
-    if (columns > 1) {
-        _tile_loadd(6, b + ELLM_TILE, TILE_LINE);
-        _tile_dpbf16ps(1, 4, 6);
-    }
-    if (columns > 2) {
-        _tile_loadd(7, b + 2 * ELLM_TILE, TILE_LINE);
-        _tile_dpbf16ps(2, 4, 7);
-    }
-    if (columns > 3) {
-        _tile_loadd(5, b + 3 * ELLM_TILE, TILE_LINE);
-        _tile_dpbf16ps(3, 4, 5);
-    }
-    __asm__ volatile("" ::: "memory");
-}
-
-/* C = A . W for at most TILE_M rows and AMX_COLUMNS column tiles. Second terms are added after EXPAND_SHALLOW first ones. */
-static inline void amx_few_rows(const ellm_bf16 *a, int64_t lda, const char *columns, int count, const amx_weight *w, float *c,
-                                int64_t ldc, ellm_bf16 *tiles) {
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
-    for (int k = 0; k < w->k_tiles; k++) {
-        int slot = k % EXPAND_SHALLOW;
-        ellm_bf16 *high = tiles + slot * AMX_COLUMNS * ELLM_TILE, *low = high + EXPAND_SHALLOW * AMX_COLUMNS * ELLM_TILE;
-        int64_t end = (w->k_tiles - k) * ELLM_FORMATS[w->format].tile;
-        int64_t ahead = AMX_AHEAD + (AMX_AHEAD < end ? 0 : (count - 1) * w->stride); /* past the end: in the next columns */
-        for (int n = 0; n < count; n++)
-            w->expand(columns + n * w->stride, k, high + n * ELLM_TILE, low + n * ELLM_TILE, ahead);
-        amx_multiply_few(a + ELLM_TILE_K * k, lda, high, count);
-        if (w->terms > 1 && (slot == EXPAND_SHALLOW - 1 || k == w->k_tiles - 1))
-            for (int back = slot; back >= 0; back--)
-                amx_multiply_few(a + ELLM_TILE_K * (k - back), lda, low - back * AMX_COLUMNS * ELLM_TILE, count);
-    }
-    _tile_stored(0, c, 4 * ldc);
-    if (count > 1) _tile_stored(1, c + ELLM_TILE_N, 4 * ldc);
-    if (count > 2) _tile_stored(2, c + 2 * ELLM_TILE_N, 4 * ldc);
-    if (count > 3) _tile_stored(3, c + 3 * ELLM_TILE_N, 4 * ldc);
-}
 
 /* Where many rows are: at k tiles [k, k + count) of column tile `column` and perhaps the one behind it. */
 typedef struct amx_part {
@@ -248,14 +285,10 @@ static inline void expand_matmul(const ellm_bf16 *a, int64_t lda, int rows, cons
     int terms = (int)ELLM_FORMATS[format].terms, depth = rows < AMX_MANY ? AMX_SHALLOW : AMX_PART;
     if (terms > 1) depth = EXPAND_SHALLOW; /* the order of the sum, whatever the rows */
     amx_weight w = {weight, stride, format, n_tiles, k_tiles, terms, depth, AMX_EXPANDS[format]};
-    if (rows > TILE_M) {
+    if (rows > TILE_M)
         amx_many_rows(a, lda, rows, &w, c, ldc, tiles);
-        return;
-    }
-    for (int n = 0; n < n_tiles; n += AMX_COLUMNS) {
-        int count = n_tiles - n < AMX_COLUMNS ? n_tiles - n : AMX_COLUMNS;
-        amx_few_rows(a, lda, weight + n * stride, count, &w, c + ELLM_TILE_N * n, ldc, tiles);
-    }
+    else
+        AMX_FEWS[format](a, lda, weight, stride, n_tiles, k_tiles, c, ldc, tiles);
 }
 
 #endif

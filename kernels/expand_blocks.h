@@ -88,11 +88,17 @@ BLOCKED void expand_blocks_plain(const char *block, int first, int count, ellm_b
 #ifndef EXPAND_BLOCKS
 #define EXPAND_BLOCKS expand_blocks
 
+/* Makes gcc address what lies behind a pointer by it, rather than keep an address of each line, more than there are
+ * registers. */
+#define BLOCK_BASE(pointer) __asm__("" : "+r"(pointer))
+
 /* Fetches what lies `ahead` bytes behind a tile, and behind the header if the tile is the first. */
 BLOCKED void block_prefetch(const char *block, int tile, int64_t ahead, const ellm_format *f) {
     if (tile == 0)
         for (int64_t i = 0; i < f->header; i += 64) fetch_line(block + ahead + i);
-    for (int64_t i = 0; i < f->tile; i += 64) fetch_line(block + f->header + tile * f->tile + ahead + i);
+    const char *at = block + f->header + tile * f->tile + ahead;
+    BLOCK_BASE(at);
+    for (int64_t i = 0; i < f->tile; i += 64) fetch_line(at + i);
 }
 
 /* As expand_blocks_plain, two rows of each tile at a time. */
@@ -101,6 +107,7 @@ BLOCKED void expand_blocks(const char *block, int first, int count, ellm_bf16 *o
     for (int tile = first; tile < first + count; tile++, out += ELLM_TILE, low += ELLM_TILE) {
         const char *codes = block + f->header + tile * f->tile;
         block_scales scales;
+        BLOCK_BASE(codes);
         block_prefetch(block, tile, ahead, f);
 #pragma GCC unroll 8
         for (int step = 0; step < ELLM_TILE_K / 4; step++) {

@@ -25,9 +25,9 @@ BLOCKED __m512 block_numbers(const char *block, int64_t part, int64_t super, int
     return _mm512_mul_ps(whole, _mm512_cvtepi32_ps(block_signed(block + part + ELLM_TILE_N * group)));
 }
 
-/* Whether offset times scale is exact, 13 bits and 11 at most: then a fused sum rounds the product of scale and worth, and only
- * of 0 it does not know the sign, which no sum that begins with +0 shows. */
-BLOCKED int block_fused(const ellm_format *f) { return !f->nested && f->zeros < 0; }
+/* Whether offset times scale is exact, 13 bits and 11 at most, or 16 and 8 where zeros meet bf16: then a fused sum rounds the
+ * product of scale and worth, and only of 0 it does not know the sign, which no sum that begins with +0 shows. */
+BLOCKED int block_fused(const ellm_format *f) { return !f->nested && (f->zeros < 0 || f->bf16); }
 
 /* Numbers of columns 0-7 twice, and of columns 8-15. */
 BLOCKED void block_twice(__m512 columns, __m512 twice[2]) {
@@ -41,10 +41,11 @@ BLOCKED block_scales block_scales_load(const char *block, int64_t group, const e
     __m512 scale = block_numbers(block, f->scale, f->super_scale, group, f);
     __m512 offset = _mm512_set1_ps(BLOCK_FAR + (float)(f->table ? 128 : f->zero));
     const char *zeros = block + f->zeros + ELLM_TILE_N * group;
-    if (f->zeros >= 0) offset = _mm512_add_ps(offset, _mm512_cvtepi32_ps(block_signed(zeros)));
-    if (block_fused(f)) offset = _mm512_sub_ps(_mm512_setzero_ps(), _mm512_mul_ps(offset, scale));
     block_twice(scale, scales.scale);
+    if (f->zeros >= 0) offset = _mm512_add_ps(offset, _mm512_cvtepi32_ps(block_signed(zeros)));
     block_twice(offset, scales.offset);
+    for (int half = 0; half < 2 && block_fused(f); half++)
+        scales.offset[half] = _mm512_mul_ps(_mm512_sub_ps(_mm512_setzero_ps(), scales.offset[half]), scales.scale[half]);
     if (f->minimum >= 0) block_twice(block_numbers(block, f->minimum, f->super_minimum, group, f), scales.minimum);
     return scales;
 }
