@@ -178,8 +178,9 @@ static inline void amx_store(amx_left left, int64_t ldc) {
 /* R row tiles x N column tiles over `steps` expanded tiles, A's being `count` and the same again: tiles 0-3 are C, 4 and 5 A,
  * 6 and 7 B. At the first step they take the place of the block before, if it is of the same size, which hides the time that
  * its stores take. A is loaded with the hint that it is not used again, or it would push B out of L1. The tiles of `next`, a
- * part of no tiles before the last block of rows, are expanded in place of those that were used. R and N are constants where
- * this is inlined. */
+ * part of no tiles before the last block of rows, are expanded in place of those of the step before, between a step's loads
+ * and its products: loads behind stores may wait for them, products that have their tiles do not. R and N are constants
+ * where this is inlined. */
 BLOCKED amx_left amx_block(const int R, const int N, const ellm_bf16 *a, int64_t lda, ellm_bf16 *tiles, const amx_weight *w,
                            int count, float *c, int64_t ldc, int accumulate, amx_left left, amx_part next, amx_fetch *fetch) {
     const ellm_bf16 *b = tiles, *end = a + ELLM_TILE_K * count;
@@ -193,15 +194,16 @@ BLOCKED amx_left amx_block(const int R, const int N, const ellm_bf16 *a, int64_t
         }
         _tile_loadd(6, b, TILE_LINE);
         _tile_stream_loadd(4, a, 2 * lda);
+        if (N > 1) _tile_loadd(7, b + AMX_PART * ELLM_TILE, TILE_LINE);
+        if (R > 1) _tile_stream_loadd(5, a + TILE_M * lda, 2 * lda);
+        if (step > first && step - first <= next.count) amx_expand_tiles(w, next, step - first - 1, tiles);
         AMX_NEXT_C(0, 0)
         _tile_dpbf16ps(0, 4, 6);
         if (N > 1) {
-            _tile_loadd(7, b + AMX_PART * ELLM_TILE, TILE_LINE);
             AMX_NEXT_C(1, ELLM_TILE_N)
             _tile_dpbf16ps(1, 4, 7);
         }
         if (R > 1) {
-            _tile_stream_loadd(5, a + TILE_M * lda, 2 * lda);
             AMX_NEXT_C(2, TILE_M * ldc)
             _tile_dpbf16ps(2, 5, 6);
         }
@@ -210,8 +212,8 @@ BLOCKED amx_left amx_block(const int R, const int N, const ellm_bf16 *a, int64_t
             _tile_dpbf16ps(3, 5, 7);
         }
         amx_fetch_lines(fetch);
-        if (step >= first && step - first < next.count) amx_expand_tiles(w, next, step - first, tiles);
     }
+    if (count <= next.count) amx_expand_tiles(w, next, count - 1, tiles);
     return (amx_left){c, R, N};
 }
 
