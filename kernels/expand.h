@@ -187,7 +187,7 @@ static inline float expand_element(const char *column, int64_t format, int64_t n
 /* Expands k tiles [k, k + count) of a column tile; what lies `ahead` bytes on is fetched. */
 BLOCKED void expand_column(const char *column, int64_t format, int k, int count, ellm_bf16 *high, ellm_bf16 *low,
                                  int64_t ahead) {
-    const int whole = (int)ELLM_FORMATS[format].block;
+    int whole = (int)ELLM_FORMATS[format].block;
     while (count > 0) {
         const char *block = column + k / whole * block_bytes(format);
         int first = k % whole, tiles = count < whole - first ? count : whole - first;

@@ -97,12 +97,12 @@ ELLM_BLOCKED(AMX_FEW)
 static const amx_few AMX_FEWS[] = {ELLM_EXPANDED(AMX_FEW) ELLM_BLOCKED(AMX_FEW)};
 #undef AMX_FEW
 
-/* Expands k tile k of a column tile, of two terms to high and low; what lies `ahead` bytes on is fetched. */
-typedef void (*amx_expand)(const char *column, int k, ellm_bf16 *high, ellm_bf16 *low, int64_t ahead);
+/* Expands k tile k of a column tile, of two terms to high and low. */
+typedef void (*amx_expand)(const char *column, int k, ellm_bf16 *high, ellm_bf16 *low);
 
-#define AMX_EXPAND(NAME, name)                                                                                        \
-    static void amx_expand_##name(const char *column, int k, ellm_bf16 *high, ellm_bf16 *low, int64_t ahead) {        \
-        expand_column(column, ELLM_##NAME, k, 1, high, low, ahead);                                                   \
+#define AMX_EXPAND(NAME, name)                                                                         \
+    static void amx_expand_##name(const char *column, int k, ellm_bf16 *high, ellm_bf16 *low) {        \
+        expand_column(column, ELLM_##NAME, k, 1, high, low, 0);                                        \
     }
 ELLM_EXPANDED(AMX_EXPAND)
 ELLM_BLOCKED(AMX_EXPAND)
@@ -146,7 +146,7 @@ static inline void amx_fetch_lines(amx_fetch *fetch) {
 static inline void amx_expand_tiles(const amx_weight *w, amx_part part, int k, ellm_bf16 *tiles) {
     for (int n = 0; n < part.columns; n++) {
         ellm_bf16 *high = tiles + (n * AMX_PART + k) * ELLM_TILE;
-        w->expand(w->columns + (part.column + n) * w->stride, part.k + k, high, high + AMX_PART / 2 * ELLM_TILE, 0);
+        w->expand(w->columns + (part.column + n) * w->stride, part.k + k, high, high + AMX_PART / 2 * ELLM_TILE);
     }
     __asm__ volatile("" ::: "memory");
 }

@@ -44,8 +44,9 @@ BLOCKED block_scales block_scales_load(const char *block, int64_t group, const e
     block_twice(scale, scales.scale);
     if (f->zeros >= 0) offset = _mm512_add_ps(offset, _mm512_cvtepi32_ps(block_signed(zeros)));
     block_twice(offset, scales.offset);
-    for (int half = 0; half < 2 && block_fused(f); half++)
-        scales.offset[half] = _mm512_mul_ps(_mm512_sub_ps(_mm512_setzero_ps(), scales.offset[half]), scales.scale[half]);
+    if (block_fused(f))
+        for (int half = 0; half < 2; half++)
+            scales.offset[half] = _mm512_mul_ps(_mm512_sub_ps(_mm512_setzero_ps(), scales.offset[half]), scales.scale[half]);
     if (f->minimum >= 0) block_twice(block_numbers(block, f->minimum, f->super_minimum, group, f), scales.minimum);
     return scales;
 }
