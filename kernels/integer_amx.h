@@ -3,7 +3,7 @@
  * A product of tiles takes 16 cycles, however few k it has. Units of nested formats are deep enough: their weights are
  * two digits too, so four products of 64 k each, whose sums stay in tiles for a unit. Of plain formats a tile of 32 k is
  * scaled before the next is added; a row of A is both digits of it, low ones first, which meet [w | 0] and [0 | w].
- * Vectors scale what tiles stored behind the instructions that multiply what is next.
+ * Vectors scale what was made behind the instructions that multiply what is next: tiles leave them one port's multiplier.
  */
 #ifndef ELLM_INTEGER_AMX_H
 #define ELLM_INTEGER_AMX_H
@@ -11,6 +11,7 @@
 #define INTEGER_TILE 1024 /* bytes */
 #define INTEGER_M 16      /* rows of a tile */
 #define INTEGER_SPAN 4    /* rows that vectors scale at a time */
+#define INTEGER_PAIR 2    /* column tiles at a time: they stay in L1, beside A and what is made of them */
 #define INTEGER_DEEP (ACTIVATION_TILES / 2) /* tiles of 64 k of a unit */
 
 static inline void integer_barrier(void) { __asm__ volatile("" ::: "memory"); } /* gcc's tile loads do not say that they read */
@@ -73,16 +74,40 @@ BLOCKED void integer_digits(integer_nested *column, const char *block, int count
         _mm512_store_si512(column->halves[group], integer_halves(block, group, f));
 }
 
-/* 64 k of a row tile and a column tile. */
-static inline void integer_deep(const char *cells, int64_t lda, const integer_nested *column, int k) {
-    _tile_loadd(4, cells + 2 * ACTIVATION_CELL * k, lda);
+/* The sum in a tile of C, the one of that number at `made`, makes place for the next one. The CPU multiplies and stores tiles
+ * in order: a store right behind the last product of its sum would have all products behind it wait for that one. */
+#define INTEGER_NEXT(tile, made)                                       \
+    _tile_stored(tile, (made) + (tile) * INTEGER_TILE, INTEGER_LINE); \
+    _tile_zero(tile)
+
+/* 64 k of a row tile and a column tile, the first of which take the place of what was made before. */
+static inline void integer_deep(const char *cells, int64_t lda, const integer_nested *column, int k, char *before) {
+    cells += 2 * ACTIVATION_CELL * k;
+    _tile_loadd(4, cells, lda);
     _tile_loadd(6, column->low[k], INTEGER_LINE);
+    if (k == 0) {
+        INTEGER_NEXT(0, before);
+    }
     _tile_dpbsud(0, 4, 6);
     _tile_loadd(7, column->high[k], INTEGER_LINE);
+    if (k == 0) {
+        INTEGER_NEXT(1, before);
+    }
     _tile_dpbssd(1, 4, 7);
-    _tile_loadd(5, cells + 2 * ACTIVATION_CELL * k + ACTIVATION_CELL, lda);
+    _tile_loadd(5, cells + ACTIVATION_CELL, lda);
+    if (k == 0) {
+        INTEGER_NEXT(2, before);
+    }
     _tile_dpbsud(2, 5, 6);
+    if (k == 0) {
+        INTEGER_NEXT(3, before);
+    }
     _tile_dpbssd(3, 5, 7);
+}
+
+/* 256 x, by a shuffle: shifts need the port of products, of which tiles leave vectors one. */
+static inline __m512i integer_up(__m512i x) {
+    return _mm512_shuffle_epi8(x, _mm512_set4_epi32(0x0e0d0cff, 0x0a0908ff, 0x060504ff, 0x020100ff));
 }
 
 /* M of INTEGER_SPAN rows. */
@@ -109,8 +134,8 @@ static __attribute__((noinline)) void integer_span(const integer_made *made, con
 #pragma GCC unroll 4
     for (int r = 0; r < INTEGER_SPAN; r++) {
         __m512i dot = _mm512_add_epi32(products[INTEGER_M + r], products[2 * INTEGER_M + r]);
-        dot = _mm512_add_epi32(dot, _mm512_slli_epi32(products[3 * INTEGER_M + r], 8));
-        dot = _mm512_add_epi32(products[r], _mm512_slli_epi32(dot, 8));
+        dot = _mm512_add_epi32(dot, integer_up(products[3 * INTEGER_M + r]));
+        dot = _mm512_add_epi32(products[r], integer_up(dot));
         sum[r] = shape->accumulate ? _mm512_loadu_ps(c + r * made->ldc) : _mm512_setzero_ps();
         sum[r] = integer_add(sum[r], dot, integer_both(scale, integer_side(side, r * made->lda)));
     }
@@ -133,29 +158,24 @@ static __attribute__((noinline)) void integer_multiply_nested(const integer_oper
     integer_made made[2];
     integer_barrier();
     for (int step = 0, n = 0, row = 0; step <= steps; step++) {
-        integer_made *now = &made[step % 2];
-        const integer_made *before = &made[1 - step % 2];
+        char *out = products + step % 2 * 4 * INTEGER_TILE, *before = products + (1 - step % 2) * 4 * INTEGER_TILE;
         int done = step ? 0 : INTEGER_M;
         if (step < steps) {
-            char *out = products + (now - made) * 4 * INTEGER_TILE;
             const char *cells = x->cells + row * x->lda;
-            *now = (integer_made){(int32_t *)out, columns + n, integer_side(x->sides, row * x->lda), x->lda, sums->ldc,
-                                  sums->c + row * sums->ldc + ELLM_TILE_N * n};
-            _tile_zero(0);
-            _tile_zero(1);
-            _tile_zero(2);
-            _tile_zero(3);
+            made[step % 2] = (integer_made){(int32_t *)out, columns + n, integer_side(x->sides, row * x->lda), x->lda,
+                                            sums->ldc, sums->c + row * sums->ldc + ELLM_TILE_N * n};
             for (int k = 0; k < deep; k++) {
-                integer_deep(cells, x->lda, columns + n, k);
-                if (done < INTEGER_M) integer_span(before, shape, done), done += INTEGER_SPAN;
+                integer_deep(cells, x->lda, columns + n, k, before);
+                if (k && done < INTEGER_M) integer_span(&made[1 - step % 2], shape, done), done += INTEGER_SPAN;
             }
-            _tile_stored(0, out, INTEGER_LINE);
-            _tile_stored(1, out + INTEGER_TILE, INTEGER_LINE);
-            _tile_stored(2, out + 2 * INTEGER_TILE, INTEGER_LINE);
-            _tile_stored(3, out + 3 * INTEGER_TILE, INTEGER_LINE);
             if (++n == n_tiles) n = 0, row += INTEGER_M;
+        } else {
+            INTEGER_NEXT(0, before);
+            INTEGER_NEXT(1, before);
+            INTEGER_NEXT(2, before);
+            INTEGER_NEXT(3, before);
         }
-        for (; done < INTEGER_M; done += INTEGER_SPAN) integer_span(before, shape, done);
+        for (; done < INTEGER_M; done += INTEGER_SPAN) integer_span(&made[1 - step % 2], shape, done);
     }
 }
 
@@ -163,8 +183,12 @@ BLOCKED void integer_tiles_nested(integer_operand x, integer_columns w, integer_
                                   const ellm_format *f) {
     integer_nested *columns = (integer_nested *)scratch;
     integer_shape shape = {w.count, ELLM_TILE_K / (int)f->group, f->minimum >= 0, sums.accumulate};
-    for (int n = 0; n < w.n_tiles; n++) integer_digits(columns + n, w.block + n * w.stride, w.count, w.ahead, f);
-    integer_multiply_nested(&x, columns, w.n_tiles, &shape, &sums, (char *)(columns + EXPAND_COLUMNS));
+    for (int n = 0; n < w.n_tiles; n += INTEGER_PAIR) {
+        int tiles = w.n_tiles - n < INTEGER_PAIR ? w.n_tiles - n : INTEGER_PAIR;
+        for (int t = 0; t < tiles; t++) integer_digits(columns + t, w.block + (n + t) * w.stride, w.count, w.ahead, f);
+        integer_multiply_nested(&x, columns, tiles, &shape, &sums, (char *)(columns + INTEGER_PAIR));
+        sums.c += ELLM_TILE_N * INTEGER_PAIR;
+    }
 }
 
 /* A part of a column tile of a plain format. */
@@ -190,17 +214,49 @@ BLOCKED void integer_worths(integer_plain *column, integer_columns w, const char
     }
 }
 
-/* Both digits of a tile of k of a row tile and a column tile. */
-static inline void integer_shallow(const char *cells, int64_t lda, const integer_plain *column, int tile, char *products) {
-    _tile_loadd(2, cells + ACTIVATION_CELL * tile, lda);
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_loadd(3, column->tiles[2 * tile + 1], INTEGER_LINE);
-    _tile_dpbssd(0, 2, 3);
-    _tile_loadd(4, column->tiles[2 * tile], INTEGER_LINE);
-    _tile_dpbssd(1, 2, 4);
-    _tile_stored(0, products, INTEGER_LINE);
-    _tile_stored(1, products + INTEGER_TILE, INTEGER_LINE);
+/* The tile of k that is multiplied next, column tile after column tile, and row tile after row tile. */
+typedef struct integer_next {
+    const char *cells; /* of its row tile */
+    int rows;          /* that are left */
+    int n, tile;
+    int number; /* tiles before it */
+} integer_next;
+
+/* Both digits of a tile of k of a row tile and a column tile, tiles 0 and 1 or 2 and 3 of C, as `odd`, a constant, says. They
+ * take the place of those of two tiles before. Behind the last row, of which `products` lacks two tiles, what is loaded is
+ * multiplied again. */
+BLOCKED void integer_shallow(const int odd, const integer_next *next, int64_t lda, const integer_plain *column, char *products) {
+    if (next->rows > 0) {
+        _tile_loadd(4, next->cells + ACTIVATION_CELL * next->tile, lda);
+        _tile_loadd(5, column->tiles[2 * next->tile + 1], INTEGER_LINE);
+        _tile_loadd(6, column->tiles[2 * next->tile], INTEGER_LINE);
+    }
+    if (odd) {
+        INTEGER_NEXT(2, products);
+        _tile_dpbssd(2, 4, 5);
+        INTEGER_NEXT(3, products);
+        _tile_dpbssd(3, 4, 6);
+    } else {
+        INTEGER_NEXT(0, products);
+        _tile_dpbssd(0, 4, 5);
+        INTEGER_NEXT(1, products);
+        _tile_dpbssd(1, 4, 6);
+    }
+}
+
+/* Multiplies the next tile. */
+BLOCKED void integer_make(integer_next *next, const integer_operand *x, const integer_plain *columns, int n_tiles, int count,
+                          char *products) {
+    if (next->number++ % 2)
+        integer_shallow(1, next, x->lda, columns + next->n, products);
+    else
+        integer_shallow(0, next, x->lda, columns + next->n, products);
+    if (++next->tile < count) return;
+    next->tile = 0;
+    if (++next->n < n_tiles) return;
+    next->n = 0;
+    next->rows -= INTEGER_M;
+    next->cells += INTEGER_M * x->lda;
 }
 
 /* Adds a tile of k to a row tile of C. */
@@ -210,7 +266,7 @@ BLOCKED void integer_scale_tile(const int minimums, const activation_side *side,
     __m512 scale = _mm512_load_ps(column->scale[tile]);
 #pragma GCC unroll 16
     for (int r = 0; r < INTEGER_M; r++, side = integer_side(side, lda)) {
-        __m512i dot = _mm512_add_epi32(_mm512_slli_epi32(high[r], 8), low[r]);
+        __m512i dot = _mm512_add_epi32(integer_up(high[r]), low[r]);
         sums[r] = integer_add(sums[r], dot, integer_both(scale, side));
 #pragma GCC unroll 2
         for (int group = 0; group < minimums; group++)
@@ -218,15 +274,15 @@ BLOCKED void integer_scale_tile(const int minimums, const activation_side *side,
     }
 }
 
-/* All rows by a part of some column tiles. Vectors scale what was made before; `products` has room for two times. */
+/* All rows by a part of some column tiles. Vectors scale a tile while the third one behind it is multiplied, as the second one
+ * took its place; `products` has room for two. */
 BLOCKED void integer_multiply_plain(const int minimums, integer_operand x, const integer_plain *columns, int n_tiles, int count,
                                     integer_sums sums, char *products) {
-    char *made = products, *next = products + 2 * INTEGER_TILE;
+    integer_next next = {x.cells, x.rows, 0, 0, 0};
     integer_barrier();
-    integer_shallow(x.cells, x.lda, columns, 0, made);
+    for (int ahead = 1; ahead <= 3; ahead++) integer_make(&next, &x, columns, n_tiles, count, products);
     for (int row = 0; row < x.rows; row += INTEGER_M)
         for (int n = 0; n < n_tiles; n++) {
-            int last = n == n_tiles - 1, row_after = last ? row + INTEGER_M : row;
             float *c = sums.c + row * sums.ldc + ELLM_TILE_N * n;
             __m512 sum[INTEGER_M];
 #pragma GCC unroll 16
@@ -234,14 +290,9 @@ BLOCKED void integer_multiply_plain(const int minimums, integer_operand x, const
                 sum[r] = sums.accumulate ? _mm512_loadu_ps(c + r * sums.ldc) : _mm512_setzero_ps();
 #pragma GCC unroll 1
             for (int tile = 0; tile < count; tile++) {
-                char *here = made;
-                if (tile < count - 1)
-                    integer_shallow(x.cells + row * x.lda, x.lda, columns + n, tile + 1, next);
-                else if (row_after < x.rows)
-                    integer_shallow(x.cells + row_after * x.lda, x.lda, columns + (last ? 0 : n + 1), 0, next);
-                integer_scale_tile(minimums, integer_side(x.sides + tile, row * x.lda), x.lda, columns + n, tile, here, sum);
-                made = next;
-                next = here;
+                integer_make(&next, &x, columns, n_tiles, count, products);
+                integer_scale_tile(minimums, integer_side(x.sides + tile, row * x.lda), x.lda, columns + n, tile,
+                                   products + next.number % 2 * 2 * INTEGER_TILE, sum);
             }
 #pragma GCC unroll 16
             for (int r = 0; r < INTEGER_M; r++) _mm512_storeu_ps(c + r * sums.ldc, sum[r]);
@@ -263,9 +314,13 @@ BLOCKED void integer_tiles(integer_operand x, integer_columns w, integer_sums su
         return;
     }
     integer_plain *columns = (integer_plain *)scratch;
-    for (int n = 0; n < w.n_tiles; n++) integer_worths(columns + n, w, w.block + n * w.stride, f);
-    integer_multiply_parts(f->minimum >= 0 ? ELLM_TILE_K / (int)f->group : 0, x, columns, w.n_tiles, w.count, sums,
-                           (char *)(columns + EXPAND_COLUMNS));
+    for (int n = 0; n < w.n_tiles; n += INTEGER_PAIR) {
+        int tiles = w.n_tiles - n < INTEGER_PAIR ? w.n_tiles - n : INTEGER_PAIR;
+        for (int t = 0; t < tiles; t++) integer_worths(columns + t, w, w.block + (n + t) * w.stride, f);
+        integer_multiply_parts(f->minimum >= 0 ? ELLM_TILE_K / (int)f->group : 0, x, columns, tiles, w.count, sums,
+                               (char *)(columns + INTEGER_PAIR));
+        sums.c += ELLM_TILE_N * INTEGER_PAIR;
+    }
 }
 
 #endif
