@@ -33,8 +33,7 @@ cdef extern from "softmax.h" nogil:
 
 cdef extern from "attend_tiles.h" nogil:
     void attend_matmul(const ellm_bf16 *a, int64_t lda, int64_t rows, const ellm_bf16 *b, int64_t b_n, int64_t b_k,
-                       int64_t n_tiles, int64_t k_tiles, float *c, int64_t ldc, int accumulate,
-                       const ellm_bf16 *next)
+                       int64_t n_tiles, int64_t k_tiles, float *c, int64_t ldc, const ellm_bf16 *next)
 
 cdef extern from "attend_codes.h" nogil:
     enum:
@@ -295,7 +294,7 @@ cdef inline void fold_scores(
     else:
         attend_matmul(
             q, fold.q_stride, rows, fold.keys + first * key_tiles * ELLM_TILE, key_tiles * ELLM_TILE, ELLM_TILE, count,
-            key_tiles, fold.scores + begin, fold.s_stride, 0, fold.values + first // 2 * n_tiles * ELLM_TILE,
+            key_tiles, fold.scores + begin, fold.s_stride, fold.values + first // 2 * n_tiles * ELLM_TILE,
         )
 
 
@@ -313,7 +312,7 @@ cdef inline void fold_values(
     else:
         attend_matmul(
             fold.p + begin, fold.s_stride, rows, fold.values + first * n_tiles * ELLM_TILE, ELLM_TILE,
-            n_tiles * ELLM_TILE, n_tiles, count, fold.part, fold.o_stride, 0, <const ellm_bf16 *> fold.next,
+            n_tiles * ELLM_TILE, n_tiles, count, fold.part, fold.o_stride, <const ellm_bf16 *> fold.next,
         )
 
 
@@ -330,7 +329,7 @@ cdef inline void fold_values_of_keys(
         cache_values_of_keys(keys + n // 2 * ELLM_TILE, key_tiles, k_tiles, count, fold.tiles)
         attend_matmul(
             fold.p + begin, fold.s_stride, rows, fold.tiles, k_tiles * ELLM_TILE, ELLM_TILE,
-            count, k_tiles, fold.part + ELLM_TILE_N * n, fold.o_stride, 0, fold.tiles,
+            count, k_tiles, fold.part + ELLM_TILE_N * n, fold.o_stride, fold.tiles,
         )
 
 
