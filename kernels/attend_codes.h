@@ -5,7 +5,9 @@
 #include "attend_tiles.h"
 #include "cache.h"
 
-#if defined __AVX512BF16__ && !defined __AMX_BF16__
+#ifdef __AMX_BF16__
+#include "tile_codes_amx.h"
+#elif defined __AVX512BF16__
 #include "tile_codes_avx512.h"
 #endif
 

@@ -105,7 +105,7 @@ static inline void integer_deep(const char *cells, int64_t lda, const integer_ne
     _tile_dpbssd(3, 5, 7);
 }
 
-/* 256 x, by a shuffle: shifts need the port of products, of which tiles leave vectors one. */
+/* 256 x. Of the two ports of vectors, tiles leave one to products and shifts, and the other to shuffles. */
 static inline __m512i integer_up(__m512i x) {
     return _mm512_shuffle_epi8(x, _mm512_set4_epi32(0x0e0d0cff, 0x0a0908ff, 0x060504ff, 0x020100ff));
 }
