@@ -37,6 +37,21 @@ BLOCKED void amx_multiply_tile(const int n, const ellm_bf16 *b) {
     __asm__ volatile("" ::: "memory");
 }
 
+/* The sums of N column tiles in tiles 0-3: nothing yet, and to C. */
+static inline void amx_begin(void) {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+}
+
+BLOCKED void amx_end(const int N, float *c, int64_t ldc) {
+    _tile_stored(0, c, 4 * ldc);
+    if (N > 1) _tile_stored(1, c + ELLM_TILE_N, 4 * ldc);
+    if (N > 2) _tile_stored(2, c + 2 * ELLM_TILE_N, 4 * ldc);
+    if (N > 3) _tile_stored(3, c + 3 * ELLM_TILE_N, 4 * ldc);
+}
+
 /* C = A . W for at most TILE_M rows and N column tiles, `stride` bytes apart. A tile is multiplied behind the expansion of
  * the next one, which the CPU goes on with while the load waits. Second terms are added after EXPAND_SHALLOW first ones.
  * The format and N are constants where this is inlined. */
@@ -44,10 +59,7 @@ BLOCKED void amx_few_rows(const int64_t format, const int N, const ellm_bf16 *a,
                           int64_t stride, int k_tiles, float *c, int64_t ldc, ellm_bf16 *tiles) {
     const int terms = (int)ELLM_FORMATS[format].terms, slots = terms > 1 || N == 1 ? EXPAND_SHALLOW : 1;
     const ellm_bf16 *last = 0; /* the tile that is not multiplied yet */
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
+    amx_begin();
     for (int k = 0; k < k_tiles; k++) {
         int slot = k % slots;
         ellm_bf16 *high = tiles + slot * N * ELLM_TILE, *low = high + slots * N * ELLM_TILE;
@@ -70,10 +82,7 @@ BLOCKED void amx_few_rows(const int64_t format, const int N, const ellm_bf16 *a,
         }
     }
     if (last) amx_multiply_tile(N - 1, last);
-    _tile_stored(0, c, 4 * ldc);
-    if (N > 1) _tile_stored(1, c + ELLM_TILE_N, 4 * ldc);
-    if (N > 2) _tile_stored(2, c + 2 * ELLM_TILE_N, 4 * ldc);
-    if (N > 3) _tile_stored(3, c + 3 * ELLM_TILE_N, 4 * ldc);
+    amx_end(N, c, ldc);
 }
 
 /* The same for n_tiles column tiles. */

@@ -15,10 +15,7 @@ BLOCKED void codes_columns(const int N, const ellm_bf16 *a, int64_t lda, const c
                            float *c, int64_t ldc, const char *next) {
     ellm_bf16 tiles[CODES_COLUMNS * ELLM_TILE] __attribute__((aligned(64)));
     const ellm_bf16 *last = 0; /* the tile that is not multiplied yet */
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
+    amx_begin();
     for (int k = 0; k < k_tiles; k++) {
         const char *ahead = k + CODES_AHEAD < k_tiles ? b + (k + CODES_AHEAD) * b_k : next + (k + CODES_AHEAD - k_tiles) * b_k;
 #pragma GCC unroll 4
@@ -32,10 +29,7 @@ BLOCKED void codes_columns(const int N, const ellm_bf16 *a, int64_t lda, const c
         }
     }
     amx_multiply_tile(N - 1, last);
-    _tile_stored(0, c, 4 * ldc);
-    if (N > 1) _tile_stored(1, c + ELLM_TILE_N, 4 * ldc);
-    if (N > 2) _tile_stored(2, c + 2 * ELLM_TILE_N, 4 * ldc);
-    if (N > 3) _tile_stored(3, c + 3 * ELLM_TILE_N, 4 * ldc);
+    amx_end(N, c, ldc);
 }
 
 /* C = A . B of all column tiles, of which whole tiles of rows are read and written. */
