@@ -38,10 +38,8 @@ cdef extern from "attend_tiles.h" nogil:
 cdef extern from "attend_codes.h" nogil:
     enum:
         CODES_FEW
-    void attend_key_codes(const ellm_bf16 *a, int64_t lda, int64_t rows, const char *groups, int64_t bytes,
-                          int64_t count, int64_t key_tiles, float *c, int64_t ldc, const char *next, ellm_bf16 *tiles)
-    void attend_value_codes(const ellm_bf16 *a, int64_t lda, int64_t rows, const char *groups, int64_t bytes,
-                            int64_t count, int64_t n_tiles, float *c, int64_t ldc, const char *next, ellm_bf16 *tiles)
+    void tile_codes(const ellm_bf16 *a, int64_t lda, int rows, const char *b, int64_t b_n, int64_t b_k, int n_tiles,
+                    int k_tiles, float *c, int64_t ldc, const char *next)
 
 cdef extern from "merge.h" nogil:
     void merge_scales(float *max, float *sum, const float *part_max, const float *part_sum, float *old, float *new,
@@ -285,9 +283,9 @@ cdef inline void fold_scores(
     if op.int8 and fold.key_codes != NULL:
         keys = fold.key_codes + first * key_bytes
         values = fold.value_codes + first // 2 * value_bytes
-        attend_key_codes(
-            q, fold.q_stride, rows, keys, key_bytes, count, key_tiles, fold.scores + begin, fold.s_stride, values,
-            fold.tiles,
+        tile_codes(
+            q, fold.q_stride, <int> rows, keys, key_bytes, ELLM_TILE, <int> count, <int> key_tiles, fold.scores + begin,
+            fold.s_stride, values,
         )
         cache_scales(keys, count, key_bytes, ELLM_TILE_N, fold.scales + begin)
         cache_scales(values, count // 2, value_bytes, ELLM_TILE_K, fold.scales + ELLM_SPLIT + begin)
@@ -305,9 +303,9 @@ cdef inline void fold_values(
     cdef int64_t n_tiles = n_tiles_of(op.value_dim), first = begin // ELLM_TILE_K, count = end // ELLM_TILE_K - first
     cdef int64_t bytes = cache_value_bytes(op.value_dim)
     if op.int8 and fold.value_codes != NULL:
-        attend_value_codes(
-            fold.p + begin, fold.s_stride, rows, fold.value_codes + first * bytes, bytes, count, n_tiles, fold.part,
-            fold.o_stride, fold.next, fold.tiles,
+        tile_codes(
+            fold.p + begin, fold.s_stride, <int> rows, fold.value_codes + first * bytes, ELLM_TILE, bytes, <int> n_tiles,
+            <int> count, fold.part, fold.o_stride, fold.next,
         )
     else:
         attend_matmul(

@@ -6,33 +6,21 @@
 #ifdef __AMX_BF16__
 #include <immintrin.h>
 
-#define ATTEND_INLINE __attribute__((always_inline)) static inline
-
-/* R row tiles x T column tiles of C, if it is not NULL, from tiles 0-3. */
-ATTEND_INLINE void attend_store(const int R, const int T, float *c, int64_t ldc) {
-    if (!c) return;
-    _tile_stored(0, c, 4 * ldc);
-    if (T > 1) _tile_stored(1, c + ELLM_TILE_N, 4 * ldc);
-    if (R > 1) _tile_stored(2, c + ELLM_TILE_N * ldc, 4 * ldc);
-    if (R > 1 && T > 1) _tile_stored(3, c + ELLM_TILE_N * ldc + ELLM_TILE_N, 4 * ldc);
-}
-
 /* Before the first product of tile `tile` of C: what it holds of the block before. */
-#define ATTEND_NEXT(tile, offset)                               \
-    if (k == 0) {                                               \
-        if (last) _tile_stored(tile, last + (offset), 4 * ldc); \
-        _tile_zero(tile);                                       \
+#define ATTEND_NEXT(tile, offset)  \
+    if (k == 0) {                  \
+        TILE_NEXT_C(tile, offset); \
     }
 
 /* R row tiles x T column tiles of C = A . B: tiles 0-3 are C, 4 and 5 A, 6 and 7 B. R and T are constants where this is
  * inlined. What is in tiles 0-3 of two by two tiles of C is stored between the first products of the next block (tiles are
  * multiplied and stored in order): `last`, or NULL, is where on entry, and what is returned where on return. Unlike the blocks
  * of tile_amx.h it fetches nothing ahead: with as few k tiles as a head has, that costs a third. */
-ATTEND_INLINE float *attend_block(const int R, const int T, const ellm_bf16 *a, int64_t lda, const ellm_bf16 *b, int64_t b_n,
+TILE_INLINE float *attend_block(const int R, const int T, const ellm_bf16 *a, int64_t lda, const ellm_bf16 *b, int64_t b_n,
                                   int64_t b_k, int64_t k_tiles, float *c, int64_t ldc, float *last) {
-    const int whole = R > 1 && T > 1;
+    const int whole = R > 1 && T > 1, accumulate = 0;
     if (!whole) {
-        attend_store(2, 2, last, ldc);
+        tile_store(2, 2, last, ldc);
         last = 0;
     }
     for (int64_t k = 0; k < k_tiles; k++) {
@@ -56,11 +44,11 @@ ATTEND_INLINE float *attend_block(const int R, const int T, const ellm_bf16 *a, 
         }
     }
     if (whole) return c;
-    attend_store(R, T, c, ldc);
+    tile_store(R, T, c, ldc);
     return 0;
 }
 
-ATTEND_INLINE float *attend_columns(const int T, const ellm_bf16 *a, int64_t lda, int64_t rows, const ellm_bf16 *b, int64_t b_n,
+TILE_INLINE float *attend_columns(const int T, const ellm_bf16 *a, int64_t lda, int64_t rows, const ellm_bf16 *b, int64_t b_n,
                                     int64_t b_k, int64_t k_tiles, float *c, int64_t ldc, float *last) {
     int64_t row = 0;
     for (; row + ELLM_TILE_N < rows; row += 2 * ELLM_TILE_N)
@@ -82,7 +70,7 @@ static inline void attend_matmul(const ellm_bf16 *a, int64_t lda, int64_t rows, 
             last = attend_columns(2, a, lda, rows, b + n * b_n, b_n, b_k, k_tiles, c + ELLM_TILE_N * n, ldc, last);
         if (n < n_tiles)
             last = attend_columns(1, a, lda, rows, b + n * b_n, b_n, b_k, k_tiles, c + ELLM_TILE_N * n, ldc, last);
-        attend_store(2, 2, last, ldc);
+        tile_store(2, 2, last, ldc);
         return;
     }
 #endif

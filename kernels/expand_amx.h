@@ -166,22 +166,10 @@ typedef struct amx_left {
     int rows, columns;
 } amx_left;
 
-static inline void amx_store(amx_left left, int64_t ldc) {
-    if (!left.c) return;
-    _tile_stored(0, left.c, 4 * ldc);
-    if (left.columns > 1) _tile_stored(1, left.c + ELLM_TILE_N, 4 * ldc);
-    if (left.rows > 1) _tile_stored(2, left.c + TILE_M * ldc, 4 * ldc);
-    if (left.rows > 1 && left.columns > 1) _tile_stored(3, left.c + TILE_M * ldc + ELLM_TILE_N, 4 * ldc);
-}
-
 /* Tile `tile` of C, at `offset` of a block's, takes the place of the one that is left from the block before. */
-#define AMX_NEXT_C(tile, offset)                                         \
-    if (step == 0 && last != c) {                                        \
-        if (last) _tile_stored(tile, last + (offset), 4 * ldc);          \
-        if (accumulate)                                                  \
-            _tile_loadd(tile, c + (offset), 4 * ldc);                    \
-        else                                                             \
-            _tile_zero(tile);                                            \
+#define AMX_NEXT_C(tile, offset)     \
+    if (step == 0 && last != c) {    \
+        TILE_NEXT_C(tile, offset);   \
     }
 
 /* R row tiles x N column tiles over `steps` expanded tiles, A's being `count` and the same again: tiles 0-3 are C, 4 and 5 A,
@@ -195,7 +183,7 @@ BLOCKED amx_left amx_block(const int R, const int N, const ellm_bf16 *a, int64_t
     const ellm_bf16 *b = tiles, *end = a + ELLM_TILE_K * count;
     const int steps = w->terms * count, first = steps - count; /* a tile's last use: of its second term */
     float *last = left.rows == R && left.columns == N ? left.c : 0;
-    if (!last) amx_store(left, ldc);
+    if (!last) tile_store(left.rows, left.columns, left.c, ldc);
     for (int step = 0; step < steps; step++, a += ELLM_TILE_K, b += ELLM_TILE) {
         if (a == end) { /* second terms */
             a -= ELLM_TILE_K * count;
@@ -285,7 +273,7 @@ static inline void amx_many_rows(const ellm_bf16 *a, int64_t lda, int rows, cons
         left = amx_multiply_part(a, lda, rows, w, part, next, tiles, c, ldc, left, &fetch);
         part = next;
     }
-    amx_store(left, ldc);
+    tile_store(left.rows, left.columns, left.c, ldc);
 }
 
 /* C[rows][ELLM_TILE_N * n_tiles] = A[rows][ELLM_TILE_K * k_tiles] . W, of a format that is expanded. Whole tiles of TILE_M rows

@@ -65,7 +65,7 @@ BLOCKED void integer_strip(const char *a, int64_t lda, int rows, int bytes, cons
         if (rows == 1)
             integer_row(x, w, sums, f);
 #ifdef __AMX_INT8__
-        else if (rows > ACTIVATION_FEW && !bytes)
+        else if (integer_tiled(rows, bytes))
             integer_tiles(x, w, sums, scratch, f);
 #endif
         else
@@ -79,6 +79,9 @@ static inline void integer_matmul(const char *a, int64_t lda, int rows, int64_t 
                                   int64_t format, int n_tiles, int k_tiles, float *c, int64_t ldc, char *scratch) {
     int64_t stride = column_bytes(format, k_tiles);
     int strip = rows == 1 ? INTEGER_ROW_COLUMNS : EXPAND_COLUMNS;
+#ifdef __AMX_INT8__
+    if (integer_tiled(rows, activations == ELLM_INT8)) strip = INTEGER_COLUMNS;
+#endif
     for (int n = 0; n < n_tiles; n += strip) {
         int columns = n_tiles - n < strip ? n_tiles - n : strip;
         switch (format) {

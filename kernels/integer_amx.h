@@ -11,8 +11,11 @@
 #define INTEGER_TILE 1024 /* bytes */
 #define INTEGER_M 16      /* rows of a tile */
 #define INTEGER_SPAN 4    /* rows that vectors scale at a time */
-#define INTEGER_PAIR 2    /* column tiles at a time: they stay in L1, beside A and what is made of them */
+#define INTEGER_COLUMNS 2 /* column tiles at a time: they stay in L1, beside A and what is made of them */
 #define INTEGER_DEEP (ACTIVATION_TILES / 2) /* tiles of 64 k of a unit */
+
+/* Whether tiles multiply so many rows: whole tiles of them are read and written then. */
+static inline int integer_tiled(int rows, int bytes) { return rows > ACTIVATION_FEW && !bytes; }
 
 static inline void integer_barrier(void) { __asm__ volatile("" ::: "memory"); } /* gcc's tile loads do not say that they read */
 
@@ -183,12 +186,8 @@ BLOCKED void integer_tiles_nested(integer_operand x, integer_columns w, integer_
                                   const ellm_format *f) {
     integer_nested *columns = (integer_nested *)scratch;
     integer_shape shape = {w.count, ELLM_TILE_K / (int)f->group, f->minimum >= 0, sums.accumulate};
-    for (int n = 0; n < w.n_tiles; n += INTEGER_PAIR) {
-        int tiles = w.n_tiles - n < INTEGER_PAIR ? w.n_tiles - n : INTEGER_PAIR;
-        for (int t = 0; t < tiles; t++) integer_digits(columns + t, w.block + (n + t) * w.stride, w.count, w.ahead, f);
-        integer_multiply_nested(&x, columns, tiles, &shape, &sums, (char *)(columns + INTEGER_PAIR));
-        sums.c += ELLM_TILE_N * INTEGER_PAIR;
-    }
+    for (int n = 0; n < w.n_tiles; n++) integer_digits(columns + n, w.block + n * w.stride, w.count, w.ahead, f);
+    integer_multiply_nested(&x, columns, w.n_tiles, &shape, &sums, (char *)(columns + INTEGER_COLUMNS));
 }
 
 /* A part of a column tile of a plain format. */
@@ -307,20 +306,16 @@ static __attribute__((noinline)) void integer_multiply_parts(int minimums, integ
         integer_multiply_plain(1, x, columns, n_tiles, count, sums, products);
 }
 
-/* More than ACTIVATION_FEW rows: whole tiles of them are read and written. */
+/* A part of rows that tiles multiply. */
 BLOCKED void integer_tiles(integer_operand x, integer_columns w, integer_sums sums, char *scratch, const ellm_format *f) {
     if (f->nested) {
         integer_tiles_nested(x, w, sums, scratch, f);
         return;
     }
     integer_plain *columns = (integer_plain *)scratch;
-    for (int n = 0; n < w.n_tiles; n += INTEGER_PAIR) {
-        int tiles = w.n_tiles - n < INTEGER_PAIR ? w.n_tiles - n : INTEGER_PAIR;
-        for (int t = 0; t < tiles; t++) integer_worths(columns + t, w, w.block + (n + t) * w.stride, f);
-        integer_multiply_parts(f->minimum >= 0 ? ELLM_TILE_K / (int)f->group : 0, x, columns, tiles, w.count, sums,
-                               (char *)(columns + INTEGER_PAIR));
-        sums.c += ELLM_TILE_N * INTEGER_PAIR;
-    }
+    for (int n = 0; n < w.n_tiles; n++) integer_worths(columns + n, w, w.block + n * w.stride, f);
+    integer_multiply_parts(f->minimum >= 0 ? ELLM_TILE_K / (int)f->group : 0, x, columns, w.n_tiles, w.count, sums,
+                           (char *)(columns + INTEGER_COLUMNS));
 }
 
 #endif

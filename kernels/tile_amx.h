@@ -74,13 +74,13 @@ static inline void tile_fetch_lines(tile_fetch fetch, int64_t b_n, int64_t b_k, 
     else                                                                             \
         _tile_zero(tile)
 
-/* Stores the C of a 2 x 2 block, if there is one, from tiles 0-3. */
-TILE_INLINE void tile_finish(float *last, int64_t ldc) {
-    if (!last) return;
-    _tile_stored(0, last, 4 * ldc);
-    _tile_stored(1, last + ELLM_TILE_N, 4 * ldc);
-    _tile_stored(2, last + TILE_M * ldc, 4 * ldc);
-    _tile_stored(3, last + TILE_M * ldc + ELLM_TILE_N, 4 * ldc);
+/* Stores at c, if it is not NULL, what tiles 0-3 hold of a block of up to 2 x 2 tiles of C. */
+TILE_INLINE void tile_store(int row_tiles, int column_tiles, float *c, int64_t ldc) {
+    if (!c) return;
+    _tile_stored(0, c, 4 * ldc);
+    if (column_tiles > 1) _tile_stored(1, c + ELLM_TILE_N, 4 * ldc);
+    if (row_tiles > 1) _tile_stored(2, c + TILE_M * ldc, 4 * ldc);
+    if (row_tiles > 1 && column_tiles > 1) _tile_stored(3, c + TILE_M * ldc + ELLM_TILE_N, 4 * ldc);
 }
 
 /* Two row tiles x 2 column tiles: tiles 0-3 are C, 4 and 5 A, 6 and 7 B. On entry tiles 0-3 are what belongs to `last`,
@@ -221,7 +221,7 @@ TILE_INLINE float *tile_pair(const ellm_bf16 *a, int64_t lda, int rows, const el
         float *out = c + row * ldc;
         int left = rows - row;
         if (left > 2 * TILE_M && left <= 3 * TILE_M) {
-            tile_finish(last, ldc);
+            tile_store(2, 2, last, ldc);
             tile_block_3x2(x, lda, b, b_n, b_k, k_tiles, out, ldc, accumulate, fetch);
             last = 0;
             row += 3 * TILE_M;
@@ -256,7 +256,7 @@ TILE_INLINE void tile_pairs(const ellm_bf16 *a, int64_t lda, int rows, const ell
                          accumulate || k, fetched, last, passes);
         pair = next_pair, k = next_k, part = ahead;
     }
-    tile_finish(last, ldc);
+    tile_store(2, 2, last, ldc);
 }
 
 /* C[rows][ELLM_TILE_N * n_tiles] (= or +=) A[rows][ELLM_TILE_K * k_tiles] . B; tile (n, k) of B is at b + n * b_n + k *

@@ -5,7 +5,6 @@
 #include "cache.h"
 #include "expand.h"
 
-#define TILE_CODES
 #define CODES_COLUMNS 4 /* column tiles side by side: a sum waits for the one before it */
 #define CODES_AHEAD 4   /* k tiles of them that prefetch runs ahead */
 

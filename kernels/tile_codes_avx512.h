@@ -5,7 +5,6 @@
 #include "codes_avx512.h"
 #include "fetch.h"
 
-#define TILE_CODES
 #define CODES_ROWS 8    /* most rows of a block of two column tiles; of four tiles, half of them: 16 sums, 5 registers of the */
 #define CODES_COLUMNS 4 /* decoder, and what is expanded fill the register file */
 #define CODES_AHEAD 4   /* k tiles that prefetch runs ahead */

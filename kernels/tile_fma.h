@@ -154,8 +154,6 @@ static inline void tile_matmul(const ellm_bf16 *a, int64_t lda, int rows, const 
                   (const char *)(b + n_tiles * b_n));
 }
 
-#define TILE_CODES
-
 /* The same of B in int8 codes. At `next` is what is read after it. */
 static inline void tile_codes(const ellm_bf16 *a, int64_t lda, int rows, const char *b, int64_t b_n, int64_t b_k, int n_tiles,
                               int k_tiles, float *c, int64_t ldc, const char *next) {

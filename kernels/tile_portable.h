@@ -1,6 +1,7 @@
 /* Tile products in C for any CPU, on vectors of four floats (a gcc and clang extension that every target has). */
 #ifndef ELLM_TILE_H
 #define ELLM_TILE_H
+#include "cache.h"
 #include "vector.h"
 
 typedef float tile_lanes __attribute__((vector_size(16)));
@@ -40,6 +41,18 @@ static inline void tile_matmul(const ellm_bf16 *a, int64_t lda, int rows, const 
             tile_widen(b + n * b_n + k * b_k, wide);
             for (int row = 0; row < rows; row++)
                 tile_row(a + row * lda + ELLM_TILE_K * k, wide, c + row * ldc + ELLM_TILE_N * n, accumulate || k);
+        }
+}
+
+/* The same of B in int8 codes, b_n and b_k in bytes. At `next` is what is read after it. */
+static inline void tile_codes(const ellm_bf16 *a, int64_t lda, int rows, const char *b, int64_t b_n, int64_t b_k, int n_tiles,
+                              int k_tiles, float *c, int64_t ldc, const char *next) {
+    ellm_bf16 tile[ELLM_TILE];
+    (void)next;
+    for (int n = 0; n < n_tiles; n++)
+        for (int k = 0; k < k_tiles; k++) {
+            cache_expand_tile((const int8_t *)b + n * b_n + k * b_k, tile);
+            tile_matmul(a + ELLM_TILE_K * k, lda, rows, tile, 0, 0, 1, 1, c + ELLM_TILE_N * n, ldc, k > 0);
         }
 }
 
